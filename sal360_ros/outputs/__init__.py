@@ -1,0 +1,1 @@
+"""What consumers take from a saliency map: pure numpy, no ROS."""

@@ -1,0 +1,1 @@
+"""Replay a recorded bag through the predictor or the live node, and evaluate the answers."""

@@ -1,0 +1,1 @@
+"""Frames with stamps out of pictures, folders, videos and bags: no ROS."""

@@ -1,0 +1,1 @@
+"""Offline training: contrastive pretraining, saliency decoder, evaluation, analysis, export."""

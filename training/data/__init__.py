@@ -1,0 +1,1 @@
+"""Panoramas, gaze datasets, fixations and views."""

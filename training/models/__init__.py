@@ -1,0 +1,1 @@
+"""Encoders, attention, heads, decoders and the models built of them."""
