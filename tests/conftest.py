@@ -1,0 +1,38 @@
+"""Fixtures for all tests: an isolated ROS graph and places of the data that only developers have."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ros_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A ROS domain of this run's own, on this machine only, so that runs side by side do not hear each other."""
+    domain = random.SystemRandom().randrange(1, 100)  # above 101 the ports meet the ephemeral range of Linux
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(domain))
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        patch.setenv("ROS_LOG_DIR", os.fspath(tmp_path_factory.mktemp("ros_log")))
+        yield domain
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real panoramas, gaze and streams beside the checkout; tests that ask for it skip without it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the development data are not beside this checkout")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this checkout."""
+    return REPOSITORY
