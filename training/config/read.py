@@ -21,11 +21,12 @@ def read_config(kind: type[Config], description: str, argv: Sequence[str] | None
     Raises:
         ParameterError: an option is unknown, of the wrong type or out of its range, or the YAML file is missing.
     """
-    from jsonargparse import ArgumentError, ArgumentParser  # starts slowly
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings  # starts slowly
 
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help shows the docstring under each field
     parser = ArgumentParser(description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of settings")
-    parser.add_class_arguments(kind)  # type: ignore[arg-type]  # any dataclass
+    parser.add_class_arguments(kind)
     try:
         parsed = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
