@@ -1,0 +1,206 @@
+"""The encoders f_θ behind one interface: a normalised panorama in, a latent of 512 channels at stride 16 out.
+
+VGG16 and ResNet50 are the paper's (supplementary, A.1 and A.2); `compact` is EfficientNet-Lite0, small enough for a
+robot's CPU. All of them also hand out their features at every stride, for decoders with skip connections.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import resnet50
+from torchvision.models.vgg import cfgs, make_layers
+
+from sal360_ros.errors import CheckpointError, ParameterError
+from training.models.compact import CompactEncoder
+from training.models.imagenet import normalise
+from training.models.longitude import wrap_longitude
+
+__all__ = ["ENCODER_NAMES", "Encoder", "ResNet50Encoder", "Vgg16Encoder", "build_encoder", "normalise"]
+
+ENCODER_NAMES = ("vgg16", "resnet50", "compact")
+
+
+class Vgg16Encoder(nn.Module):
+    """VGG16 up to the last ReLU of its fifth block, without that block's max-pool (supplementary, A.1).
+
+    Args:
+        weights: torchvision's state dict of VGG16 to start from; None starts from random weights.
+
+    Raises:
+        CheckpointError: the weights are of another network.
+    """
+
+    stride: ClassVar[int] = 16
+    latent_channels: ClassVar[int] = 512
+    pyramid_channels: ClassVar[dict[int, int]] = {1: 64, 2: 128, 4: 256, 8: 512, 16: 512}
+
+    def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        features = make_layers(cfgs["D"])[:-1]
+        initialise_he(features)
+        if weights is not None:
+            _load_part(features, weights, prefix="features.")
+        pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+        self.blocks = nn.ModuleList(features[a:b] for a, b in itertools.pairwise([0, *pools, len(features)]))
+
+    def pyramid(self, x: Tensor) -> dict[int, Tensor]:
+        """Features by stride s, (B, pyramid_channels[s], H/s, W/s) each, of normalised pictures (B, 3, H, W)."""
+        return _features_by_stride(x, self.blocks, self.pyramid_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The latent (B, 512, H/16, W/16) of normalised pictures (B, 3, H, W)."""
+        return self.pyramid(x)[16]
+
+
+class ResNet50Encoder(nn.Module):
+    """ResNet50 up to conv4_x, and Γ, which brings its 1024 channels to the 512 of VGG16 (supplementary, A.2).
+
+    Args:
+        weights: torchvision's state dict of ResNet50 to start from; None starts from random weights. Γ is not in it.
+
+    Raises:
+        CheckpointError: the weights are of another network.
+    """
+
+    stride: ClassVar[int] = 16
+    latent_channels: ClassVar[int] = 512
+    pyramid_channels: ClassVar[dict[int, int]] = {2: 64, 4: 256, 8: 512, 16: 1024}
+
+    def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        body = resnet50(weights=None)
+        if weights is not None:
+            _load_part(body, weights)
+        self.blocks = nn.ModuleList(
+            [
+                nn.Sequential(body.conv1, body.bn1, body.relu),
+                nn.Sequential(body.maxpool, body.layer1),  # conv2_x
+                body.layer2,  # conv3_x
+                body.layer3,  # conv4_x
+            ]
+        )
+        self.gamma = channel_mapping(1024, self.latent_channels)
+
+    def pyramid(self, x: Tensor) -> dict[int, Tensor]:
+        """Features by stride s, (B, pyramid_channels[s], H/s, W/s) each, of normalised pictures (B, 3, H, W)."""
+        return _features_by_stride(x, self.blocks, self.pyramid_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The latent (B, 512, H/16, W/16) of normalised pictures (B, 3, H, W)."""
+        latent: Tensor = self.gamma(self.pyramid(x)[16])
+        return latent
+
+
+Encoder: TypeAlias = Vgg16Encoder | ResNet50Encoder | CompactEncoder
+
+
+def build_encoder(name: str, *, pretrained: bool = False, circular: bool = False, weights_file: str = "") -> Encoder:
+    """An encoder by its name.
+
+    Args:
+        name: vgg16, resnet50 or compact.
+        pretrained: start from ImageNet weights instead of random ones. Those of `compact` come with its package;
+            those of the other two are read from `weights_file`, because nothing is downloaded.
+        circular: wrap the padding of all convolutions around the seam of the panorama.
+        weights_file: torchvision's state dict of the whole network (.pth or .safetensors).
+
+    Raises:
+        ParameterError: the name is unknown, or `name`, `pretrained` and `weights_file` do not go together.
+        CheckpointError: the weights are missing, unreadable or of another network.
+    """
+    if name not in ENCODER_NAMES:
+        raise ParameterError(f"the encoder is {name!r}", "one of " + ", ".join(ENCODER_NAMES), "choose one of them")
+    wants_file = pretrained and name != "compact"
+    if wants_file != bool(weights_file):
+        raise ParameterError(
+            f"the encoder is {name} with pretrained {str(pretrained).lower()} and weights_file {weights_file!r}",
+            "a local file of torchvision's ImageNet weights for a pretrained vgg16 or resnet50, and none otherwise",
+            "correct pretrained or weights_file (nothing is downloaded)",
+        )
+    if name == "compact":
+        compact = CompactEncoder(pretrained=pretrained, circular=circular)
+        if not pretrained:
+            initialise_he(compact)
+        return compact
+    weights = read_state_dict(Path(weights_file)) if weights_file else None
+    encoder = Vgg16Encoder(weights) if name == "vgg16" else ResNet50Encoder(weights)
+    if circular:
+        wrap_longitude(encoder)
+    return encoder
+
+
+def channel_mapping(inputs: int, outputs: int) -> nn.Sequential:
+    """Γ and H (supplementary, A.2): 1x1 convolution, BN, 1x1 convolution, BN, ReLU."""
+    mapping = nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.Conv2d(outputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+    initialise_he(mapping)
+    return mapping
+
+
+def initialise_he(module: nn.Module) -> None:
+    """He's normal initialisation of every Conv2d by its fan-out, biases zero, as in torchvision's ResNet and VGG."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, from a .safetensors file or a torch file that holds nothing else.
+
+    Raises:
+        CheckpointError: the file is missing or is no state dict.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}", "a state dict of the network", "check the path")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and safetensors each raise their own kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path} cannot be read ({reason})", "a state dict", "fetch it again") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is no state dict", "names and tensors only", "save model.state_dict()")
+    return dict(state)
+
+
+def _load_part(module: nn.Module, weights: Mapping[str, Tensor], *, prefix: str = "") -> None:
+    """Load what `module` needs out of the weights of a whole network."""
+    wanted = module.state_dict()
+    for key, tensor in wanted.items():
+        given = weights.get(prefix + key)
+        if given is None and key.endswith("num_batches_tracked"):  # older torch did not store it
+            continue
+        if given is None or given.shape != tensor.shape:
+            found = "is missing" if given is None else f"is of shape {tuple(given.shape)}"
+            raise CheckpointError(
+                f"{prefix + key} {found} in the weights",
+                f"a tensor of shape {tuple(tensor.shape)}",
+                "choose the right file",
+            )
+    module.load_state_dict({key: weights.get(prefix + key, tensor) for key, tensor in wanted.items()})
+
+
+def _features_by_stride(x: Tensor, blocks: nn.ModuleList, strides: Mapping[int, int]) -> dict[int, Tensor]:
+    features = {}
+    for stride, block in zip(strides, blocks, strict=True):
+        x = block(x)
+        features[stride] = x
+    return features
