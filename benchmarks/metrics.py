@@ -1,0 +1,89 @@
+"""Time of the five metrics on one core: python benchmarks/metrics.py [--json].
+
+A 1024 x 2048 map against 10 000 fixations and their density. The ratio stands beside the same figures from
+pysaliency's own functions (unweighted, where it has them: NSS, CC, SIM, KLD, and its ROC for the AUC).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+
+from sal360_ros import metrics
+
+HEIGHT, WIDTH, FIXATIONS, ROUNDS = 1024, 2048, 10_000, 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    warnings.simplefilter("ignore")  # numpy.trapz, inside pysaliency
+    cases = {name: _timings(saliency) for name, saliency in _predictions().items()}
+    if arguments.json:
+        print(json.dumps({"unit": "ms", "rounds": ROUNDS, "cases": cases}))
+        return
+    for name, timings in cases.items():
+        print(f"{name}: sal360 {timings['sal360']['all']:.0f} ms, pysaliency {timings['pysaliency']['all']:.0f} ms")
+        for metric in metrics.METRICS:
+            print(f"  {metric:9s}{timings['sal360'][metric]:8.1f} ms{timings['pysaliency'][metric]:8.1f} ms")
+        print(f"  ratio {timings['ratio']:.1f}")
+
+
+def _predictions() -> dict[str, np.ndarray]:
+    noise = np.random.default_rng(0).standard_normal((HEIGHT, WIDTH), dtype=np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 20)
+    return {"noise": noise - noise.min(), "density": np.exp(1.5 * smooth / smooth.std())}
+
+
+def _timings(saliency: np.ndarray) -> dict[str, object]:
+    from pysaliency import metrics as oracle
+    from pysaliency.roc_cython import general_roc
+
+    chance = saliency.ravel().astype(np.float64)
+    pixels = np.random.default_rng(1).choice(chance.size, FIXATIONS, p=chance / chance.sum())
+    counts = np.bincount(pixels, minlength=chance.size).reshape(HEIGHT, WIDTH)
+    density = cv2.GaussianBlur(counts.astype(np.float32), (0, 0), 20) + 1e-6
+    row, column = np.divmod(pixels, WIDTH)
+    elsewhere = counts == 0
+
+    ours: dict[str, Callable[[], object]] = {
+        name: partial(getattr(metrics, name), saliency, counts if name in ("auc_judd", "nss") else density)
+        for name in metrics.METRICS
+    }
+    theirs: dict[str, Callable[[], object]] = {
+        "auc_judd": lambda: general_roc(
+            saliency[row, column].astype(np.float64), saliency[elsewhere].astype(np.float64)
+        ),
+        "nss": lambda: oracle.NSS(saliency, column, row),
+        "cc": lambda: oracle.CC(saliency, density),
+        "sim": lambda: oracle.SIM(saliency, density),
+        "kld": lambda: oracle.MIT_KLDiv(saliency, density),
+    }
+    times = {"sal360": _best(ours), "pysaliency": _best(theirs)}
+    return {**times, "ratio": times["pysaliency"]["all"] / times["sal360"]["all"]}
+
+
+def _best(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
+    rounds = [{name: _milliseconds(function) for name, function in functions.items()} for _ in range(ROUNDS)]
+    best = min(rounds, key=lambda each: sum(each.values()))
+    return {**best, "all": sum(best.values())}
+
+
+def _milliseconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return 1000 * (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
