@@ -68,7 +68,7 @@ def one_line_errors(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except Sal360Error as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # a library's words may hold line breaks
     except OSError as error:
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -34,7 +34,8 @@ def _beyond_pole(padded_row: Array) -> Array:
     half = row.shape[0] // 2
     beyond = np.roll(row, half, axis=0)
     if row.shape[0] % 2:  # half a turn falls between two pixels
-        beyond = ((beyond.astype(np.float64) + np.roll(row, half + 1, axis=0)) / 2).astype(row.dtype)
+        between = (beyond.astype(np.float64) + np.roll(row, half + 1, axis=0)) / 2
+        beyond = (np.rint(between) if np.issubdtype(row.dtype, np.integer) else between).astype(row.dtype)
     return np.concatenate([beyond[-1:], beyond, beyond[:1]])
 
 
@@ -52,7 +53,7 @@ def sample_erp(erp: Array, directions: Array) -> Array:
 def remap_sphere(erp: Array, maps: Maps) -> Array:
     """`sample_erp` through ready maps of the same panorama size."""
     sampled: Array = cv2.remap(pad_sphere(erp), *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return sampled
+    return sampled.reshape(*maps[0].shape, *erp.shape[2:])  # (h, w[, C]): cv2 drops a single channel
 
 
 def rotation_maps(rotation: Array, height: int, width: int) -> Maps:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ class ModelSpec:
         try:
             fields = json.loads(text)
             version = int(fields["spec_version"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise ModelError(f"the spec in {source} cannot be read ({error})", "a sal360 model spec", remedy) from None
         if version > SPEC_VERSION:
             raise ModelError(
@@ -87,6 +88,7 @@ class ModelSpec:
         known = {each.name for each in dataclasses.fields(cls)}
         fields = {name: value for name, value in fields.items() if name in known}
         try:
+            fields["spec_version"] = version
             fields["prior_log_rows"] = tuple(float(value) for value in fields.get("prior_log_rows", ()))
             spec = cls(**fields)
             spec.check(source)
@@ -103,8 +105,12 @@ class ModelSpec:
         remedy = "export the model again with python -m training.export"
         for name in ("input_height", "input_width", "output_height", "output_width"):
             size = getattr(self, name)
-            if not isinstance(size, int) or size < 1:
+            if type(size) is not int or size < 1:  # a bool is an int too
                 raise ModelError(f"{source} says {name} = {size!r}", "a positive number of pixels", remedy)
+        for name in ("name", "version", "trained_on", "weights_license", "precision", "git_revision"):
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise ModelError(f"{source} says {name} = {text!r}", "a text", remedy)
         if self.projection != "erp":
             raise ModelError(
                 f"{source} takes the projection {self.projection!r}", "erp (equirectangular)", "update sal360_ros"
@@ -113,6 +119,8 @@ class ModelSpec:
             raise ModelError(
                 f"{source} has a prior of {len(self.prior_log_rows)} rows", f"{self.output_height} rows", remedy
             )
+        if not all(map(math.isfinite, self.prior_log_rows)):
+            raise ModelError(f"{source} has a prior with a row that is not a number", "finite rows", remedy)
 
 
 def write_onnx_spec(model: Any, spec: ModelSpec) -> None:

@@ -59,6 +59,7 @@ def normalise_angles(azimuth_rad: ArrayLike, elevation_rad: ArrayLike) -> tuple[
     elevation = np.where(over_pole, 1.5 * math.pi - turned, turned - math.pi / 2)
     azimuth = np.where(over_pole, azimuth + math.pi, azimuth)
     azimuth = math.pi - np.mod(math.pi - azimuth, 2 * math.pi)
+    azimuth = np.where(azimuth <= -math.pi, math.pi, azimuth)  # mod of a tiny negative rounds up to 2π itself
     return azimuth, elevation
 
 
@@ -161,7 +162,7 @@ def rotation_yaw_pitch_roll(yaw_rad: float = 0.0, pitch_rad: float = 0.0, roll_r
 
 def random_rotation(generator: np.random.Generator) -> Array:
     """A rotation drawn uniformly from SO(3), (3, 3) float64: a normalised Gaussian quaternion (Shoemake, 1992)."""
-    w, x, y, z = quaternion = generator.standard_normal(4)
+    quaternion = generator.standard_normal(4)
     w, x, y, z = quaternion / np.linalg.norm(quaternion)
     return np.array(
         [
