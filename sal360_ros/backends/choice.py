@@ -1,0 +1,112 @@
+"""Opens a model file with the runtime and on the device that suit it best, or that were asked for."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from sal360_ros.backends.backend import PRECISIONS, Backend
+from sal360_ros.backends.cuda_driver import cuda_device_count
+from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeTensorRtBackend
+from sal360_ros.backends.openvino_backend import OpenVinoBackend
+from sal360_ros.errors import ModelError, ParameterError
+
+BACKENDS: tuple[type[Backend], ...] = (OpenVinoBackend, OnnxRuntimeTensorRtBackend, OnnxRuntimeBackend)
+"""All runtimes, the faster ones first: the automatic choice takes the first that is installed."""
+
+BACKEND_NAMES = ("auto", *(backend.name for backend in BACKENDS))
+MAX_THREADS = 256
+
+_log = logging.getLogger(__name__)
+
+
+def open_model(
+    path: str | Path,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+) -> Backend:
+    """Load a model file and get it ready to run.
+
+    Args:
+        path: ONNX file that `training.export` wrote.
+        backend: one of `BACKEND_NAMES`. "auto" takes the fastest one installed for the device and logs which.
+        device: "cpu", "cuda", "cuda:N" or "auto": CUDA where there are a GPU and a runtime for it.
+        precision: "fp32", "fp16", "bf16", "int8" or "auto": the fastest that the file and the device allow.
+        threads: processor threads; 0 leaves the number to the runtime.
+
+    Raises:
+        ParameterError: an argument is none of these.
+        ModelError: there is no such file, it is no model, or no runtime here can run it as asked.
+    """
+    path = Path(path)
+    _check_arguments(backend, device, precision, threads)
+    if not path.is_file():
+        raise ModelError(f"there is no model file {path}", "an ONNX model", "check the path, or leave it empty")
+    if device == "auto":
+        device = "cuda" if _has_gpu_runtime(path, backend) else "cpu"
+    device = "cuda:0" if device == "cuda" else device
+    chosen = _choose(path, backend, device)
+    opened = chosen(path, device=device, precision=precision, threads=threads)
+    _log.info(
+        "%s %s: %s on %s in %s (asked: backend %s, device %s, precision %s, threads %d)",
+        *(opened.spec.name, opened.spec.version, opened.name, opened.device, opened.precision),
+        *(backend, device, precision, threads),
+    )
+    return opened
+
+
+def _check_arguments(backend: str, device: str, precision: str, threads: int) -> None:
+    _check_one_of("backend", backend, BACKEND_NAMES)
+    _check_one_of("precision", precision, ("auto", *PRECISIONS))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ParameterError(f"device is {device!r}", "auto, cpu, cuda or cuda:N", "choose one of these")
+    if not 0 <= threads <= MAX_THREADS:
+        raise ParameterError(f"threads is {threads}", f"0 (the runtime's choice) to {MAX_THREADS}", "choose another")
+
+
+def _check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ParameterError(f"{name} is {value!r}", f"one of {', '.join(known)}", "choose one of these")
+
+
+def _has_gpu_runtime(path: Path, backend: str) -> bool:
+    return cuda_device_count() > 0 and any(each.is_installed("cuda") for each in _candidates(path, backend, "cuda"))
+
+
+def _candidates(path: Path, backend: str, kind: str) -> list[type[Backend]]:
+    """The runtimes that could open this kind of file on this kind of device, as far as was asked for."""
+    return [
+        each
+        for each in BACKENDS
+        if backend in ("auto", each.name) and path.suffix.lower() in each.suffixes and kind in each.devices
+    ]
+
+
+def _choose(path: Path, backend: str, device: str) -> type[Backend]:
+    kind, _, index = device.partition(":")
+    candidates = _candidates(path, backend, kind)
+    if not candidates:
+        able = [f"{each.name} ({' or '.join(each.suffixes)} on {' or '.join(each.devices)})" for each in BACKENDS]
+        raise ModelError(
+            f"backend {backend} cannot run {path.name} on {kind}",
+            f"one of {', '.join(able)}",
+            "choose backend auto or device auto, or export the model for the other runtime",
+        )
+    if kind == "cuda" and int(index) >= (count := cuda_device_count()):
+        raise ModelError(
+            f"device {device} was asked for and this machine has {count} CUDA devices",
+            "an NVIDIA GPU with its driver",
+            "choose device cpu, or look whether nvidia-smi shows the card",
+        )
+    for each in candidates:
+        if each.is_installed(kind):
+            return each
+    raise ModelError(
+        f"{' and '.join(each.name for each in candidates)} for {kind} not installed",
+        "a runtime for the model",
+        f"pip install 'sal360_ros[{'cpu' if kind == 'cpu' else 'tensorrt'}]', or see docs/deploy.md",
+    )

@@ -1,0 +1,93 @@
+"""ONNX models through OpenVINO on the processor, in bf16 where the processor has it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from sal360_ros.backends.backend import ANY_BATCH, Backend, TensorInfo, batch_limits, failed, refused
+from sal360_ros.errors import ModelError
+from sal360_ros.spec import ModelSpec, read_onnx_spec
+from sal360_ros.sphere import Array
+
+_DTYPES = {"u8": "uint8", "f32": "float32"}
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoBackend(Backend):
+    """OpenVINO's processor plugin, tuned for the latency of one frame.
+
+    A graph whose batch size is free is compiled for one frame at a time: with fixed shapes light models run up to
+    1.7 times as fast, and a batch gains nothing on a processor that one frame already fills.
+    """
+
+    name = "openvino"
+    suffixes = (".onnx",)
+    devices = ("cpu",)
+
+    @classmethod
+    def is_installed(cls, device: str) -> bool:
+        return device == "cpu" and importlib.util.find_spec("openvino") is not None
+
+    def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
+        import openvino
+
+        self.spec = read_onnx_spec(path)
+        self.device = device
+        core = openvino.Core()
+        self.precision, hint = _precision(precision, self.spec, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        properties = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        try:
+            graph = core.read_model(str(path))
+            inputs, outputs = list(map(_tensor_info, graph.inputs)), list(map(_tensor_info, graph.outputs))
+            self.batch_limits = batch_limits(self.spec, inputs, outputs, str(path))
+            if self.batch_limits == ANY_BATCH:
+                graph.reshape([1, self.spec.input_height, self.spec.input_width, 3])
+                self.batch_limits = (1, 1)
+            self._request: Any = core.compile_model(graph, "CPU", properties).create_infer_request()
+        except RuntimeError as error:
+            raise refused(self.name, path, error) from None
+
+    def _run(self, frames: Array) -> Array:
+        import openvino
+
+        try:
+            self._request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
+            self._request.infer()
+            maps: Array = self._request.get_output_tensor().data.copy()  # the request writes there again next time
+        except RuntimeError as error:
+            raise failed(self.name, error) from None
+        return maps
+
+    def _release(self) -> None:
+        self._request = None
+
+
+def _precision(asked: str, spec: ModelSpec, capabilities: list[str]) -> tuple[str, str]:
+    """The precision to report and OpenVINO's hint for it; a quantised graph's other operators follow the hint."""
+    best = "bf16" if "BF16" in capabilities else "fp32"
+    if spec.precision == "int8" and asked in ("auto", "int8"):
+        return "int8", _HINTS[best]
+    chosen = best if asked == "auto" else asked
+    if chosen == "bf16" and best != "bf16":
+        raise ModelError(
+            "this processor has no bf16 arithmetic", "AVX-512 BF16 or AMX", "choose precision fp32 or auto"
+        )
+    if chosen not in _HINTS or spec.precision == "int8":
+        raise ModelError(
+            f"openvino was asked for {asked} and the model was exported in {spec.precision}",
+            "fp32 or bf16 for a floating-point model, int8 for a quantised one",
+            "choose precision auto, or export the model in the one you need",
+        )
+    return chosen, _HINTS[chosen]
+
+
+def _tensor_info(node: Any) -> TensorInfo:
+    shape = tuple(size.get_length() if size.is_static else -1 for size in node.partial_shape)
+    dtype = node.element_type.get_type_name()
+    return TensorInfo(node.any_name, _DTYPES.get(dtype, dtype), shape)

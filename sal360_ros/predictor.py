@@ -1,0 +1,156 @@
+"""A frame of any size in, its saliency map out: the model file with what surrounds it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+
+from sal360_ros.backends import open_model
+from sal360_ros.errors import FrameError, ParameterError
+from sal360_ros.spec import ModelSpec
+from sal360_ros.sphere import Array, solid_angles
+from sal360_ros.weights import bundled_model
+
+ASPECT_TOLERANCE = 0.04  # cameras deliver 640 x 322
+MAX_PRIOR_STRENGTH = 10.0
+
+
+class Predictor:
+    """Predicts where people look in single equirectangular frames.
+
+    Args:
+        model: path of the model file; empty takes the bundled one.
+        backend, device, precision, threads: see `sal360_ros.backends.open_model`.
+        prior_strength: 1 leaves the model's equator prior as it was trained, 0 takes it out; see `scale_prior`.
+
+    Raises:
+        ModelError: the model cannot be opened or run here.
+        ParameterError: an argument is out of its range, or the model has no prior to scale.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "",
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        prior_strength: float = 1.0,
+    ) -> None:
+        if not 0 <= prior_strength <= MAX_PRIOR_STRENGTH:
+            raise ParameterError(
+                f"prior_strength is {prior_strength:g}", f"0 to {MAX_PRIOR_STRENGTH:g}", "1 is the trained strength"
+            )
+        path = Path(model) if str(model) else bundled_model()
+        self._backend = open_model(path, backend=backend, device=device, precision=precision, threads=threads)
+        self._prior_strength = prior_strength
+        if prior_strength != 1 and not self.spec.prior_log_rows:
+            self.close()
+            raise ParameterError(
+                f"prior_strength is {prior_strength:g} and {path} has no equator prior",
+                "1 for such a model",
+                "leave prior_strength at 1, or choose another model",
+            )
+        # the first run of a runtime is slow (memory, kernels, captured graphs): no frame shall wait for it
+        self.predict(np.zeros((self.spec.input_height, self.spec.input_width, 3), np.uint8))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is, takes and gives."""
+        return self._backend.spec
+
+    @property
+    def description(self) -> str:
+        """Model, runtime, device and precision in one line, for logs."""
+        backend = self._backend
+        return f"{self.spec.name} {self.spec.version}, {backend.name} on {backend.device} in {backend.precision}"
+
+    def predict(self, frame: Array, channels: str = "rgb") -> Array:
+        """The saliency map of a frame.
+
+        Args:
+            frame: (H, W, 3) uint8, equirectangular, any size of about 2:1, any strides.
+            channels: order of the last axis, "rgb" or "bgr".
+
+        Returns:
+            (h, w) float32 at the spec's output size: density relative to uniform on the sphere.
+
+        Raises:
+            FrameError: the frame has another type or shape, or its map is not finite.
+            ParameterError: channels is neither.
+        """
+        if channels not in ("rgb", "bgr"):
+            raise ParameterError(f"channels is {channels!r}", "rgb or bgr", "name the order of the frame's channels")
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise FrameError(
+                f"the frame is {frame.shape} {frame.dtype}",
+                "(H, W, 3) uint8",
+                "convert it to 8-bit colour first",
+                reason="not_colour",
+            )
+        check_frame(*frame.shape[:2])
+        small = _resize(frame, self.spec.input_height, self.spec.input_width)
+        if channels == "bgr":
+            small = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
+        density = scale_prior(self._backend.infer(small[None])[0], self.spec, self._prior_strength)
+        if not math.isfinite(float(density.sum())):
+            raise FrameError(
+                "the model's map has values that are not finite",
+                "a density",
+                "choose precision fp32, or another model",
+                reason="map_not_finite",
+            )
+        return density
+
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        self._backend.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def check_frame(height: int, width: int) -> None:
+    """Refuse a size that cannot be a whole equirectangular frame.
+
+    Raises:
+        FrameError: the size is not 2:1 to within 4 % (cameras pad: 640 x 322 is accepted), or is empty.
+    """
+    if height < 1 or abs(width / height / 2 - 1) > ASPECT_TOLERANCE:
+        raise FrameError(
+            f"the frame is {width} x {height}",
+            "equirectangular, twice as wide as high",
+            "set the camera or its driver to its stitched equirectangular output",
+            reason="not_2_to_1",
+        )
+
+
+def scale_prior(density: Array, spec: ModelSpec, strength: float) -> Array:
+    """A map (h, w) with the model's equator prior at another strength: density · exp((strength − 1) · prior).
+
+    Exact, because the prior is a term of the log-density: strength 0 gives the map of the model without it. The
+    result is float32, normalised on the sphere again; strength 1 returns the map unchanged.
+    """
+    if strength == 1:
+        return density
+    gain = np.exp((strength - 1) * np.asarray(spec.prior_log_rows))[:, None]  # (h, 1)
+    scaled = density * gain
+    mean = (scaled * solid_angles(*density.shape)).sum() / (4 * math.pi)
+    result: Array = (scaled / mean).astype(np.float32)
+    return result
+
+
+def _resize(frame: Array, height: int, width: int) -> Array:
+    """The frame at the model's size: every source pixel counts when it shrinks, so that nothing aliases."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    shrinks = frame.shape[0] >= height
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
