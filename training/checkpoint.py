@@ -73,8 +73,7 @@ def save_checkpoint(
     final = run / f"step-{step:08d}"
     if final.exists():
         raise CheckpointError(f"{final} exists", "a step that was not saved yet", "use another folder for this run")
-    plain_config = dict(config) if isinstance(config, Mapping) else dataclasses.asdict(config)
-    header = CheckpointHeader(kind, plain_config, step, git_revision())
+    header = CheckpointHeader(kind, plain_settings(config), step, git_revision())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
@@ -95,6 +94,13 @@ def save_checkpoint(
     for old in _checkpoints(run)[:-keep]:
         _remove(old)
     return final
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+    """A dataclass or mapping as JSON gives it back: mappings, lists, strings, numbers."""
+    plain = dict(config) if isinstance(config, Mapping) else dataclasses.asdict(config)
+    settings: dict[str, Any] = json.loads(json.dumps(plain))
+    return settings
 
 
 def newest_checkpoint(run: str | Path) -> Path | None:

@@ -1,0 +1,284 @@
+"""The loop resumes to the same numbers, stops on what is wrong, and leaves whole checkpoints behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sal360_ros.errors import CheckpointError, ParameterError, TrainingError
+from training import checkpoint
+from training.config import LoopConfig, OptimiserConfig
+from training.data.loader import StepSampler, load, steps_per_epoch
+from training.loop import Task, make_fabric, starting_point, train
+from training.optimiser import learning_rate, make_optimiser
+
+SAMPLES = 12
+
+
+class Noisy(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Samples that differ from epoch to epoch."""
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        x = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(100 * epoch + index))
+        return x, x.mean(dim=(1, 2))
+
+
+class Regression(Task):
+    """A small network with batch normalisation, dropout and a memory of its own."""
+
+    kind = "saliency"
+
+    def __init__(self, config: LoopConfig, *, poison: int = -1) -> None:
+        self.loop = config
+        self.config = {"encoder": "tiny"}
+        self.model = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.LazyLinear(3)
+        )
+        self.model(torch.zeros(2, 3, 8, 8))
+        self.steps_per_epoch = steps_per_epoch(SAMPLES, config.batch_size)
+        self.memory = torch.zeros(())
+        self.poison = poison
+        self.seen = 0
+        self.evaluated: list[int] = []
+
+    def batches(self, start: int, stop: int) -> Iterable[Any]:
+        sampler = StepSampler(
+            SAMPLES,
+            batch_size=self.loop.batch_size,
+            seed=self.loop.seed,
+            start=start,
+            stop=stop,
+            parts=self.loop.accumulate,
+        )
+        return load(Noisy(), sampler, self.loop.workers)
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        x, target = batch
+        loss = (model(x) - target).square().mean() + 0 * self.memory
+        self.seen += 1
+        if self.seen == self.poison:
+            loss = loss * math.nan
+        return {"loss": loss, "loss/memory": self.memory}
+
+    def after_step(self) -> None:
+        self.memory = 0.5 * self.memory + torch.rand(())
+
+    def evaluate(self, done: int) -> Mapping[str, float]:
+        assert not self.model.training
+        assert not torch.is_grad_enabled()
+        self.evaluated.append(done)
+        return {"score": float(done)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.memory = state["memory"]
+
+
+def settings(run: Path, **changes: Any) -> LoopConfig:
+    plain: dict[str, Any] = {
+        "run": str(run),
+        "steps": 8,
+        "batch_size": 4,
+        "workers": 0,
+        "accelerator": "cpu",
+        "checkpoint_every_steps": 3,
+        "log_every_steps": 2,
+    }
+    return LoopConfig(**{**plain, **changes})
+
+
+SGD = OptimiserConfig(name="sgd", learning_rate=0.05, momentum=0.9, schedule="cosine")
+
+
+def run(config: LoopConfig, optimiser: OptimiserConfig = SGD, **options: Any) -> Regression:
+    fabric = make_fabric(config)
+    task = Regression(config, **options)
+    train(task, config, optimiser, fabric, starting_point(config))
+    return task
+
+
+def final_tensors(folder: Path) -> dict[str, Any]:
+    newest = checkpoint.newest_checkpoint(folder)
+    assert newest is not None
+    state = checkpoint.load_state(newest)
+    weights = checkpoint.load_file(newest / "model.safetensors")
+    momenta = {f"momentum {i}": each["momentum_buffer"] for i, each in state["optimiser"]["state"].items()}
+    return {**weights, **momenta, "memory": state["task"]["memory"], "rng": state["randomness"]["torch"]}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, accumulate: int) -> None:
+    whole, halves = settings(tmp_path / "a", accumulate=accumulate), settings(tmp_path / "b", accumulate=accumulate)
+    run(whole)
+    with pytest.raises(TrainingError):  # dies in step 5, after the checkpoint of step 3
+        run(halves, poison=4 * accumulate + 1)
+    torch.rand(7)  # a fresh process has other random states
+    run(dataclasses.replace(halves, resume=True))
+    expected, resumed = final_tensors(tmp_path / "a"), final_tensors(tmp_path / "b")
+    assert expected.keys() == resumed.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_loader_processes_do_not_change_what_is_learnt(tmp_path: Path) -> None:
+    run(settings(tmp_path / "a", steps=3))
+    run(settings(tmp_path / "b", steps=3, workers=2))
+    for name, tensor in final_tensors(tmp_path / "a").items():
+        assert torch.equal(tensor, final_tensors(tmp_path / "b")[name]), name
+
+
+class Exact(Regression):
+    """Without batch statistics and dropout, which depend on how a batch is cut."""
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        self.model.eval()
+        return super().losses(model, batch)
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    gradients = []
+    for accumulate in (1, 2):
+        config = settings(tmp_path / str(accumulate), steps=1, accumulate=accumulate)
+        fabric, task = make_fabric(config), Exact(config)
+        before = task.model[0].weight.detach().clone()
+        train(task, config, OptimiserConfig(name="sgd", weight_decay=0.0), fabric)
+        gradients.append(before - task.model[0].weight.detach())
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays_whole(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"loss is nan in step 5; .*step-00000003 is whole"):
+        run(settings(tmp_path), poison=5)
+    assert checkpoint.read_header(tmp_path).step == 3
+    assert all(
+        torch.isfinite(tensor).all() for tensor in checkpoint.load_file(tmp_path / "last/model.safetensors").values()
+    )
+
+
+def test_a_full_disk_stops_and_the_checkpoint_before_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, writes = checkpoint._write_flushed, []
+
+    def full(path: Path, data: bytes) -> None:
+        writes.append(path)
+        if len(writes) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "_write_flushed", full)
+    with pytest.raises(OSError, match="No space"):
+        run(settings(tmp_path))
+    assert checkpoint.load_state(tmp_path / "last")["same"]["batch_size"] == 4
+
+
+def test_there_is_no_silent_start_from_scratch_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        starting_point(settings(tmp_path, resume=True))
+    assert starting_point(settings(tmp_path, resume="auto")) is None
+    run(settings(tmp_path, steps=1))
+    with pytest.raises(CheckpointError, match="step-00000001 exists; expected a new run folder"):
+        starting_point(settings(tmp_path))
+    assert starting_point(settings(tmp_path, resume="auto")) == tmp_path / "step-00000001"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"seed": 3}, "seed 0; expected 3"), ({"batch_size": 6}, "batch_size 4; expected 6")],
+)
+def test_a_run_is_only_resumed_with_the_same_samples(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    run(settings(tmp_path, steps=1))
+    with pytest.raises(CheckpointError, match=message):
+        run(settings(tmp_path, resume=True, **changes))
+
+
+def test_a_run_of_another_encoder_is_not_resumed(tmp_path: Path) -> None:
+    run(settings(tmp_path, steps=1))
+    config = settings(tmp_path, resume=True)
+    fabric, task = make_fabric(config), Regression(config)
+    task.config = {"encoder": "other"}
+    with pytest.raises(CheckpointError, match="encoder tiny; expected other"):
+        train(task, config, SGD, fabric, starting_point(config))
+
+
+def test_curves_hold_losses_speed_and_scores_at_their_steps(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    task = run(settings(tmp_path))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    steps = {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    every_second = [2, 4, 6, 8]
+    for tag in ("loss", "loss/memory", "optimiser/learning_rate", "speed/images_per_s", "speed/waiting_for_data"):
+        assert steps[tag] == every_second, tag
+    assert steps["score"] == task.evaluated == [0, 3, 6, 8]  # before, each epoch, at the end
+    assert all(0 <= point.value <= 1 for point in events.Scalars("speed/waiting_for_data"))
+
+
+def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
+    task = run(settings(tmp_path, precision="bf16", steps=2))
+    assert task.model[0].weight.dtype == torch.float32
+    assert task.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_process_gets_its_share_of_the_same_batch_in_order() -> None:
+    common: dict[str, Any] = {"batch_size": 4, "seed": 1, "start": 0, "stop": 5}
+    whole = list(StepSampler(9, **common))
+    parts = [list(StepSampler(9, rank=rank, world=2, **common)) for rank in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    epochs = [[index for batch in whole for epoch, index in batch if epoch == each] for each in range(2)]
+    assert all(len(set(indices)) == len(indices) == 8 for indices in epochs)
+
+
+def test_a_resumed_sampler_goes_on_where_it_stopped() -> None:
+    common: dict[str, Any] = {"batch_size": 2, "seed": 1, "stop": 9, "parts": 2}
+    whole = list(StepSampler(7, start=0, **common))
+    assert list(StepSampler(7, start=4, **common)) == whole[8:]
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (3, {"batch_size": 4}, "at most the 3 samples"),
+        (9, {"batch_size": 4, "world": 3}, "a multiple of 3 processes x 1 parts"),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_is_named(count: int, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        StepSampler(count, seed=0, start=0, stop=1, **options)
+
+
+def test_momentum_is_passed_to_sgd() -> None:
+    optimiser = make_optimiser(nn.Linear(2, 2), OptimiserConfig(name="sgd", momentum=0.9))
+    assert all(group["momentum"] == 0.9 for group in optimiser.param_groups)
+
+
+def test_vectors_can_be_kept_from_decaying_and_frozen_parameters_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    optimiser = make_optimiser(model, OptimiserConfig(name="adamw", weight_decay=0.1, decay_vectors=False))
+    found = {group["weight_decay"]: group["params"] for group in optimiser.param_groups}
+    assert [tuple(each.shape) for each in found[0.1]] == [(2, 2)]
+    assert [tuple(each.shape) for each in found[0.0]] == [(2,)]
+
+
+def test_the_papers_schedule_goes_down_after_its_epoch() -> None:
+    config = OptimiserConfig(name="sgd", learning_rate=0.01, schedule="step", step_epochs=(120,))
+    rates = [learning_rate(config, step, 2500, 10) for step in (0, 1199, 1200, 2499)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+def test_cosine_warms_up_and_ends_near_zero() -> None:
+    config = OptimiserConfig(learning_rate=1.0, schedule="cosine", warmup_steps=4)
+    rates = [learning_rate(config, step, 104, 10) for step in (0, 3, 4, 54, 103)]
+    assert rates == pytest.approx([0.25, 1.0, 1.0, 0.5, (1 + math.cos(math.pi * 0.99)) / 2])

@@ -1,0 +1,80 @@
+"""The curves of a run: means of what the steps report, and how fast they go, in TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+
+
+class Curves:
+    """Collects what the steps report and writes a point of every curve now and then.
+
+    Args:
+        run: folder of the TensorBoard files.
+        start: step at which the run goes on: older points after it, of a run that was killed, are dropped.
+        enabled: False in all processes but the first.
+    """
+
+    def __init__(self, run: str | Path, start: int, *, enabled: bool) -> None:
+        self.last: dict[str, float] = {}
+        """The newest point of each curve."""
+        self._writer = None
+        if enabled:
+            from torch.utils.tensorboard import SummaryWriter  # starts slowly
+
+            self._writer = SummaryWriter(str(run), purge_step=start)
+        self._sums: dict[str, Tensor] = {}
+        self._steps = self._images = 0
+        self._step_s = self._waiting_s = 0.0
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    @contextmanager
+    def step(self, images: int) -> Iterator[None]:
+        """Time one optimiser step of that many images."""
+        begin = time.perf_counter()
+        yield
+        self._step_s += time.perf_counter() - begin
+        self._steps += 1
+        self._images += images
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time a wait for data, inside a step."""
+        begin = time.perf_counter()
+        yield
+        self._waiting_s += time.perf_counter() - begin
+
+    def add(self, values: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Take a step's values (scalars) into the mean of the next point; `weight` is their share of the step."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach() * weight
+
+    def write_means(self, done: int, learning_rate: float) -> None:
+        """Write the means since the last point, and the speed, at `done` steps."""
+        values = {name: float(total) / self._steps for name, total in self._sums.items()}
+        values["optimiser/learning_rate"] = learning_rate
+        values["speed/images_per_s"] = self._images / self._step_s
+        values["speed/waiting_for_data"] = self._waiting_s / self._step_s
+        self.write(done, values)
+        self._sums, self._steps, self._images, self._step_s, self._waiting_s = {}, 0, 0, 0.0, 0.0
+
+    def write(self, done: int, values: Mapping[str, float]) -> None:
+        """Write points at `done` steps."""
+        self.last.update(values)
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, done)
+            self._writer.flush()

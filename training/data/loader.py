@@ -1,0 +1,106 @@
+"""Batches by step: what step s sees is a function of (seed, s) alone, whatever the processes, workers or restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sal360_ros.errors import ParameterError
+
+Key = tuple[int, int]
+"""(epoch, index): a dataset's `__getitem__` gets both, so that its random draws differ between epochs."""
+
+
+class StepSampler(Sampler[list[Key]]):
+    """The keys of this process' batches for the steps start … stop − 1.
+
+    Each epoch is a permutation of all samples cut into whole batches; what is left over differs from epoch to epoch.
+    A batch is cut into one share for each process, in order, and a share into `parts` batches.
+
+    Args:
+        count: samples in the data set.
+        batch_size: samples of one step, over all processes.
+        seed: of the permutations.
+        start, stop: steps.
+        rank, world: number of this process and number of processes.
+        parts: batches of one step and process (gradient accumulation).
+
+    Raises:
+        ParameterError: the batch is larger than the data set or cannot be cut evenly.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+    ) -> None:
+        self.count, self.batch_size, self.seed, self.start, self.stop = count, batch_size, seed, start, stop
+        self.rank, self.world, self.parts = rank, world, parts
+        self.steps_per_epoch = steps_per_epoch(count, batch_size)
+        if batch_size % (world * parts):
+            raise ParameterError(
+                f"loop.batch_size is {batch_size}",
+                f"a multiple of {world} processes x {parts} parts",
+                "set --loop.batch_size or --loop.accumulate",
+            )
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.parts
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        share, shuffled = self.batch_size // self.world, -1
+        for step in range(self.start, self.stop):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            if epoch != shuffled:
+                order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+                shuffled = epoch
+            first = place * self.batch_size + self.rank * share
+            for part in order[first : first + share].reshape(self.parts, -1):  # (parts, share / parts)
+                yield [(epoch, int(index)) for index in part]
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Whole batches in one pass over `count` samples.
+
+    Raises:
+        ParameterError: there is not even one.
+    """
+    if batch_size > count:
+        raise ParameterError(
+            f"loop.batch_size is {batch_size}", f"at most the {count} samples of the data", "set --loop.batch_size"
+        )
+    return count // batch_size
+
+
+def load(dataset: Dataset[Any], sampler: StepSampler, workers: int) -> DataLoader[Any]:
+    """The sampler's batches, collated, loaded ahead by `workers` processes (0: none).
+
+    One loader serves the whole run, so that no epoch waits for workers to start.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=one_thread,
+        generator=torch.Generator(),  # else a loader takes a draw from the training's generator when it starts
+    )
+
+
+def one_thread(_worker: int) -> None:
+    """Keep a loader process to one core: the others belong to the training."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

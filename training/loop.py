@@ -1,0 +1,234 @@
+"""The training loop that pretraining and decoder training share, on Lightning Fabric.
+
+A `Task` brings a model, batches and a loss; `train` brings the devices, precision, optimiser, curves, checkpoints and
+resuming. Start it as one process, or as many with torchrun:
+
+    torchrun --nproc-per-node 8 -m training.pretrain --config config/pretrain.yaml --data.root PANORAMAS
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sal360_ros.errors import CheckpointError, TrainingError
+from training import randomness
+from training.checkpoint import (
+    load_state,
+    load_weights,
+    newest_checkpoint,
+    plain_settings,
+    save_checkpoint,
+)
+from training.config import LoopConfig, OptimiserConfig
+from training.curves import Curves
+from training.optimiser import learning_rate, make_optimiser
+from training.sync_batchnorm import synchronise
+
+
+class Task(ABC):
+    """What a training command brings to the loop."""
+
+    kind: ClassVar[str]
+    """Kind of its checkpoints: contrastive or saliency."""
+    model: nn.Module
+    """The network; the checkpoints hold its weights. Parts that stay frozen must stay so when its train() is called."""
+    config: Any
+    """Settings of the model, a dataclass or mapping, for the checkpoints' header."""
+    steps_per_epoch: int
+    """Optimiser steps of one pass over the data."""
+
+    @abstractmethod
+    def batches(self, start: int, stop: int) -> Iterable[Any]:
+        """This process' batches for the steps start … stop − 1, `accumulate` for each step."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        """Scalars of a batch: "loss" is minimised, the others are drawn as curves.
+
+        Args:
+            model: `self.model` as the devices run it: call this one.
+            batch: one of `batches`, on the device.
+        """
+
+    def after_step(self) -> None:
+        """Called after each optimiser step, in every process."""
+        return
+
+    def evaluate(self, done: int) -> Mapping[str, float]:  # noqa: ARG002  # for those who override it
+        """Measure the model (in evaluation mode, without gradients, first process only) after `done` steps."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the model: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Take back what `state_dict` gave."""
+        return
+
+
+def make_fabric(config: LoopConfig) -> Fabric:
+    """Devices and precision of this process, alone or one of those that torchrun started."""
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    # all processes draw the same numbers: the first one's state then serves every one on resuming
+    torch.manual_seed(config.seed)
+    return fabric
+
+
+def starting_point(config: LoopConfig) -> Path | None:
+    """The checkpoint from which a run goes on, or None to begin; call it before anything is written.
+
+    Raises:
+        CheckpointError: `resume` is true without a checkpoint, or false with one.
+    """
+    newest = newest_checkpoint(config.run)
+    if newest and config.resume is False:
+        raise CheckpointError(
+            f"{newest} exists", "a new run folder", "set --loop.resume true to go on, or another --loop.run"
+        )
+    if not newest and config.resume is True:
+        raise CheckpointError(f"there is no checkpoint in {config.run}", "one to resume", "check --loop.run")
+    return newest
+
+
+def train(
+    task: Task, config: LoopConfig, optimiser_config: OptimiserConfig, fabric: Fabric, checkpoint: Path | None = None
+) -> dict[str, float]:
+    """Train to the end of the run and return the newest point of each curve.
+
+    Args:
+        task: what is trained.
+        config: the run.
+        optimiser_config: optimiser and schedule.
+        fabric: of `make_fabric`.
+        checkpoint: where to go on, of `starting_point`; None begins.
+
+    Raises:
+        CheckpointError: the checkpoint is broken or of another model or data set.
+        TrainingError: the loss is not finite; the checkpoints before are whole.
+        OSError: a checkpoint cannot be written.
+    """
+    steps = config.steps or config.epochs * task.steps_per_epoch
+    first_process = fabric.global_rank == 0
+    model, optimiser = _set_up(task, config, optimiser_config, fabric)
+    start = _restore(checkpoint, task, optimiser, config) if checkpoint else 0
+    batches = iter(task.batches(start, steps))
+    every = config.evaluate_every_epochs * task.steps_per_epoch
+
+    with Curves(config.run, start, enabled=first_process) as curves:
+        if start == 0:
+            curves.write(0, _evaluate(task, fabric, 0))
+        for step in tqdm(range(start, steps), initial=start, total=steps, unit="step", disable=not first_process):
+            rate = learning_rate(optimiser_config, step, steps, task.steps_per_epoch)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            with curves.step(images=config.batch_size):
+                for part in range(config.accumulate):
+                    with curves.waiting():
+                        batch = fabric.to_device(next(batches))
+                    with fabric.no_backward_sync(model, enabled=part < config.accumulate - 1):
+                        losses = task.losses(model, batch)
+                        fabric.backward(losses["loss"] / config.accumulate)
+                    _check_finite(losses["loss"], step, config, fabric)
+                    curves.add(losses, 1 / config.accumulate)
+                optimiser.step()
+                optimiser.zero_grad()
+                task.after_step()
+
+            done = step + 1
+            if done % config.log_every_steps == 0 or done == steps:
+                curves.write_means(done, rate)
+            if done % every == 0 or done == steps:
+                curves.write(done, _evaluate(task, fabric, done))
+            if (done % config.checkpoint_every_steps == 0 or done == steps) and first_process:
+                _save(task, optimiser, config, done)
+        fabric.barrier()
+        return curves.last
+
+
+def _set_up(
+    task: Task, config: LoopConfig, optimiser_config: OptimiserConfig, fabric: Fabric
+) -> tuple[_FabricModule, torch.optim.Optimizer]:
+    """The model as the devices run it, and its optimiser."""
+    if config.sync_batchnorm and fabric.world_size > 1:
+        task.model = synchronise(task.model, fabric.device)
+    if config.channels_last:
+        task.model = task.model.to(memory_format=torch.channels_last)
+    task.model.train()
+    compiled = cast(nn.Module, torch.compile(task.model)) if config.compile else task.model
+    model, optimiser = fabric.setup(compiled, make_optimiser(task.model, optimiser_config))
+    return model, optimiser
+
+
+def _check_finite(loss: Tensor, step: int, config: LoopConfig, fabric: Fabric) -> None:
+    value = float(cast(Tensor, fabric.all_reduce(loss.detach())))  # so that all processes stop together
+    if not math.isfinite(value):
+        newest = newest_checkpoint(config.run)
+        raise TrainingError(
+            f"the loss is {value} in step {step + 1}",
+            "a finite number",
+            "lower --optimiser.learning_rate; " + (f"{newest} is whole" if newest else "there is no checkpoint yet"),
+        )
+
+
+def _evaluate(task: Task, fabric: Fabric, done: int) -> dict[str, float]:
+    values: dict[str, float] = {}
+    if fabric.global_rank == 0:
+        task.model.eval()
+        with torch.no_grad(), fabric.autocast():
+            values = dict(task.evaluate(done))
+        task.model.train()
+    fabric.barrier()
+    return values
+
+
+def _save(task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig, done: int) -> None:
+    state = {
+        "optimiser": optimiser.state_dict(),
+        "task": task.state_dict(),
+        "randomness": randomness.capture(),
+        "same": _must_stay(task, config),
+    }
+    save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
+
+
+def _restore(checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig) -> int:
+    """Set everything to where the checkpoint left it and return its step."""
+    state = load_state(checkpoint)
+    for name, value in _must_stay(task, config).items():
+        if (before := state["same"].get(name)) != value:
+            raise CheckpointError(
+                f"{checkpoint} is of a run with {name} {before}",
+                f"{value}, as it is set now",
+                "resume with the settings and data of that run, or begin another one in another folder",
+            )
+    header = load_weights(checkpoint, task.model, kind=task.kind)
+    optimiser.load_state_dict(state["optimiser"])
+    task.load_state_dict(state["task"])
+    randomness.restore(state["randomness"])
+    return header.step
+
+
+def _must_stay(task: Task, config: LoopConfig) -> dict[str, Any]:
+    """What a resumed run must agree in: the model, and which samples a step sees."""
+    sampling = {"seed": config.seed, "batch_size": config.batch_size, "steps_per_epoch": task.steps_per_epoch}
+    return {**plain_settings(task.config), **sampling}

@@ -1,0 +1,52 @@
+"""Batch normalisation over all processes on any device; torch's own works on GPUs only."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation whose mean and variance are those of the samples of all processes (equally many each)."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected (B, C, ...), got {tuple(input.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, ...) normalised per channel over the batch of all processes."""
+        if not self.training or not torch.distributed.is_initialized():
+            return super().forward(x)
+        over = [axis for axis in range(x.ndim) if axis != 1]
+        count = torch.distributed.get_world_size()
+        mean = all_reduce(x.mean(over, dtype=torch.float32)) / count  # (C,)
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        centred = x.float() - mean.view(shape)  # (B, C, ...)
+        variance = all_reduce(centred.square().mean(over)) / count  # (C,)
+        self._follow(mean.detach(), variance.detach(), count * x.numel() // x.shape[1])
+        normalised = centred * (variance + self.eps).rsqrt().view(shape)
+        return (normalised * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    def _follow(self, mean: Tensor, variance: Tensor, samples: int) -> None:
+        """Move the running statistics, as torch does: with the unbiased variance."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * samples / (samples - 1), self.momentum)
+
+
+def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with every batch normalisation over all processes; its parameters and their names stay."""
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = SyncBatchNorm
+    return model
