@@ -124,7 +124,7 @@ def check_frame(height: int, width: int) -> None:
     Raises:
         FrameError: the size is not 2:1 to within 4 % (cameras pad: 640 x 322 is accepted), or is empty.
     """
-    if height < 1 or abs(width / height / 2 - 1) > ASPECT_TOLERANCE:
+    if height < 1 or abs(width - 2 * height) > ASPECT_TOLERANCE * 2 * height:
         raise FrameError(
             f"the frame is {width} x {height}",
             "equirectangular, twice as wide as high",

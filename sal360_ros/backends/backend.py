@@ -55,7 +55,7 @@ class Backend(abc.ABC):
             self._open(path, device, precision, threads)
         except ImportError as error:
             raise ModelError(
-                f"{self.name} is installed and cannot be imported ({last_line(error)})",
+                f"{self.name} is installed and cannot be imported ({cause(error)})",
                 "a working runtime",
                 "install it again, or choose another backend",
             ) from None
@@ -133,6 +133,10 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
 
+    def __str__(self) -> str:
+        sizes = ", ".join("N" if size < 0 else str(size) for size in self.shape)
+        return f"{self.name} {self.dtype} ({sizes})"
+
 
 def batch_limits(spec: ModelSpec, inputs: list[TensorInfo], outputs: list[TensorInfo], source: str) -> tuple[int, int]:
     """The batch sizes that a loaded graph takes, after comparing its input and output with its spec.
@@ -175,16 +179,19 @@ def precision_of_graph(asked: str, spec: ModelSpec, runtime: str) -> str:
     return spec.precision
 
 
-def last_line(error: BaseException) -> str:
-    """The last line of a runtime's message: runtimes put the cause after their own source positions."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def cause(error: BaseException) -> str:
+    """What a runtime's message says went wrong: its summary or last line, after its own source positions."""
+    message, has_summary, summary = str(error).rpartition("Summary:")
+    lines = [line.strip(" -") for line in summary.splitlines() if line.strip()]
+    if not lines:
+        return message.strip() or type(error).__name__
+    return "; ".join(lines) if has_summary else lines[-1]
 
 
 def refused(runtime: str, path: Path, error: BaseException) -> ModelError:
     """The error for a file that a runtime cannot load."""
     return ModelError(
-        f"{runtime} cannot load {path} ({last_line(error)})",
+        f"{runtime} cannot load {path} ({cause(error)})",
         "a whole model of operators that it knows",
         "export the model again with python -m training.export, or choose another backend",
     )
@@ -193,7 +200,7 @@ def refused(runtime: str, path: Path, error: BaseException) -> ModelError:
 def failed(runtime: str, error: BaseException) -> ModelError:
     """The error for a loaded model that stops working."""
     return ModelError(
-        f"{runtime} failed during inference ({last_line(error)})",
+        f"{runtime} failed during inference ({cause(error)})",
         "a map",
         "open the model again, or choose another backend",
     )

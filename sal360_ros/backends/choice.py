@@ -106,7 +106,7 @@ def _choose(path: Path, backend: str, device: str) -> type[Backend]:
         if each.is_installed(kind):
             return each
     raise ModelError(
-        f"{' and '.join(each.name for each in candidates)} for {kind} not installed",
+        f"{' and '.join(each.name for each in candidates)} {'is' if len(candidates) == 1 else 'are'} not installed",
         "a runtime for the model",
         f"pip install 'sal360_ros[{'cpu' if kind == 'cpu' else 'tensorrt'}]', or see docs/deploy.md",
     )

@@ -1,0 +1,225 @@
+"""open_model: what it chooses, and the one line for everything that cannot be opened."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import subprocess
+import sys
+
+import onnx
+import pytest
+
+from sal360_ros.backends import BACKEND_NAMES, choice, open_model
+from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeTensorRtBackend
+from sal360_ros.backends.openvino_backend import OpenVinoBackend
+from sal360_ros.errors import ModelError, ParameterError, Sal360Error
+
+CPU_BACKENDS = ("openvino", "onnxruntime")
+ALL_INSTALLED = all(importlib.util.find_spec(name) for name in CPU_BACKENDS)
+
+pytestmark = pytest.mark.skipif(not ALL_INSTALLED, reason="onnxruntime and OpenVINO are not both installed")
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Hides a package from the search for installed ones."""
+    find_spec = importlib.util.find_spec
+
+    def hide(*names):
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name in names else find_spec(name, *rest)
+        )
+
+    return hide
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(choice, "cuda_device_count", lambda: 0)
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    monkeypatch.setattr(choice, "cuda_device_count", lambda: 1)
+
+
+def opening(path, **options) -> str:
+    """The message of the refusal, after checking that it is one line."""
+    with pytest.raises(Sal360Error) as raised:
+        open_model(path, **options)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
+
+
+def test_openvino_is_the_first_choice_on_a_processor_and_the_log_says_so(tiny_model, caplog, no_gpu):
+    with caplog.at_level(logging.INFO, "sal360_ros"), open_model(tiny_model) as backend:
+        assert backend.name == "openvino"
+    (record,) = caplog.records
+    assert f"tiny 0.0.1: openvino on cpu in {backend.precision}" in record.getMessage()
+
+
+def test_onnxruntime_serves_where_openvino_is_not_installed(tiny_model, without, no_gpu):
+    without("openvino")
+    with open_model(tiny_model) as backend:
+        assert (backend.name, backend.precision) == ("onnxruntime", "fp32")
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_the_choice_can_be_overridden(tiny_model, name):
+    with open_model(tiny_model, backend=name, device="cpu", precision="fp32") as backend:
+        assert (backend.name, backend.precision) == (name, "fp32")
+
+
+def test_a_gpu_is_left_alone_when_no_runtime_for_it_is_installed(tiny_model, one_gpu, monkeypatch):
+    monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda _, device: device == "cpu"))
+    with open_model(tiny_model) as backend:
+        assert backend.device == "cpu"
+
+
+def test_a_gpu_is_used_when_a_runtime_for_it_is_installed(tiny_model, one_gpu, monkeypatch):
+    opened = []
+    monkeypatch.setattr(OnnxRuntimeTensorRtBackend, "is_installed", classmethod(lambda *_: False))
+    monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: True))
+    monkeypatch.setattr(
+        OnnxRuntimeBackend, "_open", lambda self, path, device, *_: (opened.append(device), setattr(self, "spec", None))
+    )
+    with pytest.raises(AttributeError):  # the stand-in has no spec to log
+        open_model(tiny_model)
+    assert opened == ["cuda:0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"backend": "caffe"}, "backend is 'caffe'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"device": "cuda:one"}, "device is 'cuda:one'"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"threads": -1}, "threads is -1"),
+        ({"threads": 100_000}, "threads is 100000"),
+    ],
+)
+def test_an_unknown_option_is_named(tiny_model, options, named):
+    assert opening(tiny_model, **options).startswith(named)
+
+
+def test_the_known_backends_are_listed(tiny_model):
+    message = opening(tiny_model, backend="caffe")
+    assert all(name in message for name in BACKEND_NAMES)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert f"no model file {tmp_path / 'none.onnx'}" in opening(tmp_path / "none.onnx")
+    assert f"no model file {tmp_path}" in opening(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(range(256)) * 64], ids=["empty", "text", "noise"])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    assert str(path) in opening(path)
+
+
+def test_every_truncation_of_a_model_is_refused(tmp_path, tiny_model):
+    whole = tiny_model.read_bytes()
+    path = tmp_path / "model.onnx"
+    for size in range(1, len(whole), len(whole) // 16):
+        path.write_bytes(whole[:size])
+        assert str(path) in opening(path)
+
+
+def test_a_model_without_a_spec_is_refused(tmp_path, tiny_model):
+    model = onnx.load(tiny_model)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "without a sal360 spec" in opening(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_a_graph_that_is_not_what_its_spec_says_is_refused(make_model, name):
+    path = make_model(output_height=8, output_width=16, prior_log_rows=())
+    assert "only saliency float32 (N, 8, 16)" in opening(path, backend=name, device="cpu")
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_an_operator_that_the_runtime_does_not_know_is_named(tmp_path, tiny_model, name):
+    model = onnx.load(tiny_model)
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Quux"
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "Quux" in opening(tmp_path / "model.onnx", backend=name, device="cpu")
+
+
+def test_a_device_that_is_absent_is_refused(tiny_model, no_gpu):
+    assert "this machine has 0 CUDA devices" in opening(tiny_model, device="cuda", backend="onnxruntime")
+
+
+def test_a_device_number_beyond_the_last_is_refused(tiny_model, one_gpu):
+    assert "device cuda:1" in opening(tiny_model, device="cuda:1")
+
+
+def test_a_backend_that_does_not_run_on_the_device_is_refused(tiny_model):
+    assert "backend openvino cannot run tiny.onnx on cuda" in opening(tiny_model, backend="openvino", device="cuda")
+
+
+def test_a_runtime_that_is_not_installed_is_named(tiny_model, without, no_gpu):
+    without("openvino")
+    message = opening(tiny_model, backend="openvino")
+    assert "openvino is not installed" in message
+    assert "pip install 'sal360_ros[cpu]'" in message
+    without("openvino", "onnxruntime")
+    assert "openvino and onnxruntime are not installed" in opening(tiny_model, device="cpu")
+
+
+def test_a_broken_installation_is_named(tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libbroken.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    assert "onnxruntime is installed and cannot be imported" in opening(tiny_model, backend="onnxruntime", device="cpu")
+
+
+def test_onnxruntime_is_not_asked_for_another_precision_than_the_file_s(tiny_model):
+    message = opening(tiny_model, backend="onnxruntime", precision="bf16", device="cpu")
+    assert "asked for bf16" in message
+    assert "--precision bf16" in message
+
+
+def test_a_quantised_file_is_not_run_as_a_floating_point_one(make_model):
+    path = make_model(precision="int8")
+    assert "the model was exported in int8" in opening(path, backend="openvino", precision="bf16")
+
+
+def test_bf16_is_refused_where_the_processor_has_none(tiny_model, monkeypatch):
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    assert "no bf16" in opening(tiny_model, backend="openvino", precision="bf16")
+    with open_model(tiny_model, backend="openvino") as backend:
+        assert backend.precision == "fp32"
+
+
+def test_onnxruntime_does_not_go_on_without_its_gpu_provider(tiny_model, one_gpu, monkeypatch):
+    monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: True))
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # onnxruntime's own
+        message = opening(tiny_model, backend="onnxruntime", device="cuda")
+    assert "could not start its CUDAExecutionProvider" in message
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_a_processor_needs_no_torch(tiny_model, name):
+    program = (
+        "import sys; from sal360_ros.predictor import Predictor; "
+        f"Predictor({str(tiny_model)!r}, backend={name!r}, device='cpu').close(); "
+        "print(*sorted(each for each in sys.modules if each.split('.')[0] in ('torch', 'training', 'rclpy')))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.split() == []
+
+
+def test_errors_of_the_two_kinds_are_told_apart(tiny_model, tmp_path):
+    with pytest.raises(ParameterError):
+        open_model(tiny_model, backend="caffe")
+    with pytest.raises(ModelError):
+        open_model(tmp_path / "none.onnx")
