@@ -11,8 +11,7 @@ import onnx
 import pytest
 
 from sal360_ros.backends import BACKEND_NAMES, choice, open_model
-from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeTensorRtBackend
-from sal360_ros.backends.openvino_backend import OpenVinoBackend
+from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
 from sal360_ros.errors import ModelError, ParameterError, Sal360Error
 
 CPU_BACKENDS = ("openvino", "onnxruntime")
@@ -54,14 +53,16 @@ def opening(path, **options) -> str:
     return message
 
 
-def test_openvino_is_the_first_choice_on_a_processor_and_the_log_says_so(tiny_model, caplog, no_gpu):
+@pytest.mark.usefixtures("no_gpu")
+def test_openvino_is_the_first_choice_on_a_processor_and_the_log_says_so(tiny_model, caplog):
     with caplog.at_level(logging.INFO, "sal360_ros"), open_model(tiny_model) as backend:
         assert backend.name == "openvino"
     (record,) = caplog.records
     assert f"tiny 0.0.1: openvino on cpu in {backend.precision}" in record.getMessage()
 
 
-def test_onnxruntime_serves_where_openvino_is_not_installed(tiny_model, without, no_gpu):
+@pytest.mark.usefixtures("no_gpu")
+def test_onnxruntime_serves_where_openvino_is_not_installed(tiny_model, without):
     without("openvino")
     with open_model(tiny_model) as backend:
         assert (backend.name, backend.precision) == ("onnxruntime", "fp32")
@@ -73,22 +74,27 @@ def test_the_choice_can_be_overridden(tiny_model, name):
         assert (backend.name, backend.precision) == (name, "fp32")
 
 
-def test_a_gpu_is_left_alone_when_no_runtime_for_it_is_installed(tiny_model, one_gpu, monkeypatch):
+@pytest.mark.usefixtures("one_gpu")
+def test_a_gpu_is_left_alone_when_no_runtime_for_it_is_installed(tiny_model, monkeypatch):
     monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda _, device: device == "cpu"))
     with open_model(tiny_model) as backend:
         assert backend.device == "cpu"
 
 
-def test_a_gpu_is_used_when_a_runtime_for_it_is_installed(tiny_model, one_gpu, monkeypatch):
-    opened = []
-    monkeypatch.setattr(OnnxRuntimeTensorRtBackend, "is_installed", classmethod(lambda *_: False))
-    monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: True))
-    monkeypatch.setattr(
-        OnnxRuntimeBackend, "_open", lambda self, path, device, *_: (opened.append(device), setattr(self, "spec", None))
-    )
-    with pytest.raises(AttributeError):  # the stand-in has no spec to log
-        open_model(tiny_model)
-    assert opened == ["cuda:0"]
+@pytest.mark.usefixtures("one_gpu")
+def test_a_gpu_is_used_when_a_runtime_for_it_is_installed(tiny_model, monkeypatch):
+    class GpuRuntime(OnnxRuntimeBackend):
+        name = "gpu-runtime"
+        devices = ("cuda",)
+        is_installed = classmethod(lambda *_: True)
+
+        def _open(self, path, device, precision, threads):
+            super()._open(path, "cpu", precision, threads)
+            self.device = device
+
+    monkeypatch.setattr(choice, "BACKENDS", (*choice.BACKENDS, GpuRuntime))
+    with open_model(tiny_model) as backend:
+        assert (backend.name, backend.device) == ("gpu-runtime", "cuda:0")
 
 
 @pytest.mark.parametrize(
@@ -152,11 +158,13 @@ def test_an_operator_that_the_runtime_does_not_know_is_named(tmp_path, tiny_mode
     assert "Quux" in opening(tmp_path / "model.onnx", backend=name, device="cpu")
 
 
-def test_a_device_that_is_absent_is_refused(tiny_model, no_gpu):
+@pytest.mark.usefixtures("no_gpu")
+def test_a_device_that_is_absent_is_refused(tiny_model):
     assert "this machine has 0 CUDA devices" in opening(tiny_model, device="cuda", backend="onnxruntime")
 
 
-def test_a_device_number_beyond_the_last_is_refused(tiny_model, one_gpu):
+@pytest.mark.usefixtures("one_gpu")
+def test_a_device_number_beyond_the_last_is_refused(tiny_model):
     assert "device cuda:1" in opening(tiny_model, device="cuda:1")
 
 
@@ -164,7 +172,8 @@ def test_a_backend_that_does_not_run_on_the_device_is_refused(tiny_model):
     assert "backend openvino cannot run tiny.onnx on cuda" in opening(tiny_model, backend="openvino", device="cuda")
 
 
-def test_a_runtime_that_is_not_installed_is_named(tiny_model, without, no_gpu):
+@pytest.mark.usefixtures("no_gpu")
+def test_a_runtime_that_is_not_installed_is_named(tiny_model, without):
     without("openvino")
     message = opening(tiny_model, backend="openvino")
     assert "openvino is not installed" in message
@@ -200,7 +209,8 @@ def test_bf16_is_refused_where_the_processor_has_none(tiny_model, monkeypatch):
         assert backend.precision == "fp32"
 
 
-def test_onnxruntime_does_not_go_on_without_its_gpu_provider(tiny_model, one_gpu, monkeypatch):
+@pytest.mark.usefixtures("one_gpu")
+def test_onnxruntime_does_not_go_on_without_its_gpu_provider(tiny_model, monkeypatch):
     monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: True))
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # onnxruntime's own
         message = opening(tiny_model, backend="onnxruntime", device="cuda")
