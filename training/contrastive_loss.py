@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch.nn import functional
 from sal360_ros.errors import DataError
 from training.config import ObjectiveConfig
 from training.gather import gather_batch
-from training.models.contrastive import ContrastiveOutput
+
+if TYPE_CHECKING:
+    from training.models.contrastive import ContrastiveOutput
 
 
 class LossParts(NamedTuple):

@@ -98,7 +98,8 @@ def draw_crop(generator: np.random.Generator, config: ViewConfig, height: int, w
     """
     share = generator.uniform(config.crop_scale, 1)
     low, high = (math.log(ratio) for ratio in config.crop_ratio)
-    ratio = math.exp(generator.uniform(max(low, math.log(share)), min(high, -math.log(share))))
+    widest = abs(math.log(share))
+    ratio = math.exp(generator.uniform(max(low, -widest), min(high, widest)))
     crop_width = min(width, max(1, round(width * math.sqrt(share * ratio))))
     crop_height = min(height, max(1, round(height * math.sqrt(share / ratio))))
     left = int(generator.integers(width - crop_width + 1))

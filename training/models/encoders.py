@@ -76,6 +76,7 @@ class ResNet50Encoder(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         body = resnet50(weights=None)
+        body.layer4 = body.fc = nn.Identity()  # conv5_x belongs to the global module
         if weights is not None:
             _load_part(body, weights)
         self.blocks = nn.ModuleList(
