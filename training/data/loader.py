@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from sal360_ros.errors import ParameterError
+from sal360_ros.errors import DataError, ParameterError, Sal360Error
 
 Key = tuple[int, int]
 """(epoch, index): a dataset's `__getitem__` gets both, so that its random draws differ between epochs."""
@@ -84,23 +84,75 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return count // batch_size
 
 
-def load(dataset: Dataset[Any], sampler: StepSampler, workers: int) -> DataLoader[Any]:
+def load(dataset: Dataset[Any], sampler: StepSampler, workers: int) -> Iterator[Any]:
     """The sampler's batches, collated, loaded ahead by `workers` processes (0: none).
 
     One loader serves the whole run, so that no epoch waits for workers to start.
+
+    Raises:
+        DataError: as the data set raised it, also in a loader process.
     """
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=one_thread,
-        generator=torch.Generator(),  # else a loader takes a draw from the training's generator when it starts
+    return raise_failures(
+        DataLoader(_Reporting(dataset), batch_sampler=sampler, collate_fn=collate_or_fail, **loader_options(workers))
     )
 
 
-def one_thread(_worker: int) -> None:
+def loader_options(workers: int) -> dict[str, Any]:
+    """What every DataLoader here has in common."""
+    return {
+        "num_workers": workers,
+        "pin_memory": torch.cuda.is_available(),
+        "prefetch_factor": 4 if workers else None,
+        "worker_init_fn": _one_thread,
+        "generator": torch.Generator(),  # else a loader, when it starts, takes a draw from the training's generator
+    }
+
+
+class Failure(NamedTuple):
+    """A DataError on its way out of a loader process; torch would turn it into the text of a traceback."""
+
+    found: str
+    expected: str
+    remedy: str
+
+    @classmethod
+    def of(cls, error: Sal360Error) -> Failure:
+        """What the error says."""
+        return cls(error.found, error.expected, error.remedy)
+
+
+def raise_failures(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; a `Failure` among them is raised.
+
+    Raises:
+        DataError: what failed in a loader process.
+    """
+    for batch in batches:
+        if isinstance(batch, Failure):
+            raise DataError(*batch)
+        yield batch
+
+
+def collate_or_fail(items: list[Any]) -> Any:
+    """A batch of the items, or the first `Failure` among them."""
+    failures = [item for item in items if isinstance(item, Failure)]
+    return failures[0] if failures else default_collate(items)
+
+
+class _Reporting(Dataset[Any]):
+    """A data set whose expected errors are items."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Any:
+        try:
+            return self.dataset[key]
+        except Sal360Error as error:
+            return Failure.of(error)
+
+
+def _one_thread(_worker: int) -> None:
     """Keep a loader process to one core: the others belong to the training."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
