@@ -1,0 +1,131 @@
+"""Headset logs: both layouts written as they are, and the fixation lists that the toolbox made from real ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from sal360_ros.errors import DataError, ParameterError
+from sal360_ros.sphere import angular_distance
+from training.data.hmd_logs import VelocityThreshold, detect_fixations, read_fixation_list, read_hmd_log
+from training.data.scanpath import directions_of_positions
+
+RATE_HZ = 120
+TARGETS = np.array([[0.25, 0.5], [0.2, 0.4], [0.02, 0.55], [0.98, 0.6]])  # the last step crosses the seam
+
+
+def unity_of_body(directions):
+    x, y, z = directions.T
+    return np.stack([-x, z, y], axis=1)
+
+
+def log_rows(euler):
+    """0.5 s on each target; the head turns along slowly and the eye makes up for it."""
+    samples = RATE_HZ // 2
+    world = unity_of_body(np.repeat(directions_of_positions(*TARGETS.T), samples, axis=0))
+    if euler:
+        world[:, 1] *= -1  # the vertical of these logs is negated
+    count = len(world)
+    yaw_pitch_roll = np.stack([np.linspace(0, -80, count), np.linspace(0, 10, count), np.full(count, 3.0)], axis=1)
+    head = Rotation.from_euler("YXZ", yaw_pitch_roll, degrees=True)
+    in_head = head.inv().apply(world)
+    stamps = 10**9 + (np.arange(count) * (1e9 if euler else 1e6) / RATE_HZ).astype(np.int64)
+    return stamps, in_head, head, yaw_pitch_roll
+
+
+def write_log(path, euler):
+    stamps, in_head, head, angles = log_rows(euler)
+    with path.open("w") as file:
+        if euler:
+            file.write("oculoTS,currFrame,cam_pitch,cam_yaw,cam_roll,rightGazeDir.x,rightGazeDir.y,rightGazeDir.z,")
+            file.write("binPor.y,Lval,Rval\n")
+            for stamp, eye, (yaw, pitch, roll) in zip(stamps, in_head, angles, strict=True):
+                # the real ones lack the comma after binPor.y
+                file.write(f"{stamp},0,{pitch},{yaw},{roll},{eye[0]},{eye[1]},{eye[2]},666.5True,True\n")
+        else:
+            file.write("OcutimeStamp,cameraRotation.x,cameraRotation.y,cameraRotation.z,cameraRotation.w,")
+            file.write("rightEyeDirection.x,rightEyeDirection.y,rightEyeDirection.z,valL,valR\n")
+            for i, (stamp, eye, quaternion) in enumerate(zip(stamps, in_head, head.as_quat(), strict=True)):
+                shown = ["nan"] * 3 if i in (20, 21) else eye  # lost samples
+                file.write(",".join(map(str, [stamp, *quaternion, *shown, True, True])) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("euler", [False, True])
+def test_fixations_of_a_known_scanpath_are_found(tmp_path, euler):
+    time_s, directions = read_hmd_log(write_log(tmp_path / "log.csv", euler))
+    assert np.diff(time_s) == pytest.approx(1 / 90, rel=0.02)
+    found = detect_fixations(time_s, directions)
+    expected = directions_of_positions(*TARGETS.T)
+    assert found.directions.shape == expected.shape
+    assert np.degrees(angular_distance(found.directions, expected)).max() < 0.5
+    assert found.start_s == pytest.approx([0, 0.5, 1.0, 1.5], abs=0.06)
+    assert (found.duration_s > 0.35).all()
+
+
+def test_short_fixations_and_single_samples_are_dropped():
+    time_s = np.arange(200) / 100
+    angle = np.where(np.arange(200) < 100, 0, np.where(np.arange(200) < 105, 0.6, 1.2))
+    directions = np.stack([np.cos(angle), np.sin(angle), np.zeros(200)], axis=1)
+    assert len(detect_fixations(time_s, directions).start_s) == 2
+    assert len(detect_fixations(time_s, directions, VelocityThreshold(minimum_s=1.5)).start_s) == 1  # the first is cut
+    with pytest.raises(ParameterError, match="samples"):
+        detect_fixations(time_s[:5], directions[:5])
+
+
+@pytest.mark.parametrize(("name", "share"), [("Static1", 1.0), ("Static2", 1.0), ("Static3", 1.0), ("Dyn1", 0.75)])
+def test_real_logs_agree_with_the_lists_of_the_toolbox(shared_data, name, share):
+    """The columns and frames are right if the gaze is where the list says; in Dyn1 blinks move some borders."""
+    folder = shared_data / "salient360_raw"
+    listed = read_fixation_list(folder / f"fixations_{name}.csv")
+    time_s, directions = read_hmd_log(folder / f"rawData{name}.csv")
+    during = [
+        directions[(time_s > start - 1e-3) & (time_s < start + length - 1e-3)].mean(axis=0)
+        for start, length in zip(listed.start_s, listed.duration_s, strict=True)
+    ]
+    during /= np.linalg.norm(during, axis=1, keepdims=True)
+    off_deg = np.degrees(angular_distance(during, listed.directions))
+    assert np.median(off_deg) < 0.01
+    assert off_deg.max() < 0.3
+
+    found = detect_fixations(time_s, directions)
+    nearest = np.argmin(np.abs(found.start_s - listed.start_s[:, None]), axis=1)
+    agree = np.abs(found.start_s[nearest] - listed.start_s) < 1.5 / 90
+    agree &= np.abs(found.duration_s[nearest] - listed.duration_s) < 2.5 / 90
+    assert agree.mean() >= share
+    assert abs(len(found.start_s) - len(listed.start_s)) <= 1
+
+
+def test_broken_logs_name_themselves(tmp_path):
+    log = tmp_path / "log.csv"
+    with pytest.raises(DataError, match="there is no"):
+        read_hmd_log(log)
+    log.write_text("time,x\n1,2\n")
+    with pytest.raises(DataError, match=r"log\.csv has no column"):
+        read_hmd_log(log)
+    write_log(log, euler=False)
+    log.write_text(log.read_text().replace("nan", "torn"))
+    with pytest.raises(DataError, match=r"log\.csv is malformed"):
+        read_hmd_log(log)
+    header = log.read_text().splitlines()[0]
+    log.write_text(header + "\n")
+    with pytest.raises(DataError, match="no rows"):
+        read_hmd_log(log)
+    log.write_text(header + "\n" + "\n".join(f"{i * 8000},0,0,0,1,0,0,0,True,True" for i in range(50)) + "\n")
+    with pytest.raises(DataError, match="0 valid samples"):
+        read_hmd_log(log)
+    log.write_text(header + "\n" + "\n".join(f"{i * 70},0,0,0,1,0,0,1,True,True" for i in range(50)) + "\n")
+    with pytest.raises(DataError, match="time stamps"):
+        read_hmd_log(log)
+
+
+def test_a_fixation_list_outside_the_panorama_is_refused(tmp_path):
+    path = tmp_path / "fixations.csv"
+    row = ["0.1"] * 29
+    path.write_text(",".join(row) + "\n")
+    assert len(read_fixation_list(path).start_s) == 1
+    row[1] = "1.2"
+    path.write_text(",".join(row) + "\n")
+    with pytest.raises(DataError, match="outside the panorama"):
+        read_fixation_list(path)
