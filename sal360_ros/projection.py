@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from sal360_ros.errors import ParameterError
-from sal360_ros.sphere import Array, erp_directions, vector_to_pixel
+from sal360_ros.sphere import Array, erp_directions
 
 Maps = tuple[Array, Array]
 
@@ -41,8 +41,15 @@ def _beyond_pole(padded_row: Array) -> Array:
 
 def sampling_maps(directions: Array, height: int, width: int) -> Maps:
     """The cv2.remap maps (float32, of `directions.shape[:-1]`) that look up directions in a padded panorama."""
-    u, v = vector_to_pixel(directions, height, width)
-    return (u + 1).astype(np.float32), (v + 1).astype(np.float32)  # + 1: the border
+    return _maps_of_parts(np.ascontiguousarray(np.moveaxis(directions, -1, 0), dtype=np.float32), height, width)
+
+
+def _maps_of_parts(xyz: Array, height: int, width: int) -> Maps:
+    # the formulas of `sphere` in float32, which is what cv2 takes: much faster where maps change with every frame
+    x, y, z = xyz
+    u = (np.float32(math.pi) - np.arctan2(y, x)) * np.float32(width / (2 * math.pi))
+    v = (np.float32(math.pi / 2) - np.arctan2(z, np.hypot(x, y))) * np.float32(height / math.pi)
+    return u + np.float32(0.5), v + np.float32(0.5)  # − ½ to the pixel's centre, + 1 for the border
 
 
 def sample_erp(erp: Array, directions: Array) -> Array:
@@ -58,8 +65,15 @@ def remap_sphere(erp: Array, maps: Maps) -> Array:
 
 def rotation_maps(rotation: Array, height: int, width: int) -> Maps:
     """Maps that turn a panorama of this size by `rotation` (3, 3); see `rotate_erp`."""
-    # what lies in direction d after the turn lay in direction Rᵀ d before it; for row vectors that is d @ R
-    return sampling_maps(erp_directions(height, width) @ rotation, height, width)
+    parts = _erp_parts(height, width)
+    before = rotation.T.astype(np.float32) @ parts  # what lies at d after the turn lay at Rᵀ d before it
+    return _maps_of_parts(before.reshape(3, height, width), height, width)
+
+
+@lru_cache(maxsize=8)
+def _erp_parts(height: int, width: int) -> Array:
+    """The directions of all pixels as x, y and z apart, (3, height · width) float32."""
+    return np.moveaxis(erp_directions(height, width), -1, 0).reshape(3, -1).astype(np.float32)
 
 
 def rotate_erp(erp: Array, rotation: Array) -> Array:

@@ -160,10 +160,18 @@ def rotation_yaw_pitch_roll(yaw_rad: float = 0.0, pitch_rad: float = 0.0, roll_r
     return yaw @ pitch @ roll
 
 
-def random_rotation(generator: np.random.Generator) -> Array:
-    """A rotation drawn uniformly from SO(3), (3, 3) float64: a normalised Gaussian quaternion (Shoemake, 1992)."""
-    quaternion = generator.standard_normal(4)
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
+def rotation_from_quaternion(w: float, x: float, y: float, z: float) -> Array:
+    """The rotation (3, 3) float64 of a quaternion of any length but zero, as orientations come in ROS messages.
+
+    Raises:
+        ParameterError: the quaternion is zero or not finite: it says no orientation.
+    """
+    length = math.sqrt(w * w + x * x + y * y + z * z)
+    if not 0 < length < math.inf:
+        raise ParameterError(
+            f"the quaternion is ({w}, {x}, {y}, {z})", "one of finite length above 0", "fill in the orientation"
+        )
+    w, x, y, z = w / length, x / length, y / length, z / length
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -171,3 +179,8 @@ def random_rotation(generator: np.random.Generator) -> Array:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+def random_rotation(generator: np.random.Generator) -> Array:
+    """A rotation drawn uniformly from SO(3), (3, 3) float64: a normalised Gaussian quaternion (Shoemake, 1992)."""
+    return rotation_from_quaternion(*generator.standard_normal(4).tolist())

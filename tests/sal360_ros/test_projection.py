@@ -54,6 +54,16 @@ def test_lookup_agrees_with_the_slow_one_everywhere(height: int, width: int, see
     assert np.allclose(projection.sample_erp(erp, directions), expected, atol=2 * TABLE_ERROR_PX)
 
 
+@given(seeds)
+def test_maps_are_the_spheres_pixels_plus_the_border(seed: int) -> None:
+    directions = np.random.default_rng(seed).standard_normal((3, 4, 3))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    map_u, map_v = projection.sampling_maps(directions, 1920, 3840)
+    u, v = sphere.vector_to_pixel(directions, 1920, 3840)
+    assert np.allclose(map_v, v + 1, atol=2e-3)
+    assert np.allclose((map_u - u - 1 + 1920) % 3840, 1920, atol=2e-3)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(6, 12), (6, 12, 1), (6, 12, 3), (6, 12, 4), (5, 9, 3), (1, 2)])
 def test_dtype_channels_and_odd_widths_are_kept(dtype: type, shape: tuple[int, ...]) -> None:

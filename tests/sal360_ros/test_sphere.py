@@ -145,6 +145,23 @@ def test_random_rotations_are_rotations(seed: int) -> None:
     assert np.linalg.det(rotation) == pytest.approx(1)
 
 
+@given(st.floats(-3, 3), st.floats(0.1, 9))
+def test_quaternions_turn_about_their_axis_whatever_their_length(angle: float, length: float) -> None:
+    half = (length * math.cos(angle / 2), length * math.sin(angle / 2))
+    about_z = sphere.rotation_from_quaternion(half[0], 0, 0, half[1])
+    assert np.allclose(about_z, sphere.rotation_yaw_pitch_roll(yaw_rad=angle), atol=1e-12)
+    about_y = sphere.rotation_from_quaternion(half[0], 0, half[1], 0)
+    assert np.allclose(about_y, sphere.rotation_yaw_pitch_roll(pitch_rad=angle), atol=1e-12)
+    about_x = sphere.rotation_from_quaternion(half[0], half[1], 0, 0)
+    assert np.allclose(about_x, sphere.rotation_yaw_pitch_roll(roll_rad=angle), atol=1e-12)
+
+
+@pytest.mark.parametrize("w", [0.0, math.nan, math.inf])
+def test_an_empty_orientation_is_refused(w: float) -> None:
+    with pytest.raises(ParameterError, match="quaternion"):
+        sphere.rotation_from_quaternion(w, 0, 0, 0)
+
+
 def test_random_rotations_favour_no_direction() -> None:
     generator = np.random.default_rng(3)
     turned = np.array([sphere.random_rotation(generator)[:, 0] for _ in range(4000)])
