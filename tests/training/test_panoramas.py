@@ -1,0 +1,235 @@
+"""Folders and shards of panoramas: what is unusable is named and skipped, the rest comes back the same every time."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sal360_ros.errors import DataError
+from sal360_ros.sphere import Array
+from training.config import LoopConfig, PanoramaConfig, ViewConfig
+from training.data.loader import StepSampler, load
+from training.data.panoramas import PanoramaViews, describe, open_panoramas, read_panorama
+from training.data.shards import ShardedViews, Shards, WriteShardsConfig, open_shards, write_shards
+from training.data.views import ViewPair
+
+HEIGHT = 32
+
+
+def picture(seed: int, height: int = 40, width: int = 80) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """24 panoramas in three formats, some in folders below."""
+    root = tmp_path / "panoramas"
+    for i in range(24):
+        path = root / f"part{i % 2}" / f"{i:02d}{('.jpg', '.PNG', '.webp')[i % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(path)
+    (root / "notes.txt").write_text("not a picture")
+    return root
+
+
+def config(root: Path, **changes: Any) -> PanoramaConfig:
+    return PanoramaConfig(**{"root": str(root), "height": HEIGHT, **changes})
+
+
+def views() -> ViewPair:
+    return ViewPair(0, ViewConfig(height=HEIGHT))
+
+
+def test_pictures_of_all_formats_below_the_folder_are_found(folder: Path) -> None:
+    panoramas = open_panoramas(config(folder))
+    assert len(panoramas) == 24
+    assert not panoramas.unusable
+    assert all(panorama.shape == (HEIGHT, 2 * HEIGHT, 3) and panorama.dtype == np.uint8 for panorama in panoramas)
+
+
+def test_a_cache_holds_the_same_pixels_and_is_decoded_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = open_panoramas(config(folder))
+    cached = open_panoramas(config(folder, cache=str(tmp_path / "cache")))
+    monkeypatch.setattr("training.data.panoramas.read_panorama", None)  # nothing may be decoded again
+    again = open_panoramas(config(folder, cache=str(tmp_path / "cache")))
+    copied = pickle.loads(pickle.dumps(again))
+    monkeypatch.undo()
+    for i, panorama in enumerate(plain):
+        for other in (cached, again, copied):
+            np.testing.assert_array_equal(panorama, other[i])
+    assert len(pickle.dumps(cached)) < 10_000  # a loader process maps the file anew
+
+
+def test_a_changed_folder_gets_another_cache(folder: Path, tmp_path: Path) -> None:
+    open_panoramas(config(folder, cache=str(tmp_path / "cache")))
+    picture(99).save(folder / "new.png")
+    assert len(open_panoramas(config(folder, cache=str(tmp_path / "cache")))) == 25
+
+
+def test_a_cache_that_was_not_finished_is_made_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("training.data.panoramas.write_text", lambda *_: (_ for _ in ()).throw(OSError("died")))
+        with pytest.raises(OSError, match="died"):
+            open_panoramas(config(folder, cache=str(tmp_path / "cache")))
+    assert len(open_panoramas(config(folder, cache=str(tmp_path / "cache")))) == 24
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def test_unusable_files_are_named_with_their_reason_counted_and_skipped(folder: Path) -> None:
+    truncate(folder / "part0" / "00.jpg")
+    picture(0, height=60).save(folder / "part1" / "01.PNG")
+    panoramas = open_panoramas(config(folder))
+    assert len(panoramas) == 22
+    text = describe(panoramas)
+    assert "22 panoramas, 2 unusable files skipped" in text
+    assert "00.jpg: cannot be decoded" in text
+    assert "01.PNG: the frame is 80 x 60" in text
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_truncated_file_is_unusable_in_every_format(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    picture(1, 320, 640).save(path)
+    truncate(path)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_panorama(path, HEIGHT)
+
+
+def none_at_all(root: Path) -> None:
+    for path in root.rglob("*.*"):
+        path.unlink()
+
+
+def gone(root: Path) -> None:
+    root.rename(root.with_name("elsewhere"))
+
+
+def one_left(root: Path) -> None:
+    for path in sorted(root.glob("part*/*"))[1:]:
+        path.unlink()
+
+
+def three_broken(root: Path) -> None:
+    for path in sorted(root.rglob("*.webp"))[:3]:
+        path.write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (none_at_all, "has 0 usable panoramas and 0 unusable files; expected at least 2"),
+        (gone, "is no folder"),
+        (one_left, "has 1 usable panoramas"),
+        (three_broken, r"3 of 24 files in .* are unusable \(first: .*\); expected at most 10%"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_stops_with_one_line(
+    folder: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        open_panoramas(config(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_while_training_is_named(folder: Path, workers: int) -> None:
+    panoramas = open_panoramas(config(folder))
+    Path(panoramas.paths[3]).unlink()
+    sampler = StepSampler(24, batch_size=24, seed=0, start=0, stop=1)
+    with pytest.raises(DataError, match="the file is missing") as caught:
+        list(load(PanoramaViews(panoramas, views()), sampler, workers))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def shards(folder: Path, tmp_path: Path) -> Shards:
+    """The 24 panoramas in 6 shards of 4."""
+    return write_shards(WriteShardsConfig(config(folder), str(tmp_path / "shards"), per_shard=4))
+
+
+def sharded(shards: Shards, *, start: int = 0, stop: int = 12, rank: int = 0, world: int = 1, **loop: Any) -> list[Any]:
+    settings = LoopConfig(**{"run": "run", "steps": 1, "batch_size": 4, "workers": 0, **loop})
+    data = ShardedViews(shards, views(), HEIGHT, settings, start=start, stop=stop, rank=rank, world=world)
+    return list(data.batches())
+
+
+def numbers(batches: list[Any]) -> list[list[int]]:
+    return [batch[2].tolist() for batch in batches]
+
+
+def test_shards_hold_every_panorama_once_and_give_the_views_of_the_folder(folder: Path, shards: Shards) -> None:
+    panoramas = open_panoramas(config(folder))
+    found = open_shards(shards.root)
+    assert found == shards
+    order = np.random.default_rng(0).permutation(24)
+    first_epoch = sharded(shards, stop=6)
+    assert sorted(itertools.chain(*numbers(first_epoch))) == list(range(24))
+    view, turned, index = (part[0] for part in first_epoch[0])
+    expected: tuple[Array, ...] = views()(panoramas[int(order[index])], 0, int(index))
+    np.testing.assert_array_equal(view, expected[0])
+    np.testing.assert_array_equal(turned, expected[1])
+
+
+@pytest.mark.parametrize("options", [{"workers": 2}, {"workers": 2, "accumulate": 2}, {"workers": 0}])
+def test_a_resumed_stream_of_shards_goes_on_where_it_stopped(shards: Shards, options: dict[str, int]) -> None:
+    parts = options.get("accumulate", 1)
+    whole = sharded(shards, stop=15, **options)
+    for start in (1, 7, 8):
+        assert numbers(sharded(shards, start=start, stop=15, **options)) == numbers(whole)[start * parts :]
+
+
+def test_processes_share_an_epoch_of_shards_without_repetition(shards: Shards) -> None:
+    one, other = (numbers(sharded(shards, rank=rank, world=2, stop=6)) for rank in range(2))
+    assert len(one) == len(other) == 6
+    assert sorted(itertools.chain(*one, *other)) == list(range(24))  # 2 x 6 batches of 2: one epoch
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_shard_is_named(shards: Shards, workers: int) -> None:
+    shard = Path(shards.root) / "000002.tar"
+    shard.write_bytes(shard.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"000002.tar (cannot be read|holds)") as caught:
+        sharded(shards, workers=workers)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_shard_is_named(shards: Shards) -> None:
+    (Path(shards.root) / "000002.tar").unlink()
+    with pytest.raises(DataError, match=r"000002.tar cannot be read \(No such file"):
+        sharded(shards)
+
+
+def test_too_few_shards_for_the_readers_are_refused(shards: Shards) -> None:
+    with pytest.raises(DataError, match="6 shards of 4 panoramas cannot feed 8 readers"):
+        sharded(shards, world=4, workers=2)
+
+
+def test_shards_are_not_overwritten(folder: Path, shards: Shards) -> None:
+    with pytest.raises(DataError, match="exists"):
+        write_shards(WriteShardsConfig(config(folder), shards.root))
+
+
+def test_a_broken_index_is_named(shards: Shards) -> None:
+    (Path(shards.root) / "shards.json").write_text("{}")
+    with pytest.raises(DataError, match=r"shards.json cannot be read"):
+        open_shards(shards.root)
+
+
+def test_the_first_panoramas_of_shards_can_be_looked_at(shards: Shards) -> None:
+    assert [panorama.shape for panorama in shards.first(6, HEIGHT)] == [(HEIGHT, 2 * HEIGHT, 3)] * 6

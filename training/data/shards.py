@@ -1,0 +1,243 @@
+"""Panoramas in tar shards, for more than a disk or a file system bears; the same views as from a folder.
+
+    python -m training.data.shards --data.root PANORAMAS --out SHARDS
+
+writes SHARDS/000000.tar … and, last, SHARDS/shards.json. `--data.root SHARDS` (a folder, or an address that webdataset
+opens, such as https://host/path) then trains on them. A loader process holds one shard in memory at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from sal360_ros.errors import DataError, one_line_errors
+from sal360_ros.files import write_text, written_beside
+from sal360_ros.sphere import Array
+from training.config import LoopConfig, PanoramaConfig, read_config
+from training.config.ranges import require_at_least
+from training.data.loader import Failure, collate_or_fail, loader_options, raise_failures
+from training.data.panoramas import describe, open_panoramas, read_panorama
+from training.data.views import ViewPair
+
+INDEX = "shards.json"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The tar files under a root, and how many panoramas each holds."""
+
+    root: str
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Panoramas in all shards."""
+        return sum(self.counts)
+
+    def read(self, shard: int) -> list[tuple[int, str, bytes]]:
+        """Number among all panoramas, name and encoded bytes of everything in one shard.
+
+        Raises:
+            DataError: it is missing or broken, or holds another number of panoramas than the index says.
+        """
+        from webdataset import gopen  # starts slowly
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
+        url = f"{self.root}/{self.names[shard]}"
+        try:
+            with gopen(url) as stream:
+                files = tar_file_expander([{"url": url, "stream": stream}])
+                samples = [_picture(sample, url) for sample in group_by_keys(files)]
+        except (OSError, ValueError, tarfile.TarError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.args[0]
+            raise DataError(f"{url} cannot be read ({reason})", "a whole shard", "copy it again") from None
+        if len(samples) != self.counts[shard]:
+            expected = f"the {self.counts[shard]} that {INDEX} says"
+            raise DataError(f"{url} holds {len(samples)} panoramas", expected, "copy it again")
+        return samples
+
+    def first(self, count: int, height: int) -> list[Array]:
+        """The first `count` panoramas, (height, 2 * height, 3) uint8 RGB each."""
+        found: list[Array] = []
+        for shard in range(len(self.names)):
+            for _, name, data in self.read(shard)[: count - len(found)]:
+                found.append(read_panorama(name, height, data))
+        return found
+
+
+def open_shards(root: str) -> Shards | None:
+    """The shards under a root, or None where it has none.
+
+    Raises:
+        DataError: the index cannot be read.
+    """
+    remote = "://" in root
+    if not remote and not (Path(root) / INDEX).is_file():
+        return None
+    from webdataset import gopen  # starts slowly
+
+    try:
+        with gopen(f"{root}/{INDEX}") as file:
+            entries = json.loads(file.read())["shards"]
+        return Shards(root, tuple(each["name"] for each in entries), tuple(each["count"] for each in entries))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{root}/{INDEX} cannot be read ({reason})", "an index of shards", "write them again") from None
+
+
+class ShardedViews(IterableDataset[Any]):
+    """Batches of view pairs and indices for the steps start … stop − 1, the same after every restart.
+
+    In each epoch the shards are dealt anew to the readers (the loader processes of all training processes), the same
+    number to each, and each reader cuts the same number of batches from its own. So all stay in step, no panorama comes
+    twice in an epoch, and what is left over differs from epoch to epoch.
+
+    Args:
+        shards: where the panoramas are.
+        views: makes the pair.
+        height: rows at which panoramas are read, pixels.
+        loop: batch size, parts, workers and seed.
+        rank, world: number of this process and number of processes.
+        start, stop: steps.
+
+    Raises:
+        DataError: there are too few shards for the readers, or too few panoramas in them for a batch.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        views: ViewPair,
+        height: int,
+        loop: LoopConfig,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        stop: int = 0,
+    ) -> None:
+        self.shards, self.views, self.height, self.seed, self.rank = shards, views, height, loop.seed, rank
+        self.workers = loop.workers
+        self.lanes = max(1, loop.workers)  # readers of this process
+        self.size = loop.batch_size // (world * loop.accumulate)
+        self.shards_each = len(shards.names) // (self.lanes * world)
+        batches_each = self.shards_each * min(shards.counts) // self.size // loop.accumulate * loop.accumulate
+        if batches_each < 1 or loop.batch_size % (world * loop.accumulate):
+            raise DataError(
+                f"{len(shards.names)} shards of {min(shards.counts)} panoramas cannot feed {self.lanes * world} readers"
+                f" with batches of {loop.batch_size}",
+                "a batch for each reader from its share of the shards",
+                "set --loop.workers or --loop.batch_size, or write more or larger shards",
+            )
+        self.batches_per_epoch = batches_each * self.lanes
+        self.steps_per_epoch = self.batches_per_epoch // loop.accumulate
+        self.start, self.stop = start * loop.accumulate, stop * loop.accumulate  # counted in batches
+
+    def __iter__(self) -> Iterator[Any]:
+        info = get_worker_info()
+        position = self.start + (info.id if info else 0)
+        lane = position % self.lanes
+        while position < self.stop:
+            epoch, place = divmod(position, self.batches_per_epoch)
+            samples = self._samples(epoch, self.rank * self.lanes + lane, skip=place // self.lanes * self.size)
+            end = min(self.stop, (epoch + 1) * self.batches_per_epoch)
+            while position < end:
+                yield collate_or_fail([next(samples) for _ in range(self.size)])
+                position += self.lanes
+
+    def _samples(self, epoch: int, reader: int, skip: int) -> Iterator[Any]:
+        """Views and index of what `reader` has in `epoch`, without the first `skip`; a `Failure` ends the run."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards.names))
+        for shard in order[reader * self.shards_each : (reader + 1) * self.shards_each]:
+            if skip >= self.shards.counts[shard]:
+                skip -= self.shards.counts[shard]
+                continue
+            within = np.random.default_rng((self.seed, epoch, int(shard))).permutation(self.shards.counts[shard])
+            try:
+                samples = self.shards.read(int(shard))
+                for i in within[skip:]:
+                    index, name, data = samples[i]
+                    view, turned = self.views(read_panorama(name, self.height, data), epoch, index)[:2]
+                    yield view, turned, index
+            except DataError as error:
+                while True:
+                    yield Failure.of(error)
+            skip = 0
+
+    def batches(self) -> Iterator[Any]:
+        """The batches, loaded ahead by the loop's workers.
+
+        Raises:
+            DataError: a shard is missing or broken.
+        """
+        return raise_failures(DataLoader(self, batch_size=None, **loader_options(self.workers)))
+
+
+@dataclass(frozen=True)
+class WriteShardsConfig:
+    """Settings of `python -m training.data.shards`."""
+
+    data: PanoramaConfig
+    """The panoramas to pack."""
+    out: str
+    """Folder for the shards."""
+    per_shard: int = 64
+    """Panoramas in each shard, about; a loader process holds one shard in memory."""
+
+    def __post_init__(self) -> None:
+        require_at_least("per_shard", self.per_shard, 1)
+
+
+def write_shards(config: WriteShardsConfig) -> Shards:
+    """Pack the usable panoramas of a folder, as they are, in random order, into shards of nearly the same size.
+
+    Raises:
+        DataError: the folder is unusable (see `open_panoramas`), or `out` has shards already.
+        OSError: a shard cannot be written.
+    """
+    from webdataset import TarWriter  # starts slowly
+
+    out = Path(config.out)
+    if (out / INDEX).exists():
+        raise DataError(f"{out / INDEX} exists", "a folder without shards", "choose another --out")
+    panoramas = open_panoramas(config.data)
+    print(describe(panoramas))
+    order = np.random.default_rng(0).permutation(len(panoramas))
+    parts = np.array_split(order, -(-len(panoramas) // config.per_shard))
+    names = tuple(f"{number:06d}.tar" for number in range(len(parts)))
+    index = 0
+    for name, part in zip(tqdm(names, unit="shard"), parts, strict=True):
+        with written_beside(out / name) as temporary, open(temporary, "wb") as file, TarWriter(file, mtime=0) as tar:
+            for i in part:
+                path = Path(panoramas.paths[i])
+                tar.write({"__key__": f"{index:09d}", path.suffix[1:].lower(): path.read_bytes()})
+                index += 1
+    shards = Shards(str(out), names, tuple(len(part) for part in parts))
+    entries = [{"name": name, "count": count} for name, count in zip(names, shards.counts, strict=True)]
+    write_text(out / INDEX, json.dumps({"shards": entries}, indent=1))
+    return shards
+
+
+def _picture(sample: dict[str, Any], url: str) -> tuple[int, str, bytes]:
+    suffix = next(name for name in sample if not name.startswith("_"))
+    return int(sample["__key__"]), f"{url}:{sample['__key__']}.{suffix}", sample[suffix]
+
+
+def main() -> None:
+    """Pack a folder of panoramas into tar shards."""
+    shards = write_shards(read_config(WriteShardsConfig, "Pack a folder of panoramas into tar shards."))
+    print(f"{len(shards)} panoramas in {len(shards.names)} shards in {shards.root}")
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
