@@ -1,0 +1,39 @@
+"""Settings of how photographs are placed on the sphere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.config.ranges import require, require_at_least, require_between
+
+
+@dataclass(frozen=True)
+class PlacementConfig:
+    """Viewports of photographs on real panoramas."""
+
+    fov_deg: tuple[float, float] = (50.0, 110.0)
+    """Smallest and largest horizontal field of view of a photograph, degrees."""
+    elevation_deg: float = 25.0
+    """Largest elevation, up or down, of a photograph's middle near the equator, degrees."""
+    equator_share: float = 0.7
+    """Share of the attempts near the equator; the others are uniform on the sphere."""
+    roll_deg: float = 8.0
+    """Largest tilt of a photograph, degrees."""
+    slots: int = 8
+    """Most photographs on one panorama."""
+    mean_photographs: float = 5.0
+    """Photographs that a panorama holds on average: sets the length of an epoch."""
+    attempts: int = 120
+    """Places tried for a panorama's photographs."""
+    exposure: float = 0.2
+    """Strength of random gain and offset of a photograph's colours, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        low, high = self.fov_deg
+        require("placement.fov_deg", self.fov_deg, 10 <= low <= high <= 150, "10 <= smallest <= largest <= 150")
+        require_between("placement.elevation_deg", self.elevation_deg, 0, 90)
+        require_between("placement.equator_share", self.equator_share, 0, 1)
+        require_between("placement.roll_deg", self.roll_deg, 0, 180)
+        require_between("placement.exposure", self.exposure, 0, 1)
+        for name in ("slots", "attempts", "mean_photographs"):
+            require_at_least(f"placement.{name}", getattr(self, name), 1)

@@ -1,0 +1,123 @@
+"""OSIE: 600 photographs of 800 x 600 pixels and where 15 people looked in them (Xu et al., J. Vision 14(1), 2014).
+
+On disk: `stimuli/*.jpg` and `fixations.npz` with one row a fixation: image (index into names), subject, x, y (pixels of
+the photograph), duration_ms; and names.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sal360_ros.errors import DataError
+from sal360_ros.sphere import Array
+
+HEIGHT_PX, WIDTH_PX = 600, 800
+SIGMA_PX = 24.0
+"""Blur of a fixation in the ground truth: one degree of visual angle in the recording."""
+_COLUMNS = ("image", "subject", "x", "y", "duration_ms", "names")
+
+
+@dataclass(frozen=True, eq=False)
+class Photograph:
+    """One photograph and the fixations on it."""
+
+    name: str
+    path: Path
+    x: Array
+    """(n,) float32, pixels, 0 at the left edge of the photograph."""
+    y: Array
+    """(n,) float32, pixels, 0 at its upper edge."""
+    subject: Array
+    """(n,) int: who looked."""
+
+    def read(self, width: int = WIDTH_PX) -> Array:
+        """The picture, RGB uint8, reduced by area to `width` columns: (width · 3/4, width, 3).
+
+        Raises:
+            DataError: the file is missing, broken or not 800 x 600.
+        """
+        picture = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
+        if picture is None or picture.shape != (HEIGHT_PX, WIDTH_PX, 3):
+            found = "cannot be read" if picture is None else f"is {picture.shape[1]} x {picture.shape[0]}"
+            raise DataError(f"{self.path} {found}", "a photograph of 800 x 600", "copy the data set again")
+        if width != WIDTH_PX:
+            picture = cv2.resize(picture, (width, width * HEIGHT_PX // WIDTH_PX), interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(picture[:, :, ::-1])
+
+    def density(self, width: int = WIDTH_PX, sigma_px: float = SIGMA_PX, subjects: Array | None = None) -> Array:
+        """The fixations blurred by a Gaussian, (width · 3/4, width) float32, mean 1.
+
+        Args:
+            width: columns of the map.
+            sigma_px: deviation of the Gaussian in pixels of the 800 x 600 photograph.
+            subjects: whose fixations count; everybody's when None.
+        """
+        height = width * HEIGHT_PX // WIDTH_PX
+        sigma = sigma_px * width / WIDTH_PX
+        chosen = slice(None) if subjects is None else np.isin(self.subject, subjects)
+        # exact and separable: the sum over fixations of g(row − y) · g(column − x) is one matrix product
+        columns = _bumps(self.x[chosen] * width / WIDTH_PX - 0.5, width, sigma)  # (n, width)
+        rows = _bumps(self.y[chosen] * height / HEIGHT_PX - 0.5, height, sigma)  # (n, height)
+        density = rows.T @ columns + 1e-12
+        return (density / density.mean()).astype(np.float32)
+
+
+def _bumps(centres: Array, size: int, sigma: float) -> Array:
+    """One Gaussian a row: (len(centres), size)."""
+    bumps: Array = np.exp(-0.5 * ((np.arange(size) - np.asarray(centres)[:, None]) / sigma) ** 2)
+    return bumps
+
+
+def read_osie(root: str | Path) -> list[Photograph]:
+    """All photographs of a copy of OSIE, in the order of its index.
+
+    Raises:
+        DataError: the index is missing or malformed, a photograph is missing, or a fixation lies outside the picture.
+    """
+    root = Path(root)
+    index = root / "fixations.npz"
+    remedy = "copy the data set again"
+    if not index.is_file():
+        raise DataError(f"there is no {index}", "OSIE's index of fixations", "check the data set's folder")
+    try:
+        with np.load(index, allow_pickle=False) as archive:
+            table = {name: archive[name] for name in _COLUMNS}
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{index} cannot be read ({error})", "the columns " + ", ".join(_COLUMNS), remedy) from None
+    _check(table, index)
+    photographs = []
+    for i, name in enumerate(table["names"]):
+        path = root / "stimuli" / str(name)
+        if not path.is_file():
+            raise DataError(f"there is no {path}", f"every photograph that {index.name} names", remedy)
+        mine = table["image"] == i
+        photographs.append(Photograph(str(name), path, table["x"][mine], table["y"][mine], table["subject"][mine]))
+    return photographs
+
+
+def _check(table: dict[str, Array], index: Path) -> None:
+    remedy = "copy the data set again"
+    lengths = {len(table[name]) for name in _COLUMNS if name != "names"}
+    if len(lengths) != 1:
+        raise DataError(f"{index} has columns of {sorted(lengths)} rows", "columns of one length", remedy)
+    inside = (table["x"] >= 0) & (table["x"] <= WIDTH_PX) & (table["y"] >= 0) & (table["y"] <= HEIGHT_PX)
+    if not inside.all():  # NaN is never inside
+        row = int(np.flatnonzero(~inside)[0])
+        where = f"({table['x'][row]:g}, {table['y'][row]:g})"
+        raise DataError(f"row {row} of {index} is a fixation at {where}", "one inside 800 x 600", remedy)
+    if len(table["image"]) and not 0 <= table["image"].min() <= table["image"].max() < len(table["names"]):
+        raise DataError(f"{index} has fixations on images without a name", "image < len(names)", remedy)
+
+
+def split_folds(photographs: list[Photograph], folds: int, seed: int) -> list[Array]:
+    """Indices of each fold: a partition by photograph, so that no picture is on both sides of a split.
+
+    The order is drawn once from `seed` over the sorted names; it does not depend on the order on the disk.
+    """
+    order = np.argsort([each.name for each in photographs], kind="stable")
+    return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(order), folds)]

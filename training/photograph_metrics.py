@@ -1,0 +1,89 @@
+"""How well a panorama's map predicts gaze on the photographs that lie on the panorama, measured in their own planes.
+
+Photographs are placed on panoramas at the equator, `PER_PANORAMA` at equal distances. The map is looked up at the
+photograph's pixels and turned from gaze per solid angle into gaze per area of the plane (divided by 1 / cos³ θ).
+Ground truth is the density of σ = 24 px; NSS takes the unblurred fixations. 200 x 150 pixels a photograph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sal360_ros.metrics import cc, kld, nss
+from sal360_ros.projection import Viewport
+from sal360_ros.sphere import Array
+from training.data.osie import HEIGHT_PX, WIDTH_PX, Photograph
+from training.data.placement import draw_picture, plane_per_solid_angle, viewport_at
+
+HEIGHT, WIDTH = 150, 200
+PER_PANORAMA = 3
+FIGURES = ("nss", "cc", "kld")
+
+
+def measure_photographs(
+    predict: Callable[[Array], Array],
+    photographs: Sequence[Photograph],
+    backgrounds: Sequence[Array],
+    *,
+    fov_deg: float = 100.0,
+) -> Array:
+    """NSS, CC and KLD of each photograph, (n, 3) float64.
+
+    Args:
+        predict: panoramas (B, H, W, 3) uint8 RGB → densities (B, h, w) float32; gets one panorama at a time.
+        photographs: at least one.
+        backgrounds: panoramas (H, W, 3) uint8 on which the photographs are placed in turn.
+        fov_deg: horizontal field of view of a photograph, at most 120.
+    """
+    figures = []
+    for first in range(0, len(photographs), PER_PANORAMA):
+        group = photographs[first : first + PER_PANORAMA]
+        panorama = backgrounds[(first // PER_PANORAMA) % len(backgrounds)].copy()
+        viewports = []
+        for i, photograph in enumerate(group):
+            azimuth = 2 * math.pi * i / PER_PANORAMA - 2 * math.pi / 3
+            viewport = viewport_at(azimuth, 0.0, 0.0, math.radians(fov_deg), HEIGHT, WIDTH)
+            draw_picture(panorama, photograph.read(), viewport)
+            viewports.append(viewport)
+        density = predict(panorama[None])[0]
+        for photograph, viewport in zip(group, viewports, strict=True):
+            figures.append(measure_in_plane(photograph_map(density, viewport), photograph))
+    return np.array(figures)
+
+
+def photograph_map(density: Array, viewport: Viewport) -> Array:
+    """A density on the sphere (h, w) as gaze per area of the viewport's plane, (viewport's height, width) float32."""
+    on_sphere = viewport.cut_from(np.ascontiguousarray(density, np.float32))
+    return on_sphere / plane_per_solid_angle(viewport.directions, viewport).astype(np.float32)
+
+
+def measure_in_plane(saliency_map: Array, photograph: Photograph) -> tuple[float, float, float]:
+    """NSS, CC and KLD of a planar map (HEIGHT, WIDTH) against one photograph's gaze."""
+    truth = photograph.density(WIDTH)
+    fixation_map = np.zeros((HEIGHT, WIDTH), np.int64)
+    row = np.clip((photograph.y * (HEIGHT / HEIGHT_PX)).astype(int), 0, HEIGHT - 1)
+    column = np.clip((photograph.x * (WIDTH / WIDTH_PX)).astype(int), 0, WIDTH - 1)
+    np.add.at(fixation_map, (row, column), 1)
+    return (
+        nss(saliency_map, fixation_map, weights=None),
+        cc(saliency_map, truth, weights=None),
+        kld(saliency_map, truth, weights=None),
+    )
+
+
+def centre_prior(photographs: Sequence[Photograph]) -> Array:
+    """Mean density of gaze over photographs, (HEIGHT, WIDTH) float32: what one knows without looking."""
+    mean: Array = np.mean([photograph.density(WIDTH) for photograph in photographs], axis=0)
+    return mean
+
+
+def mean_with_interval(figures: Array, *, draws: int = 10_000, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Mean over photographs (n, k) → (k,), and the ends of its 95 % bootstrap interval, (k,) each."""
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(len(figures), size=(draws, len(figures)))
+    means = figures[chosen].mean(axis=1)  # (draws, k)
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return figures.mean(axis=0), low, high

@@ -1,0 +1,56 @@
+"""Losses of a predicted log-density against gaze, each over the part of the sphere where gaze is known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.config.saliency_loss import SaliencyLossConfig
+from training.models.prior import row_weights
+
+_MASKED = -1e4  # exp of it is 0, and it stays finite in bf16
+
+
+def saliency_losses(content: Tensor, densities: Tensor, masks: Tensor, config: SaliencyLossConfig) -> dict[str, Tensor]:
+    """Mean losses over the known parts of a batch, and "loss", their weighted sum.
+
+    Args:
+        content: (B, h, w), log-density up to a constant.
+        densities: (B, K, h, w), gaze per solid angle in each of K parts of each panorama, any scale.
+        masks: (B, K, h, w) bool, where each part lies; a part without a pixel or without gaze is left out.
+        config: which losses count, and how much.
+
+    Returns:
+        Scalars: kld (nats, Kullback-Leibler divergence of the prediction from the gaze, over the part), cc (linear
+        correlation of the two densities), nss (expected normalised scanpath saliency at the gaze), loss.
+    """
+    masks = masks.flatten(2)  # (B, K, h·w)
+    weights = row_weights(content.shape[1]) if config.solid_angle else torch.ones(content.shape[1], 1)
+    weights = weights.to(content.device).expand(content.shape[1:]).flatten() * masks  # (B, K, h·w)
+    gaze = densities.flatten(2) * weights
+    total = gaze.sum(-1, keepdim=True)
+    used = (total > 0).squeeze(-1)  # (B, K)
+    target = gaze / total.clamp_min(1e-12)
+
+    log_mass = content.float().flatten(1)[:, None] + torch.log(weights.clamp_min(1e-12))
+    log_predicted = log_mass.masked_fill(~masks, _MASKED).log_softmax(-1)
+    kld = (target * (torch.log(target.clamp_min(1e-12)) - log_predicted)).sum(-1)  # (B, K)
+
+    area = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
+    first, second = (_deviation(mass, area) for mass in (log_predicted.exp(), target))
+    spread = (area * first**2).sum(-1).clamp_min(1e-12).sqrt()
+    covariance = (area * first * second).sum(-1)
+    nss = covariance / spread
+    cc = nss / (area * second**2).sum(-1).clamp_min(1e-12).sqrt()
+
+    losses = {"kld": _mean(kld, used), "cc": _mean(cc, used), "nss": _mean(nss, used)}
+    return losses | {"loss": config.kld * losses["kld"] - config.cc * losses["cc"] - config.nss * losses["nss"]}
+
+
+def _deviation(mass: Tensor, area: Tensor) -> Tensor:
+    """Density relative to the part's mean, minus that mean; zero outside the part."""
+    return torch.where(area > 0, mass / area.clamp_min(1e-12) - 1, 0.0)
+
+
+def _mean(values: Tensor, used: Tensor) -> Tensor:
+    return (values * used).sum() / used.sum().clamp_min(1)
