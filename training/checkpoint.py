@@ -144,13 +144,7 @@ def load_weights(path: str | Path, model: nn.Module, *, kind: str, part: str | N
     weights = _find_weights(path)
     if header.kind != kind:
         raise CheckpointError(f"{weights} holds a {header.kind} model", f"a {kind} model", "give another checkpoint")
-    try:
-        tensors = load_file(weights)
-    except SafetensorError as error:
-        raise _broken(weights, error) from None
-    if part is not None:
-        prefix = part + "."
-        tensors = {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+    tensors = read_tensors(path, part=part)
     if difference := _difference(tensors, model.state_dict()):
         raise CheckpointError(
             f"{weights} is of another model (encoder {header.config.get('encoder', 'unnamed')}: {difference})",
@@ -159,6 +153,23 @@ def load_weights(path: str | Path, model: nn.Module, *, kind: str, part: str | N
         )
     model.load_state_dict(tensors)
     return header
+
+
+def read_tensors(path: str | Path, *, part: str | None = None) -> dict[str, Tensor]:
+    """The weights of a checkpoint by name, without a model, or those of the submodule `part`, named as inside it.
+
+    Raises:
+        CheckpointError: it is missing or broken.
+    """
+    weights = _find_weights(path)
+    try:
+        tensors = load_file(weights)
+    except SafetensorError as error:
+        raise _broken(weights, error) from None
+    if part is None:
+        return tensors
+    prefix = part + "."
+    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
