@@ -1,0 +1,383 @@
+"""Gaze data sets written small in their exact formats, read whole, and refused by name when broken."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from sal360_ros.errors import DataError, ParameterError
+from sal360_ros.sphere import angular_distance, nearest_pixel, solid_angles, vector_to_angles
+from training.data import salient360, sitzmann, vr_eyetracking
+from training.data.binary_maps import read_density
+from training.data.check import main as check_main
+from training.data.salient360 import Salient360
+from training.data.scanpath import directions_of_positions
+from training.data.sitzmann import Sitzmann, read_runs
+from training.data.splits import read_first_column, salient360_split
+from training.data.vr_eyetracking import VrEyeTracking
+
+HEADER = "Idx, longitude, latitude, start timestamp\n"
+
+
+def write_picture(path, height=32, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.zeros((height, 2 * height, 3), np.uint8)
+    picture[: height // 4] = value
+    assert cv2.imwrite(str(path), picture)
+
+
+def write_map(path, peak=(512, 1024)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.full((1024, 2048), 0.5, "<f4")
+    values[peak] = 1000
+    values.tofile(path)
+
+
+@pytest.fixture
+def salient360_root(tmp_path):
+    """P1, P75 and P98; each map has its peak where its picture's number says."""
+    root = tmp_path / "salient360"
+    for number in (98, 1, 75):
+        write_picture(root / f"Stimuli/P{number}_64x32.jpg", value=number)
+        for movement in ("HE", "H"):
+            write_map(root / f"{movement}/SalMaps/{movement}salmap_{number}_2048x1024_32b.bin", peak=(number, 7))
+        for eye in "LR":
+            path = root / f"HE/Scanpaths/{eye}/HEscanpath_{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            x = 0.25 if eye == "L" else 0.75
+            path.write_text(f"{HEADER}0,0.5,0.5,0\n1,{x},0.0,300\n0,1.0,{number / 100},12.5\n")
+    return root
+
+
+def test_salient360_pairs_by_number_and_splits_by_name(salient360_root):
+    data = Salient360(salient360_root, "validation", panorama_height=32)
+    assert data.names == ("P75", "P98")
+    assert Salient360(salient360_root, "train").names == ("P1",)
+    assert Salient360(salient360_root, "all").names == ("P1", "P75", "P98")
+    for record, number in zip(data, (75, 98), strict=False):
+        assert np.unravel_index(np.argmax(record.density), record.density.shape) == (number, 7)
+        assert abs(int(record.panorama()[2, 2, 0]) - number) < 4  # JPEG
+        assert vector_to_angles(record.fixations[2])[1] == pytest.approx(np.pi / 2 - np.pi * number / 100)
+
+
+def test_salient360_records_are_directions_observers_and_seconds(salient360_root):
+    record = Salient360(salient360_root, "train", panorama_height=32)[0]
+    assert record.observer.tolist() == [0, 0, 1]
+    assert record.time_s == pytest.approx([0, 0.3, 0.0125])
+    expected = [[1, 0, 0], [0, 0, 1], directions_of_positions(1.0, 0.01)]
+    np.testing.assert_allclose(record.fixations, expected, atol=1e-12)
+    column, row = nearest_pixel(record.fixations[2], 1024, 2048)
+    assert (column, row) == (0, 10)  # the right edge is the left one
+    assert (record.density * solid_angles(1024, 2048)).sum() == pytest.approx(4 * np.pi, rel=1e-5)
+    assert record.panorama().shape == (32, 64, 3)
+    left = Salient360(salient360_root, "train", eye="L")[0]
+    assert angular_distance(left.fixations[0], record.fixations[0]) == 0
+
+
+def test_salient360_names_what_is_missing(salient360_root):
+    (salient360_root / "HE/SalMaps/HEsalmap_98_2048x1024_32b.bin").unlink()
+    with pytest.raises(DataError, match="1 HE saliency maps: 98"):
+        Salient360(salient360_root, "validation")
+    assert len(Salient360(salient360_root, "train")) == 1
+    with pytest.raises(DataError, match="H scanpaths"):
+        Salient360(salient360_root, "train", movement="H")
+    with pytest.raises(ParameterError, match="train, validation, all"):
+        Salient360(salient360_root, "test")
+    with pytest.raises(DataError, match="no folder"):
+        Salient360(salient360_root / "absent", "train")
+    copy = salient360_root / "again" / "P1_64x32.jpg"
+    write_picture(copy)
+    with pytest.raises(DataError, match="are both 1"):
+        Salient360(salient360_root, "train")
+
+
+def test_maps_that_are_short_long_or_no_maps_name_themselves(salient360_root):
+    path = salient360_root / "HE/SalMaps/HEsalmap_1_2048x1024_32b.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    with pytest.raises(DataError, match=r"HEsalmap_1_2048x1024_32b\.bin is cut short"):
+        Salient360(salient360_root, "train")[0]
+    path.write_bytes(whole + b"0000")
+    with pytest.raises(DataError, match="8388612 bytes"):
+        read_density(path)
+    for bad in (np.nan, -1.0):
+        values = np.frombuffer(whole, "<f4").copy()
+        values[5] = bad
+        values.tofile(path)
+        with pytest.raises(DataError, match="negative or not finite"):
+            read_density(path)
+    np.zeros(1024 * 2048, "<f4").tofile(path)
+    with pytest.raises(DataError, match="zero everywhere"):
+        read_density(path)
+    with pytest.raises(DataError, match="no size in its name"):
+        read_density(path.with_name("map.bin"))
+
+
+def test_a_frame_of_a_video_map_is_read_alone(tmp_path):
+    path = tmp_path / "clip_8x4x3_64b.bin"
+    values = np.arange(3 * 4 * 8, dtype="<f8")
+    values.tofile(path)
+    density = read_density(path, frame=2)
+    assert density.shape == (4, 8)
+    assert density[3, 7] / density[0, 0] == pytest.approx(95 / 64)
+    with pytest.raises(DataError, match="frame 3"):
+        read_density(path, frame=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (f"{HEADER}0,0.5,1.5,0\n", "line 2 of .*HEscanpath_1.txt is outside"),
+        (f"{HEADER}0,0.5,0.5,0\n1,nan,0.5,0\n", "line 3 of .* is outside"),
+        (f"{HEADER}0,0.5,half,0\n", "malformed"),
+        (f"{HEADER}3,0.5,0.5,0\n", "does not start with index 0"),
+        (HEADER, "does not start with index 0"),
+    ],
+)
+def test_broken_scanpaths_name_themselves(salient360_root, text, complaint):
+    (salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt").write_text(text)
+    with pytest.raises(DataError, match=complaint):
+        Salient360(salient360_root, "train")[0]
+
+
+def write_runs(path, runs):
+    """As Python 2 wrote them: protocol 2, text that is not ASCII as latin-1, numpy under its old name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = pickle.dumps({"data": runs}, protocol=2)
+    path.write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+
+
+def sitzmann_run(positions, repeats=3):
+    rows = np.repeat(np.array(positions, float), repeats, axis=0)
+    return {
+        "timestamp": 100.0 + np.arange(len(rows)) / 10,
+        "gaze_fixations": rows,
+        "gaze_lat_lon": rows[:, ::-1] * [180, 360],
+        "headLatLon": rows[:, ::-1] * [180, 360],
+        "viewpoint_idx": np.int64(2),
+    }
+
+
+@pytest.fixture
+def sitzmann_root(tmp_path):
+    root = tmp_path / "sitzmann"
+    for number in (1, 0):
+        write_picture(root / f"rotated/cubemap_{number:04d}.png", value=100 * number)
+        runs = [
+            sitzmann_run([[0.5, 0.5], [0, 0], [0.25, number / 2]]),
+            {**sitzmann_run([[0.1, 0.2]]), "gaze_fixations": []},
+            sitzmann_run([[1.0, 0.75]]),
+        ]
+        for condition in ("vr", "seated_vr", "browser"):
+            write_runs(root / f"data/{condition}/cubemap_{number:04d}.pck", runs)
+    return root
+
+
+def test_sitzmann_joins_the_samples_of_a_fixation_and_keeps_people_apart(sitzmann_root):
+    data = Sitzmann(sitzmann_root, map_height=128, panorama_height=32, sigma_deg=2.0)
+    assert data.names == ("cubemap_0000", "cubemap_0001")
+    record = data[1]
+    np.testing.assert_allclose(record.fixations, directions_of_positions([0.5, 0.25, 1], [0.5, 0.5, 0.75]), atol=1e-12)
+    assert record.observer.tolist() == [0, 0, 2]
+    assert record.time_s == pytest.approx([0, 0.6, 0])
+    assert record.panorama()[0, 0, 0] == 100
+    row, column = np.unravel_index(np.argmax(record.density), record.density.shape)
+    assert column in (63, 64, 127, 128, 0, 255)
+    assert row in (63, 64, 95, 96)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("exit 3",)
+
+
+@pytest.mark.parametrize("runs", [[Hostile()], [{"gaze_fixations": np.array([Hostile()], dtype=object)}]])
+def test_a_hostile_pickle_is_refused_and_not_run(tmp_path, monkeypatch, runs):
+    path = tmp_path / "cubemap_0000.pck"
+    write_runs(path, runs)
+    called = []
+    monkeypatch.setattr(os, "system", lambda command: called.append(command))
+    with pytest.raises(DataError, match=r"cubemap_0000\.pck is refused .it asks for posix\.system"):
+        read_runs(path)
+    assert called == []
+
+
+def test_numpy_functions_other_than_arrays_are_refused(tmp_path):
+    path = tmp_path / "cubemap_0000.pck"
+    path.write_bytes(b"cnumpy\nfromfile\n(Vx\ntR.")
+    with pytest.raises(DataError, match=r"asks for numpy\.fromfile"):
+        read_runs(path)
+
+
+def test_broken_runs_name_themselves(sitzmann_root):
+    path = sitzmann_root / "data/vr/cubemap_0000.pck"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    with pytest.raises(DataError, match=r"cubemap_0000\.pck is refused"):
+        read_runs(path)
+    write_runs(path, [sitzmann_run([[0.5, 1.5]])])
+    with pytest.raises(DataError, match=r"run 0 of .* outside the panorama"):
+        read_runs(path)
+    write_runs(path, [{"timestamp": [0.0]}])
+    with pytest.raises(DataError, match=r"run 0 of .* malformed"):
+        read_runs(path)
+    write_runs(path, [{**sitzmann_run([[0.5, 0.5]]), "gaze_fixations": []}])
+    with pytest.raises(DataError, match="no fixation in any run"):
+        read_runs(path)
+    path.unlink()
+    with pytest.raises(DataError, match="1 vr runs"):
+        Sitzmann(sitzmann_root)
+
+
+def write_video(path, frames):
+    """Frame i is grey of level 10 · i, with B-frames, so that coding and display order differ."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25, options={"bf": "2", "g": "6"})
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for i in range(frames):
+            picture = np.full((32, 64, 3), 10 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_sheet(path, sheets):
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    document = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006/relationships"
+    with zipfile.ZipFile(path, "w") as archive:
+        entries = "".join(f'<sheet name="{n}" sheetId="{i}" r:id="rId{i}"/>' for i, n in enumerate(sheets, 1))
+        archive.writestr(
+            "xl/workbook.xml", f'<workbook xmlns="{main}" xmlns:r="{document}"><sheets>{entries}</sheets></workbook>'
+        )
+        targets = "".join(
+            f'<Relationship Id="rId{i}" Type="x" Target="worksheets/sheet{i}.xml"/>' for i in range(1, len(sheets) + 1)
+        )
+        archive.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{package}">{targets}</Relationships>')
+        for i, values in enumerate(sheets.values(), 1):
+            rows = "".join(
+                f'<row r="{r}"><c r="A{r}"><v>{v}</v></c><c r="B{r}" t="s"><v>0</v></c></row>'
+                for r, v in enumerate(values, 1)
+            )
+            archive.writestr(
+                f"xl/worksheets/sheet{i}.xml", f'<worksheet xmlns="{main}"><sheetData>{rows}</sheetData></worksheet>'
+            )
+
+
+@pytest.fixture
+def vr_eyetracking_root(tmp_path):
+    root = tmp_path / "vr"
+    for video, frames in ((4, 12), (210, 10)):
+        write_video(root / f"videos/{video:03d}.mp4", frames)
+        for person in (1, 7):
+            folder = root / f"Gaze_txt_files/p{person:03d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = [
+                f"frame,{i},forward,0.5,0.5,eye,{0.25 if person == 1 else 0.75},{0.9 if i == 6 else 0.5}"
+                for i in range(1, frames + 1)
+            ]
+            (folder / f"{video:03d}._2017-10-13-10-28_ori_0.txt").write_text("\n".join(lines) + "\n")
+    write_sheet(root / "train_test_set.xlsx", {"train_set": [4], "test_set": [210]})
+    return root
+
+
+def test_vr_eyetracking_has_the_frame_that_its_gaze_counts_from_one(vr_eyetracking_root):
+    data = VrEyeTracking(vr_eyetracking_root, "train", frame_step=3, map_height=64, sigma_deg=5)
+    assert data.names == ("004/3", "004/6", "004/9", "004/12")
+    for record, grey in zip(data, (20, 50, 80, 110), strict=False):
+        assert abs(int(record.panorama()[10, 10, 0]) - grey) < 4
+    record = data[1]
+    assert record.observer.tolist() == [1, 7]
+    # 0.9 counts from the bottom: 0.1 from the top
+    np.testing.assert_allclose(record.fixations, directions_of_positions([0.25, 0.75], [0.1, 0.1]), atol=1e-12)
+    assert np.isnan(record.time_s).all()
+    assert VrEyeTracking(vr_eyetracking_root, "test", frame_step=5).names == ("210/5", "210/10")
+    assert len(VrEyeTracking(vr_eyetracking_root, "all", frame_step=10)) == 2
+
+
+def test_vr_eyetracking_names_what_is_wrong(vr_eyetracking_root):
+    gaze = vr_eyetracking_root / "Gaze_txt_files/p007/004._2017-10-13-10-28_ori_0.txt"
+    lines = gaze.read_text()
+    gaze.write_text(lines.replace("0.75,0.9", "0.75,1.9"))
+    with pytest.raises(DataError, match=r"p007/004.* outside the panorama"):
+        VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
+    gaze.write_text(lines.replace("eye", "eye,"))
+    with pytest.raises(DataError, match=r"p007/004.* malformed"):
+        VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
+    gaze.write_text(lines)
+    video = vr_eyetracking_root / "videos/004.mp4"
+    video.write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"004\.mp4 cannot be read"):
+        VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)[0].panorama()
+    video.unlink()
+    with pytest.raises(DataError, match="1 videos: 4"):
+        VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
+    (vr_eyetracking_root / "train_test_set.xlsx").write_bytes(b"no workbook")
+    with pytest.raises(DataError, match=r"train_test_set\.xlsx cannot be read"):
+        VrEyeTracking(vr_eyetracking_root, "test")
+
+
+def test_splits_come_from_a_sheet_or_the_numbers(tmp_path):
+    assert salient360_split([98, 3, 74, 75], "train") == [3, 74]
+    path = tmp_path / "sheet.xlsx"
+    write_sheet(path, {"a": [3, 1], "b": []})
+    assert read_first_column(path, "a") == [3, 1]
+    for sheet, complaint in (("b", "has no numbers"), ("c", "cannot be read")):
+        with pytest.raises(DataError, match=complaint):
+            read_first_column(path, sheet)
+
+
+def test_check_counts_and_names_what_a_copy_lacks(
+    salient360_root, sitzmann_root, vr_eyetracking_root, monkeypatch, capsys
+):
+    def check(dataset, root):
+        monkeypatch.setattr("sys.argv", ["check", dataset, str(root)])
+        status = check_main()
+        return status, capsys.readouterr().out
+
+    (salient360_root / "HE/SalMaps/HEsalmap_98_2048x1024_32b.bin").write_bytes(b"short")
+    picture = salient360_root / "Stimuli/P1_64x32.jpg"
+    picture.write_bytes(picture.read_bytes()[:-20])
+    status, out = check("salient360", salient360_root)
+    assert status == 1
+    assert "pictures: 3 of 85, 82 missing" in out
+    assert "HEsalmap_98_2048x1024_32b.bin is cut short" in out
+    assert "P1_64x32.jpg is cut short" in out
+    (sitzmann_root / "data/browser/cubemap_0001.pck").unlink()
+    status, out = check("sitzmann", sitzmann_root)
+    assert "cubemap_0001 lacks its runs browser" in out
+    (vr_eyetracking_root / "videos/210.mp4").unlink()
+    status, out = check("vr_eyetracking", vr_eyetracking_root)
+    assert "gaze of 210 has no video" in out
+    assert "video 004 has gaze of 2 people" in out
+    with pytest.raises(DataError, match="no folder"):
+        check("osie", salient360_root / "absent")
+
+
+def test_a_whole_copy_is_called_complete(salient360_root, monkeypatch, capsys):
+    monkeypatch.setattr(salient360, "IMAGES", 3)
+    assert salient360.inventory(salient360_root).is_complete
+    monkeypatch.setattr("sys.argv", ["check", "salient360", str(salient360_root)])
+    assert check_main() == 0
+    assert capsys.readouterr().out.endswith("\ncomplete\n")
+
+
+def test_a_whole_copy_of_the_others_is_called_complete(sitzmann_root, vr_eyetracking_root, monkeypatch):
+    monkeypatch.setattr(sitzmann, "PANORAMAS", 2)
+    assert sitzmann.inventory(sitzmann_root).is_complete
+    monkeypatch.setattr(vr_eyetracking, "VIDEOS", 2)
+    monkeypatch.setattr(vr_eyetracking, "OBSERVERS_A_VIDEO", 2)
+    assert vr_eyetracking.inventory(vr_eyetracking_root).is_complete
+
+
+def test_the_real_osie_is_complete(shared_data, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["check", "osie", str(shared_data / "osie")])
+    status = check_main()
+    assert "fixations: 84290 of 84290" in capsys.readouterr().out
+    assert status == 0

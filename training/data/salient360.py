@@ -1,0 +1,141 @@
+"""Salient360! images: panoramas, raw saliency maps and scanpaths of head (H) or head and eyes (HE).
+
+Gutiérrez et al., "Introducing UN Salient360! Benchmark" (QoMEX 2018). On disk, in any folders below the root:
+`P{n}_{W}x{H}.jpg`, `HEsalmap_{n}_2048x1024_32b.bin`, `Hsalmap_{n}_…`, and `Scanpaths/{L,R}/HEscanpath_{n}.txt` with a
+header row and the columns index, longitude, latitude, start in milliseconds; index 0 starts the next observer.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sal360_ros.errors import DataError
+from sal360_ros.ground_truth import GazeRecord
+from sal360_ros.sphere import Array
+from training.data.binary_maps import map_shape, read_density
+from training.data.inventory import Inventory, check_picture_end
+from training.data.pairing import files_by_identity, require_files, require_folder
+from training.data.panoramas import read_panorama
+from training.data.scanpath import directions_of_positions
+from training.data.splits import salient360_split
+
+Movement = Literal["HE", "H"]
+Eye = Literal["L", "R"]
+
+IMAGES = 85
+"""How many the whole data set has; numbers lie within 1 to 98 with gaps."""
+_PICTURE = re.compile(r"P(\d+)_(\d+)x(\d+)\.jpe?g", re.IGNORECASE)
+_MAP = re.compile(r"(HE|H)salmap_(\d+)_\d+x\d+_\d+b\.bin")
+_SCANPATH = re.compile(r"(HE|H)scanpath_(\d+)\.txt")
+
+
+class Salient360:
+    """Records of one split; names are P1 to P98.
+
+    Args:
+        root: of the copy.
+        split: train, validation (P75 to P98) or all.
+        movement: HE, head and eyes, or H, the head alone.
+        eye: whose scanpaths, where the copy has them by eye.
+        panorama_height: rows of the panoramas as they are read, pixels.
+
+    Raises:
+        DataError: a picture of the split lacks its map or scanpaths, or there is none.
+    """
+
+    def __init__(
+        self, root: str | Path, split: str, movement: Movement = "HE", eye: Eye = "R", panorama_height: int = 512
+    ) -> None:
+        self._root, self._panorama_height = require_folder(root), panorama_height
+        self._pictures, maps, scanpaths = _index(self._root)
+        ids = salient360_split(self._pictures, split)
+        if not ids:
+            raise DataError(f"{root} has no picture of the split {split}", "P{n}_{W}x{H}.jpg", "check the path")
+        self._maps = {number: path for (of, number), path in maps.items() if of == movement}
+        self._scanpaths = {
+            number: path for (of, number, by), path in scanpaths.items() if of == movement and by in (eye, "")
+        }
+        require_files(self._maps, ids, f"{movement} saliency maps", self._root)
+        require_files(self._scanpaths, ids, f"{movement} scanpaths", self._root)
+        self.names = tuple(f"P{each}" for each in ids)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> GazeRecord:
+        number = int(self.names[index][1:])
+        fixations, observer, time_s = read_scanpaths(self._scanpaths[number])
+        return GazeRecord(
+            name=self.names[index],
+            panorama=partial(read_panorama, self._pictures[number], self._panorama_height),
+            fixations=fixations,
+            observer=observer,
+            time_s=time_s,
+            density=read_density(self._maps[number]),
+        )
+
+
+def read_scanpaths(path: Path) -> tuple[Array, Array, Array]:
+    """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all observers of one panorama.
+
+    Raises:
+        DataError: the file is missing or malformed, or a fixation lies outside the panorama.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "scanpaths", "copy the data set again")
+    rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    try:
+        table = np.loadtxt(rows, delimiter=",", usecols=(0, 1, 2, 3), ndmin=2) if rows else np.zeros((0, 4))
+    except ValueError as error:
+        raise DataError(
+            f"{path} is malformed ({error})", "index, longitude, latitude, start", "copy it again"
+        ) from None
+    inside = ((table[:, 1:3] >= 0) & (table[:, 1:3] <= 1)).all(axis=1)  # NaN is never inside
+    if not inside.all():
+        line = int(np.flatnonzero(~inside)[0]) + 2
+        raise DataError(f"line {line} of {path} is outside the panorama", "positions from 0 to 1", "copy it again")
+    if len(table) == 0 or table[0, 0] != 0:
+        raise DataError(f"{path} does not start with index 0", "whole scanpaths", "copy it again")
+    observer = np.cumsum(table[:, 0] == 0) - 1
+    return directions_of_positions(table[:, 1], table[:, 2]), observer, table[:, 3] / 1000
+
+
+def inventory(root: str | Path) -> Inventory:
+    """What a copy holds: every picture needs its HE map and scanpaths."""
+    folder = require_folder(root)
+    pictures, maps, scanpaths = _index(folder)
+    found = Inventory()
+    found.count("pictures", len(pictures), IMAGES)
+    for movement in ("HE", "H"):
+        of_movement = [number for of, number in maps if of == movement]
+        found.count(f"{movement} saliency maps", len(of_movement), IMAGES)
+        found.problems += [f"P{n} lacks its {movement} map" for n in sorted(set(pictures) - set(of_movement))]
+    for eye in sorted({by for _, _, by in scanpaths}) or ["R"]:
+        of_eye = [number for of, number, by in scanpaths if of == "HE" and by == eye]
+        found.count(f"HE scanpaths {eye}".rstrip(), len(of_eye), IMAGES)
+        found.problems += [f"P{n} lacks its HE scanpaths {eye}".rstrip() for n in sorted(set(pictures) - set(of_eye))]
+    for path in pictures.values():
+        found.try_file(partial(check_picture_end, path))
+    for path in maps.values():
+        found.try_file(partial(map_shape, path))
+    for path in scanpaths.values():
+        found.try_file(partial(read_scanpaths, path))
+    return found
+
+
+def _index(root: Path) -> tuple[dict[int, Path], dict[tuple[str, int], Path], dict[tuple[str, int, str], Path]]:
+    """Pictures by number, maps by movement and number, scanpaths by movement, number and eye ("" if not by eye)."""
+
+    def eye_of(path: Path) -> str:
+        return path.parent.name if path.parent.name in ("L", "R") else ""
+
+    return (
+        files_by_identity(root, _PICTURE, lambda match, _: int(match[1])),
+        files_by_identity(root, _MAP, lambda match, _: (match[1], int(match[2]))),
+        files_by_identity(root, _SCANPATH, lambda match, path: (match[1], int(match[2]), eye_of(path))),
+    )

@@ -1,0 +1,174 @@
+"""VR-EyeTracking (Xu et al., CVPR 2018): 208 videos and the gaze of at least 31 people in every frame of each.
+
+On disk: `{id}….mp4` and `Gaze_txt_files/p{observer}/{id}….txt`, where the first three digits of a name are the video.
+A line of text is `frame, number from 1, forward, head x, head y, eye, gaze x, gaze y`, positions as shares of the
+panorama from its BOTTOM left corner.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from sal360_ros.errors import DataError
+from sal360_ros.ground_truth import GazeRecord
+from sal360_ros.sphere import Array
+from training.data.fixations import spherical_density
+from training.data.inventory import Inventory
+from training.data.pairing import files_by_identity, require_files, require_folder
+from training.data.scanpath import directions_of_positions
+from training.data.splits import VR_EYETRACKING_SHEET, vr_eyetracking_split
+from training.data.video_frames import count_frames, read_video_frame
+
+VIDEOS, OBSERVERS_A_VIDEO = 208, 31
+SIGMA_DEG = 3.34
+"""Blur of a gaze point, degrees: the extent of the fovea and of the tracker's error, as Salient360! takes them."""
+_VIDEO = re.compile(r"(\d{3}).*\.(mp4|avi|mkv|mov)", re.IGNORECASE)
+_GAZE = re.compile(r"(\d{3}).*\.txt")
+_OBSERVER = re.compile(r"p(\d{3})")
+_TAIL_BYTES = 4096
+
+
+class VrEyeTracking:
+    """Records of single frames; names are "017/240": video and frame, from 1 as in the gaze files.
+
+    Args:
+        root: of the copy.
+        split: train, test (of the data set's own sheet) or all.
+        frame_step: every how many frames one is taken, from this number on.
+        sigma_deg: blur of a gaze point, degrees.
+        map_height: rows of the densities.
+
+    Raises:
+        DataError: a video of the split or its gaze is missing.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        frame_step: int = 30,
+        sigma_deg: float = SIGMA_DEG,
+        map_height: int = 256,
+    ) -> None:
+        folder = require_folder(root)
+        self._sigma_deg, self._map_height = sigma_deg, map_height
+        self._videos, self._gaze = _index(folder)
+        ids = vr_eyetracking_split(folder, self._videos, split)
+        require_files(self._videos, ids, "videos", folder)
+        require_files(self._gaze, ids, "folders of gaze", folder)
+        self._keys = [
+            (video, frame)
+            for video in ids
+            for frame in range(frame_step, _last_frame(self._gaze[video]) + 1, frame_step)
+        ]
+        if not self._keys:
+            raise DataError(f"{root} has no frame of the split {split}", "videos with gaze", "check the path")
+        self.names = tuple(f"{video:03d}/{frame}" for video, frame in self._keys)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> GazeRecord:
+        video, frame = self._keys[index]
+        number, observer, directions = _gaze_of_video(self._gaze[video])
+        shown = number == frame
+        if not shown.any():
+            raise DataError(f"frame {frame} of video {video:03d} has no gaze", "gaze in every frame", "copy it again")
+        return GazeRecord(
+            name=self.names[index],
+            panorama=partial(read_video_frame, self._videos[video], frame - 1),
+            fixations=directions[shown],
+            observer=observer[shown],
+            time_s=np.full(int(shown.sum()), np.nan),
+            density=spherical_density(directions[shown], self._map_height, 2 * self._map_height, self._sigma_deg),
+        )
+
+
+def read_gaze(path: Path) -> tuple[Array, Array]:
+    """Frame numbers (n,) from 1, and gaze directions (n, 3), of one person and video.
+
+    Raises:
+        DataError: the file is missing or malformed, or gaze lies outside the panorama.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "gaze", "copy the data set again")
+    return _parse_gaze(path.read_text(encoding="utf-8", errors="replace").splitlines(), path)
+
+
+def inventory(root: str | Path) -> Inventory:
+    """What a copy holds; of each gaze file only the end is read."""
+    folder = require_folder(root)
+    videos, gaze = _index(folder)
+    found = Inventory()
+    found.count("videos", len(videos), VIDEOS)
+    found.count("videos with gaze", len(gaze), VIDEOS)
+    found.count("split sheet", int((folder / VR_EYETRACKING_SHEET).is_file()), 1)
+    found.problems += [f"video {each:03d} has no gaze" for each in sorted(set(videos) - set(gaze))]
+    found.problems += [f"gaze of {each:03d} has no video" for each in sorted(set(gaze) - set(videos))]
+    for video, files in sorted(gaze.items()):
+        if len(files) < OBSERVERS_A_VIDEO:
+            found.problems.append(f"video {video:03d} has gaze of {len(files)} people; expected {OBSERVERS_A_VIDEO}")
+        for path in files.values():
+            found.try_file(partial(_parse_gaze_end, path))
+    for path in videos.values():
+        found.try_file(partial(count_frames, path))
+    return found
+
+
+def _index(root: Path) -> tuple[dict[int, Path], dict[int, dict[int, Path]]]:
+    """Videos by number; gaze files by number of the video, then of the observer."""
+
+    def owner(match: re.Match[str], path: Path) -> tuple[int, int]:
+        person = _OBSERVER.fullmatch(path.parent.name)
+        return (int(match[1]), int(person[1])) if person else (-1, hash(path))
+
+    videos = files_by_identity(root, _VIDEO, lambda match, _: int(match[1]))
+    gaze: dict[int, dict[int, Path]] = {}
+    for (video, person), path in files_by_identity(root, _GAZE, owner).items():
+        if video >= 0:
+            gaze.setdefault(video, {})[person] = path
+    return videos, gaze
+
+
+def _gaze_of_video(files: dict[int, Path]) -> tuple[Array, Array, Array]:
+    """Frame numbers (n,), observers (n,) and directions (n, 3) of all people on one video."""
+    return _read_all(tuple(sorted(files.items())))
+
+
+@lru_cache(maxsize=4)
+def _read_all(files: tuple[tuple[int, Path], ...]) -> tuple[Array, Array, Array]:
+    parts = [(person, *read_gaze(path)) for person, path in files]
+    return (
+        np.concatenate([number for _, number, _ in parts]),
+        np.concatenate([np.full(len(number), person) for person, number, _ in parts]),
+        np.concatenate([directions for _, _, directions in parts]),
+    )
+
+
+def _last_frame(files: dict[int, Path]) -> int:
+    """The last frame that any person saw."""
+    return max(int(_parse_gaze_end(path)[0][-1]) for path in files.values())
+
+
+def _parse_gaze_end(path: Path) -> tuple[Array, Array]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return _parse_gaze(lines[1:] if size > _TAIL_BYTES else lines, path)  # the first of a cut is no whole line
+
+
+def _parse_gaze(lines: list[str], path: Path) -> tuple[Array, Array]:
+    try:
+        table = np.loadtxt(lines, delimiter=",", usecols=(1, 6, 7), ndmin=2) if lines else np.zeros((0, 3))
+    except ValueError as error:
+        raise DataError(f"{path} is malformed ({error})", "eight fields a line", "copy it again") from None
+    inside = ((table[:, 1:] >= 0) & (table[:, 1:] <= 1)).all(axis=1)
+    if len(table) == 0 or not inside.all():
+        where = f"{path} has no lines" if len(table) == 0 else f"{path} has gaze outside the panorama"
+        raise DataError(where, "gaze from 0 to 1", "copy it again")
+    return table[:, 0].astype(np.int64), directions_of_positions(table[:, 1], 1 - table[:, 2])
