@@ -42,20 +42,14 @@ class Predictor:
         threads: int = 0,
         prior_strength: float = 1.0,
     ) -> None:
-        if not 0 <= prior_strength <= MAX_PRIOR_STRENGTH:
-            raise ParameterError(
-                f"prior_strength is {prior_strength:g}", f"0 to {MAX_PRIOR_STRENGTH:g}", "1 is the trained strength"
-            )
         path = Path(model) if str(model) else bundled_model()
         self._backend = open_model(path, backend=backend, device=device, precision=precision, threads=threads)
         self._prior_strength = prior_strength
-        if prior_strength != 1 and not self.spec.prior_log_rows:
+        try:
+            check_prior_strength(self.spec, prior_strength)
+        except ParameterError:
             self.close()
-            raise ParameterError(
-                f"prior_strength is {prior_strength:g} and {path} has no equator prior",
-                "1 for such a model",
-                "leave prior_strength at 1, or choose another model",
-            )
+            raise
         # the first run of a runtime is slow (memory, kernels, captured graphs): no frame shall wait for it
         self.predict(np.zeros((self.spec.input_height, self.spec.input_width, 3), np.uint8))
 
@@ -130,6 +124,24 @@ def check_frame(height: int, width: int) -> None:
             "equirectangular, twice as wide as high",
             "set the camera or its driver to its stitched equirectangular output",
             reason="not_2_to_1",
+        )
+
+
+def check_prior_strength(spec: ModelSpec, strength: float) -> None:
+    """Refuse a strength that `scale_prior` cannot give to the maps of this model.
+
+    Raises:
+        ParameterError: it is out of its range, or it is not 1 and the model has no prior.
+    """
+    if not 0 <= strength <= MAX_PRIOR_STRENGTH:
+        raise ParameterError(
+            f"prior_strength is {strength:g}", f"0 to {MAX_PRIOR_STRENGTH:g}", "1 is the trained strength"
+        )
+    if strength != 1 and not spec.prior_log_rows:
+        raise ParameterError(
+            f"prior_strength is {strength:g} and {spec.name} has no equator prior",
+            "1 for such a model",
+            "leave prior_strength at 1, or choose another model",
         )
 
 
