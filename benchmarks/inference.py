@@ -1,0 +1,112 @@
+"""Inference on the processor: python benchmarks/inference.py [MODEL…] [--threads N] [--rounds N] [--json].
+
+Each model file (default: the bundled one) through each runtime and precision that is installed, in turn within one
+run. Of each: median and minimum, the ratio to the first row (minima), and the share of this machine's measured peak in
+that precision (see peak.py), its floating-point operations counted from the graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from interleaved import interleaved_seconds, summary_ms
+from peak import peak_gflop_per_s, peak_probes
+
+from sal360_ros.backends import Backend, open_model
+from sal360_ros.errors import ModelError, one_line_errors
+from sal360_ros.spec import read_onnx_spec
+from sal360_ros.weights import bundled_model
+from training.exporting.graph_cost import graph_cost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, nargs="*", default=[bundled_model()], help="ONNX files that were exported")
+    parser.add_argument("--threads", type=int, default=0, help="processor threads; 0: each runtime's choice")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    arguments = parser.parse_args()
+
+    opened, skipped = _open_all(arguments.models, arguments.threads)
+    gflop = {path.name: graph_cost(path).flop / 1e9 for path in arguments.models}
+    probes = peak_probes(arguments.threads)
+    seconds = interleaved_seconds(
+        {**{name: _runner(each) for name, (_, each) in opened.items()}, **probes}, arguments.rounds
+    )
+    peaks = peak_gflop_per_s({name: seconds[name] for name in probes})
+    rows = []
+    for name, (model, backend) in opened.items():
+        timing = summary_ms(seconds[name])
+        rows.append(
+            {
+                "model": model,
+                "backend": backend.name,
+                "precision": backend.precision,
+                **timing,
+                "ratio": timing["min_ms"] / (rows[0]["min_ms"] if rows else timing["min_ms"]),
+                "share_of_peak": gflop[model] / timing["min_ms"] * 1e3 / peaks[backend.precision],
+            }
+        )
+    if arguments.json:
+        print(
+            json.dumps(
+                {
+                    "threads": arguments.threads,
+                    "gflop": gflop,
+                    "peak_gflop_per_s": peaks,
+                    "rows": rows,
+                    "skipped": skipped,
+                }
+            )
+        )
+    else:
+        _print_table(rows, gflop, peaks, skipped)
+
+
+def _open_all(models: list[Path], threads: int) -> tuple[dict[str, tuple[str, Backend]], list[str]]:
+    """Each file with each runtime and precision that can run it, by name; and why others cannot."""
+    opened: dict[str, tuple[str, Backend]] = {}
+    skipped = []
+    for path in models:
+        precision = read_onnx_spec(path).precision
+        candidates = [("onnxruntime", precision), ("openvino", precision)]
+        if precision == "fp32":  # OpenVINO lowers the precision itself
+            candidates.append(("openvino", "bf16"))
+        for runtime, precision in candidates:
+            name = f"{path.name} {runtime} {precision}"
+            try:
+                backend = open_model(path, backend=runtime, device="cpu", precision=precision, threads=threads)
+            except ModelError as error:
+                skipped.append(f"{name}: {error}")
+            else:
+                opened[name] = path.name, backend
+    if not opened:
+        raise ModelError("no runtime could open a model", "onnxruntime or OpenVINO", "; ".join(skipped))
+    return opened, skipped
+
+
+def _runner(backend: Backend) -> Callable[[], object]:
+    size = (1, backend.spec.input_height, backend.spec.input_width, 3)
+    return partial(backend.infer, np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8))
+
+
+def _print_table(rows: list[dict], gflop: dict[str, float], peaks: dict[str, float], skipped: list[str]) -> None:
+    print("peak GFLOP/s:", ", ".join(f"{precision} {peak:.0f}" for precision, peak in peaks.items()))
+    print("GFLOP an inference:", ", ".join(f"{model} {value:.2f}" for model, value in gflop.items()))
+    for row in rows:
+        print(
+            f"{row['model']:32} {row['backend']:12} {row['precision']:5} {row['median_ms']:7.1f} ms "
+            f"({row['min_ms']:.1f}) {row['ratio']:5.2f} x {row['share_of_peak']:6.1%} of peak"
+        )
+    for reason in skipped:
+        print("skipped", reason, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))

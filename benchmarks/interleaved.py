@@ -1,0 +1,26 @@
+"""Timings that can be compared: all candidates in turn, round after round, so that a busy moment hits them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+from tqdm import tqdm
+
+
+def interleaved_seconds(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call. An untimed call goes before each timed one: caches and threads are then its own."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in tqdm(range(rounds), unit="round", disable=None):
+        for name, function in functions.items():
+            function()
+            started = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def summary_ms(seconds: list[float]) -> dict[str, float]:
+    """Median and minimum in milliseconds."""
+    return {"median_ms": statistics.median(seconds) * 1e3, "min_ms": min(seconds) * 1e3}
