@@ -136,6 +136,12 @@ class Viewport:
         turned: Array = rays @ self.rotation.T
         return turned
 
+    @cached_property
+    def solid_angles_sr(self) -> Array:
+        """Solid angle of each pixel, (height, width) float64 steradians: cos³ of its angle from the axis, over f²."""
+        solid: Array = (self.directions @ self.rotation[:, 0]) ** 3 / self.focal_px**2
+        return solid
+
     def project(self, vectors: Array) -> tuple[Array, Array, Array]:
         """Pixel coordinates x, y (integers are pixel centres) of vectors (..., 3), and whether they lie inside."""
         forward, left, up = np.moveaxis(np.asarray(vectors) @ self.rotation, -1, 0)

@@ -165,6 +165,11 @@ def test_the_window_spans_its_field_of_view_and_shows_what_is_up_at_its_top() ->
     assert viewport.unproject(49.5, -0.5)[2] > 0
 
 
+def test_a_windows_solid_angles_sum_to_a_sixth_of_the_sphere_at_a_right_angle() -> None:
+    viewport = Viewport(sphere.rotation_yaw_pitch_roll(1, 0.5), math.radians(90), 100, 100)
+    assert viewport.solid_angles_sr.sum() == pytest.approx(4 * math.pi / 6, rel=1e-4)
+
+
 def test_nothing_behind_the_window_is_inside_it() -> None:
     viewport = Viewport(np.eye(3), math.radians(120), 10, 10)
     _, _, inside = viewport.project(np.array([[-1.0, 0, 0], [0, 1, 0], [1, 0, 0]]))
