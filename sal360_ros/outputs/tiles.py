@@ -143,7 +143,8 @@ def cube_faces(face_px: int) -> list[Viewport]:
     """The six faces of a cube map in the layer order and orientation of Vulkan and Direct3D: +X, −X, +Y, −Y, +Z, −Z.
 
     The cube's axes are x right, y up, z forward (a cube map is left-handed); the frame's centre lies on face +Z. Seen
-    from inside, every face stands upright; the top and bottom faces join the front one (Vulkan, "Cube Map Face Selection").
+    from inside, every face stands upright, and the top and bottom faces join the front one: "Cube Map Face Selection"
+    in the Vulkan specification.
     """
     right, left = np.array([0.0, -1.0, 0.0]), np.array([0.0, 1.0, 0.0])
     top, bottom = np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.0, -1.0])

@@ -69,7 +69,7 @@ def test_tables_follow_the_maps_size() -> None:
 
 
 def cube_lookup(vector: Array) -> tuple[int, float, float]:
-    """Layer, s and t in [0, 1] of a vector (x right, y up, z forward): the table of Vulkan's cube map face selection."""
+    """Layer, s and t in [0, 1] of a vector (x right, y up, z forward): Vulkan's cube map face selection."""
     rx, ry, rz = (float(part) for part in vector)
     major = max(abs(rx), abs(ry), abs(rz))
     if major == abs(rz):
