@@ -140,7 +140,7 @@ def train(
         for step in tqdm(range(start, steps), initial=start, total=steps, unit="step", disable=not first_process):
             rate = learning_rate(optimiser_config, step, steps, task.steps_per_epoch)
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["rate_factor"]
             with curves.step(images=config.batch_size):
                 for part in range(config.accumulate):
                     with curves.waiting():

@@ -11,15 +11,23 @@ from training.config import OptimiserConfig
 
 
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """The optimiser of all parameters that are trained; frozen ones are left out."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [each for each in trained if each.ndim > 1], "weight_decay": config.weight_decay},
-        {
-            "params": [each for each in trained if each.ndim <= 1],
-            "weight_decay": config.weight_decay if config.decay_vectors else 0.0,
-        },
-    ]
+    """The optimiser of all parameters that are trained; frozen ones are left out.
+
+    Each group's `rate_factor` is its learning rate relative to `learning_rate`.
+    """
+    groups = []
+    for in_encoder in (True, False):
+        for is_vector in (False, True):
+            chosen = [
+                parameter
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+                and name.startswith("encoder.") == in_encoder
+                and (parameter.ndim <= 1) == is_vector
+            ]
+            decay = config.weight_decay if config.decay_vectors or not is_vector else 0.0
+            factor = config.encoder_factor if in_encoder else 1.0
+            groups.append({"params": chosen, "weight_decay": decay, "rate_factor": factor})
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)

@@ -73,6 +73,8 @@ class OptimiserConfig:
     """sgd; adam (weight decay as L2 in the gradient); adamw (decoupled weight decay)."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
+    encoder_factor: float = 1.0
+    """Learning rate of the model's part `encoder` relative to that of the others."""
     weight_decay: float = 1e-4
     """Weight decay."""
     decay_vectors: bool = True
@@ -91,6 +93,7 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         require("optimiser.learning_rate", self.learning_rate, self.learning_rate > 0, "more than 0")
         require_at_least("optimiser.weight_decay", self.weight_decay, 0)
+        require_between("optimiser.encoder_factor", self.encoder_factor, 0, 1000)
         require_between("optimiser.momentum", self.momentum, 0, 0.9999)
         require_at_least("optimiser.warmup_steps", self.warmup_steps, 0)
         require_between("optimiser.step_factor", self.step_factor, 0, 1)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from training.config.ranges import require, require_at_least, require_between
 
+Frozen = Literal["encoder", "early", "none"]
+
 
 @dataclass(frozen=True)
 class PriorConfig:

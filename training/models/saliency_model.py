@@ -11,11 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.config.saliency import SaliencyModelConfig
+from training.config.saliency import Frozen, SaliencyModelConfig
+from training.models.compact import CompactEncoder
 from training.models.decoder import PaperDecoder, SeparableDecoder, upsample_circular
 from training.models.encoders import build_encoder
 from training.models.imagenet import normalise
 from training.models.prior import equator_log_rows, row_weights
+
+_EARLY_STAGES = 2
+"""Stages of the compact encoder up to stride 4: edges and textures, which need no gaze to be learnt."""
 
 
 class SaliencyModel(nn.Module):
@@ -29,6 +33,7 @@ class SaliencyModel(nn.Module):
     def __init__(self, config: SaliencyModelConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
+        self._frozen: list[nn.Module] = []
         self.encoder = build_encoder(config.encoder, pretrained=pretrained, circular=True)
         self.decoder: SeparableDecoder | PaperDecoder
         if config.decoder == "separable":
@@ -36,11 +41,33 @@ class SaliencyModel(nn.Module):
         else:
             self.decoder = PaperDecoder(self.encoder.latent_channels)
 
+    @staticmethod
+    def map_size_of(config: SaliencyModelConfig) -> tuple[int, int]:
+        """Rows and columns of the content map of such a model."""
+        stride = min(config.strides) if config.decoder == "separable" else 1
+        return config.input_height // stride, 2 * config.input_height // stride
+
     @property
     def map_size(self) -> tuple[int, int]:
         """Rows and columns of the content map."""
-        stride = min(self.config.strides) if self.config.decoder == "separable" else 1
-        return self.config.input_height // stride, 2 * self.config.input_height // stride
+        return self.map_size_of(self.config)
+
+    def freeze(self, what: Frozen) -> None:
+        """Stop a part from changing: its parameters, and the batch statistics that `train` would move."""
+        if what == "early" and isinstance(self.encoder, CompactEncoder):
+            self._frozen = [self.encoder.stem, *self.encoder.stages[:_EARLY_STAGES]]
+        else:
+            self._frozen = [] if what == "none" else [self.encoder]
+        for part in self._frozen:
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SaliencyModel:
+        """Switch between training and evaluation; frozen parts stay in evaluation."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def forward(self, frames: Tensor) -> Tensor:
         """Panoramas (B, 3, H, W), RGB uint8 or floats in [0, 1] → content log-density up to a constant, (B, h, w)."""

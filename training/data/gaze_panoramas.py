@@ -1,0 +1,118 @@
+"""Panoramas with gaze as training samples, varied together with it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from sal360_ros.ground_truth import GazeRecord
+from sal360_ros.resize import resize_map
+from sal360_ros.sphere import Array
+from training.config.gaze import AugmentConfig
+from training.data.fixations import spherical_density
+from training.data.loader import Key
+from training.data.views import resize
+
+SIGMA_DEG = 3.34
+"""Blur of a fixation where a data set gives no density: the Salient360! toolbox's, in degrees of the sphere."""
+_STRETCH = (1.0, 1.5)
+"""Smallest and largest factor by which the rows of a polar band are stretched."""
+
+
+class Records(Protocol):
+    """A data set of panoramas with gaze; a list of records is one too."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> GazeRecord: ...
+
+
+class GazePanoramas(Dataset[tuple[Array, Array, Array]]):
+    """Records as (frame (H, 2H, 3) uint8 RGB, densities (1, h, w) float32, masks (1, h, w) bool); keys (epoch, index).
+
+    Args:
+        records: panoramas with gaze.
+        height: rows of the frame, pixels.
+        map_size: (h, w) of the model's map; H and W are multiples of h and w.
+        augment: how panorama and gaze are varied; None leaves them as they are.
+        seed: of the variations.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        height: int,
+        map_size: tuple[int, int],
+        augment: AugmentConfig | None,
+        seed: int,
+    ) -> None:
+        self.records, self.height, self.map_size = records, height, map_size
+        self.augment, self.seed = augment, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key) -> tuple[Array, Array, Array]:
+        epoch, index = key
+        record = self.records[index]
+        frame = resize(record.panorama(), self.height)
+        density = gaze_density(record, *self.map_size)
+        valid: Array = np.ones(self.map_size, np.float32)
+        if record.valid is not None:
+            valid = resize_map(record.valid.astype(np.float32), *self.map_size)
+        if self.augment is not None:
+            generator = np.random.default_rng((self.seed, epoch, index))
+            frame, density, valid = vary(frame, density, valid, self.augment, generator)
+        return frame, density[None], valid[None] > 0.5
+
+
+def gaze_density(record: GazeRecord, height: int, width: int) -> Array:
+    """The record's density at (height, width), or that of its fixations where it has none."""
+    if record.density is None:
+        return spherical_density(record.fixations, height, width, SIGMA_DEG)
+    return resize_map(record.density, height, width)
+
+
+def vary(
+    frame: Array, density: Array, valid: Array, augment: AugmentConfig, generator: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """The same random flip, turn and stretch of a frame (H, W, 3) and of its maps (h, w).
+
+    The number of draws does not depend on their outcomes.
+    """
+    flips = augment.flip and generator.random() < 0.5
+    column = int(generator.integers({"none": 1, "quarters": 4, "free": density.shape[1]}[augment.yaw]))
+    column *= density.shape[1] // 4 if augment.yaw == "quarters" else 1
+    stretches, up, factor = generator.random() < augment.stretch, generator.random() < 0.5, generator.uniform(*_STRETCH)
+
+    def apply(picture: Array) -> Array:
+        if flips:
+            picture = picture[:, ::-1]
+        # a whole number of the map's columns is a whole number of the frame's, so both turn by the same angle
+        picture = np.roll(picture, column * picture.shape[1] // density.shape[1], axis=1)
+        if stretches:
+            picture = stretch_band(picture, factor, up=up)
+        return np.ascontiguousarray(picture)
+
+    return apply(frame), apply(density), apply(valid)
+
+
+def stretch_band(picture: Array, factor: float, *, up: bool) -> Array:
+    """The half above (or below) the equator stretched by `factor` about the equator; what leaves at the pole is lost.
+
+    Args:
+        picture: (h, w) or (h, w, 3).
+        factor: at least 1.
+        up: the upper half, not the lower one.
+    """
+    height, width = picture.shape[:2]
+    row = np.arange(height) + 0.5 - height / 2  # from the equator
+    half = row < 0 if up else row > 0
+    source = np.where(half, row / factor, row) + height / 2 - 0.5
+    map_y = np.repeat(source.astype(np.float32)[:, None], width, axis=1)
+    map_x = np.repeat(np.arange(width, dtype=np.float32)[None], height, axis=0)
+    stretched: Array = cv2.remap(picture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return stretched

@@ -1,0 +1,120 @@
+"""Train a saliency decoder on human gaze, on a frozen or a fine-tuned encoder.
+
+    python -m training.train_decoder --config config/train_compact.yaml --data.root OSIE --data.panoramas PANORAMAS
+
+Checkpoints, TensorBoard curves and, at each evaluation, a picture of predictions beside ground truth are written to
+the run's folder. `python -m training.export` makes a model file of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from sal360_ros.errors import one_line_errors
+from sal360_ros.sphere import Array
+from training.checkpoint import load_weights
+from training.config import read_config, write_config
+from training.config.train_decoder import TrainDecoderConfig
+from training.data.gaze import Gaze, load_gaze
+from training.data.loader import StepSampler, load, steps_per_epoch
+from training.loop import Task, make_fabric, starting_point, train
+from training.models.saliency_model import SaliencyModel
+from training.prediction_picture import write_predictions
+from training.saliency_loss import saliency_losses
+
+_ROWS_OF_PICTURE = 6
+
+
+class DecoderTask(Task):
+    """Decoder training as the loop takes it.
+
+    Args:
+        config: the settings.
+        gaze: what is trained on and measured.
+        fabric: knows this process' place among the others.
+
+    Raises:
+        CheckpointError: the encoder's weights are missing or of another encoder.
+    """
+
+    kind: ClassVar[str] = "saliency"
+
+    def __init__(self, config: TrainDecoderConfig, gaze: Gaze, fabric: Fabric) -> None:
+        self.settings, self.gaze, self.fabric = config, gaze, fabric
+        model = SaliencyModel(config.model, pretrained=config.imagenet and not config.encoder_weights)
+        if config.encoder_weights:
+            load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
+        model.freeze(config.frozen)
+        self.model: nn.Module = model
+        self.config = config.model
+        self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)  # type: ignore[arg-type]
+
+    def batches(self, start: int, stop: int) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        """Frames (B, H, W, 3) uint8, densities (B, K, h, w), masks (B, K, h, w)."""
+        loop = self.settings.loop
+        sampler = StepSampler(
+            len(self.gaze.training),  # type: ignore[arg-type]  # torch's Dataset does not promise a length
+            batch_size=loop.batch_size,
+            seed=loop.seed,
+            start=start,
+            stop=stop,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            parts=loop.accumulate,
+        )
+        return load(self.gaze.training, sampler, loop.workers)
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """The content's losses against the gaze; prior and calibration are not trained."""
+        frames, densities, masks = batch
+        return saliency_losses(model(frames.permute(0, 3, 1, 2)), densities, masks, self.settings.loss)
+
+    def evaluate(self, done: int) -> Mapping[str, float]:
+        """Figures of the content alone on the part that is kept, and a picture."""
+        figures = self.gaze.measure(self.predict)
+        rows = []
+        for index in range(min(_ROWS_OF_PICTURE, len(self.gaze.measuring))):  # type: ignore[arg-type]
+            frame, densities, _ = self.gaze.measuring[0, index]
+            rows.append((frame, densities.sum(axis=0), self.predict(frame[None])[0]))
+        write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)
+        return {f"measured/{name}": value for name, value in figures.items()}
+
+    def predict(self, frames: Array) -> Array:
+        """Densities (B, h, w) of panoramas (B, H, W, 3) uint8 RGB, without prior and calibration."""
+        with torch.no_grad():
+            content = self.model(torch.from_numpy(frames).to(self.fabric.device).permute(0, 3, 1, 2)).float()
+            density: Array = torch.exp(content - content.amax(dim=(1, 2), keepdim=True)).cpu().numpy()
+        return density / density.mean(axis=(1, 2), keepdims=True)
+
+
+def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:
+    """Train as the settings say and return the newest point of each curve.
+
+    Raises:
+        Sal360Error: a setting, the data or a checkpoint is unusable, or the loss is not finite.
+    """
+    checkpoint = starting_point(config.loop)
+    fabric = make_fabric(config.loop)
+    height = config.model.input_height
+    gaze = load_gaze(config.data, height, SaliencyModel.map_size_of(config.model), config.loop.seed)
+    task = DecoderTask(config, gaze, fabric)
+    if fabric.global_rank == 0:
+        write_config(config, Path(config.loop.run) / "config.yaml")
+    return train(task, config.loop, config.optimiser, fabric, checkpoint)
+
+
+def main() -> None:
+    """The command `python -m training.train_decoder`."""
+    figures = train_decoder(read_config(TrainDecoderConfig, "Train a saliency decoder on human gaze."))
+    print("  ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items()) if "/" in name or name == "loss"))
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
