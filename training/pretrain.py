@@ -1,0 +1,176 @@
+"""Contrastive pretraining of an encoder on unlabelled panoramas.
+
+    python -m training.pretrain --config config/pretrain.yaml --data.root PANORAMAS
+    torchrun --nproc-per-node 8 -m training.pretrain --config config/pretrain.yaml --data.root PANORAMAS
+
+The run's folder gets the settings, views.png (what is being learnt), TensorBoard curves, checkpoints, and at the end
+summary.png.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from sal360_ros.errors import ParameterError, one_line_errors
+from sal360_ros.sphere import Array
+from training.checkpoint import load_weights
+from training.config import read_config, write_config
+from training.config.pretrain import PretrainConfig
+from training.contrastive_loss import ContrastiveObjective
+from training.data.loader import StepSampler, load, steps_per_epoch
+from training.data.panoramas import PanoramaViews, describe, open_panoramas
+from training.data.shards import ShardedViews, open_shards
+from training.data.view_picture import write_views
+from training.data.views import ViewPair
+from training.loop import Task, make_fabric, starting_point, train
+from training.models.attention import SelfAttention
+from training.models.contrastive import ContrastiveModel
+from training.retrieval import Retrieval
+from training.run_picture import write_summary
+
+
+@dataclass(frozen=True)
+class Source:
+    """Panoramas as the task needs them, from a folder or from shards."""
+
+    count: int
+    """All panoramas; each has an entry in the memory bank."""
+    steps_per_epoch: int
+    """Steps of one pass."""
+    batches: Callable[[int, int], Iterator[Any]]
+    """Batches (views, turned views, indices) of this process for the steps from … to."""
+    some: Sequence[Array]
+    """The panoramas of the evaluation, (H, W, 3) uint8 RGB each."""
+
+
+def open_source(config: PretrainConfig, fabric: Fabric) -> Source:
+    """The panoramas under `data.root`, checked by the first process for all of them.
+
+    Raises:
+        DataError: they are missing or unusable.
+        ParameterError: a batch is larger than the data.
+    """
+    loop, views = config.loop, ViewPair(config.loop.seed, config.views)
+    place = {"rank": fabric.global_rank, "world": fabric.world_size}
+    if shards := open_shards(config.data.root):
+
+        def sharded(start: int, stop: int) -> ShardedViews:
+            return ShardedViews(shards, views, config.data.height, loop, start=start, stop=stop, **place)
+
+        some = shards.first(config.retrieval_panoramas, config.data.height) if fabric.global_rank == 0 else []
+        return Source(len(shards), sharded(0, 0).steps_per_epoch, lambda a, b: sharded(a, b).batches(), some)
+
+    panoramas = open_panoramas(config.data) if fabric.global_rank == 0 else None
+    panoramas = fabric.broadcast(panoramas)
+    assert panoramas is not None
+    fabric.print(describe(panoramas))
+    count = len(panoramas)
+
+    def batches(start: int, stop: int) -> Iterator[Any]:
+        sampler = StepSampler(
+            count,
+            batch_size=loop.batch_size,
+            seed=loop.seed,
+            start=start,
+            stop=stop,
+            parts=loop.accumulate,
+            **place,
+        )
+        return load(PanoramaViews(panoramas, views), sampler, loop.workers)
+
+    chosen = torch.linspace(0, count - 1, min(count, config.retrieval_panoramas)).round().int().tolist()
+    some = [panoramas[i] for i in chosen] if fabric.global_rank == 0 else []
+    return Source(count, steps_per_epoch(count, loop.batch_size), batches, some)
+
+
+class PretrainTask(Task):
+    """The paper's contrastive training as the loop takes it."""
+
+    kind: ClassVar[str] = "contrastive"
+
+    def __init__(self, config: PretrainConfig, source: Source, fabric: Fabric) -> None:
+        share = config.loop.batch_size // (fabric.world_size * config.loop.accumulate)
+        if share < 2:
+            raise ParameterError(
+                f"loop.batch_size is {config.loop.batch_size} for {fabric.world_size} processes in"
+                f" {config.loop.accumulate} parts",
+                "at least 2 samples in each, for the batch statistics",
+                "set --loop.batch_size or --loop.accumulate",
+            )
+        self.source, self.fabric = source, fabric
+        self.config, self.steps_per_epoch = config.model, source.steps_per_epoch
+        self.model: ContrastiveModel = ContrastiveModel(config.model)
+        self.objective = ContrastiveObjective(source.count, config.objective, seed=config.loop.seed).to(fabric.device)
+        self.retrieval = Retrieval(source.some, config.views, config.loop.seed)
+        self._embedded: list[tuple[Tensor, Tensor]] = []  # what this step puts into the memory bank
+
+    def batches(self, start: int, stop: int) -> Iterator[Any]:
+        """View pairs with the indices of their panoramas."""
+        return self.source.batches(start, stop)
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """The objective's parts, and γ."""
+        view, turned, indices = batch
+        output = model(view, turned)
+        parts = self.objective(output, indices)
+        self._embedded.append((output.global_embedding.detach(), indices))
+        curves = {
+            "loss": parts.total,
+            "loss/global_nce": parts.global_nce,
+            "loss/local_nce": parts.local_nce,
+            "similarity/positive": parts.positive_similarity,
+            "similarity/negative": parts.negative_similarity,
+        }
+        if isinstance(self.model.attention, SelfAttention):
+            curves["attention/gamma"] = self.model.attention.gamma
+        return curves
+
+    def after_step(self) -> None:
+        """Move the memory bank, once the step is taken."""
+        for embedding, indices in self._embedded:
+            self.objective.update(embedding, indices)
+        self._embedded.clear()
+
+    def evaluate(self, done: int) -> Mapping[str, float]:  # noqa: ARG002
+        """Retrieval and inter-map correlation."""
+        return self.retrieval(self.model, self.fabric.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory bank, Z and the draws of the negatives."""
+        return self.objective.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.objective.load_state_dict(state)
+
+
+def main() -> None:
+    """Pretrain an encoder."""
+    config = read_config(PretrainConfig, "Contrastive pretraining of an encoder on unlabelled panoramas.")
+    checkpoint = starting_point(config.loop)
+    fabric = make_fabric(config.loop)
+    source = open_source(config, fabric)
+    task = PretrainTask(config, source, fabric)
+    if config.weights and not checkpoint:
+        load_weights(config.weights, task.model, kind=task.kind)
+    run = Path(config.loop.run)
+    if fabric.global_rank == 0:
+        write_config(config, run / "config.yaml")
+        views = ViewPair(config.loop.seed, config.views)
+        write_views(run / "views.png", [views(source.some[i], 0, i) for i in range(min(6, len(source.some)))])
+    scores = train(task, config.loop, config.optimiser, fabric, checkpoint)
+    if fabric.global_rank == 0:
+        write_summary(run, title=f"{config.model.encoder}, recipe {config.recipe}, {source.count} panoramas")
+        print(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))

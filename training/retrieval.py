@@ -1,0 +1,83 @@
+"""Whether pretraining works: turned views that were never trained on look for their own panorama among all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sal360_ros.sphere import Array
+from training.analysis.correlation import inter_map_correlation
+from training.config import ViewConfig
+from training.data.views import ViewPair, resize, to_planes
+from training.models.contrastive import ContrastiveModel
+from training.models.encoders import normalise
+
+_HELD_OUT = 1_000_003
+"""Added to the training's seed: the held-out views are then none of the training's."""
+
+
+class Retrieval:
+    """Scores of a contrastive model on fixed held-out views, the same at every call.
+
+    Args:
+        panoramas: (H, W, 3) uint8 RGB each; their plain views are searched.
+        config: how the turned views, one for each panorama, are drawn.
+        seed: of the training.
+        batch_size: views that go through the model at once.
+    """
+
+    def __init__(self, panoramas: Sequence[Array], config: ViewConfig, seed: int, batch_size: int = 16) -> None:
+        views = ViewPair(seed + _HELD_OUT, config)
+        self.plain = [to_planes(resize(panorama, config.height)) for panorama in panoramas]  # (3, h, w) each
+        self.turned = [views(panorama, 0, index)[1] for index, panorama in enumerate(panoramas)]
+        self.batch_size = batch_size
+
+    def __call__(self, model: ContrastiveModel, device: torch.device) -> dict[str, float]:
+        """Scores of the model as it is (set it to evaluation mode, without gradients).
+
+        The turned view is embedded as the objective trains it, through the attention and the local module, with
+        itself as the query, so that nothing tells which panorama is sought; and also through the global module.
+
+        Returns:
+            retrieval/local_top1, local_top5, global_top1, global_top5: share of turned views whose own panorama is
+            the nearest or among the five nearest by the cosine; latent/inter_map_correlation: as in Table 2.
+        """
+        sought, correlations = [], []
+        for view in self._batches(self.plain, device):
+            latent = model.encoder(normalise(view))  # (B, 512, h, w)
+            sought.append(model.global_head(latent).float())
+            correlations.append(inter_map_correlation(latent))
+        local, through_global = [], []
+        for view in self._batches(self.turned, device):
+            latent = model.encoder(normalise(view))
+            attended = model.local_head(model.attention(latent, latent)).float()
+            local.append(functional.normalize(attended.mean(dim=(2, 3)), dim=1))
+            through_global.append(model.global_head(latent).float())
+        gallery = torch.cat(sought)
+        return {
+            **{f"retrieval/local_{name}": value for name, value in top_scores(torch.cat(local), gallery).items()},
+            **{
+                f"retrieval/global_{name}": value
+                for name, value in top_scores(torch.cat(through_global), gallery).items()
+            },
+            "latent/inter_map_correlation": float(torch.cat(correlations).nanmean()),
+        }
+
+    def _batches(self, views: Sequence[Array], device: torch.device) -> list[Tensor]:
+        starts = range(0, len(views), self.batch_size)
+        return [torch.from_numpy(np.stack(views[i : i + self.batch_size])).to(device) for i in starts]
+
+
+def top_scores(queries: Tensor, gallery: Tensor) -> dict[str, float]:
+    """Share of the queries (N, C) whose own entry of the gallery (N, C) has the largest product, or one of the five.
+
+    An entry that ties with another does not beat it: a model that maps everything to one vector scores 0, not 1.
+    """
+    similarity = queries @ gallery.T  # (N, N)
+    own = similarity.diagonal()[:, None]  # (N, 1)
+    better_or_equal = (similarity >= own).sum(dim=1)  # itself included
+    return {f"top{k}": float((better_or_equal <= k).float().mean()) for k in (1, 5)}
