@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from training.analysis.encoders import latents, open_large_enough, read_encoder
+from training.analysis.results import new_figure, write_results
+from training.config.analysis import CorrelationConfig
+
+PAPER_CORRELATION = {"VGG16": 0.295, "ResNet50": 0.107}
+"""Table 2, on 24 panoramas of Salient360!."""
 
 
 def inter_map_correlation(latent: Tensor) -> Tensor:
@@ -27,3 +36,32 @@ def inter_map_correlation(latent: Tensor) -> Tensor:
     # Σ_i≠j u_i · u_j = ‖Σ u_i‖² − Σ ‖u_i‖², without the C x C matrix
     total = unit.sum(dim=1).square().sum(dim=1) - count
     return total / (count * (count - 1)).where(count > 1, torch.nan)
+
+
+def analyse_correlation(config: CorrelationConfig) -> None:
+    """Measure the latents of each encoder on each panorama; write correlation.csv and correlation.png.
+
+    Raises:
+        CheckpointError, DataError, OSError: a checkpoint or the panoramas cannot be read, or the results not written.
+    """
+    encoders = [read_encoder(path) for path in config.checkpoints]
+    panoramas = open_large_enough(config.data, [encoder.height for encoder in encoders])
+    rows: list[dict[str, Any]] = []
+    measured: dict[str, list[float]] = {}
+    for encoder in encoders:
+        values = measured.setdefault(encoder.name, [])
+        for panorama, latent in latents(encoder, panoramas):
+            values.append(float(inter_map_correlation(latent[None])))
+            rows.append({"encoder": encoder.name, "panorama": panorama, "correlation": values[-1]})
+
+    figure = new_figure(1.5 + 2 * len(measured), 4)
+    axes = figure.subplots()
+    axes.boxplot(list(measured.values()), showmeans=True)
+    axes.set_xticks(range(1, 1 + len(measured)), [name.replace(" ", "\n") for name in measured])
+    for (name, paper), style in zip(PAPER_CORRELATION.items(), ("--", ":"), strict=True):
+        axes.axhline(paper, color="grey", linestyle=style, label=f"paper, {name}: {paper}")
+    axes.set(ylabel="mean correlation between channels", title=f"Latents of {len(panoramas)} panoramas")
+    axes.legend()
+    write_results(config.output, "correlation", rows, figure)
+    for name, values in measured.items():
+        print(f"{name}: {sum(values) / len(values):.3f}")

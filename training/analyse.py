@@ -1,0 +1,55 @@
+"""The tables and figures of the paper's supplementary that look into a model: one subcommand each.
+
+    python -m training.analyse equator      Table 3: distance of predictions to the equator prior
+    python -m training.analyse correlation  Table 2: correlation between the channels of the latents
+    python -m training.analyse change       Figure 4: distance of two checkpoints, layer by layer
+    python -m training.analyse embedding    Figure 5: t-SNE of the embeddings of several encoders
+    python -m training.analyse views        Figure 7: the views, and what of the sphere they show
+
+Each writes a figure (PNG) and its numbers (CSV) to --output. Settings of one: python -m training.analyse NAME --help.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sal360_ros.errors import ParameterError, one_line_errors
+from training.analysis.change import analyse_change
+from training.analysis.correlation import analyse_correlation
+from training.analysis.embedding import analyse_embedding
+from training.analysis.equator import analyse_equator
+from training.analysis.view_coverage import analyse_views
+from training.config import read_config
+from training.config.analysis import (
+    ChangeConfig,
+    CorrelationConfig,
+    EmbeddingConfig,
+    EquatorConfig,
+    ViewCoverageConfig,
+)
+
+ANALYSES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "equator": (EquatorConfig, analyse_equator),
+    "correlation": (CorrelationConfig, analyse_correlation),
+    "change": (ChangeConfig, analyse_change),
+    "embedding": (EmbeddingConfig, analyse_embedding),
+    "views": (ViewCoverageConfig, analyse_views),
+}
+
+
+def main() -> None:
+    """Run the subcommand."""
+    name, *options = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(__doc__)
+        return
+    if name not in ANALYSES:
+        raise ParameterError(f"the analysis is {name!r}", "one of " + ", ".join(ANALYSES), "choose one of them")
+    kind, analyse = ANALYSES[name]
+    analyse(read_config(kind, kind.__doc__ or "", options))
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))

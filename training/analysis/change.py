@@ -1,0 +1,74 @@
+"""How far training moved each layer: normalised Frobenius distance of two checkpoints (supplementary, Figure 4)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from sal360_ros.errors import CheckpointError
+from training.analysis.encoders import checkpoint_name
+from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
+from training.checkpoint import read_header, read_tensors
+from training.config.analysis import ChangeConfig
+from training.models.encoders import build_encoder
+
+
+def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
+    """‖after − before‖ / ‖before‖ (Frobenius) of every weight tensor of two or more dimensions, by its name.
+
+    1.41 is what two unrelated tensors of one norm have. NaN where the earlier one is zero.
+
+    Raises:
+        CheckpointError: the checkpoints are of different networks.
+    """
+    changes = {}
+    for name, old in before.items():
+        if old.ndim < 2:
+            continue
+        new = after.get(name)
+        if new is None or new.shape != old.shape:
+            raise CheckpointError(
+                f"{name} is {'missing' if new is None else tuple(new.shape)} in the later checkpoint",
+                f"{tuple(old.shape)}, as in the earlier one",
+                "give two checkpoints of the same encoder",
+            )
+        norm = float(old.double().norm())
+        changes[name] = float((new.double() - old.double()).norm()) / norm if norm > 0 else math.nan
+    return changes
+
+
+def encoder_tensors(path: str) -> dict[str, Tensor]:
+    """The encoder's tensors of a contrastive or saliency checkpoint, from the input on (files sort them by name)."""
+    tensors = read_tensors(path, part="encoder")
+    order = build_encoder(read_header(path).config["encoder"]).state_dict()
+    return {name: tensors[name] for name in order if name in tensors}
+
+
+def analyse_change(config: ChangeConfig) -> None:
+    """Compare the encoders of each pair of checkpoints; write change.csv and change.png.
+
+    Raises:
+        CheckpointError, OSError: a checkpoint cannot be read, two do not match, or the results cannot be written.
+    """
+    rows: list[dict[str, Any]] = []
+    figure = new_figure(9, 4.5)
+    axes = figure.subplots()
+    for i, (before, after) in enumerate(zip(config.before, config.after, strict=True)):
+        tensors = encoder_tensors(before)
+        changes = layer_changes(tensors, encoder_tensors(after))
+        name = f"{checkpoint_name(before)} → {checkpoint_name(after)}"
+        for number, (layer, change) in enumerate(changes.items(), start=1):
+            shape = "x".join(map(str, tensors[layer].shape))
+            rows.append({"encoder": name, "number": number, "layer": layer, "shape": shape, "change": change})
+        mean = sum(changes.values()) / len(changes)
+        colour = ENCODER_COLOURS[i % len(ENCODER_COLOURS)]
+        axes.plot(range(1, len(changes) + 1), list(changes.values()), ".-", color=colour, label=f"{name}: {mean:.2f}")
+        print(f"{name}: mean {mean:.3f} over {len(changes)} layers")
+    axes.axhline(math.sqrt(2), color="grey", linestyle=":", label="unrelated weights of one norm")
+    axes.set(
+        xlabel="layer, from the input", ylabel="‖ΔW‖ / ‖W‖", title="Change of the encoders' weights", ylim=(0, None)
+    )
+    axes.legend()
+    write_results(config.output, "change", rows, figure)

@@ -1,0 +1,99 @@
+"""Embeddings of panoramas and their turned views in the plane, by t-SNE (supplementary, Figure 5)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sal360_ros.errors import ParameterError
+from sal360_ros.sphere import Array
+from training.analysis.encoders import TrainedEncoder, open_large_enough, read_encoder
+from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
+from training.config.analysis import EmbeddingConfig
+from training.data.panoramas import Panoramas
+from training.data.views import ViewPair, resize, to_planes
+
+
+@torch.inference_mode()
+def embed_views(encoder: TrainedEncoder, panoramas: Panoramas, config: EmbeddingConfig) -> Array:
+    """v of the plain view and of each turned view of each panorama: (panoramas, 1 + turned_views, 512) float32."""
+    draw = ViewPair(config.seed, config.views)
+    embeddings = []
+    for index in tqdm(range(len(panoramas)), desc=encoder.name, unit="panorama"):
+        views = [panoramas[index]]
+        views += [draw(panoramas[index], number, index)[1].transpose(1, 2, 0) for number in range(config.turned_views)]
+        batch = np.stack([to_planes(resize(view, encoder.height)) for view in views])  # (1 + turned_views, 3, H, W)
+        embeddings.append(encoder.model.embed(torch.from_numpy(batch)).numpy())
+    return np.stack(embeddings)
+
+
+def to_plane(embeddings: Array, perplexity: float, seed: int) -> Array:
+    """Points (n, 2) whose neighbours are those of the embeddings (n, C).
+
+    Args:
+        embeddings: at least 4.
+        perplexity: about how many neighbours count; 0 takes a third of the points, at most 30.
+        seed: of t-SNE.
+
+    Raises:
+        ParameterError: there are too few points, or no more than the perplexity.
+    """
+    from sklearn.manifold import TSNE
+
+    count = len(embeddings)
+    perplexity = perplexity or min(30.0, count / 3)
+    if count < 4 or perplexity >= count:
+        raise ParameterError(
+            f"there are {count} embeddings for a perplexity of {perplexity:g}",
+            "at least 4, and more than the perplexity",
+            "add panoramas or turned_views, or lower --perplexity",
+        )
+    points: Array = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings)
+    return points
+
+
+def analyse_embedding(config: EmbeddingConfig) -> None:
+    """Embed the panoramas with each encoder; write embedding.csv and embedding.png.
+
+    The first picture has all encoders together, as in the paper. The others have one each, a colour a panorama: an
+    encoder that has learnt to know a panorama from any side puts its views beside each other.
+
+    Raises:
+        CheckpointError, DataError, ParameterError, OSError: as the parts say.
+    """
+    encoders = [read_encoder(path) for path in config.checkpoints]
+    panoramas = open_large_enough(config.data, [encoder.height for encoder in encoders])
+    embeddings = [embed_views(encoder, panoramas, config) for encoder in encoders]
+    shape = embeddings[0].shape[:2]  # (panoramas, views)
+    together = to_plane(np.concatenate([each.reshape(-1, each.shape[2]) for each in embeddings]), *_tsne(config))
+    together = together.reshape(len(encoders), *shape, 2)
+
+    figure = new_figure(5 * (1 + len(encoders)), 5)
+    axes = figure.subplots(1, 1 + len(encoders), squeeze=False)[0]
+    rows: list[dict[str, Any]] = []
+    panorama_colours = np.arange(shape[0]).repeat(shape[1])
+    for i, (encoder, embedding) in enumerate(zip(encoders, embeddings, strict=True)):
+        own = to_plane(embedding.reshape(-1, embedding.shape[2]), *_tsne(config)).reshape(*shape, 2)
+        colour = ENCODER_COLOURS[i % len(ENCODER_COLOURS)]
+        axes[0].scatter(*together[i].reshape(-1, 2).T, s=12, color=colour, label=encoder.name)
+        axes[1 + i].scatter(*own.reshape(-1, 2).T, s=12, c=panorama_colours, cmap="gist_rainbow")
+        axes[1 + i].set_title(encoder.name)
+        for index, number in np.ndindex(*shape):
+            row: dict[str, Any] = {"encoder": encoder.name, "panorama": Path(panoramas.paths[index]).name}
+            row["view"] = f"turned {number}" if number else "plain"
+            for name, points in (("together", together[i]), ("own", own)):
+                row |= {f"{name}_x": float(points[index, number, 0]), f"{name}_y": float(points[index, number, 1])}
+            rows.append(row)
+    axes[0].set_title("all encoders")
+    axes[0].legend()
+    for each in axes:
+        each.set(xticks=[], yticks=[])
+    write_results(config.output, "embedding", rows, figure)
+
+
+def _tsne(config: EmbeddingConfig) -> tuple[float, int]:
+    return config.perplexity, config.seed

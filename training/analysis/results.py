@@ -1,0 +1,47 @@
+"""What an analysis leaves behind: rows of numbers as CSV and a figure as PNG, in one folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sal360_ros.files import write_text, written_beside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ENCODER_COLOURS = ("navy", "red", "darkorange", "seagreen", "purple", "saddlebrown", "deeppink", "grey")
+"""As in the paper's Figure 5: VGG16 navy blue, ResNet50 red; others as they come."""
+
+
+def write_results(folder: str | Path, name: str, rows: Sequence[Mapping[str, Any]], figure: Figure) -> None:
+    """Write FOLDER/NAME.csv and FOLDER/NAME.png and say so.
+
+    Args:
+        folder: made where it is missing.
+        name: of both files.
+        rows: of the table; all have the keys of the first, which become the header.
+        figure: the picture.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    table, picture = Path(folder) / f"{name}.csv", Path(folder) / f"{name}.png"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(table, text.getvalue())
+    with written_beside(picture) as temporary:
+        figure.savefig(temporary, dpi=120)
+    print(f"wrote {table} and {picture}")
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure that needs no display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in), layout="constrained")

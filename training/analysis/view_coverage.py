@@ -1,0 +1,70 @@
+"""The views, and how much of each shows what lay near the poles (supplementary, C and Figure 7)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sal360_ros.projection import rotate_erp
+from sal360_ros.sphere import Array, erp_directions
+from training.analysis.results import new_figure, write_results
+from training.config.analysis import ViewCoverageConfig
+from training.data.panoramas import open_panoramas
+from training.data.views import BOTTOM_TO_FRONT, TOP_TO_FRONT, ViewPair, resize
+
+POLAR_ELEVATION_RAD = math.pi / 4
+"""Beyond it a cap counts as polar; both caps together are 29 % of the sphere and half of a panorama's pixels."""
+
+TURNS: dict[str, Array] = {"panorama": np.eye(3), "top to front": TOP_TO_FRONT, "bottom to front": BOTTOM_TO_FRONT}
+
+
+def coverage(rotation: Array, height: int) -> dict[str, float]:
+    """What a panorama turned by `rotation` shows of the zones it had before, on a grid of (height, 2 * height).
+
+    Returns:
+        For the zones top, equator and bottom: `_share`, of the turned panorama's pixels, and `_stretch`, how much
+        wider than high they are drawn there on average (1 on the equator, growing towards the poles).
+    """
+    directions = erp_directions(height, 2 * height)
+    elevation = np.arcsin(np.clip((directions @ rotation)[..., 2], -1, 1))  # before the turn: Rᵀ d
+    stretch = 1 / np.sqrt(1 - directions[..., 2] ** 2)
+    zones = {
+        "top": elevation > POLAR_ELEVATION_RAD,
+        "equator": np.abs(elevation) <= POLAR_ELEVATION_RAD,
+        "bottom": elevation < -POLAR_ELEVATION_RAD,
+    }
+    measures: dict[str, float] = {}
+    for name, inside in zones.items():
+        measures |= {f"{name}_share": float(inside.mean()), f"{name}_stretch": float(stretch[inside].mean())}
+    return measures
+
+
+def analyse_views(config: ViewCoverageConfig) -> None:
+    """Draw the turns and two random pairs of views of the first panoramas; write views.csv and views.png.
+
+    Raises:
+        DataError, OSError: the panoramas cannot be read, or the results not written.
+    """
+    panoramas = open_panoramas(config.data)
+    height, count = config.views.height, min(config.panoramas, len(panoramas))
+    rows: list[dict[str, Any]] = [{"view": name} | coverage(turn, height) for name, turn in TURNS.items()]
+
+    draw = ViewPair(config.seed, config.views)
+    columns = [*TURNS, "x", "x_t", "x, next epoch", "x_t, next epoch"]
+    figure = new_figure(2.6 * len(columns), 0.4 + 1.35 * count)
+    grid = figure.subplots(count, len(columns), squeeze=False)
+    for index, line in enumerate(grid):
+        panorama = resize(panoramas[index], height)
+        pictures = [rotate_erp(panorama, turn) for turn in TURNS.values()]
+        pictures += [view.transpose(1, 2, 0) for epoch in (0, 1) for view in draw(panorama, epoch, index)[:2]]
+        for axes, picture, column in zip(line, pictures, columns, strict=True):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[], title=column if index == 0 else "")
+        line[0].set_ylabel(Path(panoramas.paths[index]).stem[:18], fontsize=7)
+    write_results(config.output, "views", rows, figure)
+    for row in rows:
+        stretches = ", ".join(f"{zone} {row[f'{zone}_stretch']:.2f}" for zone in ("top", "equator", "bottom"))
+        print(f"{row['view']}: width to height as drawn, {stretches}")
