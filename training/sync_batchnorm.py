@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.distributed
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -18,15 +19,15 @@ class SyncBatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, ...) normalised per channel over the batch of all processes."""
-        if not self.training or not torch.distributed.is_initialized():
+        if not self.training or not dist.is_initialized():
             return super().forward(x)
+        processes = dist.get_world_size()
         over = [axis for axis in range(x.ndim) if axis != 1]
-        count = torch.distributed.get_world_size()
-        mean = all_reduce(x.mean(over, dtype=torch.float32)) / count  # (C,)
         shape = (1, -1) + (1,) * (x.ndim - 2)
+        mean = _sum_over_processes(x.float().mean(over)) / processes  # (C,)
         centred = x.float() - mean.view(shape)  # (B, C, ...)
-        variance = all_reduce(centred.square().mean(over)) / count  # (C,)
-        self._follow(mean.detach(), variance.detach(), count * x.numel() // x.shape[1])
+        variance = _sum_over_processes(centred.square().mean(over)) / processes  # (C,)
+        self._follow(mean.detach(), variance.detach(), samples=processes * x.numel() // x.shape[1])
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         return (normalised * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
 
@@ -48,5 +49,26 @@ def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
         return converted
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.__class__ = SyncBatchNorm
+            module.__class__ = SyncBatchNorm  # the same parameters, buffers and options; only `forward` is another
     return model
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes; so is its gradient, because each process' loss depends on every summand."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:  # noqa: ARG004
+        total = part.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_processes(part: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(part)
+    return total
