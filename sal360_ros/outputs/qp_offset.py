@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -97,7 +98,13 @@ def tile_weights(density: Array, rows: int, columns: int) -> Array:
     """
     check_range("rows", rows, 1, density.shape[0])
     check_range("columns", columns, 1, density.shape[1])
-    grid = ErpTiles(rows, columns, 1)
+    grid = _equal_tiles(rows, columns)
     gaze = grid.average(density) * grid.solid_angle_sr / (4 * math.pi)
     weights: Array = gaze / gaze.sum()
     return weights
+
+
+@lru_cache(maxsize=4)
+def _equal_tiles(rows: int, columns: int) -> ErpTiles:
+    """The tiles as a panorama of one pixel each, with their tables kept from frame to frame."""
+    return ErpTiles(rows, columns, 1)

@@ -123,14 +123,14 @@ def test_with_its_orientation_a_turning_camera_smears_nothing(seed: int, step_ra
     assert on_the_axis or map_distance(plain, seen) > 2 * map_distance(smoothed, seen)
 
 
-def test_turns_below_half_a_pixel_add_up() -> None:
-    step_rad = 0.2 * 2 * math.pi / SHAPE[1]
+def test_turns_below_a_tenth_of_a_pixel_add_up() -> None:
+    step_rad = 0.06 * 2 * math.pi / SHAPE[1]
     smoothing = TemporalSmoothing(SmoothingSettings(time_constant_s=60, reset_gap_s=10, cut_distance=1))
-    for frame in range(60):
+    for frame in range(200):
         orientation = sphere.rotation_yaw_pitch_roll(yaw_rad=frame * step_rad)
         seen = blob(orientation.T @ [1, 0, 0])
         smoothed = smoothing.update(seen, frame / 30, orientation)
-    assert map_distance(smoothed, seen) < 0.06  # a turn of 54°; without compensation it is .47
+    assert map_distance(smoothed, seen) < 0.1  # a turn of 54°; without compensation it is .47, with drift it grows
 
 
 def test_an_orientation_that_comes_late_is_taken_up() -> None:

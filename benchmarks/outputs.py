@@ -1,0 +1,144 @@
+"""What each output costs, and what smoothing gives and takes: python benchmarks/outputs.py [--json].
+
+Cost: milliseconds on one core for one map of the bundled model, with the tables of the frame's size ready, as in a
+stream. Smoothing: flicker (mean share of gaze that moves between two frames) and lag (seconds behind a scene that
+changes at once) of the bundled model on a bundled panorama seen by a turning camera, at three frame rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+from interleaved import interleaved_seconds, summary_ms
+
+from sal360_ros.outputs.qp_offset import QpOffset, tile_weights
+from sal360_ros.outputs.shading_rate import ShadingRate, ShadingRateSettings
+from sal360_ros.outputs.smoothing import SmoothingSettings, TemporalSmoothing
+from sal360_ros.outputs.stability import flicker, step_lag_s
+from sal360_ros.outputs.target_selection import TargetSelector
+from sal360_ros.outputs.targets import find_peaks
+from sal360_ros.outputs.viewport_map import ViewportMap
+from sal360_ros.predictor import Predictor
+from sal360_ros.projection import Viewport
+from sal360_ros.samples import bundled_panoramas
+from sal360_ros.sources import open_source
+from sal360_ros.sphere import Array, rotation_yaw_pitch_roll
+
+FRAME_SIZES = ((320, 640), (960, 1920), (1920, 3840))
+TURN_RAD_S = 0.5
+SECONDS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument("--rounds", type=int, default=200, help="calls of each output")
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cv2.setNumThreads(1)
+    with Predictor(threads=1) as predictor:
+        maps = {rate_hz: _maps(predictor, rate_hz) for rate_hz in (10, 30, 60)}
+        other = predictor.predict(cv2.imread(str(bundled_panoramas() / "courtyard.jpg")), "bgr")
+    seconds = interleaved_seconds(_outputs(maps[30]), arguments.rounds)
+    cost = {name: summary_ms(each) for name, each in seconds.items()}
+    smoothing = [_smoothing(maps[rate_hz], other, rate_hz, tau) for rate_hz in maps for tau in (0.0, 0.1, 0.2, 0.4)]
+    if arguments.json:
+        shape = list(maps[30][0].shape)
+        print(json.dumps({"map": shape, "rounds": arguments.rounds, "cost": cost, "smoothing": smoothing}))
+        return
+    for name, summary in cost.items():
+        print(f"{name:32s}{summary['median_ms']:8.3f} ms (least {summary['min_ms']:.3f})")
+    print(f"\n{'rate':>6} {'constant':>9} {'flicker':>8} {'with orientation':>17} {'lag':>8}")
+    for row in smoothing:
+        print(
+            f"{row['rate_hz']:4d}Hz {row['time_constant_s']:8.1f}s {row['flicker']:8.4f}"
+            f" {row['flicker_with_orientation']:17.4f} {row['lag_s']:7.3f}s"
+        )
+
+
+def _turn(frame: int, rate_hz: int) -> Array:
+    return rotation_yaw_pitch_roll(yaw_rad=TURN_RAD_S * frame / rate_hz)
+
+
+def _maps(predictor: Predictor, rate_hz: int) -> list[Array]:
+    """The bundled model's maps of a bundled panorama that the camera turns in."""
+    path = bundled_panoramas() / "city.jpg"
+    frames = open_source(path, loop=True, rate_hz=rate_hz, yaw_rate_rad_s=TURN_RAD_S, height_px=320)
+    taken = itertools.islice(frames, SECONDS * rate_hz)
+    return [predictor.predict(frame.image, frame.channels) for frame in taken]
+
+
+def _outputs(maps: list[Array]) -> dict[str, Callable[[], object]]:
+    """Every output on the next map of the stream, by name."""
+    numbers = {name: itertools.count() for name in ("smoothing", "turned", "selection", "maps")}
+    smoothing, turned, selector = TemporalSmoothing(), TemporalSmoothing(), TargetSelector()
+
+    def next_map() -> Array:
+        return maps[next(numbers["maps"]) % len(maps)]
+
+    def smooth() -> Array:
+        return smoothing.update(next_map(), next(numbers["smoothing"]) / 30)
+
+    def smooth_turned() -> Array:
+        number = next(numbers["turned"])
+        return turned.update(next_map(), number / 30, _turn(number, 30))
+
+    def select() -> object:
+        return selector.update(find_peaks(next_map()), next(numbers["selection"]) / 30)
+
+    outputs: dict[str, Callable[[], object]] = {
+        "smoothing": smooth,
+        "smoothing, camera turning": smooth_turned,
+        "targets": lambda: find_peaks(next_map()),
+        "targets and selection": select,
+    }
+    for height, width in FRAME_SIZES:
+        rate, offset = ShadingRate(height, width), QpOffset(height, width)
+        outputs[f"shading rate {width}x{height}"] = partial(_call, rate.update, next_map)
+        outputs[f"qp offset {width}x{height}"] = partial(_call, offset.update, next_map)
+    budget = ShadingRate(960, 1920, ShadingRateSettings(full_rate_share=0.2))
+    cube = ShadingRate(1024, 1024, ShadingRateSettings(projection="cubemap"))
+    window = ViewportMap(Viewport(np.eye(3), math.radians(100), 400, 400))
+    outputs["shading rate 1920x960, budget"] = partial(_call, budget.update, next_map)
+    outputs["shading rate, cube of 1024"] = partial(_call, cube.update, next_map)
+    outputs["viewport map 400x400"] = partial(_call, window.sample, next_map)
+    outputs["tile weights 4x8"] = lambda: tile_weights(next_map(), 4, 8)
+    return outputs
+
+
+def _call(update: Callable[[Array], object], next_map: Callable[[], Array]) -> object:
+    return update(next_map())
+
+
+def _smoothing(maps: list[Array], other: Array, rate_hz: int, time_constant_s: float) -> dict[str, Any]:
+    settings = SmoothingSettings(time_constant_s=time_constant_s, cut_distance=1)
+    plain, turned, stepped = (TemporalSmoothing(settings) for _ in range(3))
+    stamps_s = [frame / rate_hz for frame in range(len(maps))]
+    smoothed = [plain.update(each, stamp_s) for each, stamp_s in zip(maps, stamps_s, strict=True)]
+    with_orientation = [
+        turned.update(each, stamp_s, _turn(frame, rate_hz))
+        for frame, (each, stamp_s) in enumerate(zip(maps, stamps_s, strict=True))
+    ]
+    turns = [_turn(1, rate_hz).T] * (len(maps) - 1)
+    stepped.update(maps[0], -1 / rate_hz)
+    steps = [stepped.update(other, stamp_s) for stamp_s in stamps_s]
+    return {
+        "rate_hz": rate_hz,
+        "time_constant_s": time_constant_s,
+        "flicker": flicker(smoothed, turns),
+        "flicker_with_orientation": flicker(with_orientation, turns),
+        "lag_s": step_lag_s(steps, stamps_s, maps[0], other),
+    }
+
+
+if __name__ == "__main__":
+    main()
