@@ -1,7 +1,9 @@
-"""How well a panorama's map predicts gaze on the photographs that lie on the panorama, measured in their own planes.
+"""How well a panorama's map predicts gaze on photographs that lie on the panorama, measured in their own planes.
 
-Photographs are placed on panoramas at the equator, `PER_PANORAMA` at equal distances. The map is looked up at the
-photograph's pixels and turned from gaze per solid angle into gaze per area of the plane (divided by 1 / cos³ θ).
+Photographs lie on real panoramas in one of two ways, and the map is looked up at their pixels:
+    flat       on the panorama's pixels, half its width each, two side by side; the map is read as it is;
+    viewports  seen through viewports at the equator, three at equal distances; the map, gaze per solid angle, is
+               divided by 1 / cos³ θ to be gaze per area of the photograph.
 Ground truth is the density of σ = 24 px; NSS takes the unblurred fixations. 200 x 150 pixels a photograph.
 """
 
@@ -10,16 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 
 from sal360_ros.metrics import cc, kld, nss
 from sal360_ros.projection import Viewport
 from sal360_ros.sphere import Array
 from training.data.osie import HEIGHT_PX, WIDTH_PX, Photograph
-from training.data.placement import draw_picture, plane_per_solid_angle, viewport_at
+from training.data.placement import Inset, draw_picture, inset_at, plane_per_solid_angle, viewport_at
 
 HEIGHT, WIDTH = 150, 200
-PER_PANORAMA = 3
+_FLAT, _VIEWPORTS = 2, 3
+"""Photographs that lie on one panorama together."""
 FIGURES = ("nss", "cc", "kld")
 
 
@@ -28,33 +32,45 @@ def measure_photographs(
     photographs: Sequence[Photograph],
     backgrounds: Sequence[Array],
     *,
-    fov_deg: float = 100.0,
+    fov_deg: float = 0.0,
 ) -> Array:
     """NSS, CC and KLD of each photograph, (n, 3) float64.
 
     Args:
         predict: panoramas (B, H, W, 3) uint8 RGB → densities (B, h, w) float32; gets one panorama at a time.
         photographs: at least one.
-        backgrounds: panoramas (H, W, 3) uint8 on which the photographs are placed in turn.
-        fov_deg: horizontal field of view of a photograph, at most 120.
+        backgrounds: panoramas (H, W, 3) uint8 on which the photographs lie in turn.
+        fov_deg: horizontal field of view of the viewports, at most 120; 0: flat.
     """
+    together = _VIEWPORTS if fov_deg else _FLAT
     figures = []
-    for first in range(0, len(photographs), PER_PANORAMA):
-        group = photographs[first : first + PER_PANORAMA]
-        panorama = backgrounds[(first // PER_PANORAMA) % len(backgrounds)].copy()
-        viewports = []
-        for i, photograph in enumerate(group):
-            azimuth = 2 * math.pi * i / PER_PANORAMA - 2 * math.pi / 3
-            viewport = viewport_at(azimuth, 0.0, 0.0, math.radians(fov_deg), HEIGHT, WIDTH)
-            draw_picture(panorama, photograph.read(), viewport)
-            viewports.append(viewport)
+    for first in range(0, len(photographs), together):
+        group = photographs[first : first + together]
+        panorama = backgrounds[(first // together) % len(backgrounds)].copy()
+        places = [_place(i, fov_deg, *panorama.shape[:2]) for i in range(len(group))]
+        for photograph, place in zip(group, places, strict=True):
+            if isinstance(place, Inset):
+                place.draw(panorama, photograph.read())
+            else:
+                draw_picture(panorama, photograph.read(), place)
         density = predict(panorama[None])[0]
-        for photograph, viewport in zip(group, viewports, strict=True):
-            figures.append(measure_in_plane(photograph_map(density, viewport), photograph))
+        for photograph, place in zip(group, places, strict=True):
+            in_plane = (
+                place.cut(density, panorama.shape[0]) if isinstance(place, Inset) else viewport_map(density, place)
+            )
+            in_plane = cv2.resize(in_plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+            figures.append(measure_in_plane(in_plane, photograph))
     return np.array(figures)
 
 
-def photograph_map(density: Array, viewport: Viewport) -> Array:
+def _place(index: int, fov_deg: float, height: int, width: int) -> Inset | Viewport:
+    if not fov_deg:
+        return inset_at(width // 4 + index * width // 2, width / 2, height, multiple=16)
+    azimuth = 2 * math.pi * (index - 1) / _VIEWPORTS
+    return viewport_at(azimuth, 0.0, 0.0, math.radians(fov_deg), HEIGHT, WIDTH)
+
+
+def viewport_map(density: Array, viewport: Viewport) -> Array:
     """A density on the sphere (h, w) as gaze per area of the viewport's plane, (viewport's height, width) float32."""
     on_sphere = viewport.cut_from(np.ascontiguousarray(density, np.float32))
     return on_sphere / plane_per_solid_angle(viewport.directions, viewport).astype(np.float32)

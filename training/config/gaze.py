@@ -42,8 +42,8 @@ class GazeConfig:
     """Of the draw of the parts."""
     picture_width: int = 400
     """Columns to which OSIE's photographs are reduced when they are read, pixels."""
-    measure_fov_deg: float = 100.0
-    """Field of view at which OSIE's photographs are placed for measuring, degrees."""
+    measure_fov_deg: float = 0.0
+    """Field of view of the viewports in which OSIE's photographs are measured, degrees; 0: they lie flat."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     """How OSIE's photographs are placed."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -56,4 +56,4 @@ class GazeConfig:
         require_at_least("data.folds", self.folds, 2)
         require_between("data.fold", self.fold, 0, self.folds - 1)
         require_at_least("data.picture_width", self.picture_width, 40)
-        require_between("data.measure_fov_deg", self.measure_fov_deg, 20, 120)
+        require_between("data.measure_fov_deg", self.measure_fov_deg, 0, 120)

@@ -19,6 +19,10 @@ class PlacementConfig:
     """Share of the attempts near the equator; the others are uniform on the sphere."""
     roll_deg: float = 8.0
     """Largest tilt of a photograph, degrees."""
+    inset_share: float = 0.0
+    """Share of the panoramas on which one photograph is laid flat, larger than a viewport shows it."""
+    inset_width: tuple[float, float] = (0.4, 0.65)
+    """Smallest and largest width of such a photograph, in panorama widths; 0.66 fills the height."""
     slots: int = 8
     """Most photographs on one panorama."""
     mean_photographs: float = 5.0
@@ -32,6 +36,9 @@ class PlacementConfig:
         low, high = self.fov_deg
         require("placement.fov_deg", self.fov_deg, 10 <= low <= high <= 150, "10 <= smallest <= largest <= 150")
         require_between("placement.elevation_deg", self.elevation_deg, 0, 90)
+        require_between("placement.inset_share", self.inset_share, 0, 1)
+        narrow, wide = self.inset_width
+        require("placement.inset_width", self.inset_width, 0.1 <= narrow <= wide <= 0.66, "0.1 to 0.66, in order")
         require_between("placement.equator_share", self.equator_share, 0, 1)
         require_between("placement.roll_deg", self.roll_deg, 0, 180)
         require_between("placement.exposure", self.exposure, 0, 1)

@@ -15,7 +15,7 @@ from training.config.gaze import GazeConfig
 from training.data.gaze_panoramas import GazePanoramas, Records
 from training.data.osie import Photograph, read_osie, split_folds
 from training.data.panoramas import open_panoramas
-from training.data.placement import PlacedPhotographs
+from training.data.placed_photographs import PlacedPhotographs
 from training.data.salient360 import Salient360
 from training.data.sitzmann import Sitzmann
 from training.data.vr_eyetracking import VrEyeTracking

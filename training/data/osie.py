@@ -85,9 +85,10 @@ def read_osie(root: str | Path) -> list[Photograph]:
     if not index.is_file():
         raise DataError(f"there is no {index}", "OSIE's index of fixations", "check the data set's folder")
     try:
-        with np.load(index, allow_pickle=False) as archive:
+        # opened here, because numpy leaves a broken file open
+        with open(index, "rb") as file, np.load(file, allow_pickle=False) as archive:
             table = {name: archive[name] for name in _COLUMNS}
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{index} cannot be read ({error})", "the columns " + ", ".join(_COLUMNS), remedy) from None
     _check(table, index)
     photographs = []

@@ -1,24 +1,19 @@
 """Photographs on the sphere: each becomes a viewport of a panorama, and its gaze supervises that viewport.
 
-Several photographs lie on one real panorama without overlap, so every forward pass counts and the model never sees an
-empty sphere. The density of gaze follows exactly: gaze per area of the photograph's plane times f² / cos³ θ, the
-plane's area per solid angle at the angle θ from the viewport's middle, is gaze per solid angle.
+The density of gaze follows exactly: gaze per area of the photograph's plane times f² / cos³ θ, the plane's area per
+solid angle at the angle θ from the viewport's middle, is gaze per solid angle.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from torch.utils.data import Dataset
 
 from sal360_ros.projection import Viewport
 from sal360_ros.sphere import Array, erp_directions, rotation_yaw_pitch_roll
-from training.config.placement import PlacementConfig
-from training.data.loader import Key
 
 
 @dataclass(frozen=True)
@@ -110,6 +105,56 @@ def plane_per_solid_angle(directions: Array, viewport: Viewport) -> Array:
     return np.maximum(cosine, 1e-3) ** -3
 
 
+@dataclass(frozen=True)
+class Inset:
+    """A photograph laid flat on the panorama's pixels: far larger than a viewport could show it undistorted.
+
+    Its gaze counts as density as it is: what is learnt there is what attracts gaze, not the geometry.
+    """
+
+    first_row: int
+    rows: int
+    first_column: int
+    columns: int
+
+    def draw(self, panorama: Array, picture: Array) -> None:
+        """Draw a picture (h, w, 3) into a panorama (H, W, 3) in place."""
+        self._write(panorama, cv2.resize(picture, (self.columns, self.rows), interpolation=cv2.INTER_AREA))
+
+    def gaze(self, density: Array, height: int, width: int, *, of_height: int) -> tuple[Array, Array]:
+        """The photograph's gaze on a (height, width) map of the panorama of `of_height` rows, and the mask."""
+        scale = of_height // height
+        small = Inset(*(edge // scale for edge in (self.first_row, self.rows, self.first_column, self.columns)))
+        on_map = np.zeros((height, width), np.float32)
+        small._write(on_map, cv2.resize(density, (small.columns, small.rows), interpolation=cv2.INTER_AREA))
+        return on_map, self.mask(height, width, of_height=of_height)
+
+    def mask(self, height: int, width: int, *, of_height: int) -> Array:
+        """Which pixels of a (height, width) map of the panorama have their centre on the photograph."""
+        row = (np.arange(height)[:, None] + 0.5) * (of_height / height) - self.first_row
+        column = ((np.arange(width) + 0.5) * (of_height / height) - self.first_column) % (2 * of_height)
+        inside: Array = (row > 0) & (row < self.rows) & (column < self.columns)
+        return inside
+
+    def cut(self, density: Array, of_height: int) -> Array:
+        """The part of a map (h, w) of the panorama of `of_height` rows that lies on the photograph."""
+        scale = of_height // density.shape[0]
+        columns = (self.first_column // scale + np.arange(self.columns // scale)) % density.shape[1]
+        return density[self.first_row // scale : (self.first_row + self.rows) // scale, columns]
+
+    def _write(self, target: Array, values: Array) -> None:
+        columns = (self.first_column + np.arange(self.columns)) % target.shape[1]
+        target[self.first_row : self.first_row + self.rows, columns] = values
+
+
+def inset_at(centre_column: int, width_px: float, height: int, *, multiple: int) -> Inset:
+    """A 4:3 inset in the middle rows of a panorama of `height` rows, its edges at multiples of `multiple` pixels."""
+    columns = round(width_px / multiple) * multiple
+    rows = min(height, round(0.75 * width_px / multiple) * multiple)
+    first_row = (height - rows) // 2 // multiple * multiple
+    return Inset(first_row, rows, (centre_column - columns // 2) // multiple * multiple % (2 * height), columns)
+
+
 def _lookup(picture: Array, x: Array, y: Array, viewport: Viewport) -> Array:
     """A picture at pixel coordinates of the viewport that it fills, whatever its own size."""
     map_x = (x + 0.5) * (picture.shape[1] / viewport.width) - 0.5
@@ -117,93 +162,3 @@ def _lookup(picture: Array, x: Array, y: Array, viewport: Viewport) -> Array:
     maps = map_x.astype(np.float32), map_y.astype(np.float32)
     found: Array = cv2.remap(picture, *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return found
-
-
-_GRID = (40, 80)
-"""Coarse panorama on which viewports are kept apart."""
-
-
-class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
-    """Panoramas with photographs on them; the item of key (epoch, index) is a function of (seed, epoch, index) alone.
-
-    Each item is (frame (H, W, 3) uint8 RGB, densities (K, h, w) float32, masks (K, h, w) bool); unused slots of the K
-    hold zeros. Every photograph occurs about once an epoch.
-
-    Args:
-        pictures: (h, w, 3) uint8 RGB each.
-        densities: (h', w') float32 each, gaze per area of the picture.
-        backgrounds: panoramas (H, W, 3) uint8 of the frame's size.
-        config: how they are placed.
-        map_size: (h, w) of the model's map.
-        seed: of all draws.
-    """
-
-    def __init__(
-        self,
-        pictures: Sequence[Array],
-        densities: Sequence[Array],
-        backgrounds: Sequence[Array],
-        config: PlacementConfig,
-        map_size: tuple[int, int],
-        seed: int,
-    ) -> None:
-        self.pictures, self.densities, self.backgrounds = pictures, densities, backgrounds
-        self.config, self.map_size, self.seed = config, map_size, seed
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.pictures) / self.config.mean_photographs)
-
-    def __getitem__(self, key: Key) -> tuple[Array, Array, Array]:
-        epoch, index = key
-        generator = np.random.default_rng((self.seed, epoch, index))
-        background = self.backgrounds[int(generator.integers(len(self.backgrounds)))]
-        frame = np.roll(background, generator.integers(background.shape[1]), axis=1)
-        if generator.random() < 0.5:
-            frame = np.ascontiguousarray(frame[:, ::-1])
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pictures))
-        queue = np.roll(order, -round(index * self.config.mean_photographs))
-        on_sphere = np.zeros((self.config.slots, *self.map_size), np.float32)
-        masks = np.zeros((self.config.slots, *self.map_size), bool)
-        for slot, viewport in enumerate(self._viewports(generator)):
-            photograph = queue[slot % len(queue)]
-            picture, density = self.pictures[photograph], self.densities[photograph]
-            if generator.random() < 0.5:
-                picture, density = np.ascontiguousarray(picture[:, ::-1]), np.ascontiguousarray(density[:, ::-1])
-            draw_picture(frame, vary_exposure(picture, self.config.exposure, generator), viewport)
-            on_sphere[slot], masks[slot] = gaze_on_sphere(density, viewport, *self.map_size)
-        return frame, on_sphere, masks
-
-    def _viewports(self, generator: np.random.Generator) -> Iterator[Viewport]:
-        """Viewports that do not overlap, most of them near the equator, where people look."""
-        free = np.ones(_GRID, bool)
-        directions = erp_directions(*_GRID)
-        found = 0
-        for attempt in range(self.config.attempts):
-            # the wide ones first: the narrow ones then fill what is left
-            share = attempt / self.config.attempts
-            low, high = self.config.fov_deg
-            fov = math.radians(high - (high - low) * min(1.0, share + generator.uniform(0, 0.5)))
-            near = generator.random() < self.config.equator_share
-            spread = self.config.elevation_deg if near else 90.0
-            elevation = math.asin(generator.uniform(-1, 1) * math.sin(math.radians(spread)))
-            roll = math.radians(self.config.roll_deg) * generator.uniform(-1, 1)
-            viewport = viewport_at(generator.uniform(-math.pi, math.pi), elevation, roll, fov, 3, 4)
-            inside = viewport.project(directions)[2]
-            if not free[inside].all():
-                continue
-            free &= ~inside
-            yield viewport
-            found += 1
-            if found == self.config.slots:
-                return
-
-
-def vary_exposure(picture: Array, strength: float, generator: np.random.Generator) -> Array:
-    """Random gain of each colour and offset of all, as white balance and exposure vary: (h, w, 3) uint8."""
-    if strength == 0:
-        return picture
-    gain = 1 + strength * generator.uniform(-1, 1) + 0.3 * strength * generator.uniform(-1, 1, 3)
-    offset = 128 * (1 - gain.mean()) + 64 * strength * generator.uniform(-1, 1)
-    table = np.clip(np.arange(256)[:, None] * gain + offset, 0, 255).astype(np.uint8)  # (256, 3)
-    varied: Array = cv2.LUT(picture, table[None])
-    return varied

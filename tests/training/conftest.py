@@ -1,0 +1,41 @@
+"""Small data sets in the exact formats of the large ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def write_osie(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a copy of OSIE with red 800 x 600 pictures 1000.jpg, 1001.jpg, … and the given fixations."""
+
+    def write(
+        count: int,
+        *,
+        image: Sequence[int] = (),
+        x: Sequence[float] = (),
+        y: Sequence[float] = (),
+        subject: Sequence[int] = (),
+    ) -> Path:
+        root = tmp_path / "osie"
+        (root / "stimuli").mkdir(parents=True, exist_ok=True)
+        names = [f"{1000 + i}.jpg" for i in range(count)]
+        for name in names:
+            cv2.imwrite(str(root / "stimuli" / name), np.full((600, 800, 3), (30, 60, 200), np.uint8))
+        np.savez(
+            root / "fixations.npz",
+            image=np.array(image, np.int16),
+            subject=np.array(subject, np.int8),
+            x=np.array(x, np.float32),
+            y=np.array(y, np.float32),
+            duration_ms=np.full(len(x), 200, np.float32),
+            names=np.array(names),
+        )
+        return root
+
+    return write

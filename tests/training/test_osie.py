@@ -1,0 +1,88 @@
+"""OSIE as it lies on disk: read, split, blurred; and what is said of a copy that is not whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sal360_ros.errors import DataError
+from training.data.osie import HEIGHT_PX, WIDTH_PX, read_osie, split_folds
+
+WriteOsie = Callable[..., Path]
+
+
+def test_fixations_go_to_their_photograph(write_osie: WriteOsie) -> None:
+    root = write_osie(3, image=[0, 2, 2], x=[10.0, 20.0, 30.0], y=[1.0, 2.0, 3.0], subject=[5, 6, 7])
+    photographs = read_osie(root)
+    assert [each.name for each in photographs] == ["1000.jpg", "1001.jpg", "1002.jpg"]
+    assert [each.x.tolist() for each in photographs] == [[10.0], [], [20.0, 30.0]]
+    assert photographs[2].subject.tolist() == [6, 7]
+
+
+def test_pictures_are_rgb_and_reduced_by_area(write_osie: WriteOsie) -> None:
+    photograph = read_osie(write_osie(1))[0]
+    assert photograph.read().shape == (HEIGHT_PX, WIDTH_PX, 3)
+    small = photograph.read(80)
+    assert small.shape == (60, 80, 3)
+    assert small[..., 0].mean() > small[..., 2].mean() + 50  # the fixture's pictures are red
+
+
+def test_density_is_the_slow_sum_of_gaussians(write_osie: WriteOsie) -> None:
+    photograph = read_osie(write_osie(1, image=[0, 0], x=[100.0, 700.0], y=[50.0, 300.0], subject=[0, 1]))[0]
+    density = photograph.density(100, sigma_px=24.0)
+    row, column = np.mgrid[:75, :100] + 0.5
+    slow = sum(np.exp(-((column - x / 8) ** 2 + (row - y / 8) ** 2) / (2 * 3.0**2)) for x, y in ((100, 50), (700, 300)))
+    np.testing.assert_allclose(density, slow / slow.mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_density_of_some_subjects_leaves_the_others_out(write_osie: WriteOsie) -> None:
+    photograph = read_osie(write_osie(1, image=[0, 0], x=[100.0, 700.0], y=[50.0, 300.0], subject=[0, 1]))[0]
+    density = photograph.density(100, subjects=np.array([1]))
+    assert np.unravel_index(density.argmax(), density.shape) == (37, 87)
+
+
+def test_folds_are_a_partition_by_photograph_and_stay_the_same(write_osie: WriteOsie) -> None:
+    photographs = read_osie(write_osie(11))
+    folds = split_folds(photographs, 5, seed=3)
+    assert sorted(np.concatenate(folds).tolist()) == list(range(11))
+    again = split_folds(photographs, 5, seed=3)
+    assert all((a == b).all() for a, b in zip(folds, again, strict=True))
+    reversed_names = [{photographs[::-1][i].name for i in fold} for fold in split_folds(photographs[::-1], 5, seed=3)]
+    assert reversed_names == [{photographs[i].name for i in fold} for fold in folds]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"x": [801.0], "y": [1.0], "image": [0], "subject": [0]}, r"row 0 .* is a fixation at \(801, 1\)"),
+        ({"x": [np.nan], "y": [1.0], "image": [0], "subject": [0]}, r"row 0 .* is a fixation at \(nan, 1\)"),
+        ({"x": [1.0], "y": [1.0], "image": [4], "subject": [0]}, "fixations on images without a name"),
+        ({"x": [1.0, 2.0], "y": [1.0], "image": [0], "subject": [0]}, r"columns of \[1, 2\] rows"),
+    ],
+)
+def test_a_malformed_index_is_named(write_osie: WriteOsie, broken: dict[str, list[float]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_osie(write_osie(2, **broken))
+
+
+def test_missing_and_broken_files_are_named(write_osie: WriteOsie, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no .*fixations\.npz"):
+        read_osie(tmp_path / "nowhere")
+    root = write_osie(2)
+    (root / "stimuli" / "1001.jpg").unlink()
+    with pytest.raises(DataError, match=r"there is no .*1001\.jpg"):
+        read_osie(root)
+    (root / "fixations.npz").write_bytes((root / "fixations.npz").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"fixations\.npz cannot be read"):
+        read_osie(root)
+
+
+def test_a_picture_of_another_size_is_refused(write_osie: WriteOsie) -> None:
+    root = write_osie(1)
+    cv2.imwrite(str(root / "stimuli" / "1000.jpg"), np.zeros((60, 80, 3), np.uint8))
+    with pytest.raises(DataError, match="is 80 x 60; expected a photograph of 800 x 600"):
+        read_osie(root)[0].read()

@@ -1,0 +1,137 @@
+"""Photographs on the sphere: where they lie, and that their gaze keeps its mass and its place."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sal360_ros.projection import place_on_sphere
+from sal360_ros.sphere import Array, erp_directions, nearest_pixel, solid_angles
+from training.config.placement import PlacementConfig
+from training.data.placed_photographs import PlacedPhotographs, vary_exposure
+from training.data.placement import (
+    bounding_window,
+    draw_picture,
+    gaze_on_sphere,
+    inset_at,
+    viewport_at,
+)
+
+ANGLE = st.floats(-math.pi, math.pi)
+ELEVATION = st.floats(-math.pi / 2, math.pi / 2)
+FOV = st.floats(math.radians(20), math.radians(120))
+
+
+@settings(max_examples=60, deadline=None)
+@given(ANGLE, ELEVATION, ANGLE, FOV)
+def test_the_window_holds_the_whole_viewport(azimuth: float, elevation: float, roll: float, fov: float) -> None:
+    height, width = 40, 80
+    viewport = viewport_at(azimuth, elevation, roll, fov, 3, 4)
+    window = bounding_window(viewport, height, width)
+    held = np.zeros((height, width), bool)
+    held[window.first_row : window.first_row + window.rows, window.column_indices(width)] = True
+    assert not (viewport.project(erp_directions(height, width))[2] & ~held).any()
+
+
+def test_drawing_in_the_window_equals_drawing_on_the_whole_sphere() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    viewport = viewport_at(3.0, 0.4, 0.2, 1.2, 30, 40)
+    panorama = np.zeros((128, 256, 3), np.uint8)
+    draw_picture(panorama, picture, viewport)
+    whole, _ = place_on_sphere(picture, viewport, 128, 256)
+    np.testing.assert_array_equal(panorama, whole)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ANGLE, st.floats(-1.2, 1.2), st.floats(0.6, 1.9), st.floats(0.15, 0.85), st.floats(0.15, 0.85))
+def test_gaze_keeps_its_place_and_its_mass(
+    azimuth: float, elevation: float, fov: float, across: float, down: float
+) -> None:
+    viewport = viewport_at(azimuth, elevation, 0.1, fov, 90, 120)
+    row, column = np.mgrid[:90, :120]
+    x, y = across * 120 - 0.5, down * 90 - 0.5
+    bump = np.exp(-((column - x) ** 2 + (row - y) ** 2) / (2 * 6.0**2)).astype(np.float32)
+    on_sphere, mask = gaze_on_sphere(bump, viewport, 320, 640)
+    # ∫ over the plane = ∫ over the sphere, in units of the plane's pixels: one steradian at the middle is f² of them
+    mass = (on_sphere * solid_angles(320, 640)).sum() * viewport.focal_px**2
+    inside_photograph = bump.sum()
+    assert mass == pytest.approx(inside_photograph, rel=0.03)
+    weighted = (on_sphere * solid_angles(320, 640))[..., None] * erp_directions(320, 640)
+    mean = weighted.sum(axis=(0, 1))
+    angle = math.acos(np.clip(mean @ viewport.unproject(np.array(x), np.array(y)) / np.linalg.norm(mean), -1, 1))
+    assert math.degrees(angle) < 1.5
+    assert not on_sphere[~mask].any()
+
+
+def test_an_inset_wraps_at_the_seam_and_its_gaze_lies_on_it() -> None:
+    panorama = np.zeros((64, 128, 3), np.uint8)
+    inset = inset_at(0, 40, 64, multiple=8)
+    inset.draw(panorama, np.full((30, 40, 3), 255, np.uint8))
+    on_map, mask = inset.gaze(np.ones((30, 40), np.float32), 8, 16, of_height=64)
+    assert panorama[32, 0].all()
+    assert panorama[32, -1].all()
+    assert not panorama[32, 64].any()
+    np.testing.assert_array_equal(panorama[4::8, 4::8, 0] > 0, mask)
+    np.testing.assert_array_equal(on_map > 0, mask)
+    np.testing.assert_array_equal(inset.cut(on_map, 64), 1.0)
+
+
+def test_an_item_depends_on_its_key_alone() -> None:
+    first, second = _placed(seed=1), _placed(seed=1)
+    second[3, 1]  # another draw in between changes nothing
+    for a, b in zip(first[2, 0], second[2, 0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[2, 0][0], first[3, 0][0])
+    assert not np.array_equal(first[2, 0][0], _placed(seed=2)[2, 0][0])
+
+
+@pytest.mark.parametrize("inset_share", [0.0, 1.0])
+def test_photographs_do_not_overlap_and_unused_slots_are_empty(inset_share: float) -> None:
+    placed = _placed(seed=0, inset_share=inset_share)
+    _, densities, masks = placed[0, 0]
+    used = masks.any(axis=(1, 2))
+    assert used.sum() >= 2
+    assert (masks.sum(axis=0) > 1).mean() < 0.03  # corners may touch by a pixel of the coarse grid
+    np.testing.assert_array_equal(densities.any(axis=(1, 2)), used)
+    assert not densities[~masks].any()
+
+
+def test_every_photograph_occurs_in_an_epoch() -> None:
+    """Pictures are told apart by their brightness."""
+    placed = _placed(seed=0, count=12)
+    seen = set()
+    for index in range(len(placed)):
+        frame, _, masks = placed[0, index]
+        for mask in masks:
+            if mask.any():
+                seen.add(int(np.median(frame[::8, ::8][mask])) // 20)
+    assert len(seen) >= 11  # where less than the mean fits, the last one waits for the next epoch
+
+
+def test_exposure_varies_and_strength_zero_changes_nothing() -> None:
+    picture = np.full((2, 2, 3), 128, np.uint8)
+    assert vary_exposure(picture, 0.0, np.random.default_rng(0)) is picture
+    assert len({vary_exposure(picture, 0.3, np.random.default_rng(i)).tobytes() for i in range(5)}) == 5
+
+
+def test_gaze_of_a_placed_photograph_is_looked_up_where_it_was_put() -> None:
+    density = np.zeros((15, 20), np.float32)
+    density[7, 10] = 1
+    viewport = viewport_at(1.0, 0.3, 0.0, 1.0, 15, 20)
+    on_sphere, _ = gaze_on_sphere(density, viewport, 80, 160)
+    column, row = nearest_pixel(viewport.unproject(np.array(10.0), np.array(7.0)), 80, 160)
+    peak = np.unravel_index(on_sphere.argmax(), on_sphere.shape)
+    assert abs(peak[0] - row) <= 1
+    assert abs(peak[1] - column) <= 1
+
+
+def _placed(*, seed: int, count: int = 6, inset_share: float = 0.0) -> PlacedPhotographs:
+    pictures: list[Array] = [np.full((30, 40, 3), 20 * i + 10, np.uint8) for i in range(count)]
+    densities: list[Array] = [np.ones((15, 20), np.float32)] * count
+    background = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
+    config = PlacementConfig(exposure=0.0, mean_photographs=3.0, inset_share=inset_share, fov_deg=(50.0, 80.0))
+    return PlacedPhotographs(pictures, densities, [background], config, (8, 16), seed)

@@ -1,0 +1,116 @@
+"""Training samples: photographs and their gaze on real panoramas.
+
+Several photographs lie on one panorama without overlap, so every forward pass counts and the model never sees an empty
+sphere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from sal360_ros.projection import Viewport
+from sal360_ros.sphere import Array, erp_directions
+from training.config.placement import PlacementConfig
+from training.data.loader import Key
+from training.data.placement import Inset, draw_picture, gaze_on_sphere, inset_at, viewport_at
+
+_GRID = (40, 80)
+"""Coarse panorama on which viewports are kept apart."""
+
+
+class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
+    """Panoramas with photographs on them; the item of key (epoch, index) is a function of (seed, epoch, index) alone.
+
+    Each item is (frame (H, W, 3) uint8 RGB, densities (K, h, w) float32, masks (K, h, w) bool); unused slots of the K
+    hold zeros. Every photograph occurs about once an epoch.
+
+    Args:
+        pictures: (h, w, 3) uint8 RGB each.
+        densities: (h', w') float32 each, gaze per area of the picture.
+        backgrounds: panoramas (H, W, 3) uint8 of the frame's size.
+        config: how they are placed.
+        map_size: (h, w) of the model's map.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Array],
+        densities: Sequence[Array],
+        backgrounds: Sequence[Array],
+        config: PlacementConfig,
+        map_size: tuple[int, int],
+        seed: int,
+    ) -> None:
+        self.pictures, self.densities, self.backgrounds = pictures, densities, backgrounds
+        self.config, self.map_size, self.seed = config, map_size, seed
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.pictures) / self.config.mean_photographs)
+
+    def __getitem__(self, key: Key) -> tuple[Array, Array, Array]:
+        epoch, index = key
+        generator = np.random.default_rng((self.seed, epoch, index))
+        background = self.backgrounds[int(generator.integers(len(self.backgrounds)))]
+        frame = np.roll(background, generator.integers(background.shape[1]), axis=1)
+        if generator.random() < 0.5:
+            frame = np.ascontiguousarray(frame[:, ::-1])
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pictures))
+        queue = np.roll(order, -round(index * self.config.mean_photographs))
+        on_sphere = np.zeros((self.config.slots, *self.map_size), np.float32)
+        masks = np.zeros((self.config.slots, *self.map_size), bool)
+        for slot, place in enumerate(itertools.islice(self._places(generator, *frame.shape[:2]), self.config.slots)):
+            photograph = queue[slot % len(queue)]
+            picture, density = self.pictures[photograph], self.densities[photograph]
+            if generator.random() < 0.5:
+                picture, density = np.ascontiguousarray(picture[:, ::-1]), np.ascontiguousarray(density[:, ::-1])
+            picture = vary_exposure(picture, self.config.exposure, generator)
+            if isinstance(place, Inset):
+                place.draw(frame, picture)
+                on_sphere[slot], masks[slot] = place.gaze(density, *self.map_size, of_height=frame.shape[0])
+            else:
+                draw_picture(frame, picture, place)
+                on_sphere[slot], masks[slot] = gaze_on_sphere(density, place, *self.map_size)
+        return frame, on_sphere, masks
+
+    def _places(self, generator: np.random.Generator, height: int, width: int) -> Iterator[Inset | Viewport]:
+        """Now and then an inset, and viewports that do not overlap, most near the equator, where people look."""
+        free = np.ones(_GRID, bool)
+        directions = erp_directions(*_GRID)
+        if generator.random() < self.config.inset_share:
+            share = generator.uniform(*self.config.inset_width)
+            inset = inset_at(int(generator.integers(width)), share * width, height, multiple=height // self.map_size[0])
+            free &= ~inset.mask(*_GRID, of_height=height)
+            yield inset
+        for attempt in range(self.config.attempts):
+            # the wide ones first: the narrow ones then fill what is left
+            share = attempt / self.config.attempts
+            low, high = self.config.fov_deg
+            fov = math.radians(high - (high - low) * min(1.0, share + generator.uniform(0, 0.5)))
+            near = generator.random() < self.config.equator_share
+            spread = self.config.elevation_deg if near else 90.0
+            elevation = math.asin(generator.uniform(-1, 1) * math.sin(math.radians(spread)))
+            roll = math.radians(self.config.roll_deg) * generator.uniform(-1, 1)
+            viewport = viewport_at(generator.uniform(-math.pi, math.pi), elevation, roll, fov, 3, 4)
+            inside = viewport.project(directions)[2]
+            if not free[inside].all():
+                continue
+            free &= ~inside
+            yield viewport
+
+
+def vary_exposure(picture: Array, strength: float, generator: np.random.Generator) -> Array:
+    """Random gain of each colour and offset of all, as white balance and exposure vary: (h, w, 3) uint8."""
+    if strength == 0:
+        return picture
+    gain = 1 + strength * generator.uniform(-1, 1) + 0.3 * strength * generator.uniform(-1, 1, 3)
+    offset = 128 * (1 - gain.mean()) + 64 * strength * generator.uniform(-1, 1)
+    table = np.clip(np.arange(256)[:, None] * gain + offset, 0, 255).astype(np.uint8)  # (256, 3)
+    varied: Array = cv2.LUT(picture, table[None])
+    return varied
