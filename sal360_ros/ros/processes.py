@@ -31,18 +31,6 @@ class ProcessError(Sal360Error):
     """A node process did not start, or ended by itself."""
 
 
-def shared_memory_profile() -> Path | None:
-    """The Fast DDS profile that lets large images through (`config/fastdds_shm.xml`), in a checkout or installed."""
-    package = Path(__file__).resolve().parents[2]
-    places = [package / "config", Path(sys.prefix) / "share" / "sal360_ros" / "config"]
-    places += [
-        Path(prefix) / "share" / "sal360_ros" / "config"
-        for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-        if prefix
-    ]
-    return next((place / "fastdds_shm.xml" for place in places if (place / "fastdds_shm.xml").is_file()), None)
-
-
 class NodeProcess:
     """One of our executables, running in a process of its own; stops with the `with` block.
 
@@ -70,9 +58,6 @@ class NodeProcess:
         for old, new in (remappings or {}).items():
             command += ["-r", f"{old}:={new}"]
         full_environment = dict(os.environ, PYTHONUNBUFFERED="1")
-        profile = shared_memory_profile()
-        if profile is not None:
-            full_environment.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", os.fspath(profile))
         full_environment.update(environment or {})
         self.module = module
         self.log = log

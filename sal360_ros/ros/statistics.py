@@ -1,0 +1,139 @@
+"""What the node counts and times: one object, written by its threads, read by the diagnostics."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+WINDOW_S = 5.0
+SILENCE_S = 3.0
+_MAX_PLAUSIBLE_AGE_S = 60.0  # older stamps come from another clock: a recording, or a driver that counts from its start
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Median and 95th percentile of the window, in seconds; NaN where it has no value."""
+
+    p50_s: float
+    p95_s: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Totals since the node was activated, rates and times of the last `WINDOW_S` seconds."""
+
+    received: int
+    answered: int
+    superseded: int
+    """Frames dropped because a newer one came before they were begun."""
+    rejected: Mapping[str, int]
+    """Frames that could not be used, by reason."""
+    lost: int
+    """Messages that the middleware lost on their way."""
+    went_back: int
+    """Frames with an older stamp than the one before."""
+    recently_rejected: bool
+    is_silent: bool
+    """Whether no frame has come for `SILENCE_S` seconds."""
+    received_hz: float
+    answered_hz: float
+    processing: Percentiles
+    """From the moment a frame is taken up until its map is published."""
+    age: Percentiles
+    """From a frame's stamp until its map is published; NaN where the stamps are not of the node's clock."""
+
+
+class FrameStatistics:
+    """Counters and a sliding window over the frames; safe to use from any thread.
+
+    Args:
+        clock: seconds that only rise.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._start_s = clock()
+        self._received = self._answered = self._superseded = self._lost = self._went_back = 0
+        self._rejected: Counter[str] = Counter()
+        self._last_rejected_s = -math.inf
+        self._last_arrival_s = clock()
+        self._arrivals_s: deque[float] = deque()
+        self._answers: deque[tuple[float, float, float]] = deque()  # when, processing, age; all in seconds
+
+    def count_received(self) -> None:
+        """A frame has arrived."""
+        with self._lock:
+            self._received += 1
+            self._last_arrival_s = self._clock()
+            self._arrivals_s.append(self._last_arrival_s)
+            self._forget()
+
+    def count_superseded(self) -> None:
+        """A frame was dropped for a newer one."""
+        with self._lock:
+            self._superseded += 1
+
+    def count_rejected(self, reason: str) -> None:
+        """A frame could not be used."""
+        with self._lock:
+            self._rejected[reason] += 1
+            self._last_rejected_s = self._clock()
+
+    def count_went_back(self) -> None:
+        """A frame's stamp was older than the one before."""
+        with self._lock:
+            self._went_back += 1
+
+    def set_lost(self, total: int) -> None:
+        """The middleware's count of lost messages."""
+        with self._lock:
+            self._lost = total
+
+    def count_answered(self, processing_s: float, age_s: float) -> None:
+        """A map was published."""
+        with self._lock:
+            self._answered += 1
+            self._answers.append((self._clock(), processing_s, age_s))
+            self._forget()
+
+    def _forget(self) -> None:
+        oldest_s = self._clock() - WINDOW_S
+        while self._arrivals_s and self._arrivals_s[0] < oldest_s:
+            self._arrivals_s.popleft()
+        while self._answers and self._answers[0][0] < oldest_s:
+            self._answers.popleft()
+
+    def snapshot(self) -> Snapshot:
+        """The state at this moment."""
+        with self._lock:
+            self._forget()
+            now_s = self._clock()
+            window_s = max(min(WINDOW_S, now_s - self._start_s), 1e-9)
+            return Snapshot(
+                received=self._received,
+                answered=self._answered,
+                superseded=self._superseded,
+                rejected=dict(self._rejected),
+                lost=self._lost,
+                went_back=self._went_back,
+                recently_rejected=now_s - self._last_rejected_s < WINDOW_S,
+                is_silent=now_s - self._last_arrival_s > SILENCE_S,
+                received_hz=len(self._arrivals_s) / window_s,
+                answered_hz=len(self._answers) / window_s,
+                processing=_percentiles([processing_s for _, processing_s, _ in self._answers]),
+                age=_percentiles([age_s for _, _, age_s in self._answers if abs(age_s) < _MAX_PLAUSIBLE_AGE_S]),
+            )
+
+
+def _percentiles(values_s: list[float]) -> Percentiles:
+    if not values_s:
+        return Percentiles(float("nan"), float("nan"))
+    p50_s, p95_s = np.percentile(values_s, (50, 95))
+    return Percentiles(float(p50_s), float(p95_s))
