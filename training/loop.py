@@ -61,6 +61,13 @@ class Task(ABC):
             batch: one of `batches`, on the device.
         """
 
+    def begin(self) -> None:
+        """Called once, before the first step and after everything was checked, by the first process only.
+
+        What a run leaves beside curves and checkpoints is written here: a command that is refused writes nothing.
+        """
+        return
+
     def after_step(self) -> None:
         """Called after each optimiser step, in every process."""
         return
@@ -134,6 +141,8 @@ def train(
     batches = iter(task.batches(start, steps))
     every = config.evaluate_every_epochs * task.steps_per_epoch
 
+    if first_process:
+        task.begin()
     with Curves(config.run, start, enabled=first_process) as curves:
         if start == 0:
             curves.write(0, _evaluate(task, fabric, 0))

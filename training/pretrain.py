@@ -105,12 +105,19 @@ class PretrainTask(Task):
                 "at least 2 samples in each, for the batch statistics",
                 "set --loop.batch_size or --loop.accumulate",
             )
-        self.source, self.fabric = source, fabric
+        self.settings, self.source, self.fabric = config, source, fabric
         self.config, self.steps_per_epoch = config.model, source.steps_per_epoch
         self.model: ContrastiveModel = ContrastiveModel(config.model)
         self.objective = ContrastiveObjective(source.count, config.objective, seed=config.loop.seed).to(fabric.device)
         self.retrieval = Retrieval(source.some, config.views, config.loop.seed)
         self._embedded: list[tuple[Tensor, Tensor]] = []  # what this step puts into the memory bank
+
+    def begin(self) -> None:
+        """Write the settings, and a picture of the views."""
+        run = Path(self.settings.loop.run)
+        write_config(self.settings, run / "config.yaml")
+        views = ViewPair(self.settings.loop.seed, self.settings.views)
+        write_views(run / "views.png", [views(panorama, 0, i) for i, panorama in enumerate(self.source.some[:6])])
 
     def batches(self, start: int, stop: int) -> Iterator[Any]:
         """View pairs with the indices of their panoramas."""
@@ -161,14 +168,11 @@ def main() -> None:
     task = PretrainTask(config, source, fabric)
     if config.weights and not checkpoint:
         load_weights(config.weights, task.model, kind=task.kind)
-    run = Path(config.loop.run)
-    if fabric.global_rank == 0:
-        write_config(config, run / "config.yaml")
-        views = ViewPair(config.loop.seed, config.views)
-        write_views(run / "views.png", [views(source.some[i], 0, i) for i in range(min(6, len(source.some)))])
     scores = train(task, config.loop, config.optimiser, fabric, checkpoint)
     if fabric.global_rank == 0:
-        write_summary(run, title=f"{config.model.encoder}, recipe {config.recipe}, {source.count} panoramas")
+        write_summary(
+            config.loop.run, title=f"{config.model.encoder}, recipe {config.recipe}, {source.count} panoramas"
+        )
         print(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
 
