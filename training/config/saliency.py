@@ -58,6 +58,8 @@ class SaliencyModelConfig:
     """Channels of each level of the separable decoder."""
     input_height: int = 320
     """Rows of the panorama as the model sees it, pixels; the width is twice that."""
+    scales: int = 1
+    """Sizes at which the model sees it, each half the one before, weighted pixel by pixel; 1: one size."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """The equator prior."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -72,3 +74,5 @@ class SaliencyModelConfig:
         require_at_least("model.channels", self.channels, 1)
         whole = self.input_height >= 32 and self.input_height % 32 == 0
         require("model.input_height", self.input_height, whole, "a multiple of 32")
+        halves = 1 <= self.scales <= 4 and self.input_height % (32 << (self.scales - 1)) == 0
+        require("model.scales", self.scales, halves, "1 to 4, and input_height halved as often a multiple of 32")

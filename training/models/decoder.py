@@ -46,6 +46,7 @@ class SeparableDecoder(nn.Module):
 
     def __init__(self, pyramid_channels: Mapping[int, int], strides: Sequence[int], channels: int) -> None:
         super().__init__()
+        self.feature_channels = channels
         self.strides = sorted(strides, reverse=True)
         self.laterals = nn.ModuleList(nn.Conv2d(pyramid_channels[stride], channels, 1) for stride in self.strides)
         self.smooths = nn.ModuleList(SeparableConv(channels, channels, 5) for _ in self.strides)
@@ -56,13 +57,22 @@ class SeparableDecoder(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # every convolution here has a bias
         nn.init.normal_(self.head.weight, std=0.01)  # an untrained model says "uniform"
 
-    def forward(self, features: Mapping[int, Tensor]) -> Tensor:
+    def forward(self, pyramid: Mapping[int, Tensor]) -> Tensor:
         """Features by stride → log-density up to a constant, (B, h, w) at the smallest stride."""
+        return self.read_out(self.features(pyramid))
+
+    def features(self, pyramid: Mapping[int, Tensor]) -> Tensor:
+        """Features by stride → the last features before the map, (B, channels, h, w) at the smallest stride."""
         x: Tensor | None = None
         for stride, lateral, smooth in zip(self.strides, self.laterals, self.smooths, strict=True):
-            level = lateral(features[stride])  # (B, channels, H / stride, W / stride)
+            level = lateral(pyramid[stride])  # (B, channels, H / stride, W / stride)
             x = smooth(level if x is None else level + upsample_circular(x))
-        logits: Tensor = self.head(x).squeeze(1)  # (B, h, w)
+        assert x is not None  # there is at least one stride
+        return x
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """Last features (B, channels, h, w) → log-density up to a constant, (B, h, w)."""
+        logits: Tensor = self.head(features).squeeze(1)  # (B, h, w)
         return logits
 
 
@@ -82,6 +92,7 @@ class PaperDecoder(nn.Module):
             layers += [CircularConv2d(channels, out_channels, 3), nn.ReLU()] + [up] * grow
             channels = out_channels
         layers.append(nn.Conv2d(channels, 1, 1))
+        self.feature_channels = channels
         self.layers = nn.Sequential(*layers)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -90,5 +101,13 @@ class PaperDecoder(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """(B, in_channels, h, w) → log-density up to a constant, (B, 16 h, 16 w)."""
-        logits: Tensor = F.logsigmoid(self.layers(latent).squeeze(1))  # (B, 16 h, 16 w)
-        return logits
+        return self.read_out(self.features(latent))
+
+    def features(self, latent: Tensor) -> Tensor:
+        """(B, in_channels, h, w) → the last features before the map, (B, 64, 16 h, 16 w)."""
+        features: Tensor = self.layers[:-1](latent)
+        return features
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """Last features (B, 64, h, w) → log-density up to a constant, (B, h, w)."""
+        return F.logsigmoid(self.layers[-1](features).squeeze(1))  # (B, h, w)

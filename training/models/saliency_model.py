@@ -16,6 +16,7 @@ from training.models.compact import CompactEncoder
 from training.models.decoder import PaperDecoder, SeparableDecoder, upsample_circular
 from training.models.encoders import build_encoder
 from training.models.imagenet import normalise
+from training.models.multiscale import ScaleAttention
 from training.models.prior import equator_log_rows, row_weights
 
 _EARLY_STAGES = 2
@@ -40,6 +41,10 @@ class SaliencyModel(nn.Module):
             self.decoder = SeparableDecoder(self.encoder.pyramid_channels, config.strides, config.channels)
         else:
             self.decoder = PaperDecoder(self.encoder.latent_channels)
+        self.scale_attention: ScaleAttention | None = None
+        if config.scales > 1:
+            heights = [self.map_size[0] >> scale for scale in range(config.scales)]
+            self.scale_attention = ScaleAttention(self.decoder.feature_channels, heights)
 
     @staticmethod
     def map_size_of(config: SaliencyModelConfig) -> tuple[int, int]:
@@ -72,9 +77,16 @@ class SaliencyModel(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Panoramas (B, 3, H, W), RGB uint8 or floats in [0, 1] → content log-density up to a constant, (B, h, w)."""
         x = normalise(frames)
-        skips = isinstance(self.decoder, SeparableDecoder)
-        content: Tensor = self.decoder(self.encoder.pyramid(x) if skips else self.encoder(x))
+        if self.scale_attention is None:
+            return self.decoder.read_out(self._features(x))
+        content: Tensor = self.scale_attention(x, self._features, self.decoder.read_out)
         return content
+
+    def _features(self, x: Tensor) -> Tensor:
+        """The decoder's last features (B, C, h, w) of normalised panoramas (B, 3, H, W)."""
+        if isinstance(self.decoder, SeparableDecoder):
+            return self.decoder.features(self.encoder.pyramid(x))
+        return self.decoder.features(self.encoder(x))
 
 
 class DensityModel(nn.Module):
