@@ -87,7 +87,7 @@ def still_frames(
 
 
 def panned(erp: Array, yaw_rad: float) -> Array:
-    """The panorama (H, W, 3) uint8 as a camera sees it that has turned to the left by `yaw_rad`.
+    """The panorama or map (H, W[, C]) as a camera sees it that has turned to the left by `yaw_rad`.
 
     A pure yaw shifts the columns; this one pass is several times quicker than `projection.rotate_erp`.
     """

@@ -1,0 +1,198 @@
+"""Prove on a recorded bag how good, how fast and how steady the maps are.
+
+    python -m sal360_ros.replay.evaluate BAG [--live] [--ground-truth TOPIC|DIR] [--require "p95_latency_ms<50"]
+
+Offline, every frame is predicted once, as fast as it goes. With --live, the bag is played over DDS into the real node,
+and what a subscriber receives is evaluated. The output folder gets report.html, report.json, frames.csv, overlay.mp4
+and a bag with the maps beside the frames. Exit status: 0; 1 when a --require does not hold; 2 after an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from tqdm import tqdm
+
+from sal360_ros.backends import BACKEND_NAMES
+from sal360_ros.backends.backend import PRECISIONS
+from sal360_ros.errors import ParameterError, Sal360Error, one_line_errors
+from sal360_ros.predictor import Predictor
+from sal360_ros.replay.answers import predicted_answers
+from sal360_ros.replay.evaluation import VIDEO_NAME, Evaluation, evaluate_answers
+from sal360_ros.replay.figures import figure_names, figures_of
+from sal360_ros.replay.plots import contact_sheet, plots_of
+from sal360_ros.replay.recording import Recording
+from sal360_ros.replay.report import Report, write_csv, write_html, write_json
+from sal360_ros.replay.requirements import check_names, parse_requirement
+from sal360_ros.replay.resources import ResourceSampler
+from sal360_ros.replay.rows import PROTOCOLS
+from sal360_ros.replay.spool import MapSpool
+from sal360_ros.replay.truth import GroundTruth
+from sal360_ros.sources.bag import Bag
+from sal360_ros.sources.bag_images import choose_image_topic
+from sal360_ros.sphere import FRAME_CONVENTIONS, Array
+
+
+@dataclass
+class Run:
+    """One replay, offline or live, before its report is written."""
+
+    evaluation: Evaluation
+    model: str
+    """Model, runtime, device and precision."""
+    measured: Mapping[str, float]
+    """Figures that only the run itself knows."""
+    resources: Mapping[str, Array] = field(default_factory=dict)
+    """Curves over "time_s"."""
+    node: Mapping[str, str] = field(default_factory=dict)
+    """The node's own diagnostics."""
+
+
+def main() -> int:
+    """Replay, evaluate, report; 1 when a requirement does not hold."""
+    arguments = _parser().parse_args()
+    requirements = [parse_requirement(text) for text in arguments.require]
+    protocols = [each for each in PROTOCOLS if arguments.protocol in (each, "both")] if arguments.ground_truth else []
+    check_names(requirements, figure_names(live=arguments.live, protocols=protocols))
+    if arguments.rate != 1 and not arguments.live:
+        raise ParameterError("--rate was given offline", "--live beside it", "offline runs as fast as it goes")
+    folder = arguments.output or Path("out/replay") / f"{arguments.bag.stem}_{'live' if arguments.live else 'offline'}"
+    with Bag(arguments.bag) as bag:
+        recording = Recording(bag, choose_image_topic(bag, arguments.topic, besides=arguments.ground_truth))
+        truth = None
+        if arguments.ground_truth:
+            truth = GroundTruth(
+                recording,
+                arguments.ground_truth,
+                tolerance_s=arguments.truth_tolerance_s,
+                convention=arguments.truth_convention,
+            )
+        run = _run(arguments, recording, folder, truth, protocols)
+        report = Report(
+            {
+                "bag": str(bag.path),
+                "topic": f"{recording.topic} ({recording.type})",
+                "mode": f"live, {arguments.rate:g} times the recorded speed" if arguments.live else "offline",
+                "machine": f"{platform.machine()}, {psutil.cpu_count()} processors, Python {platform.python_version()}",
+                "model": run.model,
+            },
+            figures_of(run.evaluation.rows, run.measured),
+            run.evaluation.rows,
+            requirements,
+            _remarks(recording, truth),
+            run.node,
+        )
+    write_csv(report.rows, folder / "frames.csv")
+    write_json(report, folder / "report.json")
+    sheet = contact_sheet(run.evaluation.sheet) if run.evaluation.sheet else None
+    plots = plots_of(run.evaluation.rows, run.resources, run.evaluation.mean_map)
+    write_html(report, plots, sheet, VIDEO_NAME if arguments.video else "", folder / "report.html")
+    _print(report, folder)
+    if recording.damage is not None:
+        raise recording.damage  # what could be read is reported; the recording is not whole all the same
+    return 1 if report.unmet else 0
+
+
+def _run(
+    arguments: argparse.Namespace,
+    recording: Recording,
+    folder: Path,
+    truth: GroundTruth | None,
+    protocols: Sequence[str],
+) -> Run:
+    model = {name: getattr(arguments, name) for name in ("model", "backend", "device", "precision", "threads")}
+    model["prior_strength"] = arguments.prior_strength
+    count = recording.bag.topics[recording.topic].count
+    options = {"truth": truth, "protocols": protocols, "video": arguments.video, "bag": arguments.bag_output}
+    if not arguments.live:
+        with Predictor(**model) as predictor, ResourceSampler(os.getpid()) as sampler:
+            answers = tqdm(predicted_answers(recording, predictor), total=count, unit="frame", disable=None)
+            evaluation = evaluate_answers(answers, recording, folder, **options)
+        measured = {"peak_rss_mb": sampler.figures()["peak_rss_mb"]}
+        return Run(evaluation, predictor.description, measured)
+    try:
+        from sal360_ros.replay.live import play_live
+    except ModuleNotFoundError as error:
+        raise Sal360Error(
+            f"the Python module {error.name} is missing",
+            "ROS 2 for --live",
+            "source your ROS 2 installation, or pip install sal360_ros[ros]",
+        ) from None
+    parameters = {**model, **dict(_node_parameter(text) for text in arguments.node_parameter)}
+    with MapSpool() as spool:
+        live = play_live(recording, parameters, spool, rate=arguments.rate)
+        answers = tqdm(live.answers(), total=count, unit="frame", desc="evaluating", disable=None)
+        evaluation = evaluate_answers(answers, recording, folder, **options)
+    return Run(evaluation, live.node.get("backend", ""), live.measured, live.resources, live.node)
+
+
+def _remarks(recording: Recording, truth: GroundTruth | None) -> list[str]:
+    remarks = [str(recording.damage)] if recording.damage else []
+    if truth is not None and truth.unmatched:
+        remarks.append(f"{truth.unmatched} entries of the ground truth lie near no frame and were left out")
+    return remarks
+
+
+def _print(report: Report, folder: Path) -> None:
+    width = max(len(name) for name in report.figures)
+    for name, value in report.figures.items():
+        print(f"{name:{width}}  {value:.4g}")
+    for reason, count in report.rejected.items():
+        print(f"rejected for {reason}: {count}")
+    for each in report.requirements:
+        print(f"{'met' if each not in report.unmet else 'NOT MET'}: {each}")
+    print(f"report: {folder / 'report.html'}")
+
+
+def _node_parameter(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition(":=")
+    try:
+        if name and separator:
+            return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise ParameterError(f"the node parameter is {text!r}", "NAME:=VALUE", "write encoding:=mono8") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sal360_ros.replay.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("bag", type=Path, metavar="BAG", help="rosbag2 folder, .mcap or .db3 file, or a ROS 1 .bag")
+    add("--topic", default="", help="image topic; default: the only one")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--offline", action="store_true", help="every frame once, deterministic (default)")
+    mode.add_argument("--live", action="store_true", help="play into the real node over DDS")
+    add("--rate", type=float, default=1.0, metavar="R", help="with --live: R times the recorded speed (%(default)s)")
+    add("--ground-truth", action="append", default=[], metavar="TOPIC|DIR", help="maps or fixations; may be repeated")
+    add("--truth-tolerance-s", type=float, default=0.05, help="largest difference of stamps (%(default)s)")
+    add("--truth-convention", choices=FRAME_CONVENTIONS, default="body", help="axes of the fixations (%(default)s)")
+    add("--protocol", choices=("both", *PROTOCOLS), default="both", help="of the metrics (%(default)s)")
+    add("--require", action="append", default=[], metavar="FIGURE<NUMBER", help="exit 1 if not; may be repeated")
+    add("--output", type=Path, metavar="DIR", help="default: out/replay/<bag>_<mode>")
+    add("--no-video", dest="video", action="store_false", help="write no overlay.mp4")
+    add("--no-bag", dest="bag_output", action="store_false", help="write no bag with the maps")
+    add("--model", default="", help="model file; default: the bundled model")
+    add("--backend", choices=BACKEND_NAMES, default="auto", help="runtime (%(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic (%(default)s)")
+    add("--threads", type=int, default=0, help="processor threads; 0: the runtime's choice")
+    add("--prior-strength", type=float, default=1.0, help="of the equator prior: 1 as trained, 0 without (%(default)s)")
+    add("--node-parameter", action="append", default=[], metavar="NAME:=VALUE", help="with --live: of the node")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
