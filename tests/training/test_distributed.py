@@ -1,0 +1,92 @@
+"""Two processes learn what one learns from the whole batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import torch
+
+# Imports once, then forks: one process, and two as torchrun would start them. Each takes one step of the whole loop.
+SCRIPT = """
+    import os, socket, sys
+    from pathlib import Path
+    import numpy as np, torch
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+    from training.config import ContrastiveConfig, LoopConfig, ObjectiveConfig
+    from training.config import OptimiserConfig, PanoramaConfig, ViewConfig
+    from training.config.pretrain import PretrainConfig
+    from training.data.loader import StepSampler, load
+    from training.data.panoramas import PanoramaViews
+    from training.data.views import ViewPair
+    from training.loop import make_fabric, train
+    from training.pretrain import PretrainTask, Source
+
+    generator = np.random.default_rng(0)
+    panoramas = [generator.integers(0, 256, (64, 128, 3), dtype=np.uint8) for _ in range(12)]
+
+    def step(out):
+        config = PretrainConfig(
+            data=PanoramaConfig("unused", 64),
+            loop=LoopConfig(str(out), steps=1, batch_size=8, workers=0, accelerator="cpu", channels_last=False),
+            model=ContrastiveConfig(encoder="compact", height=64),
+            views=ViewConfig(height=64),
+            objective=ObjectiveConfig(negatives=5),
+            optimiser=OptimiserConfig(name="sgd", learning_rate=0.01),
+        )
+        fabric = make_fabric(config.loop)
+        place = dict(rank=fabric.global_rank, world=fabric.world_size)
+
+        def batches(start, stop):
+            sampler = StepSampler(12, batch_size=8, seed=0, start=start, stop=stop, **place)
+            return load(PanoramaViews(panoramas, ViewPair(0, config.views)), sampler, 0)
+
+        task = PretrainTask(config, Source(12, 1, batches, panoramas if fabric.global_rank == 0 else []), fabric)
+        gradients = {}
+
+        def keep(*_):
+            gradients.update({name: each.grad.clone() for name, each in task.model.named_parameters()})
+
+        register_optimizer_step_pre_hook(keep)
+        train(task, config.loop, config.optimiser, fabric)
+        state = dict(task.model.named_buffers(), memory=task.objective.memory)
+        torch.save({"gradients": gradients, "state": state}, f"{out}-{fabric.global_rank}.pt")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for world in (1, 2):
+        children = []
+        for rank in range(world):
+            if not (child := os.fork()):
+                if world > 1:
+                    os.environ.update(
+                        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
+                        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0",
+                    )
+                step(Path(sys.argv[1]) / f"world{world}")
+                os._exit(0)
+            children.append(child)
+        assert not any(os.waitpid(child, 0)[1] for child in children)
+"""
+
+
+def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path: Path, repository: Path) -> None:
+    script = textwrap.dedent(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("world1-0", "world2-0", "world2-1"))
+    expected, found = (torch.cat([each.flatten() for each in run["gradients"].values()]) for run in (one, first))
+    assert expected.norm() > 0
+    assert (expected - found).norm() < 1e-5 * expected.norm()
+    for name, value in one["state"].items():  # batch statistics and memory bank
+        torch.testing.assert_close(value, first["state"][name], rtol=1e-4, atol=1e-6, msg=name)
+    for kind in ("gradients", "state"):
+        for name, value in first[kind].items():
+            assert torch.equal(value, second[kind][name]), name
