@@ -58,6 +58,8 @@ class SaliencyModelConfig:
     """Channels of each level of the separable decoder."""
     input_height: int = 320
     """Rows of the panorama as the model sees it, pixels; the width is twice that."""
+    circular: bool = True
+    """Wrap the columns in the encoder and the paper's decoder around the seam; false pads zeros, as the paper does."""
     scales: int = 1
     """Sizes at which the model sees it, each half the one before, weighted pixel by pixel; 1: one size."""
     prior: PriorConfig = field(default_factory=PriorConfig)

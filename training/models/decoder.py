@@ -81,15 +81,19 @@ class PaperDecoder(nn.Module):
 
     The last sigmoid is left out: under the softmax over the sphere that turns the map into a density, log-sigmoid of
     the same value gives the paper's map up to its normalisation.
+
+    Args:
+        in_channels: of the latent.
+        circular: wrap the columns; the paper pads zeros.
     """
 
-    def __init__(self, in_channels: int = 512) -> None:
+    def __init__(self, in_channels: int = 512, *, circular: bool = True) -> None:
         super().__init__()
         up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
         layers: list[nn.Module] = []
         channels = in_channels
         for out_channels, grow in ((512, 1), (512, 1), (256, 1), (128, 0), (128, 1), (64, 0), (64, 0)):
-            layers += [CircularConv2d(channels, out_channels, 3), nn.ReLU()] + [up] * grow
+            layers += [CircularConv2d(channels, out_channels, 3, circular=circular), nn.ReLU()] + [up] * grow
             channels = out_channels
         layers.append(nn.Conv2d(channels, 1, 1))
         self.feature_channels = channels

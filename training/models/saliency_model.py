@@ -35,12 +35,12 @@ class SaliencyModel(nn.Module):
         super().__init__()
         self.config = config
         self._frozen: list[nn.Module] = []
-        self.encoder = build_encoder(config.encoder, pretrained=pretrained, circular=True)
+        self.encoder = build_encoder(config.encoder, pretrained=pretrained, circular=config.circular)
         self.decoder: SeparableDecoder | PaperDecoder
         if config.decoder == "separable":
             self.decoder = SeparableDecoder(self.encoder.pyramid_channels, config.strides, config.channels)
         else:
-            self.decoder = PaperDecoder(self.encoder.latent_channels)
+            self.decoder = PaperDecoder(self.encoder.latent_channels, circular=config.circular)
         self.scale_attention: ScaleAttention | None = None
         if config.scales > 1:
             heights = [self.map_size[0] >> scale for scale in range(config.scales)]
