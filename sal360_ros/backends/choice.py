@@ -10,9 +10,15 @@ from sal360_ros.backends.backend import PRECISIONS, Backend
 from sal360_ros.backends.cuda_driver import cuda_device_count
 from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeTensorRtBackend
 from sal360_ros.backends.openvino_backend import OpenVinoBackend
+from sal360_ros.backends.tensorrt_backend import TensorRtBackend
 from sal360_ros.errors import ModelError, ParameterError
 
-BACKENDS: tuple[type[Backend], ...] = (OpenVinoBackend, OnnxRuntimeTensorRtBackend, OnnxRuntimeBackend)
+BACKENDS: tuple[type[Backend], ...] = (
+    TensorRtBackend,
+    OpenVinoBackend,
+    OnnxRuntimeTensorRtBackend,
+    OnnxRuntimeBackend,
+)
 """All runtimes, the faster ones first: the automatic choice takes the first that is installed."""
 
 BACKEND_NAMES = ("auto", *(backend.name for backend in BACKENDS))

@@ -12,6 +12,7 @@ import pytest
 
 from sal360_ros.backends import BACKEND_NAMES, choice, open_model
 from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
+from sal360_ros.backends.openvino_backend import OpenVinoBackend
 from sal360_ros.errors import ModelError, ParameterError, Sal360Error
 
 CPU_BACKENDS = ("openvino", "onnxruntime")
@@ -76,7 +77,9 @@ def test_the_choice_can_be_overridden(tiny_model, name):
 
 @pytest.mark.usefixtures("one_gpu")
 def test_a_gpu_is_left_alone_when_no_runtime_for_it_is_installed(tiny_model, monkeypatch):
-    monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda _, device: device == "cpu"))
+    for each in choice.BACKENDS:
+        if "cuda" in each.devices:
+            monkeypatch.setattr(each, "is_installed", classmethod(lambda _, device: device == "cpu"))
     with open_model(tiny_model) as backend:
         assert backend.device == "cpu"
 
@@ -92,7 +95,7 @@ def test_a_gpu_is_used_when_a_runtime_for_it_is_installed(tiny_model, monkeypatc
             super()._open(path, "cpu", precision, threads)
             self.device = device
 
-    monkeypatch.setattr(choice, "BACKENDS", (*choice.BACKENDS, GpuRuntime))
+    monkeypatch.setattr(choice, "BACKENDS", (OpenVinoBackend, GpuRuntime))
     with open_model(tiny_model) as backend:
         assert (backend.name, backend.device) == ("gpu-runtime", "cuda:0")
 
