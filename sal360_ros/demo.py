@@ -1,0 +1,191 @@
+"""The demo: a 360° camera and the saliency node as processes of their own, and this process as their subscriber.
+
+`python -m sal360_ros.demo [SOURCE]` measures what a subscriber of `saliency` gets, then records the overlay, and
+fails when anything of that is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sal360_ros.encodings import decode_image
+from sal360_ros.errors import ParameterError, Sal360Error, one_line_errors
+from sal360_ros.files import written_beside
+from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+
+NAMESPACE = "/sal360_demo"
+NODE = f"{NAMESPACE}/saliency_node"
+_FIRST_ANSWER_S = 30.0
+
+
+class DemoError(Sal360Error):
+    """Something of the demo did not come."""
+
+
+def main() -> int:
+    """Run the demo; 0 when every part of it was seen to work."""
+    options = _parse()
+    keep_freed_memory()
+    use_shared_memory_profile()
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # a demo is no business of the network's
+    output: Path = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    with _running_graph(options, output) as (node, check):
+        latency_s, seconds, status = _measure(node, check, options.seconds)
+        _report(latency_s, seconds, status, options)
+        picture, video, frames = _record_overlay(node, check, options.seconds / 2, output)
+    print(f"  overlay         {frames} pictures in {video}\n                  the last one in {picture}")
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sal360_ros.demo", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "source", nargs="?", default="", help="picture, folder, video or bag; default: bundled pictures"
+    )
+    parser.add_argument("--seconds", type=float, default=8.0, help="how long to measure (default: %(default)g)")
+    parser.add_argument("--rate", type=float, default=30.0, help="camera frames a second (default: %(default)g)")
+    parser.add_argument("--height", type=int, default=960, help="rows of the camera's frames (default: %(default)d)")
+    parser.add_argument("--model", default="", help="model file; default: the bundled one")
+    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder (default: %(default)s)")
+    options = parser.parse_args()
+    if not options.seconds > 0:
+        raise ParameterError(f"--seconds is {options.seconds:g}", "more than 0", "8 is the default")
+    return options
+
+
+@contextmanager
+def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """A node of this process beside an active saliency node and a camera; and a function that checks that they live."""
+    import rclpy  # after the environment is settled, which the middleware reads once
+
+    from sal360_ros.ros.processes import NodeProcess, bring_up
+
+    names = {"__ns": NAMESPACE}
+    camera_parameters = {"source": options.source, "rate_hz": options.rate, "height_px": options.height}
+    logs = output / "saliency_node.log", output / "panorama_camera.log"
+    rclpy.init()
+    node = rclpy.create_node("subscriber", namespace=NAMESPACE)
+    try:
+        with NodeProcess(
+            "sal360_ros.ros.saliency_node", {"model": options.model, "encoding": "32FC1"}, names, log=logs[0]
+        ) as saliency:
+            bring_up(node, NODE, saliency)
+            with NodeProcess("sal360_ros.ros.panorama_camera", camera_parameters, names, log=logs[1]) as camera:
+
+                def check() -> None:
+                    saliency.check_alive()
+                    camera.check_alive()
+
+                yield node, check
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+
+
+def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[list[float], float, dict[str, str]]:
+    """Stamp-to-arrival of each map, how long the maps were counted, and the node's own account of itself."""
+    from diagnostic_msgs.msg import DiagnosticArray
+    from sensor_msgs.msg import Image
+
+    latency_s: list[float] = []
+    status: dict[str, str] = {}
+
+    def on_map(message: Image) -> None:
+        now_s = node.get_clock().now().nanoseconds / 1e9
+        density = np.frombuffer(message.data, np.float32)
+        if not np.isfinite(density).all() or density.max() <= 0:
+            raise DemoError("a map that is empty or not finite", "a density", "try another --model")
+        latency_s.append(now_s - (message.header.stamp.sec + message.header.stamp.nanosec / 1e9))
+
+    def on_diagnostics(message: DiagnosticArray) -> None:
+        for each in message.status:
+            if each.name.startswith(NODE):
+                status.update((pair.key, pair.value) for pair in each.values)
+
+    subscription = node.create_subscription(Image, "saliency", on_map, 10)
+    diagnostics = node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+    _spin(node, check, _FIRST_ANSWER_S, "waiting for the first map", until=lambda: bool(latency_s))
+    if not latency_s:
+        raise DemoError(f"no map for {_FIRST_ANSWER_S:g} s", "maps on saliency", "see the logs in the output folder")
+    latency_s.clear()
+    seconds = _spin(node, check, duration_s, "measuring")
+    if not latency_s or not status:
+        missing = "maps" if not latency_s else "diagnostics"
+        raise DemoError(f"no {missing} for {seconds:.0f} s", "a steady stream", "see the logs in the output folder")
+    node.destroy_subscription(subscription)
+    node.destroy_subscription(diagnostics)
+    return latency_s, seconds, status
+
+
+def _report(latency_s: list[float], seconds: float, status: dict[str, str], options: argparse.Namespace) -> None:
+    p50_ms, p95_ms = 1e3 * np.percentile(latency_s, (50, 95))
+    print(f"  model           {status.get('model', '?')}")
+    print(f"  frames          {2 * options.height} x {options.height} at {options.rate:g} Hz" if options.height else "")
+    print(f"  maps            {len(latency_s) / seconds:.1f} a second")
+    print(f"  latency         p50 {p50_ms:.1f} ms, p95 {p95_ms:.1f} ms from the frame's stamp to the subscriber")
+    counted = {name: status.get(name, "?") for name in ("received", "answered", "dropped_stale", "lost_in_transport")}
+    print(
+        "  frames          {received} received, {answered} answered, {dropped_stale} dropped for a newer one, "
+        "{lost_in_transport} lost on the way".format(**counted)
+    )
+
+
+def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, output: Path) -> tuple[Path, Path, int]:
+    """The overlay as a subscriber sees it: the last picture, a video, and how many pictures it has."""
+    from sensor_msgs.msg import Image
+
+    from sal360_ros.replay.overlay_video import OverlayVideo
+
+    picture_path, video_path = output / "overlay.png", output / "overlay.mp4"
+    last: list[np.ndarray] = []
+    count = 0
+    with written_beside(video_path) as temporary, OverlayVideo(temporary) as video:
+
+        def on_overlay(message: Image) -> None:
+            nonlocal count
+            picture, _ = decode_image(message.encoding, message.height, message.width, message.step, message.data)
+            video.write(picture, message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+            last[:] = [picture]
+            count += 1
+
+        subscription = node.create_subscription(Image, "saliency/overlay", on_overlay, 10)
+        _spin(node, check, duration_s, "recording the overlay")
+        node.destroy_subscription(subscription)
+        if not last:
+            raise DemoError("no overlay", "pictures on saliency/overlay", "see the logs in the output folder")
+    with written_beside(picture_path) as temporary:
+        cv2.imwrite(str(temporary), last[0])
+    return picture_path, video_path, count
+
+
+def _spin(
+    node: Any, check: Callable[[], None], duration_s: float, what: str, until: Callable[[], bool] = lambda: False
+) -> float:
+    """Handle messages for a while, or until something is so; returns the seconds that it took."""
+    import rclpy
+    from tqdm import tqdm
+
+    start_s = time.monotonic()
+    elapsed_s = 0.0
+    with tqdm(total=round(duration_s, 1), desc=what, unit="s", leave=False, bar_format="{desc} {bar} {n:.0f} s") as bar:
+        while elapsed_s < duration_s and not until():
+            check()
+            rclpy.spin_once(node, timeout_sec=0.1)
+            elapsed_s = time.monotonic() - start_s
+            bar.update(min(elapsed_s, duration_s) - bar.n)
+    return elapsed_s
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
