@@ -97,6 +97,7 @@ def play_live(recording: Recording, parameters: Mapping[str, Any], spool: MapSpo
         raise ParameterError(f"the rate is {rate:g}", "a number above 0", "1 is the recorded speed")
     keep_freed_memory()
     use_shared_memory_profile()
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # a replay is no business of the network's
     namespace = f"/sal360_replay_{os.getpid()}"
     transport = "compressed" if recording.type == COMPRESSED else "raw"
     settings = {"encoding": "32FC1", **parameters, "image_transport": transport}
