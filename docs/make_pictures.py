@@ -1,0 +1,118 @@
+"""The pictures of these pages, made by the software: python docs/make_pictures.py."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sal360_ros.files import written_beside
+from sal360_ros.outputs.overlay import draw_overlay
+from sal360_ros.outputs.qp_offset import QpOffset, QpOffsetSettings
+from sal360_ros.outputs.shading_rate import ShadingRate, ShadingRateSettings, decode_rates
+from sal360_ros.outputs.targets import find_peaks
+from sal360_ros.outputs.viewport_map import ViewportMap
+from sal360_ros.predictor import Predictor
+from sal360_ros.projection import Viewport
+from sal360_ros.samples import bundled_panoramas
+from sal360_ros.sphere import Array, angles_to_pixel, angles_to_vector, body_to_frame, nearest_pixel
+
+HEIGHT, WIDTH = 320, 640
+IMAGES = Path(__file__).parent / "images"
+
+
+def main() -> None:
+    frame = cv2.imread(str(bundled_panoramas() / "courtyard.jpg"))
+    frame = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    with Predictor() as predictor:
+        density = predictor.predict(frame, "bgr")
+    _write("coordinates.jpg", _coordinates(frame))
+    _write("targets.jpg", _targets(draw_overlay(frame, density), density))
+    _write("shading_rate.jpg", _shading_rate(frame, density))
+    _write("qp_offset.jpg", _qp_offset(frame, density))
+    _write("viewport.jpg", _viewport(frame, density))
+
+
+def _write(name: str, picture: Array) -> None:
+    with written_beside(IMAGES / name) as temporary:
+        cv2.imwrite(str(temporary), picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def _label(picture: Array, text: str, x: float, y: float, scale: float = 0.4) -> None:
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    left = int(min(max(x - width / 2, 2), picture.shape[1] - width - 2))
+    base = int(min(max(y + height / 2, height + 2), picture.shape[0] - 4))
+    cv2.rectangle(picture, (left - 1, base - height - 2), (left + width + 1, base + 3), (0, 0, 0), -1)
+    cv2.putText(picture, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def _coordinates(frame: Array) -> Array:
+    """The panorama with lines of azimuth and elevation, and unit vectors in three conventions."""
+    picture = cv2.resize(frame, (2 * WIDTH, 2 * HEIGHT), interpolation=cv2.INTER_LINEAR)
+    picture = (0.6 * picture).astype(np.uint8)
+    for azimuth in range(-150, 181, 30):
+        u, _ = angles_to_pixel(math.radians(azimuth), 0, *picture.shape[:2])
+        cv2.line(picture, (round(float(u)), 0), (round(float(u)), picture.shape[0]), (200, 200, 200), 1)
+        _label(picture, f"{azimuth:+d} deg", float(u), picture.shape[0] - 10)
+    for elevation in range(-60, 61, 30):
+        _, v = angles_to_pixel(0, math.radians(elevation), *picture.shape[:2])
+        cv2.line(picture, (0, round(float(v))), (picture.shape[1], round(float(v))), (200, 200, 200), 1)
+        _label(picture, f"{elevation:+d} deg", 30, float(v) - 8)
+    for azimuth, elevation in ((0, 0), (90, 0), (-90, 0), (180, 0), (0, 75), (0, -55), (-60, 30)):
+        vector = angles_to_vector(math.radians(azimuth), math.radians(elevation))
+        u, v = angles_to_pixel(math.radians(azimuth), math.radians(elevation), *picture.shape[:2])
+        cv2.circle(picture, (round(float(u)), round(float(v))), 4, (0, 220, 255), -1)
+        for line, convention in enumerate(("body", "optical", "openxr")):
+            parts = ", ".join(f"{part + 0.0:.2f}" for part in np.round(body_to_frame(vector, convention), 2))
+            _label(picture, f"{convention} ({parts})", float(u), float(v) + 18 + 16 * line)
+    return picture
+
+
+def _targets(overlay: Array, density: Array) -> Array:
+    peaks = find_peaks(density)
+    for number, (direction, score) in enumerate(zip(peaks.directions, peaks.scores, strict=True), start=1):
+        column, row = nearest_pixel(direction, HEIGHT, WIDTH)
+        cv2.circle(overlay, (int(column), int(row)), 7, (0, 255, 0) if number == 1 else (255, 255, 255), 2)
+        _label(overlay, f"{number}: {score:.1f}", float(column), float(row) - 16)
+    return overlay
+
+
+def _shading_rate(frame: Array, density: Array) -> Array:
+    """Each tile at the resolution that its byte asks for: what a renderer would show."""
+    rates = ShadingRate(HEIGHT, WIDTH, ShadingRateSettings(limit="4x4")).update(density)
+    widths, _ = decode_rates(rates)
+    side = np.repeat(np.repeat(widths, 16, axis=0), 16, axis=1)[:HEIGHT, :WIDTH]
+    picture = frame.copy()
+    for fragment_px, colour in ((2, (0, 200, 255)), (4, (0, 0, 255))):
+        coarse = cv2.resize(frame, (WIDTH // fragment_px, HEIGHT // fragment_px), interpolation=cv2.INTER_AREA)
+        coarse = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
+        picture = np.where((side == fragment_px)[..., None], 0.85 * coarse + 0.15 * np.array(colour), picture)
+    return picture.astype(np.uint8)
+
+
+def _qp_offset(frame: Array, density: Array) -> Array:
+    offsets = QpOffset(HEIGHT, WIDTH, QpOffsetSettings()).update(density)
+    shade = np.clip(128 + 14 * offsets.astype(int), 0, 255).astype(np.uint8)
+    heat = cv2.applyColorMap(cv2.resize(shade, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_JET)
+    picture = cv2.addWeighted(frame, 0.55, heat, 0.45, 0)
+    for row in range(1, offsets.shape[0], 3):
+        for column in range(1, offsets.shape[1], 3):
+            _label(picture, f"{offsets[row, column]:+d}", 16 * column + 8, 16 * row + 8, scale=0.3)
+    return picture
+
+
+def _viewport(frame: Array, density: Array) -> Array:
+    """The window around the strongest target: the picture, and the map over it."""
+    forward = find_peaks(density).directions[0]
+    left = np.cross([0.0, 0.0, 1.0], forward)
+    left /= np.linalg.norm(left)
+    rotation = np.stack([forward, left, np.cross(forward, left)], axis=1)
+    viewport = Viewport(rotation, math.radians(90), 300, 400)
+    view = viewport.cut_from(frame)
+    return np.hstack([view, draw_overlay(view, ViewportMap(viewport).sample(density))])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The pages say what the code does: links lead somewhere, Python compiles, defaults and formulas are the real ones."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sal360_ros import sphere
+from sal360_ros.outputs.qp_offset import QpOffsetSettings
+from sal360_ros.outputs.shading_rate import ShadingRateSettings
+from sal360_ros.outputs.smoothing import SmoothingSettings
+from sal360_ros.outputs.target_selection import SelectionSettings
+from sal360_ros.outputs.targets import PeakSettings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+def page(request: pytest.FixtureRequest) -> Path:
+    """Each page in turn."""
+    found: Path = request.param
+    return found
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_links_and_pictures_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    index = (DOCS / "topics.md").read_text()
+    for page in PAGES:
+        if page.name != "topics.md":
+            assert f"({page.name})" in index
+
+
+def test_python_compiles_and_imports_what_exists(page: Path) -> None:
+    for block in python_blocks(page):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sal360_ros"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_commands_on_the_pages_exist(page: Path) -> None:
+    for script in re.findall(r"(?:benchmarks|docs)/\w+\.py", page.read_text()):
+        assert (DOCS.parent / script).is_file(), script
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("smoothing.md", SmoothingSettings()),
+        ("targets.md", PeakSettings()),
+        ("targets.md", SelectionSettings()),
+        ("shading_rate.md", ShadingRateSettings()),
+        ("qp_offset.md", QpOffsetSettings()),
+    ],
+    ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else value,
+)
+def test_every_setting_is_listed_with_its_default(name: str, settings: object) -> None:
+    assert dataclasses.is_dataclass(settings)
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]+)", (DOCS / name).read_text(), re.MULTILINE))
+    for each in dataclasses.fields(settings):
+        default = getattr(settings, each.name)
+        said = rows[each.name]
+        assert said == str(default).lower() or (not isinstance(default, str) and float(said) == default), each.name
+
+
+def test_the_shaders_lookup_is_the_spheres() -> None:
+    directions = sphere.erp_directions(9, 18)
+    u = 0.5 - np.arctan2(directions[..., 1], directions[..., 0]) / (2 * math.pi)
+    v = 0.5 - np.arcsin(directions[..., 2]) / math.pi
+    # texture coordinates count from the edge of the first pixel, in image sizes
+    assert np.allclose(u * 18 - 0.5, np.arange(18)[None, :])
+    assert np.allclose(v * 9 - 0.5, np.arange(9)[:, None])
+
+
+@pytest.mark.parametrize(
+    ("convention", "to_body"),
+    [("openxr", lambda r: (-r[2], -r[0], r[1])), ("optical", lambda r: (r[2], -r[0], -r[1]))],
+)
+def test_the_shaders_axes_are_the_spheres(convention: str, to_body: object) -> None:
+    assert callable(to_body)
+    for body in np.eye(3):
+        assert np.allclose(to_body(sphere.body_to_frame(body, convention)), body)
+
+
+def test_a_map_is_read_from_its_message_as_the_index_says() -> None:
+    (source,) = [block for block in python_blocks(DOCS / "topics.md") if "def density_of" in block]
+    names: dict[str, object] = {"np": np, "Image": object}
+    exec(source, names)
+    density = np.random.default_rng(0).gamma(1, 1, (4, 6)).astype(np.float32)
+
+    class Message:
+        """An Image with padded rows."""
+
+        height, width = density.shape
+
+        def __init__(self, encoding: str, pixels: np.ndarray) -> None:
+            padded = np.pad(pixels.view(np.uint8), ((0, 0), (0, 8)))
+            self.encoding, self.step, self.data = encoding, padded.shape[1], padded.tobytes()
+
+    read = names["density_of"]
+    assert callable(read)
+    assert np.array_equal(read(Message("32FC1", density)), density)
+    quantised = np.clip(np.rint(density * 255 / 8), 0, 255).astype(np.uint8)
+    assert np.abs(read(Message("mono8", quantised)) - np.minimum(density, 8)).max() <= 4 / 255 + 1e-6
