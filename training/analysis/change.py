@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from sal360_ros.errors import CheckpointError
@@ -62,7 +63,7 @@ def analyse_change(config: ChangeConfig) -> None:
         for number, (layer, change) in enumerate(changes.items(), start=1):
             shape = "x".join(map(str, tensors[layer].shape))
             rows.append({"encoder": name, "number": number, "layer": layer, "shape": shape, "change": change})
-        mean = sum(changes.values()) / len(changes)
+        mean = float(np.nanmean(list(changes.values())))
         colour = ENCODER_COLOURS[i % len(ENCODER_COLOURS)]
         axes.plot(range(1, len(changes) + 1), list(changes.values()), ".-", color=colour, label=f"{name}: {mean:.2f}")
         print(f"{name}: mean {mean:.3f} over {len(changes)} layers")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sal360_ros.errors import CheckpointError
 from training.checkpoint import load_weights, read_header
 from training.config import ContrastiveConfig, PanoramaConfig
+from training.config.plain import from_plain
 from training.data.panoramas import Panoramas, open_panoramas
 from training.data.views import resize, to_planes
 from training.models.contrastive import ContrastiveModel
@@ -41,7 +42,7 @@ def read_encoder(path: str | Path) -> TrainedEncoder:
     if header.kind != "contrastive":
         raise CheckpointError(f"{path} holds a {header.kind} model", "a contrastive model", "give another checkpoint")
     # the weights come from the checkpoint, not from where its training began
-    config = replace(ContrastiveConfig(**header.config), pretrained=False, weights_file="")
+    config = replace(from_plain(ContrastiveConfig, header.config), pretrained=False, weights_file="")
     model = ContrastiveModel(config)
     load_weights(path, model, kind="contrastive")
     return TrainedEncoder(checkpoint_name(path), model.eval(), config.height)
