@@ -7,10 +7,15 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+# No deadline: time on a busy machine is no property of the code. The same examples in every CI run: it judges a commit.
+hypothesis.settings.register_profile("sal360", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("sal360")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,7 +50,7 @@ def test_the_old_file_stays_readable_until_the_new_one_is_whole(tmp_path: Path) 
     assert names(tmp_path) == ["map.npy"]
 
 
-def test_a_killed_process_leaves_the_old_file_whole(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_the_old_file_whole(tmp_path: Path, repository: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text("old")
     script = (
@@ -60,7 +60,8 @@ def test_a_killed_process_leaves_the_old_file_whole(tmp_path: Path) -> None:
         "    temporary.write_text('half')\n"
         "    os.kill(os.getpid(), 9)\n"
     )
-    status = subprocess.run([sys.executable, "-c", script, str(path)], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    status = subprocess.run([sys.executable, "-c", script, str(path)], env=environment)
     assert status.returncode == -9
     assert path.read_text() == "old"
 
