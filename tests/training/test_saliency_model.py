@@ -1,0 +1,155 @@
+"""The saliency model: what stays frozen, what the prior adds, what the output sums to, and that the seam is nowhere."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sal360_ros.errors import ParameterError
+from sal360_ros.sphere import solid_angles
+from training.config.saliency import CalibrationConfig, Frozen, PriorConfig, SaliencyModelConfig
+from training.models.decoder import upsample_circular
+from training.models.prior import equator_log_rows, row_weights
+from training.models.saliency_model import DensityModel, SaliencyModel
+
+HEIGHT = 96
+
+
+def _model(seed: int = 0, **settings: object) -> SaliencyModel:
+    torch.manual_seed(seed)
+    model = SaliencyModel(SaliencyModelConfig(input_height=HEIGHT, channels=8, **settings))  # type: ignore[arg-type]
+    with torch.no_grad():
+        model.decoder.head.weight.normal_()  # type: ignore[union-attr]  # an untrained head says "uniform"
+    return model
+
+
+def _frames(count: int = 1, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, HEIGHT, 2 * HEIGHT, 3), generator=generator).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "moving"),
+    [("encoder", ("decoder.",)), ("early", ("decoder.", "encoder.stages.2")), ("none", ("encoder.stem", "decoder."))],
+)
+def test_what_is_frozen_does_not_change_and_the_rest_does(frozen: Frozen, moving: tuple[str, ...]) -> None:
+    model = _model()
+    model.freeze(frozen)
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    optimiser = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=0.01)
+    for _ in range(2):
+        optimiser.zero_grad()
+        model(_frames().permute(0, 3, 1, 2)).square().mean().backward()
+        optimiser.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    for prefix in moving:
+        assert any(name.startswith(prefix) for name in changed), prefix
+    held = {"encoder": "encoder.", "early": ("encoder.stem", "encoder.stages.0", "encoder.stages.1"), "none": "nothing"}
+    assert not any(name.startswith(held[frozen]) for name in changed)
+
+
+def test_a_frozen_encoder_keeps_its_batch_statistics() -> None:
+    config = SaliencyModelConfig(encoder="resnet50", decoder="paper", input_height=64)
+    model = SaliencyModel(config)
+    model.freeze("encoder")
+    before = copy.deepcopy(model.encoder.state_dict())
+    model.train()
+    assert model.training
+    model(torch.rand(2, 3, 64, 128))
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("upsample", [0, 1])
+def test_density_has_solid_angle_weighted_mean_one(upsample: int) -> None:
+    density = DensityModel(_model(), upsample=upsample)(_frames(2)).detach().double().numpy()
+    height, width = HEIGHT // 4 << upsample, HEIGHT // 2 << upsample
+    assert density.shape == (2, height, width)
+    mean = (density * solid_angles(height, width)).sum(axis=(1, 2)) / (4 * np.pi)
+    np.testing.assert_allclose(mean, 1, rtol=1e-5)
+    assert density.min() > 0
+
+
+def test_the_prior_is_the_published_laplace() -> None:
+    rows = equator_log_rows(180)[:, 0].double().numpy()
+    elevation = 89.5 - np.arange(180)
+    assert elevation[rows.argmax()] in (-1.5, -0.5)
+    expected = -np.abs(elevation + 1.39) / 17.91
+    np.testing.assert_allclose(rows - rows.max(), expected - expected.max(), atol=1e-5)
+    weight = row_weights(180)[:, 0].double().numpy()
+    np.testing.assert_allclose(weight, solid_angles(180, 1)[:, 0] * 180 / (4 * np.pi), rtol=1e-6)
+    assert (weight * np.exp(rows)).mean() == pytest.approx(1)
+    floored = np.exp(equator_log_rows(180, floor=0.1)[:, 0].double().numpy())
+    assert floored.min() > 0.1
+    assert (weight * floored).mean() == pytest.approx(1)
+
+
+def test_the_prior_of_a_model_without_content_is_all_there_is() -> None:
+    model = _model()
+    with torch.no_grad():
+        model.decoder.head.weight.zero_()  # type: ignore[union-attr]
+    density_model = DensityModel(model)
+    density = density_model(_frames())[0]
+    prior = torch.exp(density_model.prior_log_rows).expand_as(density)
+    prior = prior / (prior * density_model.row_weights).mean()
+    torch.testing.assert_close(density, prior, rtol=1e-4, atol=1e-5)
+
+
+def test_taking_the_prior_out_again_is_exact() -> None:
+    """What `predictor.scale_prior` relies on."""
+    model = _model()
+    with_prior = DensityModel(model)
+    density = with_prior(_frames())
+    without = density * torch.exp(-with_prior.prior_log_rows)
+    without = without / (without * with_prior.row_weights).mean(dim=(1, 2), keepdim=True)
+    model.config = dataclasses.replace(model.config, prior=PriorConfig(strength=0.0))
+    torch.testing.assert_close(without, DensityModel(model)(_frames()), rtol=1e-4, atol=1e-5)
+
+
+def test_temperature_divides_and_floor_mixes() -> None:
+    model = _model(prior=PriorConfig(strength=0.0))
+    plain = DensityModel(model)(_frames())
+    model.config = dataclasses.replace(model.config, calibration=CalibrationConfig(temperature=2.0))
+    flat = DensityModel(model)(_frames())
+    root = torch.sqrt(plain)
+    weights = row_weights(plain.shape[1])
+    torch.testing.assert_close(flat, root / (root * weights).mean(dim=(1, 2), keepdim=True), rtol=1e-4, atol=1e-5)
+    model.config = dataclasses.replace(model.config, calibration=CalibrationConfig(floor=0.25))
+    torch.testing.assert_close(DensityModel(model)(_frames()), 0.75 * plain + 0.25, rtol=1e-4, atol=1e-5)
+
+
+def test_a_turn_by_the_coarsest_stride_turns_the_map_exactly() -> None:
+    """Whole turns of the coarsest grid leave nothing but rounding: the seam is nowhere."""
+    model = DensityModel(_model(), upsample=1).eval()
+    frames = _frames()
+    with torch.no_grad():
+        density, turned = model(frames), model(torch.roll(frames, 64, dims=2))
+    torch.testing.assert_close(torch.roll(turned, -32, dims=2), density, rtol=2e-3, atol=1e-5)
+
+
+def test_upsampling_wraps() -> None:
+    x = torch.randn(1, 2, 3, 4)
+    upsampled = upsample_circular(x)
+    assert upsampled.shape == (1, 2, 6, 8)
+    torch.testing.assert_close(upsample_circular(torch.roll(x, 1, dims=-1)), torch.roll(upsampled, 2, dims=-1))
+    torch.testing.assert_close(upsampled[0, 0, 0, 0], 0.75 * x[0, 0, 0, 0] + 0.25 * x[0, 0, 0, 3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strides": (4, 16)}, "model.strides"),
+        ({"strides": ()}, "model.strides"),
+        ({"input_height": 100}, "model.input_height"),
+        ({"encoder": "vgg16"}, "model.decoder"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        SaliencyModelConfig(**settings)  # type: ignore[arg-type]

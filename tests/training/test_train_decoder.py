@@ -1,0 +1,96 @@
+"""Decoder training end to end on a tiny data set: it learns, keeps, measures and draws."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sal360_ros.errors import CheckpointError, DataError
+from training.checkpoint import read_header
+from training.config import LoopConfig, OptimiserConfig
+from training.config.gaze import GazeConfig
+from training.config.placement import PlacementConfig
+from training.config.saliency import SaliencyModelConfig
+from training.config.train_decoder import TrainDecoderConfig
+from training.optimiser import make_optimiser
+from training.train_decoder import train_decoder
+
+WriteOsie = Callable[..., Path]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, write_osie: WriteOsie) -> TrainDecoderConfig:
+    """Photographs that are dark but for one bright square, which everybody looks at, on grey panoramas."""
+    generator = np.random.default_rng(0)
+    count = 6
+    x, y = generator.uniform(150, 650, count), generator.uniform(150, 450, count)
+    image = np.repeat(np.arange(count), 3)
+    root = write_osie(count, image=image, x=x[image], y=y[image], subject=np.tile([0, 1, 2], count))
+    for i in range(count):
+        picture = np.full((600, 800, 3), 30, np.uint8)
+        cv2.rectangle(picture, (int(x[i]) - 80, int(y[i]) - 80), (int(x[i]) + 80, int(y[i]) + 80), (250, 250, 250), -1)
+        cv2.imwrite(str(root / "stimuli" / f"{1000 + i}.jpg"), picture)
+    panoramas = tmp_path / "panoramas"
+    panoramas.mkdir()
+    for i in range(2):
+        cv2.imwrite(str(panoramas / f"{i}.png"), np.full((64, 128, 3), 100 + 20 * i, np.uint8))
+    return TrainDecoderConfig(
+        loop=LoopConfig(run=str(tmp_path / "run"), steps=60, batch_size=2, workers=0, log_every_steps=5),
+        data=GazeConfig(
+            root=str(root),
+            panoramas=str(panoramas),
+            folds=3,
+            picture_width=80,
+            placement=PlacementConfig(fov_deg=(90.0, 110.0), mean_photographs=2.0, exposure=0.0, inset_share=0.5),
+        ),
+        optimiser=OptimiserConfig(learning_rate=5e-3, schedule="constant"),
+        model=SaliencyModelConfig(input_height=64, channels=8, strides=(4, 8)),
+        imagenet=False,
+        frozen="none",
+    )
+
+
+def test_it_learns_what_everybody_looks_at_and_draws_it(tiny: TrainDecoderConfig) -> None:
+    figures = train_decoder(tiny)
+    assert figures["measured/nss"] > 1.0  # on the photographs that were kept; chance is 0
+    assert figures["measured/cc"] > 0.4
+    run = Path(tiny.loop.run)
+    header = read_header(run)
+    assert (header.kind, header.step) == ("saliency", 60)
+    picture = cv2.imread(str(run / "predictions" / "step-00000060.png"))
+    assert picture is not None
+    assert picture.shape[1] == 3 * 400
+    assert (run / "config.yaml").is_file()
+
+
+def test_a_run_is_not_overwritten(tiny: TrainDecoderConfig) -> None:
+    short = dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1))
+    train_decoder(short)
+    with pytest.raises(CheckpointError, match="exists"):
+        train_decoder(short)
+
+
+def test_missing_encoder_weights_are_an_error_and_not_a_random_start(tiny: TrainDecoderConfig) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        train_decoder(dataclasses.replace(tiny, encoder_weights="nowhere"))
+
+
+def test_missing_panoramas_are_named(tiny: TrainDecoderConfig, tmp_path: Path) -> None:
+    data = dataclasses.replace(tiny.data, panoramas=str(tmp_path / "none"))
+    with pytest.raises(DataError, match="none is no folder"):
+        train_decoder(dataclasses.replace(tiny, data=data))
+
+
+def test_the_encoder_can_move_more_slowly() -> None:
+    from torch import nn
+
+    model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
+    groups = make_optimiser(model, OptimiserConfig(encoder_factor=0.1)).param_groups
+    factor = {id(each): group["rate_factor"] for group in groups for each in group["params"]}
+    assert factor[id(model["encoder"].weight)] == 0.1  # type: ignore[index]
+    assert factor[id(model["decoder"].bias)] == 1.0  # type: ignore[index]
