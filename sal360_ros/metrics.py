@@ -19,6 +19,8 @@ saliency models?" (2019), and the code of the MIT benchmark.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -156,17 +158,28 @@ def paper_protocol(prediction: Array, truth: GazeRecord) -> dict[str, float]:
     """
     if truth.density is None:
         return {}
-    weights = _inside(truth, np.ones((PAPER_SIZE[0], 1)), PAPER_SIZE)
-    saliency, density = _paper_map(prediction, weights), _paper_map(truth.density, weights)
-    scores: dict[str, float] = {}
-    first, second = (count_fixations(half, *PAPER_SIZE) for half in truth.observer_halves())
-    if (first * weights).any() and (second * weights).any():
-        for metric in (auc_judd, nss):
-            scores[metric.__name__] = (metric(saliency, first, weights) + metric(density, second, weights)) / 2
+    weights, density, first, own = _paper_truth(truth)
+    saliency = _paper_map(prediction, weights)
+    scores = {metric.__name__: (metric(saliency, first, weights) + own[metric]) / 2 for metric in own}
     for symmetric in (cc, sim):
         scores[symmetric.__name__] = symmetric(saliency, density, weights)
     scores["kld"] = (_paper_kld(saliency, density, weights) + _paper_kld(density, saliency, weights)) / 2
     return scores
+
+
+@lru_cache(maxsize=1)
+def _paper_truth(truth: GazeRecord) -> tuple[Array, Array, Array, dict[Callable[..., float], float]]:
+    """What does not depend on the prediction: weights, density, first half of the gaze, and the half scores.
+
+    Cached, because many models are measured on one record after the other.
+    """
+    assert truth.density is not None
+    weights = _inside(truth, np.ones((PAPER_SIZE[0], 1)), PAPER_SIZE)
+    density = _paper_map(truth.density, weights)
+    first, second = (count_fixations(half, *PAPER_SIZE) for half in truth.observer_halves())
+    both = (first * weights).any() and (second * weights).any()
+    own = {metric: metric(density, second, weights) for metric in (auc_judd, nss)} if both else {}
+    return weights, density, first, own
 
 
 def _paper_map(values: Array, weights: Array) -> Array:

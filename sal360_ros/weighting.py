@@ -83,7 +83,10 @@ def weighted_sum(weight: Array, integrand: Callable[..., Array], *maps: Array) -
             if weight.shape[1] == 1:  # one weight a row
                 total += float(values.sum(axis=1, dtype=np.float64) @ weight[rows, 0])
             else:
-                total += float(np.sum(values * weight[rows], where=weight[rows] > 0))
+                part = float(np.vdot(values, weight[rows]))
+                if not np.isfinite(part):  # it may be so where nothing counts
+                    part = float(np.sum(values * weight[rows], where=weight[rows] > 0))
+                total += part
     if not np.isfinite(total):
         raise ParameterError("a map with values that are not finite", "real numbers", "look for NaN in the model")
     return total

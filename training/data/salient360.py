@@ -21,12 +21,15 @@ from training.data.binary_maps import map_shape, read_density
 from training.data.inventory import Inventory, check_picture_end
 from training.data.pairing import files_by_identity, require_files, require_folder
 from training.data.panoramas import read_panorama
+from training.data.records import GazeRecords
 from training.data.scanpath import directions_of_positions
 from training.data.splits import salient360_split
 
 Movement = Literal["HE", "H"]
 Eye = Literal["L", "R"]
 
+SIGMA_DEG = 3.34
+"""Blur of a fixation in the data set's own maps, degrees."""
 IMAGES = 85
 """How many the whole data set has; numbers lie within 1 to 98 with gaps."""
 _PICTURE = re.compile(r"P(\d+)_(\d+)x(\d+)\.jpe?g", re.IGNORECASE)
@@ -34,7 +37,7 @@ _MAP = re.compile(r"(HE|H)salmap_(\d+)_\d+x\d+_\d+b\.bin")
 _SCANPATH = re.compile(r"(HE|H)scanpath_(\d+)\.txt")
 
 
-class Salient360:
+class Salient360(GazeRecords):
     """Records of one split; names are P1 to P98.
 
     Args:
@@ -51,6 +54,7 @@ class Salient360:
     def __init__(
         self, root: str | Path, split: str, movement: Movement = "HE", eye: Eye = "R", panorama_height: int = 512
     ) -> None:
+        self.sigma_deg = SIGMA_DEG
         self._root, self._panorama_height = require_folder(root), panorama_height
         self._pictures, maps, scanpaths = _index(self._root)
         ids = salient360_split(self._pictures, split)
@@ -64,10 +68,7 @@ class Salient360:
         require_files(self._scanpaths, ids, f"{movement} scanpaths", self._root)
         self.names = tuple(f"P{each}" for each in ids)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> GazeRecord:
+    def read(self, index: int) -> GazeRecord:
         number = int(self.names[index][1:])
         fixations, observer, time_s = read_scanpaths(self._scanpaths[number])
         return GazeRecord(

@@ -22,6 +22,7 @@ from training.data.fixations import spherical_density
 from training.data.inventory import Inventory, check_picture_end
 from training.data.pairing import files_by_identity, require_files, require_folder
 from training.data.panoramas import read_panorama
+from training.data.records import GazeRecords
 from training.data.scanpath import directions_of_positions
 from training.data.splits import check_split
 
@@ -35,7 +36,7 @@ _PICTURE = re.compile(r"(cubemap_\d{4})\.png")
 _RUNS = re.compile(r"(cubemap_\d{4})\.pck")
 
 
-class Sitzmann:
+class Sitzmann(GazeRecords):
     """Records of all panoramas; names are cubemap_0000 to cubemap_0021.
 
     Args:
@@ -61,7 +62,7 @@ class Sitzmann:
     ) -> None:
         check_split("sitzmann", split)
         folder = require_folder(root)
-        self._sigma_deg, self._map_height, self._panorama_height = sigma_deg, map_height, panorama_height
+        self.sigma_deg, self._map_height, self._panorama_height = sigma_deg, map_height, panorama_height
         self._pictures, runs = _index(folder)
         if not self._pictures:
             raise DataError(f"{root} has no panorama", "cubemap_0000.png and others", "check the path")
@@ -69,10 +70,7 @@ class Sitzmann:
         require_files(self._runs, self._pictures, f"{condition} runs (.pck)", folder)
         self.names = tuple(sorted(self._pictures))
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> GazeRecord:
+    def read(self, index: int) -> GazeRecord:
         name = self.names[index]
         fixations, observer, time_s = read_runs(self._runs[name])
         return GazeRecord(
@@ -81,7 +79,7 @@ class Sitzmann:
             fixations=fixations,
             observer=observer,
             time_s=time_s,
-            density=spherical_density(fixations, self._map_height, 2 * self._map_height, self._sigma_deg),
+            density=spherical_density(fixations, self._map_height, 2 * self._map_height, self.sigma_deg),
         )
 
 

@@ -19,6 +19,7 @@ from sal360_ros.sphere import Array
 from training.data.fixations import spherical_density
 from training.data.inventory import Inventory
 from training.data.pairing import files_by_identity, require_files, require_folder
+from training.data.records import GazeRecords
 from training.data.scanpath import directions_of_positions
 from training.data.splits import VR_EYETRACKING_SHEET, vr_eyetracking_split
 from training.data.video_frames import count_frames, read_video_frame
@@ -32,7 +33,7 @@ _OBSERVER = re.compile(r"p(\d{3})")
 _TAIL_BYTES = 4096
 
 
-class VrEyeTracking:
+class VrEyeTracking(GazeRecords):
     """Records of single frames; names are "017/240": video and frame, from 1 as in the gaze files.
 
     Args:
@@ -55,7 +56,7 @@ class VrEyeTracking:
         map_height: int = 256,
     ) -> None:
         folder = require_folder(root)
-        self._sigma_deg, self._map_height = sigma_deg, map_height
+        self.sigma_deg, self._map_height = sigma_deg, map_height
         self._videos, self._gaze = _index(folder)
         ids = vr_eyetracking_split(folder, self._videos, split)
         require_files(self._videos, ids, "videos", folder)
@@ -69,10 +70,7 @@ class VrEyeTracking:
             raise DataError(f"{root} has no frame of the split {split}", "videos with gaze", "check the path")
         self.names = tuple(f"{video:03d}/{frame}" for video, frame in self._keys)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> GazeRecord:
+    def read(self, index: int) -> GazeRecord:
         video, frame = self._keys[index]
         number, observer, directions = _gaze_of_video(self._gaze[video])
         shown = number == frame
@@ -84,7 +82,7 @@ class VrEyeTracking:
             fixations=directions[shown],
             observer=observer[shown],
             time_s=np.full(int(shown.sum()), np.nan),
-            density=spherical_density(directions[shown], self._map_height, 2 * self._map_height, self._sigma_deg),
+            density=spherical_density(directions[shown], self._map_height, 2 * self._map_height, self.sigma_deg),
         )
 
 

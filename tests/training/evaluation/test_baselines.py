@@ -1,0 +1,136 @@
+"""Baselines: the Laplace fit, dense blur, Boolean maps and spectral residual on the sphere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from sal360_ros.errors import DataError
+from sal360_ros.ground_truth import GazeRecord
+from sal360_ros.sphere import (
+    angles_to_vector,
+    angular_distance,
+    erp_directions,
+    solid_angles,
+    vector_to_angles,
+)
+from training.evaluation.baselines import Laplace, fit_laplace, fit_priors, open_baselines
+from training.evaluation.boolean_maps import boolean_map_saliency, surrounded
+from training.evaluation.spectral_residual import spectral_residual
+from training.evaluation.spherical_blur import blur_sphere
+
+
+def record(elevations_deg, density=None):
+    fixations = angles_to_vector(np.zeros(len(elevations_deg)), np.radians(elevations_deg))
+    count = len(fixations)
+    return GazeRecord("a", lambda: None, fixations, np.arange(count), np.zeros(count), density)
+
+
+@pytest.mark.parametrize(("mean_deg", "scale_deg"), [(-1.4, 17.9), (12.0, 8.0), (0.0, 40.0)])
+def test_the_laplace_is_found_again_in_its_own_samples(mean_deg, scale_deg):
+    rng = np.random.default_rng(5)
+    elevation_deg = np.linspace(-90, 90, 20001)
+    chance = np.exp(-np.abs(elevation_deg - mean_deg) / scale_deg) * np.cos(np.radians(elevation_deg))
+    samples = rng.choice(elevation_deg, 20000, p=chance / chance.sum())
+    found = fit_laplace(np.radians(samples))
+    assert found.mean_deg == pytest.approx(mean_deg, abs=0.8)
+    assert found.scale_deg == pytest.approx(scale_deg, rel=0.05)
+
+
+def test_a_laplace_map_is_a_density():
+    density = Laplace(-1.4, 17.9).density(64)
+    assert density.shape == (64, 128)
+    assert (density * solid_angles(64, 128)).sum() == pytest.approx(4 * math.pi, rel=1e-6)
+    assert np.ptp(density[10]) == 0
+
+
+def test_priors_are_fitted_to_the_training_part():
+    halves = [np.zeros((8, 16), np.float32), np.full((8, 16), 2, np.float32)]
+    priors = fit_priors([record([10, 12], each) for each in halves], limit=10)
+    assert 9 < priors.laplace.mean_deg < 13
+    assert np.allclose(priors.mean_map, 1)
+    assert fit_priors([record([10])], limit=1).mean_map is None
+    with pytest.raises(DataError, match="no fixation"):
+        fit_priors([record([])], limit=1)
+
+
+def test_the_mean_map_is_left_out_where_there_are_no_densities():
+    names = ("uniform", "mean", "people", "bms360")
+    assert list(open_baselines(names, fit_priors([record([10])], 1))) == ["uniform", "bms360"]
+
+
+def test_blur_is_the_sum_over_all_pixels_and_keeps_the_mean():
+    values = np.random.default_rng(6).random((12, 24)) ** 8
+    weights, directions = solid_angles(12, 24), erp_directions(12, 24)
+    expected = np.zeros_like(values)
+    for pixel in np.ndindex(values.shape):
+        angle = angular_distance(directions, directions[pixel])
+        expected += values[pixel] * weights[pixel[0], 0] * np.exp((np.cos(angle) - 1) / math.radians(20) ** 2)
+    expected *= (values * weights).sum() / (expected * weights).sum()
+    np.testing.assert_allclose(blur_sphere(values, 20.0), expected, rtol=1e-9)
+
+
+def test_surrounded_regions_go_on_across_the_seam_and_never_touch_a_pole():
+    boolean = np.zeros((8, 12), np.uint8)
+    boolean[3:5, 10:] = boolean[3:5, :2] = 1  # one region across the seam
+    boolean[0:3, 4:6] = 1  # touches the first row
+    boolean[6:, 7] = 1  # touches the last one
+    expected = np.zeros_like(boolean)
+    expected[3:5, 10:] = expected[3:5, :2] = 1
+    np.testing.assert_array_equal(surrounded(boolean), expected)
+
+    boolean[:4, 11] = 1  # now the region across the seam touches the first row on one side only
+    assert surrounded(boolean).sum() == 0
+    corner = np.zeros((6, 6), np.uint8)
+    corner[2, 0] = corner[1, 5] = corner[0, 4] = 1  # connected by corners across the seam, up to the first row
+    assert surrounded(corner).sum() == 0
+    assert surrounded(np.ones((4, 8), np.uint8)).sum() == 0
+
+
+def disc(azimuth, elevation, radius_deg=10):
+    """A grey panorama with one red disc."""
+    centre = angles_to_vector(azimuth, elevation)
+    picture = np.full((64, 128, 3), 128, np.uint8)
+    picture[angular_distance(erp_directions(64, 128), centre) < math.radians(radius_deg)] = (220, 40, 40)
+    return picture, centre
+
+
+@pytest.mark.parametrize("place", [(0, 0), (math.pi, 0.2), (1, 1.1), (0, math.pi / 2), (2, -math.pi / 2)])
+def test_boolean_maps_find_a_disc_wherever_it_lies_on_the_sphere(place):
+    picture, centre = disc(*place)
+    saliency = boolean_map_saliency(picture)
+    assert saliency.min() >= 0
+    peak = erp_directions(*saliency.shape)[np.unravel_index(np.argmax(saliency), saliency.shape)]
+    assert np.degrees(angular_distance(peak, centre)) < 10
+
+
+@pytest.mark.parametrize("predict", [boolean_map_saliency, spectral_residual])
+def test_maps_turn_with_a_panorama_about_the_vertical(predict):
+    rng = np.random.default_rng(7)
+    panorama = np.kron(rng.integers(0, 255, (16, 32, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    saliency = predict(panorama)
+    quarter = predict(np.roll(panorama, panorama.shape[1] // 4, axis=1))
+    expected = np.roll(saliency, saliency.shape[1] // 4, axis=1)
+    # the turned projections of the Boolean maps are resampled
+    assert np.corrcoef(quarter.ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_spectral_residual_finds_what_breaks_a_texture():
+    rng = np.random.default_rng(13)
+    level = 100 + 40 * np.sin(np.linspace(0, 2 * math.pi, 128, endpoint=False)) + rng.normal(0, 4, (64, 128))
+    level[30:34, 60:66] = 255
+    panorama = np.repeat(level[..., None], 3, axis=2).astype(np.uint8)
+    saliency = spectral_residual(panorama)
+    row, column = np.unravel_index(np.argmax(saliency), saliency.shape)
+    assert abs(row - 32) < 4
+    assert abs(column - 63) < 6
+
+
+def test_baselines_have_no_preference_for_the_seam():
+    flat = np.full((64, 128, 3), 90, np.uint8)
+    assert np.ptp(boolean_map_saliency(flat)) == 0
+    elevation = vector_to_angles(erp_directions(64, 128))[1]
+    bands = np.repeat((128 + 100 * np.sin(6 * elevation))[..., None], 3, axis=2).astype(np.uint8)
+    assert np.ptp(spectral_residual(bands), axis=1).max() < 1e-6 * spectral_residual(bands).max()

@@ -1,0 +1,199 @@
+"""The command from data set to report, on small copies of the data sets."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from sal360_ros.errors import ParameterError
+from sal360_ros.sphere import angular_distance, erp_directions, solid_angles
+from training import evaluate as command
+from training.config.evaluate import EvaluateConfig
+from training.config.gaze import GazeConfig
+from training.data.gaze_records import open_gaze
+from training.data.osie import read_osie
+from training.data.osie_records import OsieRecords
+from training.evaluation.turning import TURNS_DEG, measure_turning
+
+HEADER = "Idx, longitude, latitude, start timestamp\n"
+
+
+@pytest.fixture
+def salient360_root(tmp_path):
+    """Five pictures; people look at a white disc, another place in each."""
+    root = tmp_path / "salient360"
+    rng = np.random.default_rng(11)
+    for folder in ("Stimuli", "HE/SalMaps", "HE/Scanpaths/R"):
+        (root / folder).mkdir(parents=True)
+    for number in (1, 2, 75, 76, 77):
+        x, y = rng.uniform(0.1, 0.9), rng.uniform(0.35, 0.65)
+        picture = np.full((128, 256, 3), 60, np.uint8)
+        cv2.circle(picture, (round(256 * x), round(128 * y)), 10, (255, 255, 255), -1)
+        cv2.imwrite(str(root / f"Stimuli/P{number}_256x128.jpg"), picture)
+        rows, columns = np.mgrid[:64, :128]
+        distance = np.hypot(rows + 0.5 - 64 * y, columns + 0.5 - 128 * x)
+        np.exp(-((distance / 4) ** 2)).astype("<f4").tofile(root / f"HE/SalMaps/HEsalmap_{number}_128x64_32b.bin")
+        lines = [
+            f"{i},{x + rng.normal(0, 0.01)},{y + rng.normal(0, 0.02)},{300 * i}\n" for _ in range(4) for i in range(5)
+        ]
+        (root / f"HE/Scanpaths/R/HEscanpath_{number}.txt").write_text(HEADER + "".join(lines))
+    return root
+
+
+@pytest.fixture
+def osie_root(tmp_path):
+    """Six photographs and two panoramas."""
+    root, panoramas = tmp_path / "osie", tmp_path / "panoramas"
+    (root / "stimuli").mkdir(parents=True)
+    panoramas.mkdir()
+    rng = np.random.default_rng(12)
+    names = np.array([f"{i}.jpg" for i in range(6)])
+    for name in names:
+        cv2.imwrite(str(root / "stimuli" / name), np.full((600, 800, 3), 250, np.uint8))
+    image = np.repeat(np.arange(6, dtype=np.int16), 20)
+    np.savez(
+        root / "fixations.npz",
+        image=image,
+        subject=np.tile(np.arange(5, dtype=np.int8), 24),
+        x=rng.uniform(100, 700, 120).astype(np.float32),
+        y=rng.uniform(100, 500, 120).astype(np.float32),
+        duration_ms=np.full(120, 200, np.float32),
+        names=names,
+    )
+    for i in range(2):
+        cv2.imwrite(str(panoramas / f"{i}.png"), np.full((64, 128, 3), 20 + 10 * i, np.uint8))
+    return root, panoramas
+
+
+def config_of(root, output, **settings):
+    data = GazeConfig(root=str(root), dataset="salient360")
+    defaults = {"models": (), "panorama_height": 64, "draws": 50, "cases": 1, "protocols": ("standard",)}
+    return EvaluateConfig(data=data, output=str(output), **{**defaults, **settings})
+
+
+def read_csv(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_baselines_on_salient360_end_in_tables_and_a_report(salient360_root, tmp_path, capsys):
+    out = tmp_path / "out"
+    scores = command.evaluate(
+        config_of(
+            salient360_root,
+            out,
+            baselines=("uniform", "equator", "mean", "bms360", "people", "ground_truth"),
+            protocols=("standard", "paper"),
+            limit=2,
+        )
+    )
+    assert {each.record for each in scores} == {"P75", "P77"}
+    mean = {(row["model"], row["protocol"], row["metric"]): float(row["mean"]) for row in read_csv(out / "summary.csv")}
+    assert mean["uniform", "standard", "nss"] == 0
+    assert mean["uniform", "standard", "auc_judd"] == 0.5
+    assert mean["bms360", "standard", "nss"] > 1
+    assert mean["ground_truth", "standard", "cc"] == pytest.approx(1)
+    assert mean["ground_truth", "paper", "kld"] == pytest.approx(0, abs=1e-9)
+    assert mean["equator", "standard", "information_gain"] == pytest.approx(0, abs=1e-9)
+    assert mean["people", "standard", "information_gain"] > 1
+    assert len(read_csv(out / "scores.csv")) == 6 * 2 * 2
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/") == 4  # two plots, a worst and a best case
+    assert 'src="http' not in page
+    assert "standard protocol" in capsys.readouterr().out
+
+
+def test_the_report_shows_the_record_on_which_the_first_predictor_is_worst(salient360_root, tmp_path):
+    scores = command.evaluate(config_of(salient360_root, tmp_path, baselines=("bms360", "uniform")))
+    kld = {each.record: each.values["kld"] for each in scores if each.model == "bms360"}
+    page = (tmp_path / "report.html").read_text()
+    worst, best = (re.search(rf"{which} cases of bms360.*?(P\d+):", page, re.DOTALL) for which in ("Worst", "Best"))
+    assert worst[1] == max(kld, key=kld.get)
+    assert best[1] == min(kld, key=kld.get)
+
+
+def test_limit_takes_records_evenly(salient360_root, tmp_path):
+    scores = command.evaluate(config_of(salient360_root, tmp_path, baselines=("uniform",), limit=2))
+    assert [each.record for each in scores] == ["P75", "P77"]
+
+
+def test_models_are_measured_beside_baselines_and_on_turned_panoramas(salient360_root, tmp_path, monkeypatch):
+    def read_predictor(model, prior_strength):
+        def predict(panorama):
+            return cv2.resize(panorama[:, :, 0], (64, 32)).astype(np.float32) * (1 + prior_strength) + 1
+
+        return type("Trained", (), {"name": model, "predict": staticmethod(predict)})
+
+    monkeypatch.setattr(command, "read_predictor", read_predictor)
+    settings = {"models": ("bright",), "prior_strengths": (1.0, 0.0), "turned": 2, "baselines": ("uniform",)}
+    scores = command.evaluate(config_of(salient360_root, tmp_path, **settings))
+    assert list(dict.fromkeys(each.model for each in scores)) == ["bright", "bright, prior × 0", "uniform"]
+    turned = read_csv(tmp_path / "turned.csv")
+    assert len(turned) == 2 * 2 * len(TURNS_DEG)
+    # it looks at pixels alone, so it turns with the panorama
+    assert min(float(row["cc"]) for row in turned) > 0.9
+    with pytest.raises(ParameterError, match="two models are called bright"):
+        command.open_models(("bright", "bright"), (1.0,))
+
+
+def test_a_model_that_likes_the_equator_moves_when_the_panorama_is_pitched(salient360_root):
+    records = open_gaze(GazeConfig(root=str(salient360_root), dataset="salient360"), 64, 75.0).measuring
+    equator = np.exp(-np.abs(np.linspace(-4, 4, 32)))[:, None] * np.ones((1, 64))
+    moved = {(each.axis, each.angle_deg): each for each in measure_turning({"e": lambda _: equator}, records[:1])}
+    assert moved["yaw", 90.0].cc == pytest.approx(1)
+    assert moved["pitch", 90.0].cc < moved["pitch", 30.0].cc < moved["pitch", 10.0].cc < 1
+    assert moved["roll", 90.0].kld > moved["roll", 10.0].kld > 0
+
+
+def test_osie_is_measured_inside_its_viewports(osie_root, tmp_path):
+    root, panoramas = osie_root
+    data = GazeConfig(root=str(root), panoramas=str(panoramas), folds=3)
+    settings = EvaluateConfig(
+        data=data, output=str(tmp_path / "out"), models=(), baselines=("uniform", "mean"), draws=20, cases=1
+    )
+    scores = command.evaluate(dataclasses.replace(settings, every_fold=True, protocols=("standard",)))
+    assert len({each.record for each in scores}) == 6
+    assert all(each.values["nss"] == 0 for each in scores if each.model == "uniform")
+    assert "fold 2 of 3" in (tmp_path / "out/report.html").read_text()
+    with pytest.raises(ParameterError, match="every_fold"):
+        EvaluateConfig(data=GazeConfig(root="r", dataset="salient360"), output="o", every_fold=True)
+
+
+def test_a_photograph_is_a_viewport_in_front_with_its_gaze_inside(osie_root):
+    root, _ = osie_root
+    photographs = read_osie(root)
+    background = np.full((128, 256, 3), 20, np.uint8)
+    records = OsieRecords(photographs, [background], 80.0, map_height=128)
+    record = records[3]
+    assert record.name == "3.jpg"
+    assert records.sigma_deg == pytest.approx(math.degrees(24 / (400 / math.tan(math.radians(40)))))
+    panorama = record.panorama()
+    assert panorama[64, 128, 0] > 200
+    assert panorama[64, 0, 0] == 20
+    assert background.max() == 20  # not drawn on
+    assert record.valid[64, 128]
+    # 80° of 360° of the columns on the horizon
+    assert record.valid[64].sum() == pytest.approx(256 * 80 / 360, abs=2)
+    weights = solid_angles(128, 256) * record.valid
+    assert (record.density * weights).sum() / weights.sum() == pytest.approx(1, rel=1e-5)
+    # the fixation in the photograph's upper left corner region lies up and left (+y) of the middle
+    corner = np.argmin(photographs[3].x + photographs[3].y)
+    assert record.fixations[corner, 1] > 0
+    assert record.fixations[corner, 2] > 0
+    # every fixation lies where the density of its photograph is high
+    at = [np.argmin(angular_distance(erp_directions(128, 256), each)) for each in record.fixations]
+    assert record.density.ravel()[at].min() > record.density[record.valid].mean() / 2
+
+
+def test_the_bundled_model_is_measured_by_its_name(salient360_root, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the bundled model needs a runtime")
+    settings = {"models": ("bundled",), "baselines": ("uniform",), "turned": 0, "limit": 1}
+    scores = command.evaluate(config_of(salient360_root, tmp_path, **settings))
+    bundled = next(each for each in scores if each.model == "bundled")
+    assert bundled.values["auc_judd"] > 0.5

@@ -1,0 +1,1 @@
+"""Measuring predictions against human gaze: baselines, scores, intervals, turned input, report."""

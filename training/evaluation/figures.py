@@ -1,0 +1,152 @@
+"""Plots and pictures of an evaluation as PNG or JPEG bytes, for the report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from sal360_ros.ground_truth import GazeRecord
+from sal360_ros.metrics import METRICS
+from sal360_ros.outputs.overlay import FULL_SCALE, draw_overlay
+from sal360_ros.sphere import Array, solid_angles, vector_to_pixel
+from training.analysis.results import new_figure
+from training.data.views import resize
+from training.evaluation.baselines import Predict
+from training.evaluation.scoring import Score
+from training.evaluation.summary import NAMES
+from training.evaluation.turning import TURNS_DEG, Turned
+
+_CASE_HEIGHT, _PART_HEIGHT = 180, 240  # pixels, of a whole panorama and of the valid part of one
+_COLUMNS = 4
+_BRIGHTEST = 0.98  # quantile of the true density from which all maps of a case are drawn brightest
+
+
+def draw_distributions(scores: Sequence[Score], protocol: str) -> bytes:
+    """One box plot a metric, one box a model: how the scores spread over the records."""
+    models = list(dict.fromkeys(each.model for each in scores if each.protocol == protocol))
+    figure = new_figure(2.9 * len(METRICS), 0.5 + 0.42 * len(models) + 1)
+    axes = figure.subplots(1, len(METRICS), sharey=True)
+    for axis, metric in zip(axes, METRICS, strict=True):
+        values = [
+            [
+                each.values[metric]
+                for each in scores
+                if (each.model, each.protocol) == (model, protocol) and metric in each.values
+            ]
+            for model in models
+        ]
+        axis.boxplot(values[::-1], orientation="horizontal", showmeans=True, widths=0.6, flierprops={"markersize": 2})
+        axis.set_yticks(range(1, 1 + len(models)), models[::-1])
+        axis.set_title(NAMES[metric])
+        axis.grid(axis="x", alpha=0.3)
+    return _png(figure)
+
+
+def draw_turning(results: Sequence[Turned]) -> bytes:
+    """Mean CC and KLD between the prediction and the one of the turned panorama, turned back."""
+    models = list(dict.fromkeys(each.model for each in results))
+    figure = new_figure(11, 3.4)
+    axes = figure.subplots(1, 2)
+    labels = [f"{axis}\n{angle:g}°" for axis, angle in TURNS_DEG]
+    width = 0.8 / len(models)
+    for axis, metric in zip(axes, ("cc", "kld"), strict=True):
+        for i, model in enumerate(models):
+            means = [
+                np.mean(
+                    [
+                        getattr(each, metric)
+                        for each in results
+                        if (each.model, each.axis, each.angle_deg) == (model, *turn)
+                    ]
+                )
+                for turn in TURNS_DEG
+            ]
+            axis.bar(np.arange(len(TURNS_DEG)) + (i - (len(models) - 1) / 2) * width, means, width, label=model)
+        axis.set_xticks(range(len(TURNS_DEG)), labels)
+        axis.set_title("CC, 1 is steady" if metric == "cc" else "KLD in nats, 0 is steady")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(models))
+    return _png(figure)
+
+
+def draw_case(record: GazeRecord, predictors: Mapping[str, Predict]) -> bytes:
+    """The panorama with its fixations, the true density over it, and each prediction (Figures 2, 3 and 6), as JPEG.
+
+    All maps have one scale. Of a record that is valid in part, that part is shown.
+    """
+    panorama = record.panorama()
+    frame = cv2.cvtColor(resize(panorama, _frame_height(record)), cv2.COLOR_RGB2BGR)
+    cut = _valid_box(record, *frame.shape[:2])
+    seen = frame.copy()
+    for u, v in zip(*vector_to_pixel(record.fixations, *frame.shape[:2]), strict=True):
+        cv2.circle(seen, (round(u), round(v)), 2, (0, 255, 255), -1, cv2.LINE_AA)
+    tiles = {f"{record.name}, {len(record.fixations)} fixations": seen[cut]}
+    full_scale = FULL_SCALE
+    if record.density is not None:
+        full_scale = float(np.quantile(record.density[record.density > 0], _BRIGHTEST))
+        tiles["ground truth"] = draw_overlay(frame, record.density, full_scale=full_scale)[cut]
+    for name, predict in predictors.items():
+        if name == "uniform":
+            continue  # nothing to see
+        density = _inside_density(predict(panorama), record)
+        tiles[name] = draw_overlay(frame, density, full_scale=full_scale)[cut]
+    _, encoded = cv2.imencode(".jpg", _grid(tiles), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return encoded.tobytes()
+
+
+def _frame_height(record: GazeRecord) -> int:
+    """Rows of the whole panorama at which the part that is shown has the height of a case."""
+    if record.valid is None:
+        return _CASE_HEIGHT
+    return round(_PART_HEIGHT * record.valid.shape[0] / int(record.valid.any(axis=1).sum()))
+
+
+def _valid_box(record: GazeRecord, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns that hold the valid part."""
+    if record.valid is None:
+        return slice(0, height), slice(0, width)
+    row_scale, column_scale = height / record.valid.shape[0], width / record.valid.shape[1]
+    rows, columns = (np.flatnonzero(record.valid.any(axis=axis)) for axis in (1, 0))
+    return (
+        slice(int(rows[0] * row_scale), int((rows[-1] + 1) * row_scale)),
+        slice(int(columns[0] * column_scale), int((columns[-1] + 1) * column_scale)),
+    )
+
+
+def _grid(tiles: Mapping[str, Array]) -> Array:
+    """Pictures of one size, each below its name, in rows of at most `_COLUMNS`."""
+    named = [_named(picture, name) for name, picture in tiles.items()]
+    blank = np.full_like(named[0], 255)
+    columns = min(_COLUMNS, len(named))
+    rows = [named[first : first + columns] for first in range(0, len(named), columns)]
+    return np.vstack([np.hstack(row + [blank] * (columns - len(row))) for row in rows])
+
+
+def _inside_density(values: Array, record: GazeRecord) -> Array:
+    """A map of any scale with mean 1 on the record's valid part."""
+    values = values.astype(np.float32)
+    weights = np.broadcast_to(solid_angles(*values.shape), values.shape)
+    if record.valid is not None:
+        valid = cv2.resize(record.valid.astype(np.uint8), values.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        weights = weights * valid if valid.any() else weights
+    density: Array = values * (weights.sum() / max(float((values * weights).sum()), 1e-30))
+    return density
+
+
+def _named(picture: Array, name: str) -> Array:
+    """The picture with a line of text above it and a white margin."""
+    head = np.full((26, picture.shape[1], 3), 255, np.uint8)
+    ascii_name = name.replace("×", "x")  # what OpenCV's font has
+    cv2.putText(head, ascii_name, (2, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    framed: Array = cv2.copyMakeBorder(
+        np.vstack([head, picture]), 0, 4, 0, 8, cv2.BORDER_CONSTANT, value=(255, 255, 255)
+    )
+    return framed
+
+
+def _png(figure: object) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100)  # type: ignore[attr-defined]
+    return buffer.getvalue()

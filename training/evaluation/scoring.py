@@ -1,0 +1,95 @@
+"""Scores of predictions against records, by both protocols, and what people score against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from sal360_ros.ground_truth import GazeRecord, count_fixations
+from sal360_ros.metrics import METRICS, paper_protocol, standard_protocol
+from sal360_ros.resize import nearest_index, resize_map
+from sal360_ros.sphere import Array, solid_angles
+from sal360_ros.weighting import weighted_mean
+from training.data.fixations import spherical_density
+
+Protocol = Literal["standard", "paper"]
+PROTOCOLS = {"standard": standard_protocol, "paper": paper_protocol}
+PEOPLE, GROUND_TRUTH = "people", "ground_truth"
+"""Rows of tables that are no predictions from a picture."""
+INFORMATION_GAIN = "information_gain"
+COLUMNS = (*METRICS, INFORMATION_GAIN)
+LARGER_IS_BETTER = {name: name != "kld" for name in COLUMNS}
+_FLOOR = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One prediction of one record by one protocol."""
+
+    model: str
+    record: str
+    protocol: str
+    values: dict[str, float]
+    """By the names in COLUMNS; what the record does not support is missing."""
+
+
+def score(
+    model: str, prediction: Array, record: GazeRecord, protocols: Sequence[Protocol], prior: Array
+) -> list[Score]:
+    """A prediction (h, w) against its record; information gain over `prior` goes with the standard protocol."""
+    scores = []
+    for protocol in protocols:
+        values = PROTOCOLS[protocol](prediction, record)
+        if protocol == "standard" and "nss" in values:
+            values[INFORMATION_GAIN] = information_gain(prediction, prior, record)
+        scores.append(Score(model, record.name, protocol, values))
+    return scores
+
+
+def score_people(record: GazeRecord, sigma_deg: float, protocols: Sequence[Protocol], prior: Array) -> list[Score]:
+    """Every other observer's density as the prediction of the rest's gaze, and the other way round, averaged.
+
+    Nothing for a record of fewer than two observers, or without a density.
+    """
+    first, second = record.observer_halves()
+    if record.density is None or len(first) == 0 or len(second) == 0:
+        return []
+    height, width = record.density.shape
+    ways = []
+    for by, of in ((first, second), (second, first)):
+        truth = dataclasses.replace(
+            record,
+            fixations=of,
+            observer=np.arange(len(of)) % 2,  # the paper's protocol takes them apart once more
+            time_s=np.full(len(of), np.nan),
+            density=spherical_density(of, height, width, sigma_deg),
+        )
+        prediction = spherical_density(by, height, width, sigma_deg)
+        ways.append(score(PEOPLE, prediction, truth, protocols, prior))
+    return [
+        dataclasses.replace(one, values={name: (one.values[name] + other.values[name]) / 2 for name in one.values})
+        for one, other in zip(*ways, strict=True)
+    ]
+
+
+def information_gain(prediction: Array, baseline: Array, record: GazeRecord) -> float:
+    """Bits a fixation that the prediction knows better than the baseline (Kümmerer et al., PNAS 112(52), 2015).
+
+    Both maps are densities on the record's valid part, no value below 1e-6 of uniform. Fixations outside do not count.
+    """
+    height = max(prediction.shape[0], baseline.shape[0])
+    shape = (height, max(prediction.shape[1], baseline.shape[1]))
+    weights = solid_angles(*shape)
+    if record.valid is not None:
+        rows, columns = (nearest_index(old, new) for old, new in zip(record.valid.shape, shape, strict=True))
+        weights = weights * record.valid[rows[:, None], columns]
+    counts = count_fixations(record.fixations, *shape) * (weights > 0)
+    logs = []
+    for each in (prediction, baseline):
+        density = resize_map(each, *shape)
+        mean = weighted_mean(weights, lambda values: values, density)
+        logs.append(np.log2(np.maximum(density / mean, _FLOOR)))
+    return float(((logs[0] - logs[1]) * counts).sum() / counts.sum())

@@ -1,0 +1,132 @@
+"""Means, standard deviations and bootstrap intervals over records, as a table and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.evaluation.scoring import COLUMNS, Score
+from training.evaluation.turning import Turned
+
+NAMES = {
+    "auc_judd": "AUC-J",
+    "nss": "NSS",
+    "cc": "CC",
+    "sim": "SIM",
+    "kld": "KLD",
+    "information_gain": "IG (bit)",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one model by one protocol over all records that have it."""
+
+    model: str
+    protocol: str
+    metric: str
+    count: int
+    mean: float
+    deviation: float
+    """Sample standard deviation (n − 1); NaN for one record."""
+    low: float
+    """Lower end of the 95 % interval of the mean."""
+    high: float
+    """Upper end."""
+
+
+def summarise(scores: Sequence[Score], draws: int, seed: int) -> list[Summary]:
+    """Summaries in the order in which models, protocols and metrics first come.
+
+    Args:
+        scores: of any number of models.
+        draws: of the bootstrap. Whole pictures or videos are drawn: frames of a video ("017/240") stay together,
+            because they are no independent samples.
+        seed: of the draws; every model sees the same ones.
+    """
+    summaries = []
+    for model, protocol in dict.fromkeys((each.model, each.protocol) for each in scores):
+        mine = [each for each in scores if (each.model, each.protocol) == (model, protocol)]
+        for metric in COLUMNS:
+            having = [each for each in mine if metric in each.values]
+            if not having:
+                continue
+            values = np.array([each.values[metric] for each in having])
+            groups = [each.record.partition("/")[0] for each in having]
+            deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+            low, high = bootstrap_interval(values, groups, draws, seed)
+            summaries.append(Summary(model, protocol, metric, len(values), float(values.mean()), deviation, low, high))
+    return summaries
+
+
+def bootstrap_interval(values: np.ndarray, groups: Sequence[str], draws: int, seed: int) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean (n,) when whole groups are drawn with replacement."""
+    _, group = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(group, values), np.bincount(group)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def text_table(summaries: Sequence[Summary], protocol: str) -> str:
+    """Mean ± standard deviation and the interval below it, one model a row, for a terminal or Markdown."""
+    mine = [each for each in summaries if each.protocol == protocol]
+    columns = [metric for metric in COLUMNS if any(each.metric == metric for each in mine)]
+    rows = [["model", *(NAMES[metric] for metric in columns)]]
+    for model in dict.fromkeys(each.model for each in mine):
+        of_model = {each.metric: each for each in mine if each.model == model}
+        rows.append([model, *(_cell(of_model.get(metric)) for metric in columns)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _cell(summary: Summary | None) -> str:
+    if summary is None:
+        return "–"
+    return f"{summary.mean:.3f} ± {summary.deviation:.3f} [{summary.low:.3f}, {summary.high:.3f}]"
+
+
+def scores_csv(scores: Iterable[Score]) -> str:
+    """One line a model, record and protocol."""
+    rows = [{"model": each.model, "record": each.record, "protocol": each.protocol, **each.values} for each in scores]
+    return _csv(["model", "record", "protocol", *COLUMNS], rows)
+
+
+def summaries_csv(summaries: Iterable[Summary]) -> str:
+    """One line a model, protocol and metric."""
+    rows = [
+        {
+            "model": each.model,
+            "protocol": each.protocol,
+            "metric": each.metric,
+            "records": each.count,
+            "mean": each.mean,
+            "standard_deviation": each.deviation,
+            "low_95": each.low,
+            "high_95": each.high,
+        }
+        for each in summaries
+    ]
+    return _csv(list(rows[0]) if rows else [], rows)
+
+
+def turned_csv(results: Iterable[Turned]) -> str:
+    """One line a model, record and turn."""
+    return _csv([each.name for each in dataclasses.fields(Turned)], [dataclasses.asdict(each) for each in results])
+
+
+def _csv(columns: list[str], rows: Sequence[dict[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,56 @@
+"""How steady a model is when the panorama is rolled and pitched: the prediction is turned back and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from sal360_ros.ground_truth import GazeRecord
+from sal360_ros.metrics import cc, kld
+from sal360_ros.projection import rotate_erp
+from sal360_ros.sphere import rotation_yaw_pitch_roll
+from training.evaluation.baselines import Predict
+
+TURNS_DEG = (
+    ("yaw", 90.0),
+    ("roll", 10.0),
+    ("roll", 30.0),
+    ("roll", 90.0),
+    ("pitch", 10.0),
+    ("pitch", 30.0),
+    ("pitch", 90.0),
+)
+"""Axis and angle: 10° is a tilted tripod, 30° a hand, 90° a camera on its side."""
+
+
+@dataclass(frozen=True)
+class Turned:
+    """How far one prediction moved."""
+
+    model: str
+    record: str
+    axis: str
+    angle_deg: float
+    cc: float
+    """Correlation of the prediction and the one of the turned panorama, turned back: 1 is steady."""
+    kld: float
+    """KL(prediction ‖ that one), nats: 0 is steady."""
+
+
+def measure_turning(models: Mapping[str, Predict], records: Sequence[GazeRecord]) -> list[Turned]:
+    """Every model on every record at every turn of TURNS_DEG."""
+    results = []
+    for record in tqdm(records, desc="turned input", unit="record"):
+        panorama = record.panorama()
+        for name, predict in models.items():
+            upright = predict(panorama)
+            for axis, angle_deg in TURNS_DEG:
+                rotation = rotation_yaw_pitch_roll(**{f"{axis}_rad": math.radians(angle_deg)})
+                turned = predict(rotate_erp(panorama, rotation))
+                back = np.maximum(rotate_erp(np.ascontiguousarray(turned, np.float32), rotation.T), 0)
+                results.append(Turned(name, record.name, axis, angle_deg, cc(back, upright), kld(back, upright)))
+    return results
