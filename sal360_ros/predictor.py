@@ -164,5 +164,7 @@ def _resize(frame: Array, height: int, width: int) -> Array:
     """The frame at the model's size: every source pixel counts when it shrinks, so that nothing aliases."""
     if frame.shape[:2] == (height, width):
         return frame
-    shrinks = frame.shape[0] >= height
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_AREA if frame.shape[0] >= height else cv2.INTER_LINEAR
+    if frame.strides[2] == 0:  # one grey channel shown three times: cv2 would first copy it out at full size
+        return cv2.cvtColor(cv2.resize(frame[..., 0], (width, height), interpolation=interpolation), cv2.COLOR_GRAY2RGB)
+    return cv2.resize(frame, (width, height), interpolation=interpolation)

@@ -184,3 +184,8 @@ def test_shrinking_agrees_with_the_mean_of_each_block(predictor, monkeypatch):
     predictor.predict(frame)
     blocks = frame.reshape(32, 3, 64, 3, 3).mean(axis=(1, 3))  # (32, 64, 3)
     assert np.abs(seen[0][0] - blocks).max() <= 0.5001
+
+
+def test_a_grey_frame_whose_channel_is_shown_three_times_is_answered_like_its_copy(predictor):
+    grey = np.broadcast_to(picture(100, 200)[..., :1], (100, 200, 3))  # stride 0: how mono8 comes, without a copy
+    np.testing.assert_array_equal(predictor.predict(grey), predictor.predict(grey.copy()))
