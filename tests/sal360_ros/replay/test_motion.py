@@ -19,7 +19,7 @@ def test_the_yaw_between_two_frames_of_a_turning_camera_is_found(name: str, yaw_
     yaw_rad = math.radians(yaw_deg)
     turned = rotate_erp(erp, rotation_yaw_pitch_roll(yaw_rad=-yaw_rad))  # the scene turns against the camera
     found = yaw_between(edges_of(erp), edges_of(turned))
-    assert abs(math.degrees(math.remainder(found - yaw_rad, 2 * math.pi))) < 0.7  # a quarter of a column
+    assert abs(math.degrees(math.remainder(found - yaw_rad, 2 * math.pi))) < 0.05  # a column has 2.8
 
 
 def test_nothing_to_match_is_no_turn() -> None:

@@ -69,8 +69,8 @@ def test_the_turn_and_the_flicker_of_a_turning_scene_are_found(
     bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
     assert run_evaluate(bag, "--output", tmp_path / "out", "--no-bag", "--no-video").status == 0
     report, rows = read_report(tmp_path / "out")
-    assert [float(row["yaw_deg"]) for row in rows[1:]] == pytest.approx([6.0] * 5, abs=0.7)
-    assert report["figures"]["yaw_rate_deg_s"] == pytest.approx(60, abs=4)
+    assert [float(row["yaw_deg"]) for row in rows[1:]] == pytest.approx([6.0] * 5, abs=0.1)
+    assert report["figures"]["yaw_rate_deg_s"] == pytest.approx(60, abs=0.5)
     assert rows[0]["flicker"] == ""
     assert report["figures"]["flicker"] == pytest.approx(np.mean([float(row["flicker"]) for row in rows[1:]]))
     assert report["figures"]["frames"] == report["figures"]["answered"] == 6
