@@ -13,9 +13,11 @@ import pytest
 
 from sal360_ros.errors import DataError, ParameterError
 from sal360_ros.sphere import angular_distance, nearest_pixel, solid_angles, vector_to_angles
+from training.config.gaze import GazeConfig
 from training.data import salient360, sitzmann, vr_eyetracking
 from training.data.binary_maps import read_density
 from training.data.check import main as check_main
+from training.data.gaze_records import open_gaze
 from training.data.salient360 import Salient360
 from training.data.scanpath import directions_of_positions
 from training.data.sitzmann import Sitzmann, read_runs
@@ -190,6 +192,19 @@ def test_sitzmann_joins_the_samples_of_a_fixation_and_keeps_people_apart(sitzman
     row, column = np.unravel_index(np.argmax(record.density), record.density.shape)
     assert column in (63, 64, 127, 128, 0, 255)
     assert row in (63, 64, 95, 96)
+
+
+def test_folds_of_panoramas_share_none_and_lose_none(sitzmann_root):
+    splits = [
+        open_gaze(GazeConfig(root=str(sitzmann_root), dataset="sitzmann", folds=2, fold=fold), panorama_height=32)
+        for fold in (0, 1)
+    ]
+    for split in splits:
+        assert set(split.training.names).isdisjoint(split.measuring.names)
+        assert len(split.training) + len(split.measuring) == 2
+    assert splits[0].measuring.names == splits[1].training.names
+    assert splits[0].measuring[-1].name == splits[0].measuring.names[-1]
+    assert [each.name for each in splits[0].measuring[:1]] == list(splits[0].measuring.names[:1])
 
 
 class Hostile:

@@ -13,12 +13,10 @@ from sal360_ros.sphere import Array
 from training.config import PanoramaConfig
 from training.config.gaze import GazeConfig
 from training.data.gaze_panoramas import GazePanoramas, Records
+from training.data.gaze_records import open_gaze
 from training.data.osie import Photograph, read_osie, split_folds
 from training.data.panoramas import open_panoramas
 from training.data.placed_photographs import PlacedPhotographs
-from training.data.salient360 import Salient360
-from training.data.sitzmann import Sitzmann
-from training.data.vr_eyetracking import VrEyeTracking
 from training.photograph_metrics import FIGURES, measure_photographs
 
 Predict = Callable[[Array], Array]
@@ -111,15 +109,5 @@ def load_gaze(config: GazeConfig, height: int, map_size: tuple[int, int], seed: 
     """
     if config.dataset == "osie":
         return OsieGaze(config, height, map_size, seed)
-    training: Records
-    measuring: Records
-    if config.dataset == "salient360":
-        training, measuring = Salient360(config.root, "train"), Salient360(config.root, "validation")
-    elif config.dataset == "vr_eyetracking":
-        training, measuring = VrEyeTracking(config.root, "train"), VrEyeTracking(config.root, "test")
-    else:
-        everything = Sitzmann(config.root, "all")
-        parts = np.array_split(np.random.default_rng(config.split_seed).permutation(len(everything)), config.folds)
-        measuring = [everything[i] for i in parts[config.fold]]
-        training = [everything[i] for part in range(config.folds) if part != config.fold for i in parts[part]]
-    return PanoramaGaze(training, measuring, config, height, map_size, seed)
+    split = open_gaze(config, height)
+    return PanoramaGaze(split.training, split.measuring, config, height, map_size, seed)
