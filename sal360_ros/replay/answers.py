@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sal360_ros.errors import FrameError
+from sal360_ros.outputs.smoothing import TemporalSmoothing
 from sal360_ros.predictor import Predictor
 from sal360_ros.replay.recording import RecordedFrame, Recording
 from sal360_ros.sphere import Array
@@ -28,7 +29,7 @@ class Answer:
     age_at_publish_ms: float | None = None
     """From the frame's publication to the map's."""
     cost_ms: float | None = None
-    """Wall time of decoding and predicting."""
+    """Wall time of decoding, predicting and smoothing."""
     cpu_ms: float | None = None
     """Processor time of the same, all threads together."""
 
@@ -40,13 +41,21 @@ class Answer:
         return "rejected" if self.reason else "dropped"
 
 
-def predicted_answers(recording: Recording, predictor: Predictor) -> Iterator[Answer]:
-    """An answer to every frame, computed here, one after the other: deterministic, no transport, no queue."""
+def predicted_answers(
+    recording: Recording, predictor: Predictor, smoothing: TemporalSmoothing | None = None
+) -> Iterator[Answer]:
+    """An answer to every frame, computed here, one after the other: deterministic, no transport, no queue.
+
+    Args:
+        smoothing: of the maps over the recorded stamps, as the node does it; None leaves each as predicted.
+    """
     for frame in recording.frames():
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             picture = frame.picture()
             density = predictor.predict(*picture)
+            if smoothing is not None:
+                density = smoothing.update(density, frame.stamp_ns / 1e9)
         except FrameError as error:
             yield Answer(frame, None, reason=error.reason)
             continue

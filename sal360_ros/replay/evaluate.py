@@ -13,7 +13,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from tqdm import tqdm
 from sal360_ros.backends import BACKEND_NAMES
 from sal360_ros.backends.backend import PRECISIONS
 from sal360_ros.errors import ParameterError, Sal360Error, one_line_errors
+from sal360_ros.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360_ros.predictor import Predictor
-from sal360_ros.replay.answers import predicted_answers
+from sal360_ros.replay.answers import Answer, predicted_answers
 from sal360_ros.replay.evaluation import VIDEO_NAME, Evaluation, evaluate_answers
 from sal360_ros.replay.figures import figure_names, figures_of
 from sal360_ros.replay.plots import contact_sheet, plots_of
@@ -113,10 +114,11 @@ def _run(
     model["prior_strength"] = arguments.prior_strength
     count = recording.bag.topics[recording.topic].count
     options = {"truth": truth, "protocols": protocols, "video": arguments.video, "bag": arguments.bag_output}
+    smoothing = SmoothingSettings(time_constant_s=arguments.smoothing_time_constant_s)
     if not arguments.live:
         with Predictor(**model) as predictor, ResourceSampler(os.getpid()) as sampler:
-            answers = tqdm(predicted_answers(recording, predictor), total=count, unit="frame", disable=None)
-            evaluation = evaluate_answers(answers, recording, folder, **options)
+            answers = predicted_answers(recording, predictor, TemporalSmoothing(smoothing))
+            evaluation = evaluate_answers(_shown(answers, count), recording, folder, **options)
         measured = {"peak_rss_mb": sampler.figures()["peak_rss_mb"]}
         return Run(evaluation, predictor.description, measured)
     try:
@@ -127,12 +129,17 @@ def _run(
             "ROS 2 for --live",
             "source your ROS 2 installation, or pip install sal360_ros[ros]",
         ) from None
-    parameters = {**model, **dict(_node_parameter(text) for text in arguments.node_parameter)}
+    parameters = {**model, "smoothing.time_constant_s": smoothing.time_constant_s}
+    parameters.update(_node_parameter(text) for text in arguments.node_parameter)
     with MapSpool() as spool:
         live = play_live(recording, parameters, spool, rate=arguments.rate)
-        answers = tqdm(live.answers(), total=count, unit="frame", desc="evaluating", disable=None)
-        evaluation = evaluate_answers(answers, recording, folder, **options)
+        evaluation = evaluate_answers(_shown(live.answers(), count), recording, folder, **options)
     return Run(evaluation, live.node.get("backend", ""), live.measured, live.resources, live.node)
+
+
+def _shown(answers: Iterable[Answer], count: int) -> Iterable[Answer]:
+    progress: Iterable[Answer] = tqdm(answers, total=count, unit="frame", disable=None)
+    return progress
 
 
 def _remarks(recording: Recording, truth: GroundTruth | None) -> list[str]:
@@ -190,6 +197,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic (%(default)s)")
     add("--threads", type=int, default=0, help="processor threads; 0: the runtime's choice")
     add("--prior-strength", type=float, default=1.0, help="of the equator prior: 1 as trained, 0 without (%(default)s)")
+    add(
+        "--smoothing-time-constant-s",
+        type=float,
+        default=SmoothingSettings.time_constant_s,
+        metavar="S",
+        help="of the maps over time, as the node smooths them; 0: none (%(default)s)",
+    )
     add("--node-parameter", action="append", default=[], metavar="NAME:=VALUE", help="with --live: of the node")
     return parser
 

@@ -19,7 +19,7 @@ MEANINGS = {
     "latency_ms": "from a frame's publication to its map's arrival at a subscriber",
     "age_at_publish_ms": "from a frame's publication to its map's",
     "jitter_ms": "mean change of latency from one answer to the next (RFC 3550, 6.4.1, not smoothed)",
-    "cost_ms": "wall time of decoding and predicting one frame, nothing else running",
+    "cost_ms": "wall time of decoding, predicting and smoothing one frame, without transport or queue",
     "cpu_ms_per_frame": "processor time for one frame, all threads together",
     "cpu_percent": "processor time of the node over the run; 100 is one core",
     "peak_rss_mb": "largest resident memory of the process that predicts",

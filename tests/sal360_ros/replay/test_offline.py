@@ -12,6 +12,7 @@ import pytest
 
 from sal360_ros.ground_truth import GazeRecord
 from sal360_ros.metrics import METRICS, paper_protocol, standard_protocol
+from sal360_ros.outputs.smoothing import TemporalSmoothing
 from sal360_ros.predictor import Predictor
 from sal360_ros.replay.map_images import as_density, read_map
 from sal360_ros.sources import open_source
@@ -35,9 +36,8 @@ def test_metrics_equal_those_computed_directly(
             "/gaze/fixations": turning_scene.cloud_messages(any_bag)[:known],
         },
     )
-    outcome = run_evaluate(
-        bag, "--output", tmp_path, "--ground-truth", "/gaze/map", "--ground-truth", "/gaze/fixations", "--no-video"
-    )
+    options = ("--output", tmp_path, "--no-video", "--smoothing-time-constant-s", 0)
+    outcome = run_evaluate(bag, *options, "--ground-truth", "/gaze/map", "--ground-truth", "/gaze/fixations")
     assert outcome.status == 0, outcome.err
     report, rows = read_report(tmp_path)
     with Predictor(tiny_model, backend="onnxruntime") as predictor:
@@ -82,6 +82,7 @@ def test_the_bag_with_the_maps_holds_frames_maps_overlays_and_targets_of_the_sam
 ) -> None:
     bag = any_bag.write(tmp_path / "run.bag", {"/camera": turning_scene.image_messages(any_bag)})
     assert run_evaluate(bag, "--output", tmp_path, "--no-video").status == 0
+    smoothing = TemporalSmoothing()
     with Predictor(tiny_model, backend="onnxruntime") as predictor, Bag(tmp_path / "saliency_bag") as written:
         assert not written.damage
         assert {name: topic.count for name, topic in written.topics.items() if name != "/saliency/target"} == {
@@ -94,7 +95,8 @@ def test_the_bag_with_the_maps_holds_frames_maps_overlays_and_targets_of_the_sam
             stamp_ns = fields.header.stamp.sec * 10**9 + fields.header.stamp.nanosec
             assert (stamp_ns, fields.header.frame_id) == (turning_scene.stamps_ns[index], "camera")
             expected = predictor.predict(turning_scene.frames[index], "bgr")
-            np.testing.assert_array_equal(read_map(fields), expected)
+            smoothed = smoothing.update(expected, stamp_ns / 1e9)
+            np.testing.assert_array_equal(read_map(fields), smoothed)
         for message in written.messages(["/saliency/target"]):
             point = message.decode().point
             assert np.hypot(np.hypot(point.x, point.y), point.z) == pytest.approx(1)
