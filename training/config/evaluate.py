@@ -35,7 +35,7 @@ class EvaluateConfig:
     """Most training records to which equator prior and mean map are fitted."""
     panorama_height: int = 512
     """Rows at which panoramas are read, pixels."""
-    fov_deg: float = 75.0
+    fov_deg: float = 100.0
     """Horizontal field of view at which OSIE's photographs are placed on panoramas, degrees."""
     turned: int = 12
     """Records on which models see the panorama rolled and pitched; 0 leaves that out."""

@@ -26,7 +26,7 @@ class GazeSplit(NamedTuple):
     """The split in words, for reports."""
 
 
-def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 75.0) -> GazeSplit:
+def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) -> GazeSplit:
     """The data set that the settings name.
 
     Args:
