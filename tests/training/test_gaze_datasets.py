@@ -368,8 +368,12 @@ def test_check_counts_and_names_what_a_copy_lacks(
     status, out = check("sitzmann", sitzmann_root)
     assert "cubemap_0001 lacks its runs browser" in out
     (vr_eyetracking_root / "videos/210.mp4").unlink()
+    video = vr_eyetracking_root / "videos/004.mp4"
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
     status, out = check("vr_eyetracking", vr_eyetracking_root)
     assert "gaze of 210 has no video" in out
+    assert "videos/004.mp4 cannot be read" in out  # its index was at the end
     assert "video 004 has gaze of 2 people" in out
     with pytest.raises(DataError, match="no folder"):
         check("osie", salient360_root / "absent")

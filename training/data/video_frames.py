@@ -41,9 +41,19 @@ def read_video_frame(path: str | Path, index: int) -> Array:
     raise DataError(f"frame {index} of {path} cannot be decoded", "a whole video", "copy it again")
 
 
-def count_frames(path: str | Path) -> int:
-    """How many frames a video has, without decoding them; DataError if it is none."""
-    return len(_places(str(path)))
+def check_video(path: Path) -> None:
+    """DataError if a video has no index, or one that points beyond the file's end: it was cut short.
+
+    Nothing but the index is read, so this is fast for files of any length.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise DataError(f"{path} cannot be read ({error})", "a video", "copy it again") from None
+    if not 0 < end <= path.stat().st_size:
+        raise DataError(f"{path} is cut short", "a whole video", "copy it again")
 
 
 @lru_cache(maxsize=8)

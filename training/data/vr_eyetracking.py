@@ -22,7 +22,7 @@ from training.data.pairing import files_by_identity, require_files, require_fold
 from training.data.records import GazeRecords
 from training.data.scanpath import directions_of_positions
 from training.data.splits import VR_EYETRACKING_SHEET, vr_eyetracking_split
-from training.data.video_frames import count_frames, read_video_frame
+from training.data.video_frames import check_video, read_video_frame
 
 VIDEOS, OBSERVERS_A_VIDEO = 208, 31
 SIGMA_DEG = 3.34
@@ -113,7 +113,7 @@ def inventory(root: str | Path) -> Inventory:
         for path in files.values():
             found.try_file(partial(_parse_gaze_end, path))
     for path in videos.values():
-        found.try_file(partial(count_frames, path))
+        found.try_file(partial(check_video, path))
     return found
 
 
