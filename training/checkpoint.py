@@ -231,10 +231,14 @@ def _broken(path: Path, error: Exception) -> CheckpointError:
 
 
 def _write_flushed(path: Path, data: bytes | memoryview) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # a failed write does not say where
+        raise
 
 
 def _flush_folder(path: Path) -> None:
