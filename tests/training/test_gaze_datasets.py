@@ -22,6 +22,7 @@ from training.data.salient360 import Salient360
 from training.data.scanpath import directions_of_positions
 from training.data.sitzmann import Sitzmann, read_runs
 from training.data.splits import read_first_column, salient360_split
+from training.data.video_frames import check_video
 from training.data.vr_eyetracking import VrEyeTracking
 
 HEADER = "Idx, longitude, latitude, start timestamp\n"
@@ -250,14 +251,14 @@ def test_broken_runs_name_themselves(sitzmann_root):
         Sitzmann(sitzmann_root)
 
 
-def write_video(path, frames):
+def write_video(path, frames, **options):
     """Frame i is grey of level 10 · i, with B-frames, so that coding and display order differ."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("mpeg4", rate=25, options={"bf": "2", "g": "6"})
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
         for i in range(frames):
-            picture = np.full((32, 64, 3), 10 * i, np.uint8)
+            picture = np.full((32, 64, 3), 10 * i % 250, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
@@ -377,6 +378,17 @@ def test_check_counts_and_names_what_a_copy_lacks(
     assert "video 004 has gaze of 2 people" in out
     with pytest.raises(DataError, match="no folder"):
         check("osie", salient360_root / "absent")
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}])
+def test_a_video_that_was_cut_short_is_named(tmp_path, options):
+    path = tmp_path / "001.mp4"
+    write_video(path, 100, **options)
+    check_video(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(DataError, match=r"001\.mp4 (is cut short|cannot be read)"):
+        check_video(path)
 
 
 def test_a_whole_copy_is_called_complete(salient360_root, monkeypatch, capsys):
