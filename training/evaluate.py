@@ -29,8 +29,8 @@ from training.evaluation.baselines import Predict, fit_priors, open_baselines
 from training.evaluation.figures import draw_case, draw_distributions, draw_turning
 from training.evaluation.report import case_caption, picture_part, render_report, table_part
 from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Score, score, score_people
-from training.evaluation.summary import scores_csv, summaries_csv, summarise, text_table, turned_csv
-from training.evaluation.turning import measure_turning
+from training.evaluation.summary import Summary, scores_csv, summaries_csv, summarise, text_table, turned_csv
+from training.evaluation.turning import Turned, measure_turning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +54,17 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     models = open_models(config.models, config.prior_strengths)
     parts = list(_parts(config))
     scores = [each for part in parts for each in _measure(part, models, config)]
+    turned = measure_turning(models, parts[0].records[: config.turned]) if models else []
     summaries = summarise(scores, config.draws, config.seed)
-    output = Path(config.output)
-    write_text(output / "scores.csv", scores_csv(scores))
-    write_text(output / "summary.csv", summaries_csv(summaries))
-    records = parts[0].records
-    turned = measure_turning(models, records[: config.turned]) if models else []
-    write_text(output / "turned.csv", turned_csv(turned))
-    sections = []
     for protocol in config.protocols:
         print(f"\n{protocol} protocol: mean ± standard deviation [95 % interval of the mean]\n")
         print(text_table(summaries, protocol))
-        sections += [
-            table_part(summaries, protocol),
-            picture_part(
-                "", "The scores of all records; the triangle is the mean.", [draw_distributions(scores, protocol)]
-            ),
-        ]
-    if turned:
-        count = len({each.record for each in turned})
-        caption = f"The prediction and the one of the turned panorama, turned back; means over {count} records."
-        sections.append(picture_part("Turned input", caption, [draw_turning(turned)]))
-    sections += _cases(parts[0], models, scores, config)
-    counts = f"{sum(len(part.records) for part in parts)} records of {config.data.dataset}"
-    about = [f"{counts}: {'; '.join(part.description for part in parts)}."]
-    write_text(output / "report.html", render_report(f"Gaze prediction on {config.data.dataset}", about, sections))
-    print(f"\nwrote {output / 'report.html'}, scores.csv, summary.csv and turned.csv")
+    output = Path(config.output)
+    write_text(output / "scores.csv", scores_csv(scores))
+    write_text(output / "summary.csv", summaries_csv(summaries))
+    write_text(output / "turned.csv", turned_csv(turned))
+    write_text(output / "report.html", _report(config, parts, models, scores, summaries, turned))
+    print(f"\nwrote scores.csv, summary.csv, turned.csv and report.html in {output}")
     return scores
 
 
@@ -133,6 +118,29 @@ def _measure(part: Part, models: Mapping[str, Predict], config: EvaluateConfig) 
             yield from score_people(record, part.records.sigma_deg, config.protocols, part.prior)
         if GROUND_TRUTH in config.baselines and record.density is not None:
             yield from score(GROUND_TRUTH, record.density, record, config.protocols, part.prior)
+
+
+def _report(
+    config: EvaluateConfig,
+    parts: Sequence[Part],
+    models: Mapping[str, Predict],
+    scores: Sequence[Score],
+    summaries: Sequence[Summary],
+    turned: Sequence[Turned],
+) -> str:
+    sections = []
+    for protocol in config.protocols:
+        sections.append(table_part(summaries, protocol))
+        caption = "The scores of all records; the triangle is the mean."
+        sections.append(picture_part("", caption, [draw_distributions(scores, protocol)]))
+    if turned:
+        count = len({each.record for each in turned})
+        caption = f"The prediction and the one of the turned panorama, turned back; means over {count} records."
+        sections.append(picture_part("Turned input", caption, [draw_turning(turned)]))
+    sections += _cases(parts[0], models, scores, config)
+    count = sum(len(part.records) for part in parts)
+    about = f"{count} records of {config.data.dataset}: {'; '.join(part.description for part in parts)}."
+    return render_report(f"Gaze prediction on {config.data.dataset}", [about], sections)
 
 
 def _cases(part: Part, models: Mapping[str, Predict], scores: Sequence[Score], config: EvaluateConfig) -> list[str]:

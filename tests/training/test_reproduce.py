@@ -1,4 +1,4 @@
-"""Every command of docs/reproduce.md and every shipped evaluation config is accepted by its command's own reader."""
+"""Every command of docs/reproduce.md and the shipped evaluation settings are accepted by their command's own reader."""
 
 from __future__ import annotations
 
@@ -17,52 +17,47 @@ from training.data.check import INVENTORIES
 KINDS = {"pretrain": PretrainConfig, "train_decoder": TrainDecoderConfig, "evaluate": EvaluateConfig}
 
 
-@pytest.fixture
-def commands(repository, monkeypatch):
-    """The words after `python -m training.` of every command on the page."""
-    monkeypatch.chdir(repository)  # configs are named relative to it
+@pytest.fixture(scope="module")
+def settings(repository):
+    """(command, its settings) of every `python -m training.…` with options on the page, and the data sets checked."""
     text = (repository / "docs/reproduce.md").read_text(encoding="utf-8")
-    return [shlex.split(each) for each in re.findall(r"`python -m training\.([^`]+)`", text)]
+    commands = [shlex.split(each) for each in re.findall(r"`python -m training\.([^`]+ [^`]+)`", text)]
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)  # settings are named relative to it
+        for name, *options in commands:
+            if name == "data.check":
+                read.append((name, options[0]))
+            elif name == "analyse":
+                read.append((options[0], read_config(ANALYSES[options[0]][0], "", options[1:])))
+            else:
+                read.append((name, read_config(KINDS[name], "", options)))
+    return read
 
 
-def test_every_command_on_the_page_is_accepted(commands):
-    accepted = set()
-    for name, *options in commands:
-        if name == "data.check":
-            assert options[0] in INVENTORIES
-        elif name == "analyse":
-            read_config(ANALYSES[options[0]][0], "", options[1:])
-            accepted.add(options[0])
-        elif options:
-            read_config(KINDS[name], "", options)
-            accepted.add(name)
-    assert accepted == {*KINDS, *ANALYSES}
+def test_every_command_on_the_page_is_accepted(settings):
+    assert {name for name, _ in settings} == {"data.check", *KINDS, *ANALYSES}
+    assert {dataset for name, dataset in settings if name == "data.check"} == set(INVENTORIES)
 
 
-def test_every_row_of_the_paper_has_its_command(commands):
+def test_every_row_of_the_paper_has_its_command(settings):
     """{VGG16, ResNet50} x {attention, none, average pooling} x {frozen, fine-tuned}, each on its own encoder."""
-    pretrained = {}
-    rows = set()
-    for name, *options in commands:
-        if name == "pretrain" and options:
-            config = read_config(PretrainConfig, "", options)
-            pretrained[config.loop.run] = (config.model.encoder, config.model.attention)
-    for name, *options in commands:
-        if name == "train_decoder":
-            config = read_config(TrainDecoderConfig, "", options)
-            if config.encoder_weights:
-                encoder, attention = pretrained[config.encoder_weights]
-                assert encoder == config.model.encoder
-                rows.add((encoder, attention, config.frozen))
+    pretrained = {
+        each.loop.run: (each.model.encoder, each.model.attention) for name, each in settings if name == "pretrain"
+    }
+    decoders = [each for name, each in settings if name == "train_decoder" and each.encoder_weights]
+    assert all(pretrained[each.encoder_weights][0] == each.model.encoder for each in decoders)
+    rows = {(*pretrained[each.encoder_weights], each.frozen) for each in decoders}
     expected = {
         (encoder, attention, frozen)
         for encoder in ("vgg16", "resnet50")
         for attention in ("self", "none", "average")
         for frozen in ("encoder", "none")
     }
-    assert expected | {("compact", "self", "encoder")} == rows
+    assert rows == expected | {("compact", "self", "encoder")}
+    assert len({each.loop.run for each in decoders}) == len(decoders)
 
 
-def test_the_shipped_evaluation_config_is_accepted(repository):
+def test_the_shipped_evaluation_settings_are_accepted(repository):
     config = read_config(EvaluateConfig, "", ["--config", str(repository / "config/evaluate.yaml")])
     assert config.protocols == ("standard", "paper")

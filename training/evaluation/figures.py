@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from training.evaluation.baselines import Predict
 from training.evaluation.scoring import Score
 from training.evaluation.summary import NAMES
 from training.evaluation.turning import TURNS_DEG, Turned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CASE_HEIGHT, _PART_HEIGHT = 180, 240  # pixels, of a whole panorama and of the valid part of one
 _COLUMNS = 4
@@ -146,7 +150,7 @@ def _named(picture: Array, name: str) -> Array:
     return framed
 
 
-def _png(figure: object) -> bytes:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)  # type: ignore[attr-defined]
+    figure.savefig(buffer, dpi=100)
     return buffer.getvalue()
