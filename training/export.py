@@ -1,180 +1,193 @@
-"""Export a saliency checkpoint as the model file that `sal360_ros` runs.
+"""Export a saliency checkpoint as the model files that `sal360_ros` runs.
 
-    python -m training.export runs/compact --output sal360_ros/weights/sal360_compact.onnx
+    python -m training.export runs/compact --output models [--precision fp16] [--frame-size 1920x3840]
+        [--tensorrt] [--tensorrt-rtx --compute-capability 86,89,120] [--torch-program]
 
 The graph takes the camera's bytes and gives the published density; everything else that a reader must know is in the
-ModelSpec inside the file. The file is checked by onnx, run by onnxruntime and compared with the checkpoint's own model
-before it takes its final name.
+ModelSpec inside the file. Each file is checked, run on panoramas and compared with the checkpoint's own model before it
+takes its final name.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from sal360_ros.errors import ModelError, one_line_errors
+from sal360_ros.errors import ParameterError, one_line_errors
 from sal360_ros.files import written_beside
-from sal360_ros.metrics import cc
-from sal360_ros.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec, write_onnx_spec
+from sal360_ros.spec import ModelSpec
 from sal360_ros.sphere import Array
 from training.checkpoint import git_revision, load_weights, read_header
+from training.config.export import ExportConfig
 from training.config.plain import from_plain
 from training.config.read import read_config
 from training.config.saliency import SaliencyModelConfig
+from training.exporting.engines import write_engine_for
+from training.exporting.frames import panorama_frames
+from training.exporting.model import ExportedModel
+from training.exporting.onnx_graph import replace_spec, write_onnx
+from training.exporting.parity import check, compare
+from training.exporting.program import write_program
+from training.exporting.quantise import quantise, write_signed
 from training.models.saliency_model import DensityModel, SaliencyModel
 
-OPSET = 18
-_TOLERANCE = 1e-3
-"""Largest relative difference between the file and the checkpoint's own model that is float32 rounding."""
+PARITY_FRAMES = 4
+_TENSORRT_INT8 = "-tensorrt"
+"""Added to the stem of the int8 file that TensorRT wants."""
 
 
-@dataclass(frozen=True)
-class ExportConfig:
-    """What is exported, and what the file says of itself."""
-
-    checkpoint: str
-    """Checkpoint, run folder or .safetensors file of a saliency model."""
-    output: str
-    """The ONNX file to write."""
-    name: str = "sal360-compact"
-    """Short name of the model."""
-    version: str = "1.0.0"
-    """Version of the weights."""
-    trained_on: str = "ImageNet (encoder); OSIE gaze on photographs placed on panoramas"
-    """Data sets, for people."""
-    weights_license: str = "Apache-2.0"
-    """SPDX name of the licence of the weights."""
-    upsample: int = 1
-    """Doublings of the content map on the way out."""
-
-
-def export(config: ExportConfig) -> ModelSpec:
-    """Write the model file and return its spec.
+def export(config: ExportConfig) -> list[Path]:
+    """Write the files that the settings ask for and return their paths, the ONNX file first.
 
     Raises:
         CheckpointError: the checkpoint is missing, broken or no saliency model.
-        ModelError: the exported file does not do what the checkpoint does.
+        ModelError: a file does not do what the checkpoint does, or a runtime does not take it.
+        ParameterError: the sizes do not fit the model.
     """
+    exact = load_model(config)
+    exported = ExportedModel(load_model(config), config.precision, _frame_size(config, exact)).eval()
+    spec = describe(exported, config)
+    onnx_path = _onnx_path(config)
+    frames = panorama_frames(config.panoramas, config.batch or PARITY_FRAMES, spec.input_height, turned=False)
+    expected = _exact_maps(exact, exported.frame_size, frames)
+    steps = tqdm(total=_steps(config), unit="file", disable=None)
+    with steps, written_beside(onnx_path) as path:
+        write_onnx(exported, spec, path, batch=config.batch)
+        if config.precision == "int8":
+            calibration = panorama_frames(
+                config.panoramas, max(config.calibration_frames, config.batch), spec.input_height, turned=True
+            )
+            quantise(path, calibration)
+        spec = _with_parity(path, spec, frames, expected, force=config.force)
+        steps.update()
+        written = [onnx_path]
+        for_tensorrt = path
+        if config.precision == "int8" and (config.tensorrt or config.tensorrt_rtx):
+            written.append(onnx_path.with_name(f"{onnx_path.stem}{_TENSORRT_INT8}.onnx"))
+            for_tensorrt = written[-1]
+            with written_beside(for_tensorrt) as signed:
+                write_signed(path, signed)
+                _with_parity(signed, spec, frames, expected, force=config.force)
+        stem = onnx_path.with_suffix("")
+        if config.torch_program:
+            written.append(stem.with_suffix(".pt2"))
+            with written_beside(written[-1]) as program:
+                write_program(exported, spec, program, batch=config.batch)
+            steps.update()
+        for library in _libraries(config):
+            written.append(
+                write_engine_for(
+                    for_tensorrt,
+                    stem,
+                    library,
+                    compute_capabilities=config.compute_capabilities() if library == "tensorrt_rtx" else (),
+                    max_batch=config.max_batch,
+                )
+            )
+            steps.update()
+    return written
+
+
+def load_model(config: ExportConfig) -> DensityModel:
+    """The checkpoint's own model, in fp32, at the input size that is asked for."""
     model_config = from_plain(SaliencyModelConfig, read_header(config.checkpoint).config)
-    saliency_model = SaliencyModel(model_config)
-    load_weights(config.checkpoint, saliency_model, kind="saliency")
-    model = DensityModel(saliency_model, upsample=config.upsample).eval()
-    spec = describe(model, config)
-    with written_beside(config.output) as path:
-        write_onnx(model, spec, path)
-        spec = replace(spec, parity=compare(model, path))
-        _write_spec(path, spec)
-    return spec
+    if (height := config.input_height()) is not None:
+        model_config = replace(model_config, input_height=height)
+    model = SaliencyModel(model_config)
+    load_weights(config.checkpoint, model, kind="saliency")
+    return DensityModel(model, upsample=config.upsample).eval()
 
 
-def describe(model: DensityModel, config: ExportConfig) -> ModelSpec:
+def describe(exported: ExportedModel, config: ExportConfig) -> ModelSpec:
     """The spec of a model's file, before it was compared with anything."""
-    height = model.model.config.input_height
+    model = exported.model
     map_height, map_width = (size << model.upsample for size in model.model.map_size)
     return ModelSpec(
         name=config.name,
         version=config.version,
-        input_height=height,
-        input_width=2 * height,
+        input_height=exported.frame_size[0],
+        input_width=exported.frame_size[1],
         output_height=map_height,
         output_width=map_width,
         trained_on=config.trained_on,
         weights_license=config.weights_license,
+        precision=config.precision,
         git_revision=git_revision(),
         prior_log_rows=tuple(model.prior_log_rows[:, 0].tolist()),
     )
 
 
-def write_onnx(model: DensityModel, spec: ModelSpec, path: Path) -> None:
-    """Write the graph, for batches of any size, and check it."""
-    import onnx  # heavy, and only needed here
-
-    # two frames, because a batch of one would be taken for a constant
-    frames = torch.zeros(2, spec.input_height, spec.input_width, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        model,
-        (frames,),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[INPUT_NAME],
-        output_names=[OUTPUT_NAME],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
-        verbose=False,
-    )
-    if program is None:
-        raise ModelError("the exporter gave nothing", "an ONNX program", "use the versions that setup.py names")
-    program.save(str(path))
-    onnx.checker.check_model(str(path), full_check=True)
-    _write_spec(path, spec)
-
-
-def compare(model: DensityModel, path: Path, *, frames: int = 3, seed: int = 0) -> dict[str, Any]:
-    """How far the file, run by onnxruntime, is from the model: largest and mean relative difference, and CC.
-
-    Raises:
-        ModelError: it is farther than rounding explains.
-    """
-    import onnxruntime  # heavy, and only needed here
-
-    height = model.model.config.input_height
-    batch = _textures(frames, height, seed)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(batch)).numpy()
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0]
-    difference = np.abs(found - expected) / expected
-    parity = {
-        "runtime": f"onnxruntime {onnxruntime.__version__}",
-        "max_relative_difference": float(difference.max()),
-        "mean_relative_difference": float(difference.mean()),
-        "cc": min(cc(a, b) for a, b in zip(found, expected, strict=True)),
-    }
-    if not difference.max() < _TOLERANCE:  # also catches NaN
-        raise ModelError(
-            f"the exported file differs from the checkpoint by {100 * difference.max():.3g} %",
-            f"less than {100 * _TOLERANCE:g} %",
-            "use the versions of torch and onnx that setup.py names",
+def _frame_size(config: ExportConfig, model: DensityModel) -> tuple[int, int]:
+    network = model.model.config.input_height
+    height = config.frame_height() or network
+    if height < network:
+        raise ParameterError(
+            f"frame_size is {config.frame_size} and the network works at {network}x{2 * network}",
+            "frames at least as large",
+            "set --frame-size or --input-size",
         )
-    return parity
+    return height, 2 * height
 
 
-def _textures(count: int, height: int, seed: int) -> Array:
-    """Coloured noise of all scales, (count, height, 2 · height, 3) uint8: it drives every layer as pictures do."""
-    import cv2
-
-    generator = np.random.default_rng(seed)
-    batch = np.zeros((count, height, 2 * height, 3), np.float32)
-    for octave in range(3, 8):
-        size = (2 * height >> (7 - octave), height >> (7 - octave))
-        for i in range(count):
-            noise = generator.standard_normal((size[1], size[0], 3)).astype(np.float32)
-            batch[i] += cv2.resize(noise, (2 * height, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(128 + 40 * batch, 0, 255).astype(np.uint8)
+def _onnx_path(config: ExportConfig) -> Path:
+    output = Path(config.output)
+    return output if output.suffix == ".onnx" else output / f"{config.name}-{config.precision}.onnx"
 
 
-def _write_spec(path: Path, spec: ModelSpec) -> None:
-    import onnx
+@torch.no_grad()
+def _exact_maps(model: DensityModel, frame_size: tuple[int, int], frames: Array) -> Array:
+    """The maps (N, h, w) of the checkpoint's own model in fp32, frames of a camera's size shrunk as in the graph."""
+    exact = ExportedModel(model, "fp32", frame_size)
+    return np.concatenate([exact(torch.from_numpy(frame[None])).numpy() for frame in frames])
 
-    model = onnx.load(str(path))
-    write_onnx_spec(model, spec)
-    onnx.save(model, str(path))
+
+def _with_parity(path: Path, spec: ModelSpec, frames: Array, expected: Array, *, force: bool) -> ModelSpec:
+    """Compare a file with the exact maps and put the figures into its spec."""
+    replace_spec(path, spec)
+    parity: dict[str, Any] = compare(path, spec.precision, frames, expected)
+    if not force:
+        check(parity, spec.precision)
+    spec = replace(spec, parity=parity)
+    replace_spec(path, spec)
+    return spec
+
+
+def _libraries(config: ExportConfig) -> list[str]:
+    return ["tensorrt"] * config.tensorrt + ["tensorrt_rtx"] * config.tensorrt_rtx
+
+
+def _steps(config: ExportConfig) -> int:
+    return 1 + config.torch_program + len(_libraries(config))
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """The settings' options from how people write them: the checkpoint first, dashes, flags without a value."""
+    flags = {f"--{name}" for name, kind in ExportConfig.__annotations__.items() if kind == "bool"}
+    plain = [*arguments]
+    if plain and not plain[0].startswith("-"):
+        plain.insert(0, "--checkpoint")
+    words: list[str] = []
+    for word, following in zip(plain, [*plain[1:], "--"], strict=True):
+        option, equals, value = word.partition("=")
+        name = option.replace("-", "_").replace("__", "--", 1) if option.startswith("--") else option
+        words.append(f"{name}{equals}{value}")
+        if name in flags and not equals and following.startswith("-"):
+            words.append("true")
+    return words
 
 
 def main() -> None:
     """The command `python -m training.export`."""
-    config = read_config(ExportConfig, "Export a saliency checkpoint as a model file.")
-    spec = export(config)
-    size_mb = Path(config.output).stat().st_size / 1e6
-    print(
-        f"{config.output}: {size_mb:.1f} MB, {spec.input_height} x {spec.input_width} in, "
-        f"{spec.output_height} x {spec.output_width} out, at most "
-        f"{100 * spec.parity['max_relative_difference']:.2g} % from the checkpoint"
-    )
+    config = read_config(ExportConfig, "Export a saliency checkpoint as model files.", command_line(sys.argv[1:]))
+    for path in export(config):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

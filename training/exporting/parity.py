@@ -1,0 +1,96 @@
+"""How far an exported file is from its model, measured on real panoramas, and how far it may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sal360_ros.backends import open_model
+from sal360_ros.errors import ModelError
+from sal360_ros.metrics import cc, kld
+from sal360_ros.sphere import Array
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a precision may cost on the worst of the panoramas."""
+
+    difference: float
+    """Largest difference of a pixel, relative to its density or, where that is below uniform, to uniform."""
+    cc: float
+    """Smallest correlation with the exact map."""
+    kld: float
+    """Largest divergence from the exact map, nats."""
+
+
+LIMITS = {
+    "fp32": Limit(1e-4, 0.99999, 1e-6),
+    "fp16": Limit(1e-2, 0.9999, 1e-4),
+    "bf16": Limit(0.5, 0.995, 0.01),
+    "int8": Limit(np.inf, 0.98, 0.05),
+}
+
+RUNTIMES = {
+    "fp32": ("onnxruntime",),
+    "fp16": ("onnxruntime",),
+    "bf16": ("openvino",),  # onnxruntime has no bf16 convolutions for processors
+    "int8": ("onnxruntime", "openvino"),  # they run quantised graphs differently, and a node may use either
+}
+
+
+def compare(path: Path, precision: str, frames: Array, expected: Array) -> dict[str, Any]:
+    """Run a file on panoramas (N, H, W, 3) and compare with the exact maps (N, h, w): figures of the worst.
+
+    Raises:
+        ModelError: a runtime cannot run the file.
+    """
+    results = []
+    for runtime in RUNTIMES[precision]:
+        with open_model(path, backend=runtime, device="cpu") as backend:
+            found = np.concatenate([backend.infer(frame[None]) for frame in frames])
+        results.append(differences(found, expected))
+    return {
+        "runtime": " and ".join(RUNTIMES[precision]),
+        "panoramas": len(frames),
+        "max_relative_difference": max(each["max_relative_difference"] for each in results),
+        "mean_relative_difference": max(each["mean_relative_difference"] for each in results),
+        "cc": min(each["cc"] for each in results),
+        "kld": max(each["kld"] for each in results),
+    }
+
+
+def differences(found: Array, expected: Array) -> dict[str, float]:
+    """Largest and mean relative difference, worst CC and worst KLD of maps (N, h, w) from the exact ones."""
+    relative = np.abs(found - expected) / np.maximum(expected, 1)
+    pairs = list(zip(found, expected, strict=True))
+    return {
+        "max_relative_difference": float(relative.max()),
+        "mean_relative_difference": float(relative.mean()),
+        "cc": min(float(cc(one, other)) for one, other in pairs),
+        "kld": max(float(kld(one, other)) for one, other in pairs),
+    }
+
+
+def check(parity: dict[str, Any], precision: str) -> None:
+    """Refuse a file that is farther from its model than its precision explains.
+
+    Raises:
+        ModelError: naming the figures and the limits.
+    """
+    limit = LIMITS[precision]
+    within = (
+        parity["max_relative_difference"] <= limit.difference
+        and parity["cc"] >= limit.cc
+        and parity["kld"] <= limit.kld
+    )  # comparisons with NaN are false
+    if not within:
+        largest = 100 * parity["max_relative_difference"]
+        raise ModelError(
+            f"the {precision} file is up to {largest:.3g} % from the checkpoint (CC {parity['cc']:.4f}, "
+            f"KLD {parity['kld']:.2g})",
+            f"at most {100 * limit.difference:g} %, CC {limit.cc:g}, KLD {limit.kld:g}",
+            "choose another precision, calibrate on more panoramas, or write it all the same with --force",
+        )

@@ -1,0 +1,83 @@
+"""int8: calibration on panoramas by NNCF, in the form that processors want and in the one that TensorRT wants.
+
+Only convolutions are quantised, and neither the first nor the last: they are the most sensitive and a few per cent of
+the work. Weights are int8 per channel, activations symmetric per tensor: uint8 where they are never negative, which
+x86 multiplies by int8 in one instruction. TensorRT knows only int8, so there the same ranges are written as int8.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sal360_ros.errors import ModelError
+from sal360_ros.spec import INPUT_NAME
+from sal360_ros.sphere import Array
+
+
+def quantise(path: Path, frames: Array) -> None:
+    """Replace an fp32 ONNX file by its int8 form for processors, calibrated on frames (N, H, W, 3).
+
+    Raises:
+        ModelError: NNCF is not installed or cannot quantise the graph.
+    """
+    import onnx
+
+    try:
+        import nncf
+    except ImportError as error:
+        raise ModelError(
+            f"NNCF cannot be imported ({error})", "NNCF to calibrate int8", "pip install 'sal360_ros[train]'"
+        ) from None
+    nncf.set_log_level(logging.ERROR)
+    model = onnx.load(str(path))
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    others = sorted({node.op_type for node in model.graph.node} - {"Conv"})
+    batch = _fixed_batch(model)
+    groups = [frames[start : start + batch] for start in range(0, len(frames) - batch + 1, batch)]
+    try:
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset([{INPUT_NAME: group} for group in groups]),
+            subset_size=len(groups),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            target_device=nncf.TargetDevice.CPU,
+            ignored_scope=nncf.IgnoredScope(types=others, names=[convolutions[0], convolutions[-1]]),
+        )
+    except Exception as error:  # NNCF's errors share no other base
+        raise ModelError(
+            f"NNCF cannot quantise the graph ({error})", "an int8 graph", "choose precision fp16"
+        ) from None
+    path.write_bytes(quantised.SerializeToString())
+
+
+def write_signed(source: Path, path: Path) -> None:
+    """Write the form for TensorRT of a file that `quantise` made: uint8 ranges [0, r] become int8 ranges [−r, r]."""
+    import onnx
+    from onnx import TensorProto, numpy_helper
+
+    model = onnx.load(str(source))
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale, zero = node.input[1], node.input[2]
+        if constants[zero].data_type != TensorProto.UINT8:  # weights, or done with the node's partner
+            continue
+        assert not numpy_helper.to_array(constants[zero]).any(), "a symmetric range has no zero point"
+        value = numpy_helper.to_array(constants[scale]) * np.float32(255 / 127)
+        constants[scale].CopyFrom(numpy_helper.from_array(value.astype(np.float32), scale))
+        zeros = np.zeros_like(numpy_helper.to_array(constants[zero]), dtype=np.int8)
+        constants[zero].CopyFrom(numpy_helper.from_array(zeros, zero))
+    kept = [tensor for tensor in model.graph.value_info if tensor.type.tensor_type.elem_type != TensorProto.UINT8]
+    del model.graph.value_info[:]  # the types of intermediate tensors are inferred again
+    model.graph.value_info.extend(kept)
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _fixed_batch(model: Any) -> int:
+    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
