@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from sal360_ros.errors import DataError
 from sal360_ros.ground_truth import GazeRecord
-from sal360_ros.resize import resize_map
+from sal360_ros.resize import nearest_index, resize_map
 from sal360_ros.sphere import Array, vector_to_angles
 from training.evaluation.boolean_maps import boolean_map_saliency
 from training.evaluation.spectral_residual import spectral_residual
@@ -36,19 +36,24 @@ class Laplace:
         return np.repeat(rows, 2 * height, axis=1)
 
 
-def fit_laplace(elevation_rad: Array) -> Laplace:
+def fit_laplace(elevation_rad: Array, seen: Array | None = None) -> Laplace:
     """The most likely `Laplace` of fixations at these elevations (n,), n > 0.
 
     It is the density per solid angle that is a Laplace, so its integral over the sphere, which has less room near the
     poles, takes part in the fit: the scale is larger than the mean absolute deviation.
+
+    Args:
+        elevation_rad: of the fixations.
+        seen: (h,) share of each row of the sphere, from the top, in which fixations could lie; None is all of it.
     """
     elevation_deg = np.degrees(elevation_rad)
-    grid_deg = np.linspace(-90, 90, 1801)
-    room = np.cos(np.radians(grid_deg))
+    height = 1800 if seen is None else len(seen)
+    row_deg = 90 - 180 * (np.arange(height) + 0.5) / height
+    room = np.cos(np.radians(row_deg)) * (1 if seen is None else seen)
 
     def surprise(parameters: Array) -> float:
         mean, scale = parameters[0], math.exp(parameters[1])
-        integral = float((np.exp(-np.abs(grid_deg - mean) / scale) * room).sum())
+        integral = float((np.exp(-np.abs(row_deg - mean) / scale) * room).sum())
         return float(np.abs(elevation_deg - mean).mean()) / scale + math.log(integral)
 
     start = np.array([np.median(elevation_deg), math.log(max(np.abs(elevation_deg).mean(), 1.0))])
@@ -73,17 +78,20 @@ def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
         DataError: there is no fixation in them, or one is broken.
     """
     chosen = np.unique(np.linspace(0, len(records) - 1, min(limit, len(records))).astype(int))
-    elevations, total, densities = [], np.zeros((_HEIGHT, 2 * _HEIGHT)), 0
+    elevations, seen = [], np.zeros(_HEIGHT)
+    total, densities = np.zeros((_HEIGHT, 2 * _HEIGHT)), 0
     for index in tqdm(chosen, desc="priors", unit="record", leave=False):
         record = records[index]
         elevations.append(vector_to_angles(record.fixations)[1])
+        valid = np.ones((1, 1), bool) if record.valid is None else record.valid
+        seen += valid.mean(axis=1)[nearest_index(len(valid), _HEIGHT)]
         if record.density is not None:
             total += resize_map(record.density, _HEIGHT, 2 * _HEIGHT)
             densities += 1
     elevation = np.concatenate(elevations)
     if len(elevation) == 0:
         raise DataError("the training part has no fixation", "some to fit the equator prior to", "choose another split")
-    return Priors(fit_laplace(elevation), total / densities if densities else None)
+    return Priors(fit_laplace(elevation, seen), total / densities if densities else None)
 
 
 def open_baselines(names: Sequence[str], priors: Priors) -> dict[str, Predict]:

@@ -39,6 +39,15 @@ def test_the_laplace_is_found_again_in_its_own_samples(mean_deg, scale_deg):
     assert found.scale_deg == pytest.approx(scale_deg, rel=0.05)
 
 
+def test_a_fit_to_a_window_does_not_take_its_edges_for_people():
+    """Uniform gaze in a window 40° high is as good as uniform, though all of it lies within 20° of the equator."""
+    samples = np.random.default_rng(6).uniform(-20, 20, 20000)
+    rows_deg = 90 - 180 * (np.arange(360) + 0.5) / 360
+    seen = (np.abs(rows_deg) < 20) * 0.3
+    assert fit_laplace(np.radians(samples), seen).scale_deg > 200
+    assert fit_laplace(np.radians(samples)).scale_deg < 15
+
+
 def test_a_laplace_map_is_a_density():
     density = Laplace(-1.4, 17.9).density(64)
     assert density.shape == (64, 128)
