@@ -28,9 +28,6 @@ class ExportedModel(nn.Module):
         self.dtype = NET_DTYPES[precision]
         self.model = model
         self.model.model.to(self.dtype)
-        # the log-density reaches ±10, where fp16 has steps of 1 %: the last sum, of a few channels, stays in float32
-        last = [part for part in self.model.model.decoder.modules() if isinstance(part, nn.Conv2d)][-1]
-        last.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         self.frame_size = frame_size
         height = model.model.config.input_height
         self.input_size = (height, 2 * height)
