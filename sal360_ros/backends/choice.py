@@ -11,6 +11,7 @@ from sal360_ros.backends.cuda_driver import cuda_device_count
 from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeTensorRtBackend
 from sal360_ros.backends.openvino_backend import OpenVinoBackend
 from sal360_ros.backends.tensorrt_backend import TensorRtBackend
+from sal360_ros.backends.torch_backend import TorchBackend
 from sal360_ros.errors import ModelError, ParameterError
 
 BACKENDS: tuple[type[Backend], ...] = (
@@ -18,6 +19,7 @@ BACKENDS: tuple[type[Backend], ...] = (
     OpenVinoBackend,
     OnnxRuntimeTensorRtBackend,
     OnnxRuntimeBackend,
+    TorchBackend,
 )
 """All runtimes, the faster ones first: the automatic choice takes the first that is installed."""
 
@@ -38,7 +40,7 @@ def open_model(
     """Load a model file and get it ready to run.
 
     Args:
-        path: ONNX file that `training.export` wrote.
+        path: ONNX file, TensorRT engine or torch program that `training.export` wrote.
         backend: one of `BACKEND_NAMES`. "auto" takes the fastest one installed for the device and logs which.
         device: "cpu", "cuda", "cuda:N" or "auto": CUDA where there are a GPU and a runtime for it.
         precision: "fp32", "fp16", "bf16", "int8" or "auto": the fastest that the file and the device allow.

@@ -16,6 +16,7 @@ import pytest
 
 from sal360_ros.backends import choice, cuda_driver, engine_build
 from sal360_ros.backends.engine_file import sha256
+from sal360_ros.spec import METADATA_KEY
 
 OUT_OF_MEMORY = 2
 
@@ -279,3 +280,46 @@ def exact(tiny_model):
 
     evaluator = ReferenceEvaluator(str(tiny_model))
     return lambda frames: evaluator.run(None, {"frame": frames})[0]
+
+
+@pytest.fixture(scope="session")
+def as_program():
+    """The tiny model as a torch program: the same constants in the same order of operations."""
+    made = {}
+
+    def convert(path):
+        if path not in made:
+            made[path] = write_program(path)
+        return made[path]
+
+    return convert
+
+
+def write_program(onnx_path):
+    import onnx
+    import torch
+
+    model = onnx.load(onnx_path)
+    constants = {each.name: torch.tensor(onnx.numpy_helper.to_array(each)) for each in model.graph.initializer}
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+
+    class Tiny(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name in ("w1", "w2", "prior", "weights"):
+                self.register_buffer(name, constants[name])
+
+        def forward(self, frame):
+            x = frame.float().permute(0, 3, 1, 2) / 255
+            x = torch.relu(torch.nn.functional.conv2d(x, self.w1, stride=2, padding=1))
+            x = torch.nn.functional.conv2d(x, self.w2) + self.prior
+            mass = torch.exp(x - x.amax(dim=(2, 3), keepdim=True))
+            return (mass / (mass * self.weights).sum(dim=(2, 3), keepdim=True)).squeeze(1)
+
+    spec = next(entry.value for entry in model.metadata_props if entry.key == METADATA_KEY)
+    frames = torch.zeros(batch or 2, 32, 64, 3, dtype=torch.uint8)
+    dynamic = None if batch else ({0: torch.export.Dim("batch", min=1, max=64)},)
+    path = onnx_path.with_suffix(".pt2")
+    program = torch.export.export(Tiny(), (frames,), dynamic_shapes=dynamic)
+    torch.export.save(program, str(path), extra_files={METADATA_KEY: spec})
+    return path

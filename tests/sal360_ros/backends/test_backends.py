@@ -47,6 +47,7 @@ RUNTIMES = [
     # with the real builder, and a fake card and runtime
     Runtime("tensorrt", "fp32", 1e-5, "tensorrt", "cuda:0"),
     Runtime("tensorrt", "fp32", 1e-5, "tensorrt_rtx", "cuda:0"),
+    Runtime("torch", "fp32", 1e-5, "torch"),
 ]
 
 
@@ -60,10 +61,11 @@ def runtime(request, make_gpu) -> Runtime:
 
 
 @pytest.fixture
-def open_here(runtime):
-    """Opens a model with the runtime under test."""
+def open_here(runtime, as_program):
+    """Opens a model with the runtime under test, as the kind of file that it takes."""
 
     def open_it(path):
+        path = as_program(path) if runtime.backend == "torch" else path
         return open_model(path, backend=runtime.backend, device=runtime.device, precision=runtime.precision, threads=1)
 
     return open_it

@@ -231,6 +231,14 @@ def test_a_processor_needs_no_torch(tiny_model, name):
     assert ran.stdout.split() == []
 
 
+@pytest.mark.parametrize("content", [b"", b"hello"], ids=["empty", "text"])
+def test_a_file_that_is_no_torch_program_is_refused(tmp_path, content):
+    pytest.importorskip("torch")
+    path = tmp_path / "model.pt2"
+    path.write_bytes(content)
+    assert f"torch cannot load {path}" in opening(path, device="cpu")
+
+
 def test_errors_of_the_two_kinds_are_told_apart(tiny_model, tmp_path):
     with pytest.raises(ParameterError):
         open_model(tiny_model, backend="caffe")
