@@ -141,6 +141,8 @@ def train(
     batches = iter(task.batches(start, steps))
     every = config.evaluate_every_epochs * task.steps_per_epoch
 
+    if start >= steps:
+        fabric.print(f"{checkpoint} has all {steps} steps: nothing is left to do")
     if first_process:
         task.begin()
     with Curves(config.run, start, enabled=first_process) as curves:

@@ -232,6 +232,28 @@ def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
     assert task.model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_compiled_model_trains_and_its_checkpoint_fits_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def compile_fast(model: nn.Module, **_options: Any) -> nn.Module:
+        compiled.append(model)
+        return compile_model(model, backend="eager")  # without the minute that a C++ compiler takes
+
+    compile_model = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_fast)
+    task = run(settings(tmp_path, compile=True, steps=2))
+    assert task.model in compiled
+    checkpoint.load_weights(tmp_path, Regression(settings(tmp_path)).model, kind="saliency")
+
+
+def test_a_run_that_is_complete_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(settings(tmp_path, steps=2))
+    run(settings(tmp_path, steps=2, resume=True))
+    assert "step-00000002 has all 2 steps" in capsys.readouterr().out
+
+
 def test_every_process_gets_its_share_of_the_same_batch_in_order() -> None:
     common: dict[str, Any] = {"batch_size": 4, "seed": 1, "start": 0, "stop": 5}
     whole = list(StepSampler(9, **common))
