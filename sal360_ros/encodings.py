@@ -194,7 +194,7 @@ def decode_compressed(data: Any, *, min_height: int = 0) -> tuple[Array, str]:
             "set the camera driver's compressed format to jpeg",
             reason="unknown_compression",
         )
-    height, width = _jpeg_size(content) if kind == "jpeg" else _png_size(content)
+    height, width = compressed_size(content)
     # older OpenCV fills what a cut picture lacks with grey and says nothing; the last mark tells
     whole = 0 < height * width <= MAX_PIXELS and _LAST_MARK[kind] in content[-4096:]
     image = (
@@ -208,6 +208,13 @@ def decode_compressed(data: Any, *, min_height: int = 0) -> tuple[Array, str]:
             reason=f"corrupt_{kind}",
         )
     return image, "bgr"
+
+
+def compressed_size(content: bytes) -> tuple[int, int]:
+    """Height and width that the header of a JPEG or PNG gives; (0, 0) where it gives none."""
+    if content.startswith(_JPEG):
+        return _jpeg_size(content)
+    return _png_size(content) if content.startswith(_PNG) else (0, 0)
 
 
 def _imdecode(content: bytes, flags: int) -> Array | None:

@@ -9,7 +9,7 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sal360_ros.encodings import decode_compressed, decode_image
+from sal360_ros.encodings import compressed_size, decode_compressed, decode_image
 from sal360_ros.errors import FrameError
 from sal360_ros.sphere import Array
 
@@ -32,6 +32,13 @@ def decode_message(message: Image | CompressedImage, min_height: int = 0) -> tup
     return decode_image(
         message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
     )
+
+
+def frame_size(message: Image | CompressedImage) -> tuple[int, int]:
+    """Rows and columns of the picture in a message that `decode_message` accepts, as it was sent."""
+    if isinstance(message, CompressedImage):
+        return compressed_size(bytes(memoryview(message.data)))
+    return message.height, message.width
 
 
 def image_message(pixels: Array, encoding: str, header: Header) -> Image:

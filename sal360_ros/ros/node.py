@@ -20,15 +20,15 @@ from sal360_ros.errors import Sal360Error
 from sal360_ros.predictor import Predictor, check_prior_strength
 from sal360_ros.ros.diagnostics import PERIOD_S, saliency_status
 from sal360_ros.ros.graph import same_name_trouble, silence_trouble
+from sal360_ros.ros.orientation import OrientationInput
+from sal360_ros.ros.output_publishers import make_outputs
 from sal360_ros.ros.parameter_table import ParameterTable
 from sal360_ros.ros.parameters import SaliencyParameters
 from sal360_ros.ros.pipeline import SaliencyPipeline
-from sal360_ros.ros.publishers import OutputPublisher, OverlayPublisher, SaliencyPublisher
+from sal360_ros.ros.publishers import OutputPublisher, SaliencyPublisher
 from sal360_ros.ros.qos import input_qos, mismatch_logger, overridable
 from sal360_ros.ros.statistics import FrameStatistics, Snapshot
 from sal360_ros.ros.throttle import ThrottledWarnings
-
-OUTPUTS: tuple[type[OutputPublisher], ...] = (OverlayPublisher,)
 
 
 class SaliencyNode(LifecycleNode):
@@ -41,6 +41,7 @@ class SaliencyNode(LifecycleNode):
         self._outputs: list[OutputPublisher] = []
         self._pipeline: SaliencyPipeline | None = None
         self._subscription: Subscription | None = None
+        self._orientation: OrientationInput | None = None
         self._statistics = FrameStatistics()
         self._state_label = "unconfigured"
         self._warnings = ThrottledWarnings(self.get_logger().warning, period_s=30.0)
@@ -116,18 +117,21 @@ class SaliencyNode(LifecycleNode):
         )
         self._check(values)
         self._saliency = SaliencyPublisher(self)
-        self._outputs = [output(self) for output in OUTPUTS]
+        self._outputs = make_outputs(self)
         self.get_logger().info(f"model: {self._predictor.description}")
 
     def _activate(self) -> None:
         assert self._predictor is not None
         assert self._saliency is not None
         self._statistics = FrameStatistics()
+        source = self._table.current.orientation
+        self._orientation = OrientationInput(self, source) if source != "none" else None
         self._pipeline = SaliencyPipeline(
             self._predictor,
             self._saliency,
             self._outputs,
             lambda: self._table.current,
+            self._orientation.at if self._orientation is not None else lambda _: None,
             self._statistics,
             lambda: self.get_clock().now().nanoseconds,
             self.get_logger(),
@@ -163,6 +167,10 @@ class SaliencyNode(LifecycleNode):
         if self._pipeline is not None:
             self._pipeline.stop()
             self._pipeline = None
+
+        if self._orientation is not None:
+            self._orientation.destroy()
+            self._orientation = None
 
     def _release(self) -> None:
         self._deactivate()

@@ -1,7 +1,7 @@
 """ROS parameters as the fields of a frozen dataclass: declared with descriptors, checked, changed while running.
 
-A field made by `parameter` is a ROS parameter of its name; a field made by `group` holds settings of another module,
-each of them a parameter whose name follows a dot ("smoothing.time_constant_s").
+A field made by `parameter` is a ROS parameter of its name; a field with the metadata of `rules` holds settings of
+another module, each of them a parameter whose name follows a dot ("smoothing.time_constant_s").
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Rule:
         described.additional_constraints = "; ".join(constraints)
         if self.minimum is not None and self.maximum is not None:
             if isinstance(default, float):
-                described.floating_point_range = [FloatingPointRange(from_value=self.minimum, to_value=self.maximum)]
+                described.floating_point_range = [
+                    FloatingPointRange(from_value=float(self.minimum), to_value=float(self.maximum))
+                ]
             else:
                 described.integer_range = [IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum))]
         return described
@@ -71,9 +73,9 @@ def parameter(
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
-def group(kind: type[Any], **rules: Rule) -> Any:
-    """A dataclass field that holds settings with a rule for each of theirs; defaults are those of `kind`."""
-    return dataclasses.field(default_factory=kind, metadata={"rules": rules})
+def rules(**of_settings: Rule) -> dict[str, Any]:
+    """Metadata of a dataclass field that holds settings: a rule for each of theirs."""
+    return {"rules": of_settings}
 
 
 def flatten(values: Any) -> Iterator[tuple[str, Any, Rule]]:

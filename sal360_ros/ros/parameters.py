@@ -1,17 +1,43 @@
-"""Every parameter of the nodes, with its default: the only place where defaults stand."""
+"""Every parameter of the nodes, with its default and range: the only place where they stand.
+
+Defaults of the settings that `sal360_ros.outputs` defines are those of their classes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from sal360_ros.backends import BACKEND_NAMES
 from sal360_ros.backends.backend import PRECISIONS
 from sal360_ros.backends.choice import MAX_THREADS
 from sal360_ros.outputs.overlay import FULL_SCALE
+from sal360_ros.outputs.qp_offset import QpOffsetSettings
+from sal360_ros.outputs.shading_rate import LIMITS, PROJECTIONS, ShadingRateSettings
+from sal360_ros.outputs.smoothing import SmoothingSettings
+from sal360_ros.outputs.target_selection import SelectionSettings
+from sal360_ros.outputs.targets import PeakSettings
 from sal360_ros.predictor import MAX_PRIOR_STRENGTH
-from sal360_ros.ros.parameter_table import parameter
+from sal360_ros.ros.parameter_table import Rule, parameter, rules
+from sal360_ros.sphere import FRAME_CONVENTIONS
 
 TRANSPORTS = ("raw", "compressed")
+ORIENTATIONS = ("none", "imu", "odometry")
+_MAX_HEIGHT_PX = 16384
+
+
+@dataclass(frozen=True)
+class RenderedShadingRate(ShadingRateSettings):
+    """Settings of the shading rate, and the size of the picture that is rendered."""
+
+    height_px: int = 0
+
+
+@dataclass(frozen=True)
+class EncodedQpOffset(QpOffsetSettings):
+    """Settings of the quantiser offsets, and the size of the picture that is encoded."""
+
+    height_px: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +61,12 @@ class SaliencyParameters:
         choices=TRANSPORTS,
         changes="unconfigured",
     )
+    orientation: str = parameter(
+        "none",
+        "what tells how the camera turns: imu: sensor_msgs/Imu on `imu`; odometry: nav_msgs/Odometry on `odom`",
+        choices=ORIENTATIONS,
+        changes="unconfigured",
+    )
     prior_strength: float = parameter(
         1.0,
         "strength of the model's equator prior: 1 as trained, 0 without",
@@ -47,12 +79,78 @@ class SaliencyParameters:
         choices=("mono8", "32FC1"),
     )
     full_scale: float = parameter(
-        FULL_SCALE, "density relative to uniform that is 255 in mono8", minimum=1.0, maximum=1000.0
+        FULL_SCALE,
+        "density relative to uniform that is 255 in mono8 and brightest for people",
+        minimum=1.0,
+        maximum=1e3,
+    )
+    frame_convention: str = parameter(
+        "body",
+        "axes of frame_id, for targets: body (REP-103), optical (x right, y down) or openxr (x right, y up)",
+        choices=FRAME_CONVENTIONS,
+    )
+    yaw_offset_rad: float = parameter(
+        0.0,
+        "azimuth, from frame_id's forward axis to the left, at which the middle of the frame lies",
+        minimum=-2 * math.pi,
+        maximum=2 * math.pi,
     )
     overlay_height_px: int = parameter(
-        640, "rows of `saliency/overlay`; 0: those of the frame", minimum=0, maximum=8192
+        640, "most rows of `saliency/overlay`; 0: those of the frame", minimum=0, maximum=_MAX_HEIGHT_PX
     )
     overlay_opacity: float = parameter(0.5, "share of the heat map in `saliency/overlay`", minimum=0.0, maximum=1.0)
+    smoothing: SmoothingSettings = field(
+        default_factory=SmoothingSettings,
+        metadata=rules(
+            time_constant_s=Rule("time after which 63 % of a change has arrived in the maps; 0: no smoothing", 0, 60),
+            reset_gap_s=Rule("a longer pause in the stream starts again from the newest map", 0, 3600),
+            cut_distance=Rule("total-variation distance above which a map is a cut and starts again; 1: never", 0, 1),
+        ),
+    )
+    targets: PeakSettings = field(
+        default_factory=PeakSettings,
+        metadata=rules(
+            count=Rule("most targets of one map", 1, 100),
+            min_separation_rad=Rule("least angle between two targets", 0.01, math.pi),
+            min_score=Rule("least density of a target, relative to uniform", 0, 1e6),
+        ),
+    )
+    target: SelectionSettings = field(
+        default_factory=SelectionSettings,
+        metadata=rules(
+            min_dwell_s=Rule("the target is not left before this time", 0, 3600),
+            max_dwell_s=Rule("after this time another target is looked at; 0: never, while it is the best", 0, 3600),
+            switch_ratio=Rule("another target wins when its score is this many times the present one's", 1, 100),
+            inhibition_s=Rule("a place that was left is not returned to for this time", 0, 3600),
+            radius_rad=Rule("peaks within this angle are the same target", 0.01, math.pi),
+            reset_gap_s=Rule("a longer pause in the stream forgets the past", 0, 3600),
+        ),
+    )
+    shading_rate: RenderedShadingRate = field(
+        default_factory=RenderedShadingRate,
+        metadata=rules(
+            height_px=Rule(
+                "rows of the rendered panorama, or side of a cube's face; 0: those of the frame", 0, _MAX_HEIGHT_PX
+            ),
+            tile_px=Rule("side of a tile, 8, 16 or 32", 8, 32),
+            limit=Rule("the coarsest rate", choices=LIMITS),
+            projection=Rule("the picture that is rendered", choices=PROJECTIONS),
+            full_rate_density=Rule("tiles of at least this density, relative to uniform, are shaded at 1x1", 0, 1e6),
+            half_rate_density=Rule("tiles of at least this density are shaded no coarser than 2x2", 0, 1e6),
+            full_rate_share=Rule("share of the pixels at 1x1 in place of full_rate_density; 0: no such budget", 0, 1),
+            hysteresis=Rule("a tile keeps its finer rate until this share below what it needs", 0, 0.9),
+        ),
+    )
+    qp_offset: EncodedQpOffset = field(
+        default_factory=EncodedQpOffset,
+        metadata=rules(
+            height_px=Rule("rows of the encoded panorama; 0: those of the frame", 0, _MAX_HEIGHT_PX),
+            block_px=Rule("side of a block, 16, 32 or 64", 16, 64),
+            strength=Rule("share of the offset that is optimal in theory; 0: only the projection's own", 0, 2),
+            max_offset=Rule("bound of the offset either way, in QP", 1, 25),
+            weigh_projection=Rule("also spend fewer bits towards the poles"),
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import CompressedImage, Image
 
 from sal360_ros.errors import FrameError, ModelError
-from sal360_ros.predictor import Predictor
-from sal360_ros.ros.messages import decode_message, stamp_nanoseconds
+from sal360_ros.outputs.smoothing import TemporalSmoothing
+from sal360_ros.predictor import Predictor, scale_prior
+from sal360_ros.ros.messages import decode_message, frame_size, stamp_nanoseconds
 from sal360_ros.ros.parameters import SaliencyParameters
 from sal360_ros.ros.publishers import Answer, OutputPublisher
 from sal360_ros.ros.statistics import FrameStatistics
 from sal360_ros.ros.throttle import ThrottledWarnings
 from sal360_ros.ros.worker import Worker
+from sal360_ros.sphere import Array
 
 
 class SaliencyPipeline:
@@ -29,6 +31,7 @@ class SaliencyPipeline:
         saliency: publishes every map.
         outputs: publish what is derived from maps, while somebody wants it.
         parameters: gives the values that hold for the next frame.
+        orientation: the camera's axes in a fixed frame at a stamp in nanoseconds, where they are known.
         now_ns: the node's clock, for the age of the frames.
     """
 
@@ -38,6 +41,7 @@ class SaliencyPipeline:
         saliency: OutputPublisher,
         outputs: Sequence[OutputPublisher],
         parameters: Callable[[], SaliencyParameters],
+        orientation: Callable[[int], Array | None],
         statistics: FrameStatistics,
         now_ns: Callable[[], int],
         logger: RcutilsLogger,
@@ -46,9 +50,11 @@ class SaliencyPipeline:
         self._saliency = saliency
         self._outputs = outputs
         self._parameters = parameters
+        self._orientation = orientation
         self._statistics = statistics
         self._now_ns = now_ns
         self._warnings = ThrottledWarnings(logger.warning)
+        self._smoothing = TemporalSmoothing()
         self._last_stamp_ns: int | None = None
         self._follower: Worker[Answer] = Worker("outputs", self._publish_outputs)
         self._answerer: Worker[Image | CompressedImage] = Worker("inference", self._answer)
@@ -68,15 +74,20 @@ class SaliencyPipeline:
         begin_s = time.perf_counter()
         parameters = self._parameters()
         try:
-            self._notice_stamp(stamp_nanoseconds(message.header))
+            stamp_ns = stamp_nanoseconds(message.header)
+            self._notice_stamp(stamp_ns)
             image, channels = decode_message(message, self._rows_needed(parameters))
             density = self._predictor.predict(image, channels)
-            answer = Answer(message.header, image, channels, density)
+            density = scale_prior(density, self._predictor.spec, parameters.prior_strength)
+            orientation = self._orientation(stamp_ns)
+            self._smoothing.settings = parameters.smoothing
+            density = self._smoothing.update(density, stamp_ns * 1e-9, orientation)
+            answer = Answer(message.header, image, channels, *frame_size(message), density, orientation)
             self._saliency.publish(answer, parameters)
         except Exception as error:  # whatever one frame does, the node answers the next
             self._reject(error)
             return
-        age_s = (self._now_ns() - stamp_nanoseconds(message.header)) * 1e-9
+        age_s = (self._now_ns() - stamp_ns) * 1e-9
         self._statistics.count_answered(time.perf_counter() - begin_s, age_s)
         if any(output.is_wanted for output in self._outputs):
             self._follower.offer(answer)

@@ -1,4 +1,4 @@
-"""The node's outputs: each knows its topic and whether anybody listens, and turns an answer into a message."""
+"""The node's topics: each knows whether anybody listens, and turns an answer into a message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from sal360_ros.outputs.overlay import draw_overlay, saliency_to_mono8
-from sal360_ros.ros.messages import image_message, picture_message
+from sal360_ros.ros.messages import image_message, picture_message, stamp_nanoseconds
 from sal360_ros.ros.parameters import SaliencyParameters
 from sal360_ros.ros.qos import mismatch_logger, output_qos, overridable
 from sal360_ros.sphere import Array
@@ -26,11 +26,22 @@ class Answer:
     header: Header
     """Of the frame: stamp and frame_id are kept."""
     image: Array
-    """(H, W, 3) uint8; may be a view of the message."""
+    """(H, W, 3) uint8; may be a view of the message, and a compressed frame may be reduced."""
     channels: str
     """Order of the image's last axis, "rgb" or "bgr"."""
+    frame_height: int
+    """Rows of the frame as it was sent."""
+    frame_width: int
+    """Columns of the frame as it was sent."""
     density: Array
     """(h, w) float32, relative to uniform."""
+    orientation: Array | None
+    """(3, 3), the camera's axes in a fixed frame, when it is known."""
+
+    @property
+    def stamp_s(self) -> float:
+        """The frame's stamp in seconds."""
+        return stamp_nanoseconds(self.header) * 1e-9
 
 
 class OutputPublisher(abc.ABC):
@@ -66,8 +77,10 @@ class OutputPublisher(abc.ABC):
         return self._subscribers > 0
 
     def publish(self, answer: Answer, parameters: SaliencyParameters) -> None:
-        """Compute the message of an answer and send it."""
-        self._publisher.publish(self._message(answer, parameters))
+        """Compute the message of an answer and send it, if there is something to say."""
+        message = self._message(answer, parameters)
+        if message is not None:
+            self._publisher.publish(message)
 
     def destroy(self) -> None:
         """Take the topic off the graph."""

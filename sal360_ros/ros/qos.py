@@ -21,9 +21,9 @@ _OVERRIDABLE = (
 )
 
 
-def input_qos() -> QoSProfile:
-    """Best effort, which matches every publisher, and depth 1: the newest frame is the only one of interest."""
-    return QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=1)
+def input_qos(depth: int = 1) -> QoSProfile:
+    """Best effort, which matches every publisher, and for frames depth 1: only the newest one is of interest."""
+    return QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=depth)
 
 
 def output_qos() -> QoSProfile:

@@ -1,0 +1,190 @@
+"""A camera process, the real node and a subscriber: what arrives, and when.
+
+    python benchmarks/node_latency.py [--seconds 10] [--model FILE] [--json]
+
+The camera publishes raw best-effort frames of depth 1 (the hardest case: nothing is sent twice) through the shipped
+shared-memory profile. A frame counts as handled when its map arrived or a newer frame took its place in the node;
+what the middleware lost on its way is counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+
+from sal360_ros.samples import bundled_panoramas
+
+WARM_UP_S = 2.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One camera."""
+
+    width: int
+    height: int
+    rate_hz: float
+    transport: str = "raw"
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height} {self.transport} at {self.rate_hz:g} Hz"
+
+
+CASES = (
+    Case(640, 320, 30.0),
+    Case(1920, 960, 30.0),
+    Case(3840, 1920, 10.0),
+    Case(3840, 1920, 10.0, "compressed"),
+)
+
+
+def camera(case: Case, seconds: float, published: Any) -> None:
+    """Publish the same picture with fresh stamps; runs in a process of its own and tells the stamps it sent."""
+    from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+
+    keep_freed_memory()
+    use_shared_memory_profile()
+    import rclpy
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import CompressedImage
+    from std_msgs.msg import Header
+
+    from sal360_ros.ros.messages import image_message
+
+    rclpy.init()
+    node = rclpy.create_node("benchmark_camera")
+    picture = cv2.imread(str(next(iter(sorted(bundled_panoramas().glob("*.jpg"))))))
+    picture = cv2.resize(picture, (case.width, case.height), interpolation=cv2.INTER_CUBIC)
+    if case.transport == "raw":
+        message, topic = image_message(picture, "bgr8", Header(frame_id="camera")), "image"
+    else:
+        message, topic = CompressedImage(header=Header(frame_id="camera"), format="jpeg"), "image/compressed"
+        message.data.frombytes(cv2.imencode(".jpg", picture)[1].data)
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    publisher = node.create_publisher(type(message), topic, qos)
+    while publisher.get_subscription_count() == 0:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    stamps, start_s = [], time.monotonic()
+    for index in range(round((WARM_UP_S + seconds) * case.rate_hz)):
+        time.sleep(max(0.0, start_s + index / case.rate_hz - time.monotonic()))
+        message.header.stamp = node.get_clock().now().to_msg()
+        publisher.publish(message)
+        stamps.append(stamp_ns(message))
+    published.put(stamps)
+    time.sleep(1.0)  # the last frame is still on its way
+    rclpy.shutdown()
+
+
+def stamp_ns(message: Any) -> int:
+    return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+
+
+def measure(case: Case, seconds: float, model: str) -> dict[str, Any]:
+    """Run one case and return its figures."""
+    import rclpy
+    from diagnostic_msgs.msg import DiagnosticArray
+    from sensor_msgs.msg import Image
+
+    from sal360_ros.ros.processes import NodeProcess, bring_up
+
+    parameters = {"image_transport": case.transport, "model": model}
+    rclpy.init()
+    node = rclpy.create_node("benchmark_subscriber")
+    arrivals: dict[int, int] = {}
+    status: dict[str, str] = {}
+    node.create_subscription(
+        Image, "saliency", lambda message: arrivals.update({stamp_ns(message): time.time_ns()}), 10
+    )
+    node.create_subscription(
+        DiagnosticArray,
+        "/diagnostics",
+        lambda array: status.update({pair.key: pair.value for pair in array.status[0].values}),
+        10,
+    )
+    spawn = multiprocessing.get_context("spawn")
+    published = spawn.Queue()
+    try:
+        with NodeProcess("sal360_ros.ros.saliency_node", parameters) as process:
+            bring_up(node, "/saliency_node", process)
+            source = spawn.Process(target=camera, args=(case, seconds, published))
+            source.start()
+            watched = psutil.Process(process.pid)
+            while not arrivals:
+                process.check_alive()
+                rclpy.spin_once(node, timeout_sec=0.1)
+            begin_s, begin_answers, begin_cpu_s = time.monotonic(), len(arrivals), cpu_s(watched)
+            while published.empty():
+                rclpy.spin_once(node, timeout_sec=0.1)
+            cpu_per_answer_s = (cpu_s(watched) - begin_cpu_s) / max(1, len(arrivals) - begin_answers)
+            rate_hz = (len(arrivals) - begin_answers) / (time.monotonic() - begin_s)
+            stamps = published.get()
+            end_s = time.monotonic() + 2.5  # until the next diagnostics have all counts
+            while time.monotonic() < end_s:
+                rclpy.spin_once(node, timeout_sec=0.1)
+            memory_mb = watched.memory_info().rss / 2**20
+            source.join()
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+    settled = stamps[round(WARM_UP_S * case.rate_hz) :]
+    delays_ms = [(arrivals[stamp] - stamp) * 1e-6 for stamp in settled if stamp in arrivals]
+    lost, rejected = int(status["lost_in_transport"]), int(status["rejected"])
+    return {
+        "case": asdict(case),
+        "published": len(stamps),
+        "lost_in_transport": lost,
+        "received_share": int(status["received"]) / len(stamps),
+        "handled_share": 1 - (lost + rejected) / len(stamps),
+        "answered_share": len(arrivals) / len(stamps),
+        "map_rate_hz": rate_hz,
+        "stamp_to_arrival_p50_ms": float(np.percentile(delays_ms, 50)),
+        "stamp_to_arrival_p95_ms": float(np.percentile(delays_ms, 95)),
+        "stamp_to_publish_p95_ms": float(status["stamp_to_publish_p95_ms"]),
+        "processing_p50_ms": float(status["processing_p50_ms"]),
+        "cpu_per_answer_ms": 1e3 * cpu_per_answer_s,
+        "memory_mb": memory_mb,
+        "backend": status["backend"],
+    }
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each case, after a warm-up")
+    parser.add_argument("--model", default="", help="model file; empty: the bundled one")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    arguments = parser.parse_args()
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    results = []
+    for case in CASES:
+        print(f"{case} …", file=sys.stderr)
+        results.append(measure(case, arguments.seconds, arguments.model))
+    if arguments.json:
+        print(json.dumps({"cases": results}))
+        return
+    for case, result in zip(CASES, results, strict=True):
+        print(f"{case} ({result['backend']})")
+        for name, value in result.items():
+            if isinstance(value, float):
+                print(f"  {name:26s}{value:10.2f}")
+
+
+if __name__ == "__main__":
+    main()

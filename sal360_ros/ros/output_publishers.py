@@ -1,0 +1,171 @@
+"""The topics that are derived from the maps: targets, shading rates, quantiser offsets."""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+from geometry_msgs.msg import Point, PointStamped
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image, PointCloud2, PointField
+from std_msgs.msg import ColorRGBA
+from visualization_msgs.msg import Marker, MarkerArray
+
+from sal360_ros.outputs.qp_offset import QpOffset
+from sal360_ros.outputs.shading_rate import ShadingRate
+from sal360_ros.outputs.target_selection import TargetSelector
+from sal360_ros.outputs.targets import Peaks, PeakSettings, find_peaks
+from sal360_ros.ros.messages import image_message
+from sal360_ros.ros.parameters import SaliencyParameters
+from sal360_ros.ros.publishers import Answer, OutputPublisher, OverlayPublisher
+from sal360_ros.sphere import Array, body_to_frame, rotation_yaw_pitch_roll
+
+_MARKER_DIAMETER_M = 0.1
+
+
+def make_outputs(node: LifecycleNode) -> list[OutputPublisher]:
+    """All topics beside `saliency`, offered by the node."""
+    peaks = _PeaksOfAnswer()
+    return [
+        OverlayPublisher(node),
+        TargetPublisher(node, peaks),
+        TargetsPublisher(node, peaks),
+        MarkersPublisher(node, peaks),
+        ShadingRatePublisher(node),
+        QpOffsetPublisher(node),
+    ]
+
+
+class _PeaksOfAnswer:
+    """Finds the peaks of an answer once, for whoever asks."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Answer, PeakSettings] | None = None
+        self._peaks = Peaks(np.empty((0, 3)), np.empty(0))
+
+    def __call__(self, answer: Answer, settings: PeakSettings) -> Peaks:
+        if self._of is None or self._of[0] is not answer or self._of[1] != settings:
+            self._of, self._peaks = (answer, settings), find_peaks(answer.density, settings)
+        return self._peaks
+
+
+def in_frame(directions: Array, parameters: SaliencyParameters) -> Array:
+    """Directions (…, 3) of the image's own body axes in the axes of frame_id."""
+    turned = directions @ rotation_yaw_pitch_roll(yaw_rad=parameters.yaw_offset_rad).T
+    return body_to_frame(turned, parameters.frame_convention)
+
+
+class TargetPublisher(OutputPublisher):
+    """`saliency/target`: the one direction to look at, a point at distance 1."""
+
+    topic = "saliency/target"
+    message_type = PointStamped
+
+    def __init__(self, node: LifecycleNode, peaks: _PeaksOfAnswer) -> None:
+        super().__init__(node)
+        self._peaks = peaks
+        self._selector = TargetSelector()
+
+    def _message(self, answer: Answer, parameters: SaliencyParameters) -> PointStamped | None:
+        self._selector.settings = parameters.target
+        peaks = self._peaks(answer, parameters.targets)
+        target = self._selector.update(peaks, answer.stamp_s, answer.orientation)
+        if target is None:
+            return None
+        x, y, z = in_frame(target.direction, parameters).tolist()
+        return PointStamped(header=answer.header, point=Point(x=x, y=y, z=z))
+
+
+class TargetsPublisher(OutputPublisher):
+    """`saliency/targets`: the strongest directions, best first, as points x, y, z at distance 1 with intensity."""
+
+    topic = "saliency/targets"
+    message_type = PointCloud2
+
+    def __init__(self, node: LifecycleNode, peaks: _PeaksOfAnswer) -> None:
+        super().__init__(node)
+        self._peaks = peaks
+
+    def _message(self, answer: Answer, parameters: SaliencyParameters) -> PointCloud2:
+        peaks = self._peaks(answer, parameters.targets)
+        directions = in_frame(peaks.directions, parameters)
+        points = np.concatenate([directions, peaks.scores[:, None]], axis=1).astype(np.float32)  # (k, 4)
+        message = PointCloud2(header=answer.header, height=1, width=len(points), is_dense=True)
+        message.is_bigendian = sys.byteorder == "big"
+        message.fields = [
+            PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+            for index, name in enumerate(("x", "y", "z", "intensity"))
+        ]
+        message.point_step, message.row_step = 16, 16 * len(points)
+        message.data.frombytes(points.tobytes())
+        return message
+
+
+class MarkersPublisher(OutputPublisher):
+    """`saliency/markers`: the targets as spheres for RViz, brighter and larger the denser they are."""
+
+    topic = "saliency/markers"
+    message_type = MarkerArray
+
+    def __init__(self, node: LifecycleNode, peaks: _PeaksOfAnswer) -> None:
+        super().__init__(node)
+        self._peaks = peaks
+
+    def _message(self, answer: Answer, parameters: SaliencyParameters) -> MarkerArray:
+        peaks = self._peaks(answer, parameters.targets)
+        markers = [Marker(header=answer.header, ns="targets", action=Marker.DELETEALL)]
+        for index, direction in enumerate(in_frame(peaks.directions, parameters)):
+            share = min(1.0, float(peaks.scores[index]) / parameters.full_scale)
+            marker = Marker(header=answer.header, ns="targets", id=index, type=Marker.SPHERE, action=Marker.ADD)
+            position = marker.pose.position
+            position.x, position.y, position.z = direction.tolist()
+            marker.scale.x = marker.scale.y = marker.scale.z = _MARKER_DIAMETER_M * (0.5 + share)
+            marker.color = _colour(share)
+            markers.append(marker)
+        return MarkerArray(markers=markers)
+
+
+def _colour(share: float) -> ColorRGBA:
+    pixel = np.full((1, 1), round(255 * share), np.uint8)
+    blue, green, red = (cv2.applyColorMap(pixel, cv2.COLORMAP_INFERNO)[0, 0] / 255).tolist()
+    return ColorRGBA(r=red, g=green, b=blue, a=1.0)
+
+
+def _picture_size(answer: Answer, height_px: int) -> tuple[int, int]:
+    """Rows and columns of the picture that a consumer works on; 0 rows: those of the frame."""
+    return (height_px, 2 * height_px) if height_px else (answer.frame_height, answer.frame_width)
+
+
+class ShadingRatePublisher(OutputPublisher):
+    """`saliency/shading_rate`: one byte a tile, as Vulkan and Direct3D 12 take it."""
+
+    topic = "saliency/shading_rate"
+
+    def __init__(self, node: LifecycleNode) -> None:
+        super().__init__(node)
+        self._made_for: object = None
+
+    def _message(self, answer: Answer, parameters: SaliencyParameters) -> Image:
+        size = _picture_size(answer, parameters.shading_rate.height_px)
+        if self._made_for != (size, parameters.shading_rate):
+            self._rate = ShadingRate(*size, parameters.shading_rate)
+            self._made_for = size, parameters.shading_rate
+        return image_message(self._rate.update(answer.density), "mono8", answer.header)
+
+
+class QpOffsetPublisher(OutputPublisher):
+    """`saliency/qp_offset`: one signed byte a block, negative = better."""
+
+    topic = "saliency/qp_offset"
+
+    def __init__(self, node: LifecycleNode) -> None:
+        super().__init__(node)
+        self._made_for: object = None
+
+    def _message(self, answer: Answer, parameters: SaliencyParameters) -> Image:
+        size = _picture_size(answer, parameters.qp_offset.height_px)
+        if self._made_for != (size, parameters.qp_offset):
+            self._offset = QpOffset(*size, parameters.qp_offset)
+            self._made_for = size, parameters.qp_offset
+        return image_message(self._offset.update(answer.density), "8SC1", answer.header)
