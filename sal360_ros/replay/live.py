@@ -155,8 +155,9 @@ class _Client:
             self._await_subscriber(check)
             start_s = first_ns = None
             for frame in recording.frames():
-                if frame.fields is None or len(data := bytearray(frame.message.ros2_bytes())) < 12:
+                if frame.fields is None:
                     continue  # DDS would not carry it
+                data = frame.message.ros2_bytes()
                 if start_s is None or first_ns is None:
                     start_s, first_ns = time.monotonic(), frame.message.recorded_ns
                 due_s = start_s + (frame.message.recorded_ns - first_ns) / 1e9 / rate
@@ -164,8 +165,7 @@ class _Client:
                 check()
                 self.max_delay_s = max(self.max_delay_s, time.monotonic() - due_s)
                 self.sent_ns[frame.index] = stamp_ns = time.time_ns()
-                _set_stamp(data, stamp_ns)
-                self._publisher.publish(bytes(data))
+                self._publisher.publish(_with_stamp(data, stamp_ns))
             if start_s is None:
                 raise DataError(f"no message on {recording.topic} can be played", "whole messages", "record it again")
             self._await_quiet(check)
@@ -232,10 +232,10 @@ class _Client:
         self.node.destroy_node()
 
 
-def _set_stamp(data: bytearray, stamp_ns: int) -> None:
-    """Replace the header's stamp in a serialised message that begins with a header.
+def _with_stamp(data: bytes, stamp_ns: int) -> bytes:
+    """A serialised message that begins with a header, with another stamp in it; one copy, for frames are large.
 
     CDR: four bytes of encapsulation, the second of which is 1 for little-endian, then the first field.
     """
     order = "<" if data[1] == 1 else ">"
-    struct.pack_into(f"{order}iI", data, 4, *divmod(stamp_ns, 10**9))
+    return b"".join((data[:4], struct.pack(f"{order}iI", *divmod(stamp_ns, 10**9)), memoryview(data)[12:]))

@@ -27,7 +27,7 @@ class Report:
     """All that is said of one run."""
 
     about: Mapping[str, str]
-    """What ran: bag, topic, mode, model, …"""
+    """What ran: bag (its path), topic, mode, model, …"""
     figures: Mapping[str, float]
     rows: Sequence[FrameRow]
     requirements: Sequence[Requirement]
@@ -101,7 +101,7 @@ def write_html(report: Report, plots: Mapping[str, bytes], sheet: bytes | None, 
         else "",
         *(f"<h2>{html.escape(title)}</h2>{_picture(png, 'png', title)}" for title, png in plots.items()),
     ]
-    title = f"Replay of {report.about.get('bag', '')}"
+    title = f"Replay of {Path(report.about['bag']).name}"
     write_text(path, _PAGE.substitute(title=html.escape(title), body="\n".join(part for part in parts if part)))
 
 
