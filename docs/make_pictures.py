@@ -1,4 +1,4 @@
-"""The pictures of these pages, made by the software: python docs/make_pictures.py."""
+"""The pictures of these pages, made by the software: python -m docs.make_pictures."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def main() -> None:
     frame = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     with Predictor() as predictor:
         density = predictor.predict(frame, "bgr")
+        _write("overlays.jpg", _overlays(predictor))
     _write("coordinates.jpg", _coordinates(frame))
     _write("targets.jpg", _targets(draw_overlay(frame, density), density))
     _write("shading_rate.jpg", _shading_rate(frame, density))
@@ -46,6 +47,15 @@ def _label(picture: Array, text: str, x: float, y: float, scale: float = 0.4) ->
     base = int(min(max(y + height / 2, height + 2), picture.shape[0] - 4))
     cv2.rectangle(picture, (left - 1, base - height - 2), (left + width + 1, base + 3), (0, 0, 0), -1)
     cv2.putText(picture, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def _overlays(predictor: Predictor) -> Array:
+    """The bundled panoramas with their maps, two in a row."""
+    overlays = []
+    for path in sorted(bundled_panoramas().glob("*.jpg")):
+        frame = cv2.resize(cv2.imread(str(path)), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        overlays.append(draw_overlay(frame, predictor.predict(frame, "bgr"), full_scale=6.0))
+    return np.vstack([np.hstack(overlays[start : start + 2]) for start in range(0, len(overlays), 2)])
 
 
 def _coordinates(frame: Array) -> Array:

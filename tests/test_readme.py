@@ -1,0 +1,71 @@
+"""The README says what is so: its names exist, its defaults are the node's, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+@pytest.fixture(scope="module")
+def readme(repository: Path) -> str:
+    return (repository / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def defaults(repository: Path) -> dict[str, object]:
+    shipped = yaml.safe_load((repository / "config" / "saliency.yaml").read_text())["/**"]["ros__parameters"]
+    nested = {
+        f"{group}.{name}": value
+        for group, values in shipped.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }
+    return {**{name: value for name, value in shipped.items() if not isinstance(value, dict)}, **nested}
+
+
+def _table(readme: str, heading: str) -> list[list[str]]:
+    """Cells of the table under the line that starts with `heading`."""
+    lines = readme[readme.index(heading) :].splitlines()[2:]
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_parameters_and_their_defaults(readme: str, defaults: dict[str, object]) -> None:
+    rows = _table(readme, "| parameter | default")
+    assert rows
+    for names, values, _ in rows:
+        for name, value in zip(re.findall(r"`([^`]+)`", names), re.findall(r"`([^`]+)`", values), strict=True):
+            assert str(defaults[name]) == value, name
+
+
+def test_launch_arguments(readme: str, repository: Path) -> None:
+    launch = (repository / "launch" / "saliency.launch.py").read_text()
+    declared = set(re.findall(r'^    "(\w+)": \(', launch, re.MULTILINE))
+    named = {name for row in _table(readme, "| launch argument") for name in re.findall(r"`(\w+)`", row[0])}
+    assert named == declared
+
+
+def test_topics(readme: str, repository: Path) -> None:
+    code = "".join(path.read_text() for path in (repository / "sal360_ros" / "ros").glob("*.py"))
+    published = set(re.findall(r'^    topic = "([\w/]+)"', code, re.MULTILINE)) | {"/diagnostics"}
+    named = {name for row in _table(readme, "| topic | type") for name in re.findall(r"`([\w/]+)`", row[0])}
+    assert named == published
+
+
+def test_links(readme: str, repository: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (repository / target).exists(), target
+
+
+def test_modules_and_files_that_commands_name(readme: str, repository: Path) -> None:
+    for module in re.findall(r"python -m ([\w.]+)", readme):
+        assert (repository / (module.replace(".", "/") + ".py")).is_file(), module
+    for shipped in re.findall(r"config/[\w.]+\.\w+", readme):
+        assert (repository / shipped).is_file(), shipped
