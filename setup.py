@@ -21,7 +21,7 @@ ROS = [
     "ros-jazzy-std-srvs",
     "cv-bridge==1.13.0.post0",  # the only release on PyPI that is pure Python and knows ROS 2
 ]
-REPLAY = ["rosbags>=0.10", "av>=12", "matplotlib", "psutil"]
+REPLAY = ["rosbags>=0.10", "av>=12", "matplotlib>=3.10", "psutil"]  # 3.10: horizontal box plots
 
 setup(
     name="sal360_ros",
