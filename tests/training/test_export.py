@@ -1,98 +1,295 @@
-"""The exported file: does what the model does, says what it is, and refuses what it is not."""
+"""The export command: real files of the three encoders, read back by the runtimes that will run them."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
-import onnxruntime
+import onnx
 import pytest
 import torch
 
-from sal360_ros.errors import CheckpointError, ModelError
-from sal360_ros.spec import INPUT_NAME, OUTPUT_NAME, read_onnx_spec
-from training import export as export_module
-from training.checkpoint import save_checkpoint
-from training.config.plain import from_plain
-from training.config.saliency import CalibrationConfig, PriorConfig, SaliencyModelConfig
-from training.export import ExportConfig, compare, export
-from training.models.saliency_model import DensityModel, SaliencyModel
+from sal360_ros.backends import open_model
+from sal360_ros.backends.engine_build import build_engine
+from sal360_ros.backends.engine_file import read_engine, sha256, sidecar_path
+from sal360_ros.backends.tensorrt_library import load_tensorrt
+from sal360_ros.errors import ModelError, ParameterError, one_line_errors
+from sal360_ros.spec import read_onnx_spec
+from training import export as command
+from training.checkpoint import plain_settings, save_checkpoint
+from training.config.export import ExportConfig
+from training.config.saliency import SaliencyModelConfig
+from training.exporting import parity, quantise
+from training.exporting.frames import panorama_frames
+from training.models.saliency_model import SaliencyModel
 
-CONFIG = SaliencyModelConfig(
-    input_height=32,
-    channels=8,
-    strides=(8, 16, 32),
-    prior=PriorConfig(scale_deg=20.0),
-    calibration=CalibrationConfig(temperature=1.5, floor=0.1),
-)
+# the optimiser of onnxscript and NNCF's own parts
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
+
+SIZE = "64x128"
+CAPABILITIES = ("8.6", "8.9", "12.0")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DensityModel]:
-    """A tiny model's file and the model."""
-    torch.manual_seed(0)
-    model = SaliencyModel(CONFIG)
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """A checkpoint of each encoder: the compact one as from ImageNet, the paper's two and all decoders untrained."""
+    found = {}
+    for encoder in ("compact", "resnet50", "vgg16"):
+        torch.manual_seed(0)
+        decoder = "separable" if encoder == "compact" else "paper"
+        config = SaliencyModelConfig(encoder=encoder, decoder=decoder, input_height=64)
+        model = SaliencyModel(config, pretrained=encoder == "compact")
+        if encoder == "compact":
+            torch.nn.init.normal_(model.decoder.head.weight, std=0.03)  # so that the map says something
+        run = tmp_path_factory.mktemp(encoder)
+        found[encoder] = save_checkpoint(run, 1, model, "saliency", plain_settings(config), {})
+    return found
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoints, tmp_path_factory):
+    """Exports once each: exported("compact", "fp16") is the folder of the files."""
+    done: dict[tuple[str, str], Path] = {}
+
+    def export(encoder, precision):
+        if (encoder, precision) not in done:
+            pytest.importorskip("tensorrt_rtx")
+            folder = tmp_path_factory.mktemp("exported")
+            config = ExportConfig(
+                checkpoint=str(checkpoints[encoder]),
+                output=str(folder),
+                name=encoder,
+                precision=precision,
+                calibration_frames=4,
+                tensorrt_rtx=True,
+                compute_capability="86,89,120",
+                force=precision == "int8",  # an untrained network is not what int8 is judged by
+            )
+            command.export(config)
+            done[encoder, precision] = folder
+        return done[encoder, precision]
+
+    return export
+
+
+ENCODERS = pytest.mark.parametrize("encoder", ["compact", "resnet50", "vgg16"])
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "fp16"])
+
+
+@ENCODERS
+@PRECISIONS
+def test_the_file_does_what_the_checkpoint_does(exported, encoder, precision):
+    spec = read_onnx_spec(exported(encoder, precision) / f"{encoder}-{precision}.onnx")
+    assert (spec.name, spec.precision, spec.input_height, spec.input_width) == (encoder, precision, 64, 128)
+    assert spec.parity["max_relative_difference"] <= {"fp32": 1e-4, "fp16": 1e-2}[precision]
+    assert spec.parity["cc"] > 0.999
+    assert spec.parity["panoramas"] == 4
+
+
+@ENCODERS
+@PRECISIONS
+def test_an_engine_is_built_for_three_kinds_of_card_and_twice_the_same(exported, encoder, precision):
+    folder = exported(encoder, precision)
+    onnx_path = folder / f"{encoder}-{precision}.onnx"
+    engine, info = read_engine(folder / f"{encoder}-{precision}-tensorrt_rtx.engine")
+    assert engine[:4] == b"vtrt"
+    assert info.compute_capabilities == CAPABILITIES
+    assert info.onnx_sha256 == sha256(onnx_path.read_bytes())
+    assert info.spec == read_onnx_spec(onnx_path)
+    library = load_tensorrt("tensorrt_rtx")
+    again, _ = build_engine(onnx_path, library, compute_capabilities=CAPABILITIES)
+    assert again == engine
+
+
+@ENCODERS
+def test_half_precision_halves_the_weights(exported, encoder):
+    full, half = (
+        (exported(encoder, precision) / f"{encoder}-{precision}.onnx").stat().st_size for precision in ("fp32", "fp16")
+    )
+    assert half < 0.6 * full
+
+
+def test_the_file_takes_any_number_of_frames(exported):
+    path = exported("compact", "fp32") / "compact-fp32.onnx"
+    frames = panorama_frames("", 3, 64, turned=True)
+    with open_model(path, backend="onnxruntime", device="cpu", threads=1) as backend:
+        maps = backend.infer(frames)
+        np.testing.assert_allclose(maps[2], backend.infer(frames[2:])[0], rtol=1e-3)
+
+
+def test_int8_has_one_file_for_processors_and_one_for_tensorrt(exported):
+    folder = exported("compact", "int8")
+    types = {}
+    for name in ("compact-int8", "compact-int8-tensorrt"):
+        graph = onnx.load(folder / f"{name}.onnx").graph
+        zeros = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+        quantisers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+        assert len(quantisers) > 10
+        types[name] = {zeros[node.input[2]].dtype.name for node in quantisers}
+        assert all(not zeros[node.input[2]].any() for node in quantisers)  # symmetric
+    assert "uint8" in types["compact-int8"]
+    assert types["compact-int8-tensorrt"] == {"int8"}
+    assert (folder / "compact-int8-tensorrt_rtx.engine").is_file()
+
+
+def test_both_int8_files_give_nearly_the_same_map(exported):
+    folder = exported("compact", "int8")
+    frames = panorama_frames("", 2, 64, turned=False)
+    maps = []
+    for name in ("compact-int8", "compact-int8-tensorrt"):
+        with open_model(folder / f"{name}.onnx", backend="onnxruntime", device="cpu", threads=1) as backend:
+            maps.append(backend.infer(frames))
+    assert parity.differences(*maps)["cc"] > 0.95  # half as many steps
+
+
+def test_the_first_and_last_convolutions_are_not_quantised(exported):
+    graph = onnx.load(exported("compact", "int8") / "compact-int8.onnx").graph
+    dequantised = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    is_quantised = [node.input[1] in dequantised for node in convolutions]
+    assert not is_quantised[0]
+    assert not is_quantised[-1]
+    assert all(is_quantised[1:-1])
+
+
+@pytest.fixture(scope="module")
+def camera_file(checkpoints, tmp_path_factory):
+    """A graph for one frame of 200 x 400 that shrinks it to 64 x 128 itself, and the same as a torch program."""
+    path = tmp_path_factory.mktemp("camera") / "camera.onnx"
+    config = ExportConfig(
+        str(checkpoints["compact"]), str(path), frame_size="200x400", batch=1, torch_program=True, upsample=0
+    )
+    assert command.export(config) == [path, path.with_suffix(".pt2")]
+    return path
+
+
+def test_frames_of_a_camera_s_size_are_shrunk_in_the_graph(camera_file, checkpoints):
+    spec = read_onnx_spec(camera_file)
+    assert (spec.input_height, spec.input_width, spec.output_height) == (200, 400, 16)
+    frames = panorama_frames("", 1, 200, turned=False)
+    small = np.stack([cv2.resize(frame, (128, 64), interpolation=cv2.INTER_AREA) for frame in frames])
+    model = command.load_model(ExportConfig(str(checkpoints["compact"]), "", upsample=0))
     with torch.no_grad():
-        model.decoder.head.weight.normal_()  # type: ignore[union-attr]  # an untrained head says "uniform"
-    folder = tmp_path_factory.mktemp("export")
-    save_checkpoint(folder / "run", 1, model, "saliency", CONFIG, {})
-    export(ExportConfig(str(folder / "run"), str(folder / "model.onnx"), name="tiny", version="0.0.1", upsample=1))
-    return folder / "model.onnx", DensityModel(model, upsample=1).eval()
+        expected = model(torch.from_numpy(small)).numpy()
+    with open_model(camera_file, backend="onnxruntime", device="cpu", threads=1) as backend:
+        assert backend.batch_limits == (1, 1)
+        assert parity.differences(backend.infer(frames), expected)["cc"] > 0.98
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_file_does_what_the_model_does(exported: tuple[Path, DensityModel], batch: int) -> None:
-    path, model = exported
-    frames = np.random.default_rng(0).integers(0, 256, (batch, 32, 64, 3)).astype(np.uint8)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run([OUTPUT_NAME], {INPUT_NAME: frames})[0]
-    with torch.no_grad():
-        np.testing.assert_allclose(found, model(torch.from_numpy(frames)).numpy(), rtol=1e-4)
+def test_the_torch_program_gives_the_same_map(camera_file):
+    frames = panorama_frames("", 1, 200, turned=False)
+    with open_model(camera_file.with_suffix(".pt2"), device="cpu") as program:
+        maps = program.infer(frames)
+        assert program.spec == read_onnx_spec(camera_file)
+    with open_model(camera_file, backend="onnxruntime", device="cpu", threads=1) as backend:
+        assert parity.differences(maps, backend.infer(frames))["max_relative_difference"] < 1e-4
 
 
-def test_the_spec_says_what_the_file_is(exported: tuple[Path, DensityModel]) -> None:
-    path, model = exported
-    spec = read_onnx_spec(path)
-    assert (spec.name, spec.version) == ("tiny", "0.0.1")
-    assert (spec.input_height, spec.input_width) == (32, 64)
-    assert (spec.output_height, spec.output_width) == (8, 16)
-    np.testing.assert_allclose(spec.prior_log_rows, model.prior_log_rows[:, 0], rtol=1e-6)
-    assert spec.parity["max_relative_difference"] < 1e-3
-    assert spec.parity["cc"] > 0.9999
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_a_file_that_is_too_far_from_the_checkpoint_is_refused(precision):
+    random = np.random.default_rng(0)
+    expected = random.random((2, 16, 32)) + 0.5
+    far = parity.differences(expected + random.normal(0, 0.5, expected.shape).clip(-0.4, 0.4), expected)
+    with pytest.raises(ModelError, match="--force"):
+        parity.check(far, precision)
+    parity.check(parity.differences(expected, expected), precision)
+    with pytest.raises(ModelError):
+        parity.check({**far, "cc": float("nan")}, precision)
 
 
-def test_a_file_of_another_model_is_refused(exported: tuple[Path, DensityModel]) -> None:
-    path, _ = exported
-    torch.manual_seed(1)
-    with pytest.raises(ModelError, match=r"differs from the checkpoint by .* expected less than 0\.1 %"):
-        compare(DensityModel(SaliencyModel(CONFIG), upsample=1).eval(), path)
+def test_a_refused_file_leaves_the_old_one_whole(checkpoints, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"the old file")
+    monkeypatch.setattr(command, "write_onnx", lambda *_, **__: None)
+    monkeypatch.setattr(command, "_with_parity", lambda *_, **__: parity.check({**BAD}, "int8"))
+    with pytest.raises(ModelError, match="the int8 file"):
+        command.export(ExportConfig(str(checkpoints["compact"]), str(path)))
+    assert path.read_bytes() == b"the old file"
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(tmp_path / "run", 1, SaliencyModel(CONFIG), "saliency", CONFIG, {})
-    output = tmp_path / "model.onnx"
-    output.write_bytes(b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(export_module, "write_onnx", fail)
-    with pytest.raises(OSError, match="disk full"):
-        export(ExportConfig(str(tmp_path / "run"), str(output)))
-    assert output.read_bytes() == b"old"
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["model.onnx", "run"]
+BAD = {"max_relative_difference": 1.0, "mean_relative_difference": 0.5, "cc": 0.1, "kld": 2.0}
 
 
-def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
-        export(ExportConfig(str(tmp_path / "nowhere"), str(tmp_path / "model.onnx")))
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+    status = one_line_errors(command.main)
+    return status, capsys.readouterr().err.splitlines()
 
 
-def test_settings_come_back_from_json_and_unknown_ones_are_refused() -> None:
-    plain = json.loads(json.dumps(dataclasses.asdict(CONFIG)))
-    assert from_plain(SaliencyModelConfig, plain) == CONFIG
-    plain["prior"]["colour"] = "green"
-    with pytest.raises(CheckpointError, match="the setting 'colour' of PriorConfig is unknown"):
-        from_plain(SaliencyModelConfig, plain)
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--precision", "fp8"], "precision"),
+        (["--input-size", "64x100"], "input_size is 64x100"),
+        (["--input-size", "60x120"], "model.input_height is 60"),
+        (["--frame-size", "32x64"], "frame_size is 32x64"),
+        (["--batch", "-1"], "batch is -1"),
+        (["--compute-capability", "86"], "compute_capability is 86"),
+        (["--tensorrt-rtx", "--compute-capability", "ampere"], "compute_capability is 'ampere'"),
+        (["--panoramas", "nowhere"], "nowhere"),
+        (["--tensorrt"], "tensorrt is not installed"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(checkpoints, tmp_path, monkeypatch, capsys, options, named):
+    monkeypatch.setattr(command, "write_onnx", lambda *_, **__: None)
+    monkeypatch.setattr(command, "_with_parity", lambda *arguments, **__: arguments[1])
+    monkeypatch.setattr(command, "_exact_maps", lambda *_: None)
+    status, lines = run(monkeypatch, capsys, checkpoints["compact"], "--output", tmp_path / "out", *options)
+    assert status == 2
+    assert [line.startswith("error: ") for line in lines] == [True], lines
+    assert named in lines[0]
+
+
+def test_a_missing_checkpoint_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+    status, lines = run(monkeypatch, capsys, tmp_path / "none", "--output", tmp_path)
+    assert status == 2
+    assert len(lines) == 1
+
+
+def test_an_output_that_cannot_be_written_is_one_line_and_status_2(checkpoints, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    status, lines = run(
+        monkeypatch, capsys, checkpoints["compact"], "--output", tmp_path / "out", "--input-size", "32x64"
+    )
+    assert status == 2
+    assert len(lines) == 1
+
+
+def test_the_command_is_written_as_people_write_it():
+    words = ["runs/a", "--output=x", "--tensorrt-rtx", "--compute-capability", "86,89", "--force"]
+    assert command.command_line(words) == [
+        *("--checkpoint", "runs/a", "--output=x", "--tensorrt_rtx", "true"),
+        *("--compute_capability", "86,89", "--force", "true"),
+    ]
+    assert command.command_line(["--checkpoint", "a-b", "--force", "false"])[:2] == ["--checkpoint", "a-b"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("86,89,120", CAPABILITIES), ("8.7", ("8.7",)), ("", ())])
+def test_compute_capabilities_are_read_with_and_without_their_point(text, expected):
+    config = ExportConfig("a", "b", tensorrt_rtx=True, compute_capability=text)
+    assert config.compute_capabilities() == expected
+
+
+def test_a_setting_out_of_range_is_refused():
+    with pytest.raises(ParameterError, match="max_batch"):
+        ExportConfig("a", "b", max_batch=0)
+
+
+def test_a_sidecar_holds_the_spec_for_people(exported):
+    folder = exported("compact", "fp32")
+    written = json.loads(sidecar_path(folder / "compact-fp32-tensorrt_rtx.engine").read_text())
+    assert written["spec"]["parity"]["cc"] > 0.999
+    assert written["library"] == "tensorrt_rtx"
+
+
+def test_without_nncf_there_is_one_line(monkeypatch, exported):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ModelError, match="NNCF cannot be imported"):
+        quantise.quantise(exported("compact", "fp32") / "compact-fp32.onnx", panorama_frames("", 1, 64, turned=True))

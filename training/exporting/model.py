@@ -42,12 +42,12 @@ class ExportedModel(nn.Module):
         return self.model.density(content)
 
     def _shrunk(self, x: Tensor) -> Tensor:
-        """Frames at the network's size: whole blocks are averaged, the rest is bilinear (TensorRT has no area mode)."""
-        if self.frame_size == self.input_size:
-            return x
-        block = max(1, self.frame_size[0] // self.input_size[0])
-        if block > 1:
-            x = F.avg_pool2d(x, block)  # (B, 3, H / block, W / block)
-        if tuple(x.shape[-2:]) != self.input_size:
-            x = F.interpolate(x, size=self.input_size, mode="bilinear", align_corners=False)
-        return x
+        """Frames at the network's size: the mean of whole blocks, after a bilinear step of less than a factor of two.
+
+        TensorRT has no area mode; bilinear alone would alias.
+        """
+        height, width = self.input_size
+        block = self.frame_size[0] // height
+        if self.frame_size[0] % height:
+            x = F.interpolate(x, size=(block * height, block * width), mode="bilinear", align_corners=False)
+        return F.avg_pool2d(x, block) if block > 1 else x  # (B, 3, height, width)

@@ -28,7 +28,7 @@ class Limit:
 
 LIMITS = {
     "fp32": Limit(1e-4, 0.99999, 1e-6),
-    "fp16": Limit(1e-2, 0.9999, 1e-4),
+    "fp16": Limit(1e-2, 0.9999, 1e-3),
     "bf16": Limit(0.1, 0.998, 0.01),
     "int8": Limit(np.inf, 0.98, 0.05),
 }

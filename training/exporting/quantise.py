@@ -32,7 +32,13 @@ def quantise(path: Path, frames: Array) -> None:
         raise ModelError(
             f"NNCF cannot be imported ({error})", "NNCF to calibrate int8", "pip install 'sal360_ros[train]'"
         ) from None
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+
     nncf.set_log_level(logging.ERROR)
+    # one range for all channels: neither onnxruntime nor TensorRT multiplies activations with one each
+    per_tensor = AdvancedQuantizationParameters(
+        activations_quantization_params=QuantizationParameters(per_channel=False)
+    )
     model = onnx.load(str(path))
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     others = sorted({node.op_type for node in model.graph.node} - {"Conv"})
@@ -45,6 +51,7 @@ def quantise(path: Path, frames: Array) -> None:
             subset_size=len(groups),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             target_device=nncf.TargetDevice.CPU,
+            advanced_parameters=per_tensor,
             ignored_scope=nncf.IgnoredScope(types=others, names=[convolutions[0], convolutions[-1]]),
         )
     except Exception as error:  # NNCF's errors share no other base
