@@ -10,19 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from interleaved import interleaved_seconds, summary_ms
-from peak import peak_gflop_per_s, peak_probes
+from peak import write_probe
 
 from sal360_ros.backends import Backend, open_model
 from sal360_ros.errors import ModelError, one_line_errors
 from sal360_ros.spec import read_onnx_spec
 from sal360_ros.weights import bundled_model
 from training.exporting.graph_cost import graph_cost
+
+PROBE_HEIGHT, PROBE_LAYERS = 40, 4
+"""15 GFLOP, which fit into a processor's cache."""
 
 
 def main() -> None:
@@ -34,12 +38,19 @@ def main() -> None:
     arguments = parser.parse_args()
 
     opened, skipped = _open_all(arguments.models, arguments.threads)
-    gflop = {path.name: graph_cost(path).flop / 1e9 for path in arguments.models}
-    probes = peak_probes(arguments.threads)
-    seconds = interleaved_seconds(
-        {**{name: _runner(each) for name, (_, each) in opened.items()}, **probes}, arguments.rounds
-    )
-    peaks = peak_gflop_per_s({name: seconds[name] for name in probes})
+    with tempfile.TemporaryDirectory() as folder:
+        probe_files = [
+            write_probe(Path(folder) / f"probe-{precision}.onnx", precision, height=PROBE_HEIGHT, layers=PROBE_LAYERS)
+            for precision in ("fp32", "int8")
+        ]
+        probes, _ = _open_all(probe_files, arguments.threads)
+        gflop = {path.name: graph_cost(path).flop / 1e9 for path in (*arguments.models, *probe_files)}
+        runners = {name: _runner(backend) for name, (_, backend) in {**opened, **probes}.items()}
+        seconds = interleaved_seconds(runners, arguments.rounds)
+    peaks: dict[str, float] = {}
+    for name, (model, backend) in probes.items():
+        rate = gflop[model] / min(seconds[name])
+        peaks[backend.precision] = max(peaks.get(backend.precision, 0), rate)
     rows = []
     for name, (model, backend) in opened.items():
         timing = summary_ms(seconds[name])
@@ -50,7 +61,7 @@ def main() -> None:
                 "precision": backend.precision,
                 **timing,
                 "ratio": timing["min_ms"] / (rows[0]["min_ms"] if rows else timing["min_ms"]),
-                "share_of_peak": gflop[model] / timing["min_ms"] * 1e3 / peaks[backend.precision],
+                "share_of_peak": gflop[model] / timing["min_ms"] * 1e3 / peaks.get(backend.precision, float("nan")),
             }
         )
     if arguments.json:
@@ -58,7 +69,7 @@ def main() -> None:
             json.dumps(
                 {
                     "threads": arguments.threads,
-                    "gflop": gflop,
+                    "gflop": {path.name: gflop[path.name] for path in arguments.models},
                     "peak_gflop_per_s": peaks,
                     "rows": rows,
                     "skipped": skipped,

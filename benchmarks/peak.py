@@ -1,98 +1,107 @@
-"""This machine's arithmetic limit in each precision, measured through the same runtimes as the models.
+"""A machine's arithmetic limit in each precision, measured through the same runtimes as the models.
 
-The probe is a chain of four 3 x 3 convolutions with 256 channels at 40 x 80, each with a ReLU: the kind of work for
-which these runtimes come nearest to the processor's limit (their plain matrix products are slower). The peak of a
-precision is the fastest run of any runtime.
+The probe is a model file like any other, whose work is a chain of 3 x 3 convolutions with 256 channels, each with a
+ReLU: the kind of work for which the runtimes come nearest to the hardware's limit. The peak of a precision is the
+fastest run of the probe by any runtime.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-CHANNELS, HEIGHT, WIDTH, LAYERS = 256, 40, 80, 4
-FLOP = 2 * LAYERS * HEIGHT * WIDTH * CHANNELS**2 * 3**2
+from sal360_ros.spec import ModelSpec, write_onnx_spec
 
-_ACTIVATION_SCALE = np.float32(8 / 255)
-
-
-def peak_probes(threads: int) -> dict[str, Callable[[], object]]:
-    """Functions that run the probe once, named "precision runtime", for the runtimes that are installed."""
-    graphs = {"fp32": probe_graph(quantised=False), "int8": probe_graph(quantised=True)}
-    image = np.random.default_rng(0).random((1, CHANNELS, HEIGHT, WIDTH), dtype=np.float32)
-    probes: dict[str, Callable[[], object]] = {}
-    if importlib.util.find_spec("openvino") is not None:
-        import openvino
-
-        core = openvino.Core()
-        hints = {"fp32": ("fp32", "f32"), "int8": ("int8", "f32")}
-        if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            hints |= {"bf16": ("fp32", "bf16"), "int8": ("int8", "bf16")}
-        for precision, (graph, hint) in hints.items():
-            properties = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": hint,
-                "INFERENCE_NUM_THREADS": threads,
-            }
-            compiled = core.compile_model(core.read_model(graphs[graph]), "CPU", properties)
-            request = compiled.create_infer_request()
-            request.set_input_tensor(openvino.Tensor(image))
-            probes[f"{precision} openvino"] = request.infer
-    if importlib.util.find_spec("onnxruntime") is not None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        for precision, graph in graphs.items():
-            session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            probes[f"{precision} onnxruntime"] = lambda session=session: session.run(None, {"x0": image})
-    return probes
+CHANNELS = 256
 
 
-def peak_gflop_per_s(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """The peak of each precision from the timings of the probes."""
-    peaks: dict[str, float] = {}
-    for name, times in seconds.items():
-        precision = name.split()[0]
-        peaks[precision] = max(peaks.get(precision, 0.0), FLOP / min(times) / 1e9)
-    return peaks
+def write_probe(path: Path, precision: str, *, height: int, layers: int, signed: bool = False) -> Path:
+    """Write the probe as an ONNX file: frames (N, 2 · height, 4 · height, 3) in, maps (N, height, 2 · height) out.
 
+    Args:
+        precision: fp32, fp16, bf16 or int8.
+        height: rows of the convolutions' features; the columns are twice that.
+        layers: convolutions of the chain.
+        signed: of int8: activations as int8, as TensorRT wants them, and not as uint8.
+    """
+    import onnx
+    from onnx import TensorProto, helper
 
-def probe_graph(*, quantised: bool) -> bytes:
-    """The probe as an ONNX file: input x0, output x4; quantised, its products are uint8 by int8."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    random = np.random.default_rng(0)
-    nodes, constants = [], {}
-    if quantised:
-        constants = {"scale": _ACTIVATION_SCALE, "zero": np.uint8(0), "weight_zero": np.int8(0)}
-    for layer in range(LAYERS):
-        weight = random.normal(0, 1 / np.sqrt(9 * CHANNELS), (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
-        source, used_weight = f"x{layer}", f"w{layer}"
-        if quantised:
-            weight_scale = np.abs(weight).max() / 127
-            constants |= {f"q{layer}": np.round(weight / weight_scale).astype(np.int8), f"s{layer}": weight_scale}
-            nodes += [
-                helper.make_node("QuantizeLinear", [source, "scale", "zero"], [f"u{layer}"]),
-                helper.make_node("DequantizeLinear", [f"u{layer}", "scale", "zero"], [f"d{layer}"]),
-                helper.make_node("DequantizeLinear", [f"q{layer}", f"s{layer}", "weight_zero"], [used_weight]),
-            ]
-            source = f"d{layer}"
-        else:
-            constants[used_weight] = weight
-        nodes += [
-            helper.make_node("Conv", [source, used_weight], [f"c{layer}"], pads=[1, 1, 1, 1]),
-            helper.make_node("Relu", [f"c{layer}"], [f"x{layer + 1}"]),
-        ]
-    shape = [1, CHANNELS, HEIGHT, WIDTH]
-    graph = helper.make_graph(
-        nodes,
-        "peak",
-        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(f"x{LAYERS}", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    element = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}.get(precision, TensorProto.FLOAT)
+    graph = _Graph(element, np.int8 if signed else np.uint8)
+    graph.add("Cast", ["frame"], "float", to=element)
+    graph.add("Transpose", ["float"], "nchw", perm=[0, 3, 1, 2])
+    graph.convolve("nchw", "x0", graph.weights(CHANNELS, 3), strides=[2, 2])
+    for layer in range(layers):
+        source = graph.quantised(f"x{layer}") if precision == "int8" else f"x{layer}"
+        weights = graph.weights(CHANNELS, CHANNELS, quantised=precision == "int8")
+        graph.convolve(source, f"x{layer + 1}", weights)
+    graph.convolve(f"x{layers}", "map", graph.weights(1, CHANNELS))
+    graph.add("Cast", ["map"], "map_float", to=TensorProto.FLOAT)
+    graph.constant("axis", np.array([1]))
+    graph.add("Squeeze", ["map_float", "axis"], "saliency")
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "probe",
+            [helper.make_tensor_value_info("frame", TensorProto.UINT8, ["N", 2 * height, 4 * height, 3])],
+            [helper.make_tensor_value_info("saliency", TensorProto.FLOAT, ["N", height, 2 * height])],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", 22 if precision == "bf16" else 19)],
+        ir_version=10 if precision == "bf16" else 9,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return model.SerializeToString()
+    sizes = (2 * height, 4 * height, height, 2 * height)
+    write_onnx_spec(model, ModelSpec("probe", "1", *sizes, "nothing", "Apache-2.0", precision))
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+class _Graph:
+    """Nodes and constants of the probe, with the same small random weights every time."""
+
+    def __init__(self, element: int, activation: type) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._element, self._activation = element, activation
+        self._random = np.random.default_rng(0)
+
+    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def constant(self, name: str, value: Any, element: int | None = None) -> str:
+        from onnx import helper, numpy_helper
+
+        value = np.asarray(value)
+        tensor = numpy_helper.from_array(value, name)
+        if element is not None:
+            tensor = helper.make_tensor(name, element, value.shape, value.ravel())
+        self.constants.append(tensor)
+        return name
+
+    def weights(self, outputs: int, inputs: int, *, quantised: bool = False) -> str:
+        name = f"w{len(self.constants)}"
+        weights = self._random.normal(0, 1 / np.sqrt(9 * inputs), (outputs, inputs, 3, 3)).astype(np.float32)
+        if not quantised:
+            return self.constant(name, weights, self._element)
+        scale = np.abs(weights).max() / 127
+        self.constant(f"{name}_int", np.round(weights / scale).astype(np.int8))
+        self.constant(f"{name}_scale", np.float32(scale))
+        self.constant(f"{name}_zero", np.int8(0))
+        return self.add("DequantizeLinear", [f"{name}_int", f"{name}_scale", f"{name}_zero"], name)
+
+    def quantised(self, source: str) -> str:
+        scale = self.constant(f"{source}_scale", np.float32(4 / 127))
+        zero = self.constant(f"{source}_zero", self._activation(0))
+        self.add("QuantizeLinear", [source, scale, zero], f"{source}_int")
+        return self.add("DequantizeLinear", [f"{source}_int", scale, zero], f"{source}_back")
+
+    def convolve(self, source: str, output: str, weights: str, **attributes: Any) -> None:
+        self.add("Conv", [source, weights], f"{output}_sum", pads=[1, 1, 1, 1], **attributes)
+        self.add("Relu", [f"{output}_sum"], output)

@@ -123,6 +123,9 @@ class FakeCuda:
         assert size <= len(self.device_memory[address])
         self.enqueue(stream, lambda: ctypes.memmove(host, bytes(self.device_memory[address][:size]), size))
 
+    def _cuMemcpyDtoDAsync_v2(self, target, source, size, stream):
+        self.enqueue(stream, lambda: self.write(target, bytes(self.device_memory[source][:size])))
+
     def write(self, address, data):
         """What a copy or a kernel does to device memory."""
         self.device_memory[address][: len(data)] = data
