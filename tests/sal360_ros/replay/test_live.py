@@ -12,11 +12,7 @@ from sal360_ros.predictor import Predictor
 from sal360_ros.replay.map_images import read_map
 from sal360_ros.sources.bag import Bag
 
-pytestmark = [
-    pytest.mark.ros,
-    # lark, which the message generator imports at first use
-    pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),
-]
+pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="the ROS 2 libraries are not installed")
 
 
