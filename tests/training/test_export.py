@@ -214,6 +214,21 @@ def test_a_refused_file_leaves_the_old_one_whole(checkpoints, tmp_path, monkeypa
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_a_full_disk_is_one_line_and_leaves_the_old_file_whole(checkpoints, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"the old file")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(command, "write_onnx", full)
+    status, lines = run(monkeypatch, capsys, checkpoints["compact"], "--output", path)
+    assert status == 2
+    assert [line.startswith("error: the disk is full") for line in lines] == [True]
+    assert path.read_bytes() == b"the old file"
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+
+
 BAD = {"max_relative_difference": 1.0, "mean_relative_difference": 0.5, "cc": 0.1, "kld": 2.0}
 
 
