@@ -14,7 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from sal360_ros.errors import FrameError, ModelError
 from sal360_ros.outputs.smoothing import TemporalSmoothing
-from sal360_ros.predictor import Predictor, scale_prior
+from sal360_ros.predictor import Predictor, check_frame, scale_prior
 from sal360_ros.ros.messages import decode_message, frame_size, stamp_nanoseconds
 from sal360_ros.ros.parameters import SaliencyParameters
 from sal360_ros.ros.publishers import Answer, OutputPublisher
@@ -77,12 +77,14 @@ class SaliencyPipeline:
             stamp_ns = stamp_nanoseconds(message.header)
             self._notice_stamp(stamp_ns)
             image, channels = decode_message(message, self._rows_needed(parameters))
+            height, width = frame_size(message)
+            check_frame(height, width)
             density = self._predictor.predict(image, channels)
             density = scale_prior(density, self._predictor.spec, parameters.prior_strength)
             orientation = self._orientation(stamp_ns)
             self._smoothing.settings = parameters.smoothing
             density = self._smoothing.update(density, stamp_ns * 1e-9, orientation)
-            answer = Answer(message.header, image, channels, *frame_size(message), density, orientation)
+            answer = Answer(message.header, image, channels, height, width, density, orientation)
             self._saliency.publish(answer, parameters)
         except Exception as error:  # whatever one frame does, the node answers the next
             self._reject(error)

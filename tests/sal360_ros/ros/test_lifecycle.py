@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import threading
+
+import psutil
+import pytest
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+pytestmark = pytest.mark.ros
+
+
+def refused(graph, transition, reason):
+    assert graph.call(transition).name == "FAILURE"
+    return graph.wait_for_line(reason)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ({"model": "/no/such.onnx"}, "cannot configure: there is no model file /no/such.onnx; expected an ONNX model"),
+        ({"device": "tpu"}, "cannot configure: device is 'tpu'; expected auto, cpu, cuda or cuda:N"),
+        ({"prior_strength": 11.0}, "prior_strength"),
+        ({"prior_strength": 1}, "expecting type 'DOUBLE'"),
+        ({"encoding": "png"}, "expected one of mono8, 32FC1"),
+        ({"threads": -1}, "threads"),
+        ({"shading_rate__tile_px": 12}, "tile_px is 12; expected one of 8, 16, 32"),
+        ({"qp_offset__strength": float("nan")}, "strength"),
+    ],
+)
+def test_a_wrong_start_value_refuses_configure_with_one_line_until_it_is_mended(
+    graph, make_node, tiny_model, parameters, line
+):
+    node = make_node(**parameters)
+    said = refused(graph, node.trigger_configure, line)
+    assert "\n" not in said
+    assert "; expected " in said
+    (name,) = parameters
+    mended = {
+        "model": str(tiny_model),
+        "device": "cpu",
+        "prior_strength": 1.0,
+        "encoding": "mono8",
+        "threads": 1,
+        "shading_rate__tile_px": 8,
+        "qp_offset__strength": 0.5,
+    }[name]
+    result = graph.call(node.set_parameters, [Parameter(name.replace("__", "."), value=mended)])[0]
+    assert result.successful, result.reason
+    assert graph.call(node.trigger_configure).name == "SUCCESS"
+
+
+def test_a_file_that_is_no_model_and_a_spec_of_a_newer_version_are_refused(graph, make_node, make_model, tmp_path):
+    text = tmp_path / "model.onnx"
+    text.write_text("no model")
+    refused(graph, make_node("a", model=str(text)).trigger_configure, "is no ONNX model")
+    newer = make_model(spec_version=99)
+    refused(graph, make_node("b", model=str(newer)).trigger_configure, "has a spec of version 99; expected version")
+
+
+def test_a_prior_strength_is_refused_for_a_model_without_prior(graph, make_node, make_model, activate):
+    without = str(make_model(prior_log_rows=()))
+    refused(graph, make_node("a", model=without, prior_strength=0.5).trigger_configure, "has no equator prior")
+    node = activate(make_node("b", model=without))
+    result = graph.call(node.set_parameters, [Parameter("prior_strength", value=0.5)])[0]
+    assert not result.successful
+    assert "has no equator prior; expected 1" in result.reason
+
+
+def test_what_needs_another_model_is_refused_while_configured(graph, active_node):
+    result = graph.call(active_node.set_parameters, [Parameter("backend", value="openvino")])[0]
+    assert not result.successful
+    assert "backend was set on a configured node; expected an unconfigured one" in result.reason
+    for transition in (active_node.trigger_deactivate, active_node.trigger_cleanup):
+        assert graph.call(transition).name == "SUCCESS"
+    assert graph.call(active_node.set_parameters, [Parameter("backend", value="auto")])[0].successful
+
+
+def test_an_override_that_no_policy_has_refuses_activate_and_leaves_the_node_inactive(graph, make_node):
+    node = make_node(**{"qos_overrides./image.subscription.reliability": "perhaps"})
+    assert graph.call(node.trigger_configure).name == "SUCCESS"
+    refused(graph, node.trigger_activate, "cannot activate: ")
+    graph.wait_for(lambda: graph.values().get("state") == "inactive", "the state in /diagnostics")
+    assert graph.call(node.trigger_cleanup).name == "SUCCESS"
+
+
+def test_a_name_that_no_parameter_has_is_said(graph, make_node):
+    make_node(prior_strenght=0.5)
+    graph.wait_for_line("there is no parameter prior_strenght")
+
+
+def test_no_map_after_deactivate_and_maps_again_after_activate(graph, camera, active_node):
+    maps = graph.received(Image, "saliency")
+    camera.stream_until(lambda: maps, "a map")
+    assert graph.call(active_node.trigger_deactivate).name == "SUCCESS"
+    seen = len(maps)
+    graph.wait_for(lambda: camera._publisher.get_subscription_count() == 0, "the node to leave the topic")
+    assert graph.call(active_node.trigger_activate).name == "SUCCESS"
+    camera.stream_until(lambda: len(maps) > seen, "a map after the second activation")
+
+
+def test_shutdown_frees_everything_from_the_active_state(graph, active_node):
+    assert graph.call(active_node.trigger_shutdown).name == "SUCCESS"
+    assert active_node._predictor is None
+    graph.wait_for(lambda: "/saliency" not in dict(graph.node.get_topic_names_and_types()), "the topic to go")
+
+
+@pytest.mark.parametrize("cycles", [12])
+def test_cycles_leave_no_threads_handles_or_memory_behind(graph, camera, make_node, cycles):
+    node = make_node()
+    maps = graph.received(Image, "saliency")
+    process = psutil.Process()
+    usage = []
+    for cycle in range(cycles):
+        for transition in (node.trigger_configure, node.trigger_activate):
+            assert graph.call(transition).name == "SUCCESS"
+        seen = len(maps)
+        camera.stream_until(lambda seen=seen: len(maps) > seen, f"a map in cycle {cycle}")
+        for transition in (node.trigger_deactivate, node.trigger_cleanup):
+            assert graph.call(transition).name == "SUCCESS"
+        usage.append((threading.active_count(), process.num_fds(), process.memory_info().rss / 2**20))
+    half = len(usage) // 2
+    threads, handles, memory_mb = zip(*usage, strict=True)
+    assert threads[-1] <= threads[half]
+    assert handles[-1] <= handles[half]
+    assert memory_mb[-1] < memory_mb[half] + 15
