@@ -2,7 +2,8 @@
 PYTHON ?= python3
 DEMO_VENV := .venv/demo
 TEST_VENV := .venv/test
-PIP_INSTALL = install --quiet --disable-pip-version-check --constraint constraints.txt
+# twice quiet: only errors, not what setuptools thinks of editable installations
+PIP_INSTALL = install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test weights clean
 
@@ -18,12 +19,14 @@ test: $(TEST_VENV)/ready
 # The environments are made anew when what they are made from changes; the marker is written last, so that an
 # interrupted installation is done again.
 $(DEMO_VENV)/ready: setup.py constraints.txt
+	@echo "Setting up $(DEMO_VENV) once: 1 GB, a minute or so after the downloads"
 	$(PYTHON) -m venv --clear $(DEMO_VENV)
 	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
 	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --no-build-isolation --editable ".[ros,cpu,replay]"
 	touch $@
 
 $(TEST_VENV)/ready: setup.py constraints.txt
+	@echo "Setting up $(TEST_VENV) once: 7 GB, most of it torch, a few minutes after the downloads"
 	$(PYTHON) -m venv --clear $(TEST_VENV)
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --no-build-isolation --editable ".[ros,cpu,replay,train,dev]"

@@ -131,7 +131,8 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
 def _report(latency_s: list[float], seconds: float, status: dict[str, str], options: argparse.Namespace) -> None:
     p50_ms, p95_ms = 1e3 * np.percentile(latency_s, (50, 95))
     print(f"  model           {status.get('model', '?')}")
-    print(f"  frames          {2 * options.height} x {options.height} at {options.rate:g} Hz" if options.height else "")
+    size = f"{2 * options.height} x {options.height}" if options.height else "the source's own size"
+    print(f"  camera          {size} at {options.rate:g} Hz")
     print(f"  maps            {len(latency_s) / seconds:.1f} a second")
     print(f"  latency         p50 {p50_ms:.1f} ms, p95 {p95_ms:.1f} ms from the frame's stamp to the subscriber")
     counted = {name: status.get(name, "?") for name in ("received", "answered", "dropped_stale", "lost_in_transport")}
