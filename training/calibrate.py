@@ -47,6 +47,9 @@ class CalibrateConfig:
     """Run folder of the calibrated checkpoint: the same weights, other settings."""
     gain_nats: float = 0.21
     """KL(prediction ‖ equator prior), the mean over the panoramas."""
+    blur_deg: float = 3.0
+    """Blur of the content's density, degrees: recorded headset gaze is itself blurred by 3 to 7, and a map without
+    finer detail moves less when the camera turns."""
     floor: float = 0.1
     """Share of uniform in the content: what nothing draws the eye to is still looked at now and then."""
     prior_floor: float = 0.05
@@ -54,6 +57,7 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         require_between("gain_nats", self.gain_nats, 0.001, 2)
+        require_between("blur_deg", self.blur_deg, 0, 30)
         require_between("floor", self.floor, 0, 0.9)
         require_between("prior_floor", self.prior_floor, 0, 0.9)
 
@@ -74,7 +78,7 @@ def calibrate(contents: Tensor, model: SaliencyModel, config: CalibrateConfig) -
     settings = replace(
         model.config,
         prior=PriorConfig(LAPLACE_MEAN_DEG, LAPLACE_SCALE_DEG, config.prior_floor),
-        calibration=CalibrationConfig(temperature=1.0, floor=config.floor),
+        calibration=CalibrationConfig(temperature=1.0, blur_deg=config.blur_deg, floor=config.floor),
     )
 
     def predict(temperature: float, scale_deg: float) -> Tensor:

@@ -49,7 +49,9 @@ class DecoderTask(Task):
     def __init__(self, config: TrainDecoderConfig, gaze: Gaze, fabric: Fabric) -> None:
         self.settings, self.gaze, self.fabric = config, gaze, fabric
         model = SaliencyModel(config.model, pretrained=config.imagenet and not config.encoder_weights)
-        if config.encoder_weights:
+        if config.start:
+            load_weights(config.start, model, kind=self.kind)
+        elif config.encoder_weights:
             load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
         model.freeze(config.frozen)
         self.model: nn.Module = model

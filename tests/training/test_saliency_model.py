@@ -13,6 +13,7 @@ from torch import Tensor
 from sal360_ros.errors import ParameterError
 from sal360_ros.sphere import solid_angles
 from training.config.saliency import CalibrationConfig, Frozen, PriorConfig, SaliencyModelConfig
+from training.models.blur import blur_matrices
 from training.models.decoder import upsample_circular
 from training.models.prior import equator_log_rows, row_weights
 from training.models.saliency_model import DensityModel, SaliencyModel
@@ -24,7 +25,7 @@ def _model(seed: int = 0, **settings: object) -> SaliencyModel:
     torch.manual_seed(seed)
     model = SaliencyModel(SaliencyModelConfig(input_height=HEIGHT, channels=8, **settings))  # type: ignore[arg-type]
     with torch.no_grad():
-        model.decoder.head.weight.normal_()  # type: ignore[union-attr]  # an untrained head says "uniform"
+        model.decoder.head.weight.normal_()  # type: ignore[union-attr,operator]  # an untrained head says "uniform"
     return model
 
 
@@ -50,7 +51,11 @@ def test_what_is_frozen_does_not_change_and_the_rest_does(frozen: Frozen, moving
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     for prefix in moving:
         assert any(name.startswith(prefix) for name in changed), prefix
-    held = {"encoder": "encoder.", "early": ("encoder.stem", "encoder.stages.0", "encoder.stages.1"), "none": "nothing"}
+    held: dict[str, str | tuple[str, ...]] = {
+        "encoder": "encoder.",
+        "early": ("encoder.stem", "encoder.stages.0", "encoder.stages.1"),
+        "none": "nothing",
+    }
     assert not any(name.startswith(held[frozen]) for name in changed)
 
 
@@ -93,7 +98,7 @@ def test_the_prior_is_the_published_laplace() -> None:
 def test_the_prior_of_a_model_without_content_is_all_there_is() -> None:
     model = _model()
     with torch.no_grad():
-        model.decoder.head.weight.zero_()  # type: ignore[union-attr]
+        model.decoder.head.weight.zero_()  # type: ignore[union-attr,operator]
     density_model = DensityModel(model)
     density = density_model(_frames())[0]
     prior = torch.exp(density_model.prior_log_rows).expand_as(density)
@@ -124,6 +129,19 @@ def test_temperature_divides_and_floor_mixes() -> None:
     torch.testing.assert_close(DensityModel(model)(_frames()), 0.75 * plain + 0.25, rtol=1e-4, atol=1e-5)
 
 
+def test_the_blur_keeps_mass_at_the_equator_and_wraps() -> None:
+    rows, columns = blur_matrices(60, 120, 6.0)
+    point = torch.zeros(60, 120)
+    point[30, 0] = 1.0
+    blurred = (rows @ point @ columns).double()
+    assert float(blurred.sum()) == pytest.approx(1, rel=1e-5)
+    torch.testing.assert_close(blurred[:, 1:4], blurred[:, -3:].flip(1))
+    offset = (torch.arange(60) - 30.0).double() * 3
+    spread = (blurred.sum(dim=1) * offset**2).sum().sqrt()
+    assert float(spread) == pytest.approx(6.0, rel=1e-3)
+    torch.testing.assert_close(rows @ torch.ones(60, 120) @ columns, torch.ones(60, 120))
+
+
 def test_a_turn_by_the_coarsest_stride_turns_the_map_exactly() -> None:
     """Whole turns of the coarsest grid leave nothing but rounding: the seam is nowhere."""
     model = DensityModel(_model(), upsample=1).eval()
@@ -131,6 +149,13 @@ def test_a_turn_by_the_coarsest_stride_turns_the_map_exactly() -> None:
     with torch.no_grad():
         density, turned = model(frames), model(torch.roll(frames, 64, dims=2))
     torch.testing.assert_close(torch.roll(turned, -32, dims=2), density, rtol=2e-3, atol=1e-5)
+
+
+def test_smoothed_columns_are_averaged_with_their_neighbours_around_the_seam() -> None:
+    plain, smooth = _model(), _model(smooth_columns=True)
+    frames = torch.rand(1, 3, HEIGHT, 2 * HEIGHT)
+    averaged = 0.5 * frames + 0.25 * (torch.roll(frames, 1, dims=3) + torch.roll(frames, -1, dims=3))
+    torch.testing.assert_close(smooth(frames), plain(averaged), rtol=1e-3, atol=1e-4)
 
 
 def test_upsampling_wraps() -> None:

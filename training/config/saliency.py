@@ -36,11 +36,14 @@ class CalibrationConfig:
 
     temperature: float = 1.0
     """Divides the content's log-density: more than 1 flattens it."""
+    blur_deg: float = 0.0
+    """Deviation of the Gaussian that blurs the content's density, degrees; 0: none."""
     floor: float = 0.0
     """Share of uniform mixed into the content's density, before the prior."""
 
     def __post_init__(self) -> None:
         require_between("model.calibration.temperature", self.temperature, 0.1, 10)
+        require_between("model.calibration.blur_deg", self.blur_deg, 0, 30)
         require_between("model.calibration.floor", self.floor, 0, 0.99)
 
 
@@ -62,10 +65,13 @@ class SaliencyModelConfig:
     """Wrap the columns in the encoder and the paper's decoder around the seam; false pads zeros, as the paper does."""
     scales: int = 1
     """Sizes at which the model sees it, each half the one before, weighted pixel by pixel; 1: one size."""
+    smooth_columns: bool = False
+    """Average each column with its neighbours (1 2 1) before the encoder: strides then alias less, and a turned
+    panorama gets the turned map more exactly. Away from the equator an ERP image has columns to spare."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """The equator prior."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    """Temperature and floor of the content."""
+    """Temperature, blur and floor of the content."""
 
     def __post_init__(self) -> None:
         fits = self.decoder == "paper" or self.encoder == "compact"

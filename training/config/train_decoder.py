@@ -24,6 +24,8 @@ class TrainDecoderConfig:
     """The model."""
     loss: SaliencyLossConfig = field(default_factory=SaliencyLossConfig)
     """The loss."""
+    start: str = ""
+    """Checkpoint of a decoder run whose whole model this one starts from, with a schedule of its own."""
     encoder_weights: str = ""
     """Checkpoint of a contrastive run whose encoder the model starts from; empty: from `imagenet` or random weights."""
     imagenet: bool = True

@@ -1,6 +1,6 @@
 """The saliency model: panorama → content log-density; with the equator prior and calibration → density of gaze.
 
-    density ∝ [(1 − floor) · softmax(content / temperature) + floor] · prior
+    density ∝ [(1 − floor) · blur(softmax(content / temperature)) + floor] · prior
 
 The content is what training fits. The prior is a factor of each row, so a reader of the model file can take it out or
 change its strength exactly (`ModelSpec.prior_log_rows`).
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from training.config.saliency import Frozen, SaliencyModelConfig
+from training.models.blur import blur_matrices
 from training.models.compact import CompactEncoder
 from training.models.decoder import PaperDecoder, SeparableDecoder, upsample_circular
 from training.models.encoders import build_encoder
 from training.models.imagenet import normalise
+from training.models.longitude import wrap_columns
 from training.models.multiscale import ScaleAttention
 from training.models.prior import equator_log_rows, row_weights
 
@@ -77,6 +79,9 @@ class SaliencyModel(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Panoramas (B, 3, H, W), RGB uint8 or floats in [0, 1] → content log-density up to a constant, (B, h, w)."""
         x = normalise(frames)
+        if self.config.smooth_columns:
+            wrapped = wrap_columns(x, 1, 1)  # (B, 3, H, W + 2)
+            x = 0.5 * x + 0.25 * (wrapped[..., :-2] + wrapped[..., 2:])
         if self.scale_attention is None:
             return self.decoder.read_out(self._features(x))
         content: Tensor = self.scale_attention(x, self._features, self.decoder.read_out)
@@ -99,18 +104,24 @@ class DensityModel(nn.Module):
 
     prior_log_rows: Tensor
     row_weights: Tensor
+    blur_rows: Tensor
+    blur_columns: Tensor
 
     def __init__(self, model: SaliencyModel, *, upsample: int = 1) -> None:
         super().__init__()
         self.model = model
         self.upsample = upsample
-        height = model.map_size[0] << upsample
+        height, width = (size << upsample for size in model.map_size)
         prior = model.config.prior
         rows = equator_log_rows(
             height, mean_deg=prior.mean_deg, scale_deg=prior.scale_deg, floor=prior.floor, strength=prior.strength
         )
         self.register_buffer("prior_log_rows", rows, persistent=False)  # (h, 1)
         self.register_buffer("row_weights", row_weights(height), persistent=False)  # (h, 1)
+        if model.config.calibration.blur_deg:
+            rows, columns = blur_matrices(height, width, model.config.calibration.blur_deg)
+            self.register_buffer("blur_rows", rows, persistent=False)  # (h, h)
+            self.register_buffer("blur_columns", columns, persistent=False)  # (w, w)
 
     def forward(self, frame: Tensor) -> Tensor:
         """Panoramas (B, H, W, 3) uint8 RGB → density relative to uniform (B, h, w) float32."""
@@ -125,6 +136,8 @@ class DensityModel(nn.Module):
         calibration = self.model.config.calibration
         content = content / calibration.temperature
         density = self._normalised(torch.exp(content - content.amax(dim=(1, 2), keepdim=True)))
+        if calibration.blur_deg:
+            density = self._normalised(self.blur_rows @ density @ self.blur_columns)
         density = (1 - calibration.floor) * density + calibration.floor
         return self._normalised(density * torch.exp(self.prior_log_rows))
 
