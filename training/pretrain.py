@@ -71,7 +71,7 @@ def open_source(config: PretrainConfig, fabric: Fabric) -> Source:
     panoramas = open_panoramas(config.data) if fabric.global_rank == 0 else None
     panoramas = fabric.broadcast(panoramas)
     assert panoramas is not None
-    fabric.print(describe(panoramas))
+    fabric.print(describe(panoramas), file=sys.stderr)
     count = len(panoramas)
 
     def batches(start: int, stop: int) -> Iterator[Any]:

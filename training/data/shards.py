@@ -211,7 +211,7 @@ def write_shards(config: WriteShardsConfig) -> Shards:
     if (out / INDEX).exists():
         raise DataError(f"{out / INDEX} exists", "a folder without shards", "choose another --out")
     panoramas = open_panoramas(config.data)
-    print(describe(panoramas))
+    print(describe(panoramas), file=sys.stderr)
     order = np.random.default_rng(0).permutation(len(panoramas))
     parts = np.array_split(order, -(-len(panoramas) // config.per_shard))
     names = tuple(f"{number:06d}.tar" for number in range(len(parts)))
