@@ -88,7 +88,7 @@ class Predictor:
                 reason="not_colour",
             )
         check_frame(*frame.shape[:2])
-        small = _resize(frame, self.spec.input_height, self.spec.input_width)
+        small = resize_frame(frame, self.spec.input_height, self.spec.input_width)
         if channels == "bgr":
             small = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
         density = scale_prior(self._backend.infer(small[None])[0], self.spec, self._prior_strength)
@@ -160,8 +160,8 @@ def scale_prior(density: Array, spec: ModelSpec, strength: float) -> Array:
     return result
 
 
-def _resize(frame: Array, height: int, width: int) -> Array:
-    """The frame at the model's size: every source pixel counts when it shrinks, so that nothing aliases."""
+def resize_frame(frame: Array, height: int, width: int) -> Array:
+    """A frame (H, W, 3) at the model's size: every source pixel counts when it shrinks, so that nothing aliases."""
     if frame.shape[:2] == (height, width):
         return frame
     interpolation = cv2.INTER_AREA if frame.shape[0] >= height else cv2.INTER_LINEAR

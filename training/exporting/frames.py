@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sal360_ros.predictor import resize_frame
 from sal360_ros.projection import rotate_erp
 from sal360_ros.samples import bundled_panoramas
 from sal360_ros.sources.stills import pictures_in, read_picture
@@ -29,8 +30,6 @@ def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed:
     frames = np.empty((count, height, 2 * height, 3), np.uint8)
     for index in range(count):
         picture = cv2.cvtColor(read_picture(paths[index % len(paths)]), cv2.COLOR_BGR2RGB)
-        shrinks = picture.shape[0] >= height
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        frame = cv2.resize(picture, (2 * height, height), interpolation=interpolation)
+        frame = resize_frame(picture, height, 2 * height)
         frames[index] = rotate_erp(frame, random_rotation(generator)) if turned else frame
     return frames
