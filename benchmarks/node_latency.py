@@ -1,6 +1,6 @@
 """A camera process, the real node and a subscriber: what arrives, and when.
 
-    python benchmarks/node_latency.py [--seconds 10] [--model FILE] [--json]
+    python benchmarks/node_latency.py [--seconds 10] [--model FILE] [--threads N] [--json]
 
 The camera publishes raw best-effort frames of depth 1 (the hardest case: nothing is sent twice) through the shipped
 shared-memory profile. A frame counts as handled when its map arrived or a newer frame took its place in the node;
@@ -91,15 +91,15 @@ def stamp_ns(message: Any) -> int:
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 
-def measure(case: Case, seconds: float, model: str) -> dict[str, Any]:
-    """Run one case and return its figures."""
+def measure(case: Case, seconds: float, of_node: dict[str, Any]) -> dict[str, Any]:
+    """Run one case and return its figures; `of_node` holds parameters of the node."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from sensor_msgs.msg import Image
 
     from sal360_ros.ros.processes import NodeProcess, bring_up
 
-    parameters = {"image_transport": case.transport, "model": model}
+    parameters = {**of_node, "image_transport": case.transport}
     rclpy.init()
     node = rclpy.create_node("benchmark_subscriber")
     arrivals: dict[int, int] = {}
@@ -168,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each case, after a warm-up")
     parser.add_argument("--model", default="", help="model file; empty: the bundled one")
+    parser.add_argument("--threads", type=int, default=0, help="of the model; 0: the runtime's choice")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))
@@ -175,7 +176,7 @@ def main() -> None:
     results = []
     for case in CASES:
         print(f"{case} …", file=sys.stderr)
-        results.append(measure(case, arguments.seconds, arguments.model))
+        results.append(measure(case, arguments.seconds, {"model": arguments.model, "threads": arguments.threads}))
     if arguments.json:
         print(json.dumps({"cases": results}))
         return

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
@@ -29,6 +31,8 @@ from sal360_ros.ros.publishers import OutputPublisher, SaliencyPublisher
 from sal360_ros.ros.qos import input_qos, mismatch_logger, overridable
 from sal360_ros.ros.statistics import FrameStatistics, Snapshot
 from sal360_ros.ros.throttle import ThrottledWarnings
+
+RCLError = rclpy_implementation.RCLError
 
 
 class SaliencyNode(LifecycleNode):
@@ -52,6 +56,9 @@ class SaliencyNode(LifecycleNode):
             self.get_logger().warning(
                 f"there is no parameter {unknown}; expected those of `ros2 param list`; correct its spelling"
             )
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = self._refusing(service.callback)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._diagnostics_timer = self.create_timer(PERIOD_S, self._publish_diagnostics)
 
@@ -105,6 +112,23 @@ class SaliencyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._state_label = state
         return TransitionCallbackReturn.SUCCESS
+
+    def _refusing(self, change_state: Callable[..., Any]) -> Callable[..., Any]:
+        """rclpy's service lets a request for a transition that does not exist here end the process; refuse it."""
+
+        def change_state_or_refuse(request: ChangeState.Request, response: ChangeState.Response) -> Any:
+            try:
+                return change_state(request, response)
+            except RCLError:
+                asked = request.transition.label or request.transition.id
+                self.get_logger().error(
+                    f"transition {asked} was asked for in the state {self._state_label}; expected one that leads from "
+                    "there; see `ros2 lifecycle list`"
+                )
+                response.success = False
+                return response
+
+        return change_state_or_refuse
 
     def _configure(self) -> None:
         values = self._table.read()

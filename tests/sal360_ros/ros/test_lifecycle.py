@@ -4,6 +4,8 @@ import threading
 
 import psutil
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
@@ -87,6 +89,21 @@ def test_an_override_that_no_policy_has_refuses_activate_and_leaves_the_node_ina
 def test_a_name_that_no_parameter_has_is_said(graph, make_node):
     make_node(prior_strenght=0.5)
     graph.wait_for_line("there is no parameter prior_strenght")
+
+
+@pytest.mark.parametrize("transition", [Transition(id=4), Transition(id=77), Transition(label="fly")])
+def test_a_transition_that_does_not_lead_from_here_is_refused_and_the_node_lives(graph, make_node, transition):
+    make_node()
+    client = graph.call(graph.node.create_client, ChangeState, "/saliency_node/change_state")
+    graph.wait_for(client.service_is_ready, "the service")
+
+    def ask(request):
+        future = client.call_async(ChangeState.Request(transition=request))
+        graph.wait_for(future.done, "an answer")
+        return future.result().success
+
+    assert not ask(transition)
+    assert ask(Transition(id=Transition.TRANSITION_CONFIGURE))
 
 
 def test_no_map_after_deactivate_and_maps_again_after_activate(graph, camera, active_node):

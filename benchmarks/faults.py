@@ -1,0 +1,178 @@
+"""What a saliency node meets in the field, for `soak.py`: a camera that can misbehave, and a list of faults.
+
+Every fault ends with the stream as it was before: the camera at its usual size and rate, the node active.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from lifecycle_msgs.msg import Transition
+from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
+
+from sal360_ros.ros.messages import image_message
+from sal360_ros.ros.processes import ACTIVATE, CONFIGURE, NodeProcess, change_state
+
+NODE = "/saliency_node"
+SIZES = ((320, 640), (322, 640), (480, 960), (960, 1920), (1920, 3840))
+DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
+_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class Camera:
+    """Publishes noise on `image` from a thread of its own until it is stopped."""
+
+    def __init__(self, node: Node, rate_hz: float) -> None:
+        self._node = node
+        self._rate_hz = rate_hz
+        self._stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.publisher = node.create_publisher(Image, "image", _QOS)
+        self.is_paused = False
+        self.stamp_offset_s = 0
+        self.set_size(*SIZES[0])
+        self._thread = threading.Thread(target=self._run, name="camera")
+        self._thread.start()
+
+    def set_size(self, height: int, width: int, encoding: str = "rgb8") -> None:
+        """Change what the next frames are."""
+        pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        self._message = image_message(pixels, encoding, Header(frame_id="soak"))
+
+    def publish_one(self) -> None:
+        """Send a frame now."""
+        with self.lock:
+            message = self._message
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            message.header.stamp.sec += self.stamp_offset_s
+            self.publisher.publish(message)
+
+    def restart(self, absence_s: float) -> None:
+        """Leave the graph and come back."""
+        with self.lock:
+            self._node.destroy_publisher(self.publisher)
+            time.sleep(absence_s)
+            self.publisher = self._node.create_publisher(Image, "image", _QOS)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        next_s = time.monotonic()
+        while not self._stopping.is_set():
+            if not self.is_paused:
+                self.publish_one()
+            next_s = max(next_s + 1 / self._rate_hz, time.monotonic() - 1)
+            time.sleep(max(0.0, next_s - time.monotonic()))
+
+
+class Faults:
+    """All faults; calling one blocks until it is over.
+
+    Args:
+        node: of the driver; spun only through `spin` and by the transitions.
+        process: the node under test.
+        spin: runs the driver's callbacks for some seconds.
+    """
+
+    def __init__(
+        self, node: Node, process: NodeProcess, camera: Camera, spin: Callable[[float], None], seed: int
+    ) -> None:
+        self._node, self._process, self._camera, self._spin = node, process, camera, spin
+        self._random = random.Random(seed)
+        self._sizes = itertools.cycle(reversed(SIZES))  # the warm-up meets the largest
+        self._parameters = node.create_client(SetParameters, f"{NODE}/set_parameters")
+        self.all: dict[str, Callable[[], None]] = {
+            name.removeprefix("fault_"): getattr(self, name) for name in sorted(dir(self)) if name.startswith("fault_")
+        }
+
+    def fault_bad_frames(self) -> None:
+        """Forty malformed messages among the good ones."""
+        for _ in range(40):
+            message = Image(height=320, width=640, step=1920, encoding="rgb8")
+            message.data = array.array("B", self._random.randbytes(self._random.choice((0, 100, 320 * 1920))))
+            name, values = self._random.choice(
+                [("height", (0, 2**32 - 1)), ("width", (0, 2**31, 641)), ("step", (0, 7)), ("encoding", ("", "xyz"))]
+            )
+            setattr(message, name, self._random.choice(values))
+            with self._camera.lock:
+                self._camera.publisher.publish(message)
+            self._spin(0.01)
+
+    def fault_burst(self) -> None:
+        """A hundred frames as fast as they go."""
+        for _ in range(100):
+            self._camera.publish_one()
+
+    def fault_pause(self) -> None:
+        """No frames for three seconds."""
+        self._camera.is_paused = True
+        self._spin(3.0)
+        self._camera.is_paused = False
+
+    def fault_size(self) -> None:
+        """Another size and encoding for two seconds."""
+        self._camera.set_size(*next(self._sizes), self._random.choice(("rgb8", "bgr8")))
+        self._spin(2.0)
+        self._camera.set_size(*SIZES[0])
+
+    def fault_camera_restart(self) -> None:
+        """The camera goes and comes back."""
+        self._camera.restart(self._random.uniform(0.1, 2.0))
+
+    def fault_stamps(self) -> None:
+        """Stamps an hour back, and forward again."""
+        self._camera.stamp_offset_s = -3600
+        self._spin(1.0)
+        self._camera.stamp_offset_s = 0
+
+    def fault_subscribers(self) -> None:
+        """Ten subscribers of each output come and go."""
+        topics = [("saliency/overlay", Image), ("saliency/qp_offset", Image), ("saliency/targets", PointCloud2)]
+        made = [
+            self._node.create_subscription(kind, topic, lambda _: None, 1) for topic, kind in topics for _ in range(10)
+        ]
+        self._spin(2.0)
+        for subscription in made:
+            self._node.destroy_subscription(subscription)
+
+    def fault_reactivation(self) -> None:
+        """Deactivate and activate."""
+        for transition in (DEACTIVATE, ACTIVATE):
+            change_state(self._node, NODE, transition, self._process)
+
+    def fault_reconfiguration(self) -> None:
+        """Free the model and load it again."""
+        for transition in (DEACTIVATE, CLEANUP, CONFIGURE, ACTIVATE):
+            change_state(self._node, NODE, transition, self._process)
+
+    def fault_parameters(self) -> None:
+        """Valid and invalid values."""
+        values: list[tuple[str, Any]] = [
+            ("prior_strength", self._random.choice((0.5, 1.0, 99.0, float("nan")))),
+            ("encoding", self._random.choice(("mono8", "32FC1", "jpeg"))),
+            ("smoothing.time_constant_s", self._random.choice((0.0, 0.2, -1.0))),
+            ("shading_rate.tile_px", self._random.choice((8, 16, 12))),
+            ("model", "/no/such.onnx"),
+        ]
+        request = SetParameters.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg() for name, value in values]
+        )
+        future = self._parameters.call_async(request)
+        while not future.done():
+            self._process.check_alive()
+            self._spin(0.02)

@@ -1,0 +1,204 @@
+"""Endurance: a camera at 30 Hz and random faults against the real node; exits 1 when something grows or stays down.
+
+    python benchmarks/soak.py --minutes 30 [--plot soak.png] [--json]
+
+Every fault of `faults.py` happens once as a warm-up, then in random order. Sampled once a second: the map rate and the
+node's memory, threads, file handles and shared-memory files. What counts is the least value of the last third against
+that of the first: peaks come with large frames and crowds of subscribers, a leak raises the floor. After each fault a
+map of a frame from then on must come within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+import rclpy
+from faults import NODE, Camera, Faults
+from sensor_msgs.msg import Image
+from tqdm import tqdm
+
+from sal360_ros.errors import one_line_errors
+from sal360_ros.files import written_beside
+from sal360_ros.ros.processes import NodeProcess, bring_up
+from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+
+RATE_HZ = 30.0
+RECOVERY_LIMIT_S = 1.0
+GIVE_UP_S = 30.0
+ALLOWED_GROWTH = {"memory_mb": 16.0, "threads": 0, "handles": 0, "shared_memory_files": 0}
+
+
+class Soak:
+    """The driver: camera, subscriber and observer of one node process."""
+
+    def __init__(self, process: NodeProcess, seed: int) -> None:
+        self._process = process
+        self._watched = psutil.Process(process.pid)
+        self._node = rclpy.create_node("soak")
+        self._newest_stamp_s = 0.0
+        self._maps = 0
+        self._begin_s = time.monotonic()
+        self._next_sample_s = self._begin_s
+        self.samples: list[dict[str, float]] = []
+        self.recoveries: list[tuple[str, float]] = []
+        self._node.create_subscription(Image, "saliency", self._on_map, 10)
+        bring_up(self._node, NODE, process)
+        self._camera = Camera(self._node, RATE_HZ)
+        self._faults = Faults(self._node, process, self._camera, self.spin, seed)
+        self._random = random.Random(seed)
+
+    def _on_map(self, message: Image) -> None:
+        self._maps += 1
+        self._newest_stamp_s = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+
+    def spin(self, seconds: float) -> None:
+        """Run callbacks and take samples for a while."""
+        end_s = time.monotonic() + seconds
+        while (now_s := time.monotonic()) < end_s:
+            rclpy.spin_once(self._node, timeout_sec=min(0.05, end_s - now_s))
+            if time.monotonic() >= self._next_sample_s:
+                self._sample()
+
+    def _sample(self) -> None:
+        self._process.check_alive()
+        now_s = time.monotonic()
+        mapped = {each.path for each in self._watched.memory_maps() if each.path.startswith("/dev/shm/")}
+        self.samples.append(
+            {
+                "time_s": now_s - self._begin_s,
+                "maps_hz": self._maps / (now_s - (self._next_sample_s - 1)),
+                "memory_mb": self._watched.memory_info().rss / 2**20,
+                "threads": self._watched.num_threads(),
+                "handles": self._watched.num_fds(),
+                "shared_memory_files": len(mapped),
+            }
+        )
+        self._maps = 0
+        self._next_sample_s = now_s + 1
+
+    def run_fault(self, name: str) -> None:
+        """One fault, and how long the next answer takes once it is over."""
+        self._faults.all[name]()
+        over_s, over = time.time(), time.monotonic()
+        while not over_s <= self._newest_stamp_s < over_s + GIVE_UP_S:
+            self.spin(0.005)
+            if time.monotonic() > over + GIVE_UP_S:
+                break
+        self.recoveries.append((name, time.monotonic() - over))
+
+    def run(self, minutes: float) -> None:
+        """Every fault once, then random ones with a second or two between them."""
+        for name in self._faults.all:
+            self.run_fault(name)
+            self.spin(1.0)
+        self.samples.clear()
+        begin_s = time.monotonic()
+        with tqdm(total=round(60 * minutes), unit="s", file=sys.stderr) as progress:
+            while (passed_s := time.monotonic() - begin_s) < 60 * minutes:
+                self.run_fault(self._random.choice(list(self._faults.all)))
+                self.spin(self._random.uniform(0.5, 2.0))
+                progress.update(round(passed_s) - progress.n)
+
+    def close(self) -> None:
+        """Stop the camera and leave the graph."""
+        self._camera.stop()
+        self._node.destroy_node()
+
+
+def floor(samples: list[dict[str, float]], name: str) -> float:
+    return min(sample[name] for sample in samples)
+
+
+def judge(soak: Soak) -> dict[str, Any]:
+    """The figures, and what is wrong with them."""
+    third = max(1, len(soak.samples) // 3)
+    troubles = []
+    growth = {}
+    for name, allowed in ALLOWED_GROWTH.items():
+        growth[name] = floor(soak.samples[-third:], name) - floor(soak.samples[:third], name)
+        if growth[name] > allowed:
+            troubles.append(f"{name} grew by {growth[name]:g}, allowed are {allowed:g}")
+    slowest: dict[str, float] = {}
+    for name, seconds in soak.recoveries:
+        slowest[name] = max(seconds, slowest.get(name, 0.0))
+    troubles += [
+        f"{seconds:.2f} s to recover from {name}" for name, seconds in slowest.items() if seconds > RECOVERY_LIMIT_S
+    ]
+    rates = sorted(sample["maps_hz"] for sample in soak.samples)
+    return {
+        "faults": len(soak.recoveries),
+        "maps_hz_median": rates[len(rates) // 2],
+        "memory_mb_max": max(sample["memory_mb"] for sample in soak.samples),
+        "growth": growth,
+        "slowest_recovery_s": slowest,
+        "troubles": troubles,
+        "samples": soak.samples,
+    }
+
+
+def plot(samples: list[dict[str, float]], path: Path) -> None:
+    """One curve for each value over time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = ["maps_hz", *ALLOWED_GROWTH]
+    figure, axes = pyplot.subplots(len(names), sharex=True, figsize=(9, 9), layout="constrained")
+    for axis, name in zip(axes, names, strict=True):
+        axis.plot([sample["time_s"] / 60 for sample in samples], [sample[name] for sample in samples])
+        axis.set_ylabel(name)
+        axis.set_ylim(bottom=0)
+    axes[-1].set_xlabel("minutes")
+    with written_beside(path) as temporary:
+        figure.savefig(temporary)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--model", default="", help="model file; empty: the bundled one")
+    parser.add_argument("--seed", type=int, default=360, help="of the faults")
+    parser.add_argument("--plot", type=Path, help="picture of the samples over time")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a summary")
+    arguments = parser.parse_args()
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    keep_freed_memory()
+    use_shared_memory_profile()
+    rclpy.init()
+    with TemporaryDirectory(prefix="sal360-soak-") as logs:
+        log = Path(logs) / "node.log"
+        with NodeProcess("sal360_ros.ros.saliency_node", {"model": arguments.model}, log=log) as process:
+            soak = Soak(process, arguments.seed)
+            try:
+                soak.run(arguments.minutes)
+            finally:
+                soak.close()
+            status = process.stop()
+        result = judge(soak)
+        if status != 0 or "Traceback" in log.read_text():
+            result["troubles"].append(f"the node ended with status {status}: {log.read_text()[-2000:]}")
+    rclpy.shutdown()
+    if arguments.plot:
+        plot(soak.samples, arguments.plot)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        for name, value in result.items():
+            if name != "samples":
+                print(f"{name:20s} {value}")
+    return 1 if result["troubles"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
