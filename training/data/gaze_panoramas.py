@@ -8,16 +8,14 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
+from sal360_ros.fixation_density import HEADSET_SIGMA_DEG, spherical_density
 from sal360_ros.ground_truth import GazeRecord
 from sal360_ros.resize import resize_map
 from sal360_ros.sphere import Array
 from training.config.gaze import AugmentConfig
-from training.data.fixations import spherical_density
 from training.data.loader import Key
 from training.data.views import resize
 
-SIGMA_DEG = 3.34
-"""Blur of a fixation where a data set gives no density: the Salient360! toolbox's, in degrees of the sphere."""
 _STRETCH = (1.0, 1.5)
 """Smallest and largest factor by which the rows of a polar band are stretched."""
 
@@ -72,7 +70,7 @@ class GazePanoramas(Dataset[tuple[Array, Array, Array]]):
 def gaze_density(record: GazeRecord, height: int, width: int) -> Array:
     """The record's density at (height, width), or that of its fixations where it has none."""
     if record.density is None:
-        return spherical_density(record.fixations, height, width, SIGMA_DEG)
+        return spherical_density(record.fixations, height, width, HEADSET_SIGMA_DEG)
     return resize_map(record.density, height, width)
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from sal360_ros.errors import DataError
+from sal360_ros.fixation_density import HEADSET_SIGMA_DEG
 from sal360_ros.ground_truth import GazeRecord
 from sal360_ros.sphere import Array
 from training.data.binary_maps import map_shape, read_density
@@ -28,8 +29,6 @@ from training.data.splits import salient360_split
 Movement = Literal["HE", "H"]
 Eye = Literal["L", "R"]
 
-SIGMA_DEG = 3.34
-"""Blur of a fixation in the data set's own maps, degrees."""
 IMAGES = 85
 """How many the whole data set has; numbers lie within 1 to 98 with gaps."""
 _PICTURE = re.compile(r"P(\d+)_(\d+)x(\d+)\.jpe?g", re.IGNORECASE)
@@ -54,7 +53,7 @@ class Salient360(GazeRecords):
     def __init__(
         self, root: str | Path, split: str, movement: Movement = "HE", eye: Eye = "R", panorama_height: int = 512
     ) -> None:
-        self.sigma_deg = SIGMA_DEG
+        self.sigma_deg = HEADSET_SIGMA_DEG  # of its own maps
         self._root, self._panorama_height = require_folder(root), panorama_height
         self._pictures, maps, scanpaths = _index(self._root)
         ids = salient360_split(self._pictures, split)

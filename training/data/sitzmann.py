@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from sal360_ros.errors import DataError
+from sal360_ros.fixation_density import spherical_density
 from sal360_ros.ground_truth import GazeRecord
 from sal360_ros.sphere import Array
-from training.data.fixations import spherical_density
 from training.data.inventory import Inventory, check_picture_end
 from training.data.pairing import files_by_identity, require_files, require_folder
 from training.data.panoramas import read_panorama

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from sal360_ros.errors import DataError
+from sal360_ros.fixation_density import HEADSET_SIGMA_DEG, spherical_density
 from sal360_ros.ground_truth import GazeRecord
 from sal360_ros.sphere import Array
-from training.data.fixations import spherical_density
 from training.data.inventory import Inventory
 from training.data.pairing import files_by_identity, require_files, require_folder
 from training.data.records import GazeRecords
@@ -25,8 +25,6 @@ from training.data.splits import VR_EYETRACKING_SHEET, vr_eyetracking_split
 from training.data.video_frames import check_video, read_video_frame
 
 VIDEOS, OBSERVERS_A_VIDEO = 208, 31
-SIGMA_DEG = 3.34
-"""Blur of a gaze point, degrees: the extent of the fovea and of the tracker's error, as Salient360! takes them."""
 _VIDEO = re.compile(r"(\d{3}).*\.(mp4|avi|mkv|mov)", re.IGNORECASE)
 _GAZE = re.compile(r"(\d{3}).*\.txt")
 _OBSERVER = re.compile(r"p(\d{3})")
@@ -52,7 +50,7 @@ class VrEyeTracking(GazeRecords):
         root: str | Path,
         split: str,
         frame_step: int = 30,
-        sigma_deg: float = SIGMA_DEG,
+        sigma_deg: float = HEADSET_SIGMA_DEG,
         map_height: int = 256,
     ) -> None:
         folder = require_folder(root)

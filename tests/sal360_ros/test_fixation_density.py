@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sal360_ros.errors import ParameterError
+from sal360_ros.fixation_density import planar_density, spherical_density
 from sal360_ros.projection import rotate_erp
 from sal360_ros.sphere import (
     angles_to_vector,
@@ -19,7 +20,6 @@ from sal360_ros.sphere import (
     rotation_yaw_pitch_roll,
     solid_angles,
 )
-from training.data.fixations import planar_density, spherical_density
 
 
 def slow_density(fixations, height, width, sigma_deg, kernel):

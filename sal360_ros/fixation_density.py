@@ -18,6 +18,9 @@ from sal360_ros.ground_truth import count_fixations
 from sal360_ros.sphere import Array, solid_angles, vector_to_angles
 
 Kernel = Literal["von_mises_fisher", "gaussian"]
+
+HEADSET_SIGMA_DEG = 3.34
+"""Deviation of the kernel for gaze in a headset, degrees: the fovea and the tracker's error, as Salient360! has it."""
 _TAIL = 1e-9
 
 
@@ -40,13 +43,7 @@ def spherical_density(
     Raises:
         ParameterError: no fixation, or sigma_deg is too small for the map or larger than 60.
     """
-    half_pixel_deg = max(90 / height, 180 / width)
-    if not half_pixel_deg <= sigma_deg <= 60:
-        raise ParameterError(
-            f"sigma_deg is {sigma_deg:g} for a map of {width} x {height}",
-            f"{half_pixel_deg:g} (half a pixel) to 60",
-            "use a wider kernel or a larger map",
-        )
+    check_sigma(sigma_deg, height, width)
     _require_fixations(fixations)
     sigma = math.radians(sigma_deg)
     radius = _radius(sigma, kernel)
@@ -67,6 +64,21 @@ def spherical_density(
         _add_around(density[rows], columns, bump)
     total = float(density.sum(axis=1) @ solid_angles(height, width)[:, 0])
     return (density * (4 * math.pi / total)).astype(np.float32)
+
+
+def check_sigma(sigma_deg: float, height: int, width: int) -> None:
+    """Check the deviation of a kernel, degrees, against the size of its map.
+
+    Raises:
+        ParameterError: it is too small for the map or larger than 60.
+    """
+    half_pixel_deg = max(90 / height, 180 / width)
+    if not half_pixel_deg <= sigma_deg <= 60:
+        raise ParameterError(
+            f"sigma_deg is {sigma_deg:g} for a map of {width} x {height}",
+            f"{half_pixel_deg:g} (half a pixel) to 60",
+            "use a wider kernel or a larger map",
+        )
 
 
 def planar_density(fixations: Array, height: int, width: int, sigma_deg: float) -> Array:
