@@ -25,6 +25,7 @@ from tqdm import tqdm
 from sal360_ros.backends import BACKEND_NAMES
 from sal360_ros.backends.backend import PRECISIONS
 from sal360_ros.errors import ParameterError, Sal360Error, one_line_errors
+from sal360_ros.fixation_density import HEADSET_SIGMA_DEG
 from sal360_ros.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360_ros.predictor import Predictor
 from sal360_ros.replay.answers import Answer, predicted_answers
@@ -76,6 +77,7 @@ def main() -> int:
                 arguments.ground_truth,
                 tolerance_s=arguments.truth_tolerance_s,
                 convention=arguments.truth_convention,
+                sigma_deg=arguments.truth_sigma_deg,
             )
         run = _run(arguments, recording, folder, truth, protocols)
         report = Report(
@@ -85,6 +87,7 @@ def main() -> int:
                 "mode": f"live, {arguments.rate:g} times the recorded speed" if arguments.live else "offline",
                 "machine": f"{platform.machine()}, {psutil.cpu_count()} processors, Python {platform.python_version()}",
                 "model": run.model,
+                **_about_truth(arguments),
             },
             figures_of(run.evaluation.rows, run.measured),
             run.evaluation.rows,
@@ -142,6 +145,13 @@ def _shown(answers: Iterable[Answer], count: int) -> Iterable[Answer]:
     return progress
 
 
+def _about_truth(arguments: argparse.Namespace) -> dict[str, str]:
+    if not arguments.ground_truth:
+        return {}
+    sources = ", ".join(arguments.ground_truth)
+    return {"ground truth": f"{sources}; fixations without a map are blurred by {arguments.truth_sigma_deg:g} degrees"}
+
+
 def _remarks(recording: Recording, truth: GroundTruth | None) -> list[str]:
     remarks = [str(recording.damage)] if recording.damage else []
     if truth is not None and truth.unmatched:
@@ -186,6 +196,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--ground-truth", action="append", default=[], metavar="TOPIC|DIR", help="maps or fixations; may be repeated")
     add("--truth-tolerance-s", type=float, default=0.05, help="largest difference of stamps (%(default)s)")
     add("--truth-convention", choices=FRAME_CONVENTIONS, default="body", help="axes of the fixations (%(default)s)")
+    add(
+        "--truth-sigma-deg",
+        type=float,
+        default=HEADSET_SIGMA_DEG,
+        metavar="SIGMA",
+        help="blur that makes fixations a density where there is no map (%(default)s: gaze in a headset)",
+    )
     add("--protocol", choices=("both", *PROTOCOLS), default="both", help="of the metrics (%(default)s)")
     add("--require", action="append", default=[], metavar="FIGURE<NUMBER", help="exit 1 if not; may be repeated")
     add("--output", type=Path, metavar="DIR", help="default: out/replay/<bag>_<mode>")

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sal360_ros.fixation_density import spherical_density
 from sal360_ros.ground_truth import GazeRecord
 from sal360_ros.metrics import METRICS, paper_protocol, standard_protocol
 from sal360_ros.outputs.smoothing import TemporalSmoothing
@@ -22,6 +23,26 @@ from sal360_ros.sources.bag import Bag
 def read_report(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     with (folder / "frames.csv").open(newline="") as file:
         return json.loads((folder / "report.json").read_text()), list(csv.DictReader(file))
+
+
+def expected_scores(scene: Any, model: Path, index: int, density: np.ndarray) -> dict[str, float]:
+    """Both protocols' metrics of a frame, without a bag; `density` is the ground truth's."""
+    fixations = scene.fixations[index].astype(np.float64)
+    record = GazeRecord(
+        "direct",
+        lambda: np.zeros((1, 2, 3), np.uint8),
+        fixations / np.linalg.norm(fixations, axis=-1, keepdims=True),
+        scene.OBSERVERS,
+        np.full(5, np.nan),
+        density,
+    )
+    with Predictor(model, backend="onnxruntime") as predictor:
+        prediction = predictor.predict(scene.frames[index], "bgr")
+    scores = {}
+    for protocol, metrics in (("standard", standard_protocol), ("paper", paper_protocol)):
+        scores |= {f"{protocol}_{metric}": value for metric, value in metrics(prediction, record).items()}
+    assert set(scores) == {f"{protocol}_{metric}" for protocol in ("standard", "paper") for metric in METRICS}
+    return scores
 
 
 def test_metrics_equal_those_computed_directly(
@@ -40,27 +61,39 @@ def test_metrics_equal_those_computed_directly(
     outcome = run_evaluate(bag, *options, "--ground-truth", "/gaze/map", "--ground-truth", "/gaze/fixations")
     assert outcome.status == 0, outcome.err
     report, rows = read_report(tmp_path)
-    with Predictor(tiny_model, backend="onnxruntime") as predictor:
-        for index, row in enumerate(rows[:known]):
-            fixations = turning_scene.fixations[index].astype(np.float64)
-            record = GazeRecord(
-                "direct",
-                lambda: np.zeros((1, 2, 3), np.uint8),
-                fixations / np.linalg.norm(fixations, axis=-1, keepdims=True),
-                turning_scene.OBSERVERS,
-                np.full(5, np.nan),
-                as_density(turning_scene.maps[index], "direct"),
-            )
-            density = predictor.predict(turning_scene.frames[index], "bgr")
-            for protocol, metrics in (("standard", standard_protocol), ("paper", paper_protocol)):
-                expected = metrics(density, record)
-                assert set(expected) == set(METRICS)
-                for metric, value in expected.items():
-                    assert float(row[f"{protocol}_{metric}"]) == pytest.approx(value, abs=1e-6)
-    for name in (f"{protocol}_{metric}" for protocol in ("standard", "paper") for metric in METRICS):
+    for index, row in enumerate(rows[:known]):
+        expected = expected_scores(turning_scene, tiny_model, index, as_density(turning_scene.maps[index], "direct"))
+        assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=1e-6)
+    for name in expected:
         assert report["figures"][name] == pytest.approx(np.mean([float(row[name]) for row in rows[:known]]), abs=1e-9)
     assert report["figures"]["frames_with_truth"] == known
     assert rows[known]["standard_nss"] == ""
+
+
+@pytest.mark.parametrize(("options", "sigma_deg"), [([], 3.34), (["--truth-sigma-deg", "12"], 12.0)])
+def test_fixations_alone_give_every_metric_of_both_protocols(
+    options: list[str],
+    sigma_deg: float,
+    mcap_bag: Any,
+    turning_scene: Any,
+    run_evaluate: Any,
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    topics = {
+        "/camera": turning_scene.image_messages(mcap_bag),
+        "/gaze": turning_scene.cloud_messages(mcap_bag)[3:4],
+    }
+    bag = mcap_bag.write(tmp_path / "run", topics)
+    unsmoothed = ("--no-video", "--no-bag", "--smoothing-time-constant-s", 0)
+    outcome = run_evaluate(bag, "--output", tmp_path / "out", *unsmoothed, "--ground-truth", "/gaze", *options)
+    assert outcome.status == 0, outcome.err
+    report, rows = read_report(tmp_path / "out")
+    expected = expected_scores(
+        turning_scene, tiny_model, 3, spherical_density(turning_scene.fixations[3], 256, 512, sigma_deg)
+    )
+    assert {name: float(rows[3][name]) for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert f"blurred by {sigma_deg:g} degrees" in report["about"]["ground truth"]
 
 
 def test_the_turn_and_the_flicker_of_a_turning_scene_are_found(
@@ -182,6 +215,7 @@ def test_a_requirement_that_does_not_hold_is_status_1_and_said(
         (["--require", "fast"], "the requirement is 'fast'"),
         (["--rate", "2"], "--rate was given offline"),
         (["--topic", "/none"], "has no topic /none; expected one of its topics: /camera"),
+        (["--ground-truth", "/none", "--truth-sigma-deg", "0.1"], "sigma_deg is 0.1 for a map of 512 x 256"),
         (["--ground-truth", "/none"], "the ground truth /none is neither a topic of"),
     ],
 )

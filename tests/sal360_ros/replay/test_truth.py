@@ -12,7 +12,7 @@ from sal360_ros.replay.map_images import as_density
 from sal360_ros.replay.recording import Recording
 from sal360_ros.replay.truth import GroundTruth
 from sal360_ros.sources.bag import Bag
-from sal360_ros.sphere import body_to_frame, solid_angles
+from sal360_ros.sphere import body_to_frame, erp_directions, solid_angles
 
 
 @pytest.fixture
@@ -48,13 +48,30 @@ def test_maps_become_densities(recording: Any, turning_scene: Any) -> None:
         np.testing.assert_allclose(coarse.at(index).density, density, atol=density.max() / 200)
 
 
-def test_clouds_become_fixations_with_their_observers(recording: Any, turning_scene: Any) -> None:
+def test_clouds_become_fixations_with_their_observers_and_density(recording: Any, turning_scene: Any) -> None:
     truth = GroundTruth(recording, ["/cloud"])
     for index, expected in enumerate(turning_scene.fixations):
         record = truth.at(index)
         np.testing.assert_allclose(record.fixations, expected, atol=1e-6)
         np.testing.assert_array_equal(record.observer, turning_scene.OBSERVERS)
-        assert record.density is None
+        # the density is that of von Mises-Fisher kernels, by definition
+        cosine = erp_directions(256, 512) @ expected.T.astype(float)
+        mass = np.exp((cosine - 1) / np.deg2rad(3.34) ** 2).sum(axis=-1)
+        mean = (mass * solid_angles(256, 512)).sum() / (4 * np.pi)
+        np.testing.assert_allclose(record.density, mass / mean, rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_is_not_replaced_by_the_density_of_fixations(recording: Any, turning_scene: Any) -> None:
+    record = GroundTruth(recording, ["/map", "/cloud"]).at(1)
+    np.testing.assert_allclose(record.density, as_density(turning_scene.maps[1], "expected"), rtol=1e-6)
+    assert len(record.fixations) == 5
+
+
+def test_a_frame_without_fixations_or_map_has_no_density(recording: Any, turning_scene: Any, tmp_path: Path) -> None:
+    (tmp_path / f"{turning_scene.stamps_ns[0]}.csv").write_text("x,y,z\n")
+    record = GroundTruth(recording, [str(tmp_path)]).at(0)
+    assert len(record.fixations) == 0
+    assert record.density is None
 
 
 @pytest.mark.parametrize("topic", ["/point", "/vector"])
