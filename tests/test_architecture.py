@@ -10,7 +10,18 @@ import pytest
 
 FLOORS = (
     {"", "errors", "files", "sphere", "projection", "spec"},
-    {"ranks", "resize", "weighting", "ground_truth", "fixation_density", "metrics", "encodings", "weights", "samples"},
+    {
+        "ranks",
+        "resize",
+        "weighting",
+        "ground_truth",
+        "fixation_density",
+        "metrics",
+        "encodings",
+        "compressed",
+        "weights",
+        "samples",
+    },
     {"backends", "outputs", "sources"},
     {"predictor", "predict", "build_engine"},
     {"ros"},

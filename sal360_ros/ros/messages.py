@@ -9,7 +9,8 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sal360_ros.encodings import compressed_size, decode_compressed, decode_image
+from sal360_ros.compressed import compressed_size, decode_compressed
+from sal360_ros.encodings import decode_image
 from sal360_ros.errors import FrameError
 from sal360_ros.sphere import Array
 
@@ -25,7 +26,7 @@ def decode_message(message: Image | CompressedImage, min_height: int = 0) -> tup
         min_height: rows that the reader needs; a larger JPEG is decoded at a fraction of its size.
 
     Raises:
-        FrameError: the message is malformed; its reason is one of `sal360_ros.encodings.REASONS`.
+        FrameError: the message is malformed; its reason is one of the REASONS of `encodings` or `compressed`.
     """
     if isinstance(message, CompressedImage):
         return decode_compressed(message.data, min_height=min_height)

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from sal360_ros.encodings import decode_compressed, decode_image
+from sal360_ros.compressed import decode_compressed
+from sal360_ros.encodings import decode_image
 from sal360_ros.errors import DataError, FrameError
 from sal360_ros.sources.bag import Bag, BagMessage
 from sal360_ros.sources.frame import BadFrame, Frame
