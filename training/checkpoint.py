@@ -1,11 +1,10 @@
-"""Checkpoints: a folder that appears whole or not at all, and headers that say what is inside.
+"""Checkpoints: what is inside, and a header that says so.
 
     RUN/step-00001000/model.safetensors    weights; the metadata hold the header as JSON
     RUN/step-00001000/training_state.pt    what else an exact continuation needs: optimiser, RNG, position in the data
     RUN/last                               a link to the newest of them
 
-A checkpoint is written under a hidden name, flushed to the disk and renamed, so a folder named step-* is complete
-whenever it exists, also after `kill -9` or a power cut.
+How such a folder comes to be whole or absent is in `checkpoint_folder`.
 """
 
 from __future__ import annotations
@@ -13,9 +12,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import pickle
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,11 +26,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sal360_ros.errors import CheckpointError
+from training.checkpoint_folder import newest_checkpoint, write_checkpoint
 
 HEADER_KEY = "sal360"
 _WEIGHTS = "model.safetensors"
 _STATE = "training_state.pt"
-_SAVING, _REMOVING = ".saving-", ".removing-"
 
 
 @dataclass(frozen=True)
@@ -67,33 +64,12 @@ def save_checkpoint(
         CheckpointError: this step has a checkpoint already.
         OSError: it cannot be written (the disk is full); the older checkpoints are whole.
     """
-    run = Path(run)
-    run.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(run)
-    final = run / f"step-{step:08d}"
-    if final.exists():
-        raise CheckpointError(f"{final} exists", "a step that was not saved yet", "use another folder for this run")
     header = CheckpointHeader(kind, plain_settings(config), step, git_revision())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-
-    temporary = run / f"{_SAVING}{final.name}"
-    temporary.mkdir()
-    try:
-        # the bytes are made first and written by Python itself, so that a full disk is an OSError that names the file
-        _write_flushed(temporary / _WEIGHTS, save(tensors, {HEADER_KEY: json.dumps(dataclasses.asdict(header))}))
-        _write_flushed(temporary / _STATE, buffer.getbuffer())
-        _flush_folder(temporary)
-        os.rename(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _flush_folder(run)
-    _point_last(run, final)
-    for old in _checkpoints(run)[:-keep]:
-        _remove(old)
-    return final
+    weights = save(tensors, {HEADER_KEY: json.dumps(dataclasses.asdict(header))})
+    return write_checkpoint(run, step, {_WEIGHTS: weights, _STATE: buffer.getbuffer()}, keep=keep)
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
@@ -101,12 +77,6 @@ def plain_settings(config: Any) -> dict[str, Any]:
     plain = dict(config) if isinstance(config, Mapping) else dataclasses.asdict(config)
     settings: dict[str, Any] = json.loads(json.dumps(plain))
     return settings
-
-
-def newest_checkpoint(run: str | Path) -> Path | None:
-    """The newest checkpoint folder of a run, or None."""
-    checkpoints = _checkpoints(Path(run))
-    return checkpoints[-1] if checkpoints else None
 
 
 def read_header(path: str | Path) -> CheckpointHeader:
@@ -209,11 +179,6 @@ def _find_weights(path: str | Path) -> Path:
     return folder / _WEIGHTS
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    found = [path for path in run.glob("step-*") if path.name.removeprefix("step-").isdigit() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
-
-
 def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """The first thing in which two sets of weights differ, or an empty string."""
     for name in expected:
@@ -228,44 +193,3 @@ def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 def _broken(path: Path, error: Exception) -> CheckpointError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return CheckpointError(f"{path} is broken ({reason})", "a whole file", "remove its folder to use the one before it")
-
-
-def _write_flushed(path: Path, data: bytes | memoryview) -> None:
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = str(path)  # a failed write does not say where
-        raise
-
-
-def _flush_folder(path: Path) -> None:
-    """Flush the names in a folder: a rename is only safe against a power cut after this."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _point_last(run: Path, checkpoint: Path) -> None:
-    link = run / f"{_SAVING}last"
-    link.unlink(missing_ok=True)
-    link.symlink_to(checkpoint.name)
-    os.replace(link, run / "last")
-
-
-def _remove(checkpoint: Path) -> None:
-    hidden = checkpoint.with_name(_REMOVING + checkpoint.name)  # never half a folder under a checkpoint's name
-    os.rename(checkpoint, hidden)
-    shutil.rmtree(hidden)
-
-
-def _remove_leftovers(run: Path) -> None:
-    for path in (*run.glob(f"{_SAVING}*"), *run.glob(f"{_REMOVING}*")):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -23,13 +23,8 @@ from tqdm import tqdm
 
 from sal360_ros.errors import CheckpointError, TrainingError
 from training import randomness
-from training.checkpoint import (
-    load_state,
-    load_weights,
-    newest_checkpoint,
-    plain_settings,
-    save_checkpoint,
-)
+from training.checkpoint import load_state, load_weights, plain_settings, save_checkpoint
+from training.checkpoint_folder import newest_checkpoint
 from training.config import LoopConfig, OptimiserConfig
 from training.curves import Curves
 from training.optimiser import learning_rate, make_optimiser

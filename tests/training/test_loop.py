@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sal360_ros.errors import CheckpointError, ParameterError, TrainingError
-from training import checkpoint
+from training import checkpoint, checkpoint_folder
 from training.config import LoopConfig, OptimiserConfig
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.loop import Task, make_fabric, starting_point, train
@@ -109,7 +109,7 @@ def run(config: LoopConfig, optimiser: OptimiserConfig = SGD, **options: Any) ->
 
 
 def final_tensors(folder: Path) -> dict[str, Any]:
-    newest = checkpoint.newest_checkpoint(folder)
+    newest = checkpoint_folder.newest_checkpoint(folder)
     assert newest is not None
     state = checkpoint.load_state(newest)
     weights = checkpoint.load_file(newest / "model.safetensors")
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays_whole(tmp_path
 def test_a_full_disk_stops_and_the_checkpoint_before_stays_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, writes = checkpoint._write_flushed, []
+    write, writes = checkpoint_folder._write_flushed, []
 
     def full(path: Path, data: bytes) -> None:
         writes.append(path)
@@ -177,7 +177,7 @@ def test_a_full_disk_stops_and_the_checkpoint_before_stays_whole(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, data)
 
-    monkeypatch.setattr(checkpoint, "_write_flushed", full)
+    monkeypatch.setattr(checkpoint_folder, "_write_flushed", full)
     with pytest.raises(OSError, match="No space"):
         run(settings(tmp_path))
     assert checkpoint.load_state(tmp_path / "last")["same"]["batch_size"] == 4

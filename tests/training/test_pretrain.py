@@ -16,6 +16,7 @@ import torch
 
 from sal360_ros.errors import one_line_errors
 from training import checkpoint, pretrain
+from training.checkpoint_folder import newest_checkpoint
 from training.config import PanoramaConfig, read_config
 from training.config.pretrain import PretrainConfig
 from training.data.shards import WriteShardsConfig, write_shards
@@ -69,7 +70,7 @@ def command(
 
 
 def tensors(run: Path) -> dict[str, Any]:
-    newest = checkpoint.newest_checkpoint(run)
+    newest = newest_checkpoint(run)
     assert newest is not None
     state = checkpoint.load_state(newest)
     bank = {name: value for name, value in state["task"].items() if isinstance(value, torch.Tensor)}
