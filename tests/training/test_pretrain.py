@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from sal360_ros.errors import one_line_errors
-from training import checkpoint, pretrain
-from training.checkpoint_folder import newest_checkpoint
+from training import checkpoint, checkpoint_folder, pretrain
 from training.config import PanoramaConfig, read_config
 from training.config.pretrain import PretrainConfig
 from training.data.shards import WriteShardsConfig, write_shards
@@ -70,7 +69,7 @@ def command(
 
 
 def tensors(run: Path) -> dict[str, Any]:
-    newest = newest_checkpoint(run)
+    newest = checkpoint_folder.newest_checkpoint(run)
     assert newest is not None
     state = checkpoint.load_state(newest)
     bank = {name: value for name, value in state["task"].items() if isinstance(value, torch.Tensor)}
@@ -208,7 +207,7 @@ def test_a_full_disk_is_one_line(
     def full(path: Path, _data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint, "_write_flushed", full)
+    monkeypatch.setattr(checkpoint_folder, "_write_flushed", full)
     assert command("--loop.steps=1") == 2
     assert "error: the disk is full (" in capsys.readouterr().err
 
