@@ -59,13 +59,16 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=30, help="frames of each source")
     parser.add_argument("--height", type=int, default=512, help="rows of the encoded frames, even")
     parser.add_argument("--preset", default="medium", help="preset of x264")
+    parser.add_argument(
+        "--max-offset", type=int, default=QpOffsetSettings.max_offset, help="bound of the offsets, QP (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
     sources = arguments.sources or sorted(bundled_panoramas().glob("*.jpg"))
     reports = {}
     for source in sources:
         pictures = _pictures(source, arguments.frames, arguments.height)
-        reports[source.name] = _compare(pictures, arguments.preset, source.name)
+        reports[source.name] = _compare(pictures, arguments.preset, arguments.max_offset, source.name)
     gains = {
         variant: {
             weight: float(np.mean([report["gain_db"][variant][weight] for report in reports.values()]))
@@ -75,7 +78,8 @@ def main() -> None:
         if variant != "plain"
     }
     if arguments.json:
-        print(json.dumps({"encoder": "libx264", "preset": arguments.preset, "mean_gain_db": gains, "sources": reports}))
+        settings = {"encoder": "libx264", "preset": arguments.preset, "max_offset": arguments.max_offset}
+        print(json.dumps({**settings, "mean_gain_db": gains, "sources": reports}))
         return
     print(f"gain in dB at equal bit-rate\n{'':24s}{'variant':14s}{'gaze-weighted':>14}{'by solid angle':>15}")
     rows = {**{name: report["gain_db"] for name, report in reports.items()}, "mean": gains}
@@ -101,7 +105,7 @@ def _pictures(source: Path, count: int, height_px: int) -> list[Picture]:
     return pictures
 
 
-def _compare(pictures: list[Picture], preset: str, name: str) -> dict[str, Any]:
+def _compare(pictures: list[Picture], preset: str, max_offset: int, name: str) -> dict[str, Any]:
     """Rate and weighted PSNR of every variant and quality, and the gain of each variant over the plain one."""
     height, width = pictures[0].luma.shape
     sphere = np.broadcast_to(solid_angles(height, width), (height, width))
@@ -114,7 +118,7 @@ def _compare(pictures: list[Picture], preset: str, name: str) -> dict[str, Any]:
     for variant, strength in VARIANTS.items():
         frames = [each.frame for each in pictures]
         if strength is not None:
-            output = QpOffset(height, width, QpOffsetSettings(strength=strength, max_offset=12))
+            output = QpOffset(height, width, QpOffsetSettings(strength=strength, max_offset=max_offset))
             away_px = pictures[0].density.shape[1] // 2 if variant == "turned away" else 0
             offsets = [output.update(np.roll(each.density, away_px, axis=1)) for each in pictures]
             frames = [_with_regions(each.frame, values) for each, values in zip(pictures, offsets, strict=True)]
