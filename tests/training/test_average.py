@@ -1,0 +1,38 @@
+"""The average of checkpoints is the mean of their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sal360_ros.errors import CheckpointError, ParameterError
+from training.average import AverageConfig, average
+from training.checkpoint import load_weights, save_checkpoint
+from training.config.saliency import SaliencyModelConfig
+from training.models.saliency_model import SaliencyModel
+
+CONFIG = SaliencyModelConfig(input_height=32, channels=8)
+
+
+def test_weights_are_averaged(tmp_path: Path) -> None:
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        models.append(SaliencyModel(CONFIG))
+        save_checkpoint(tmp_path / f"run{seed}", 1, models[-1], "saliency", CONFIG, {})
+    average(AverageConfig((str(tmp_path / "run0"), str(tmp_path / "run1")), str(tmp_path / "mean")))
+    found = SaliencyModel(CONFIG)
+    load_weights(tmp_path / "mean", found, kind="saliency")
+    first, second = (model.state_dict() for model in models)
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2)
+
+
+def test_one_checkpoint_or_a_missing_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="at least two"):
+        AverageConfig((str(tmp_path),), "out")
+    save_checkpoint(tmp_path / "run", 1, SaliencyModel(CONFIG), "saliency", CONFIG, {})
+    with pytest.raises(CheckpointError, match="does not exist"):
+        average(AverageConfig((str(tmp_path / "nowhere"), str(tmp_path / "run")), str(tmp_path / "mean")))

@@ -1,0 +1,57 @@
+"""Average the weights of checkpoints of one model: a run and what was trained on from it (Izmailov et al., UAI 2018).
+
+python -m training.average --checkpoints '[runs/compact, runs/compact_longer]' --output runs/compact_average
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from sal360_ros.errors import one_line_errors
+from training.checkpoint import load_weights, read_header, save_checkpoint
+from training.config import read_config
+from training.config.plain import from_plain
+from training.config.ranges import require
+from training.config.saliency import SaliencyModelConfig
+from training.models.saliency_model import SaliencyModel
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """What is averaged."""
+
+    checkpoints: tuple[str, ...]
+    """Checkpoints or run folders of saliency models of one shape; the settings are those of the last."""
+    output: str
+    """Run folder of the average."""
+
+    def __post_init__(self) -> None:
+        require("checkpoints", self.checkpoints, len(self.checkpoints) >= 2, "at least two")
+
+
+def average(config: AverageConfig) -> SaliencyModel:
+    """Write the checkpoint of the mean weights and return the model.
+
+    Raises:
+        CheckpointError: a checkpoint is missing, broken or of another shape.
+    """
+    header = read_header(config.checkpoints[-1])
+    settings = from_plain(SaliencyModelConfig, header.config)
+    model = SaliencyModel(settings)
+    states = []
+    for checkpoint in config.checkpoints:
+        load_weights(checkpoint, model, kind="saliency")
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    model.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
+    save_checkpoint(config.output, header.step, model, "saliency", settings, {})
+    return model
+
+
+def main() -> None:
+    """The command `python -m training.average`."""
+    average(read_config(AverageConfig, "Average the weights of checkpoints."))
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
