@@ -24,7 +24,7 @@ def saliency_status(
         about: further values (model, backend, …).
         trouble: what else is wrong, for people; "" if nothing is.
     """
-    status = DiagnosticStatus(name=f"{name}: saliency", hardware_id=about.get("device", ""))
+    status = DiagnosticStatus(name=f"{name}: saliency")
     status.level, status.message = _judge(state, snapshot, trouble)
     values = {"state": state, **about, **_values(snapshot)}
     status.values = [KeyValue(key=key, value=value) for key, value in values.items()]

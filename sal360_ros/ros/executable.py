@@ -16,7 +16,7 @@ from sal360_ros.errors import ParameterError, one_line_errors
 from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
-_GRACE_S = 4.0  # `ros2 launch` loses its patience after 5 s
+GRACE_S = 4.0  # `ros2 launch` loses its patience after 5 s
 
 
 def run(module: str, node_class: str) -> int:
@@ -89,7 +89,7 @@ def _start_error(error: Exception) -> Exception:
 def _await_signal(stop: Any, finished: threading.Event) -> None:
     signal.sigwait(STOP_SIGNALS)
     stop.trigger()
-    if not finished.wait(_GRACE_S):
+    if not finished.wait(GRACE_S):
         # a runtime that compiles a model cannot be interrupted
-        print(f"not done after {_GRACE_S:g} s: ended while something was still running", file=sys.stderr, flush=True)
+        print(f"not done after {GRACE_S:g} s: ended while something was still running", file=sys.stderr, flush=True)
         os._exit(1)

@@ -25,6 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from sal360_ros.predictor import Predictor
 from sal360_ros.ros.messages import image_message
 from sal360_ros.ros.node import SaliencyNode
 
@@ -203,3 +204,23 @@ def active_node(
 ) -> SaliencyNode:
     """A saliency node in the state active."""
     return activate(make_node())
+
+
+def rows_of(message: Image, dtype: Any = np.uint8) -> np.ndarray:
+    """The rows of an image message without their padding, (H, W) or (H, W, channels)."""
+    shape = (message.height, message.width, -1)
+    array = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step).view(dtype).reshape(shape)
+    return array[..., 0] if array.shape[2] == 1 else array
+
+
+@pytest.fixture
+def array_of() -> Callable[..., np.ndarray]:
+    """The rows of an image message; see `rows_of`."""
+    return rows_of
+
+
+@pytest.fixture
+def density_of(tiny_model: Path) -> Iterator[Callable[[Image], np.ndarray]]:
+    """What the node must answer to an rgb8 frame."""
+    with Predictor(tiny_model, backend="onnxruntime", device="cpu", threads=1) as predictor:
+        yield lambda frame: predictor.predict(rows_of(frame), "rgb")

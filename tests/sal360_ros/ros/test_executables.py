@@ -61,6 +61,30 @@ def test_a_signal_at_any_moment_of_the_start_ends_the_process_cleanly(module, st
     assert "Traceback" not in output
 
 
+def test_a_process_that_cannot_finish_says_so_and_ends_all_the_same(tmp_path):
+    """As while a runtime compiles a model for minutes and takes no notice of anything."""
+    (tmp_path / "stubborn.py").write_text(
+        "import time\n"
+        "from rclpy.node import Node\n"
+        "class Stubborn(Node):\n"
+        "    def __init__(self):\n"
+        "        super().__init__('stubborn')\n"
+        "        self.create_timer(0.01, lambda: print('busy', flush=True) or time.sleep(600))\n"
+    )
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r}); from sal360_ros.ros import executable; "
+        "executable.GRACE_S = 0.2; sys.exit(executable.run('stubborn', 'Stubborn'))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout.readline() == "busy\n"
+    process.terminate()
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert output == "not done after 0.2 s: ended while something was still running\n"
+
+
 def shared_memory_of(pid):
     """The middleware's files in /dev/shm that a process has mapped."""
     maps = Path(f"/proc/{pid}/maps").read_text()

@@ -5,39 +5,20 @@ import math
 import cv2
 import numpy as np
 import pytest
-from geometry_msgs.msg import PointStamped, Quaternion
+from geometry_msgs.msg import Quaternion
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image, Imu, PointCloud2
-from visualization_msgs.msg import MarkerArray
+from sensor_msgs.msg import CompressedImage, Image, Imu
 
 from sal360_ros.outputs.overlay import saliency_to_mono8
-from sal360_ros.outputs.targets import find_peaks
 from sal360_ros.predictor import Predictor
-from sal360_ros.ros import output_publishers, publishers
-from sal360_ros.sphere import body_to_frame, rotation_yaw_pitch_roll
 
-pytestmark = [
-    pytest.mark.ros,
-    pytest.mark.filterwarnings("ignore:.*tostring.*:DeprecationWarning"),  # of cv_bridge, on numpy below 2.3
-]
+pytestmark = pytest.mark.ros
 
 
-def array_of(message, dtype=np.uint8):
-    """The rows of an image message without their padding."""
-    shape = (message.height, message.width, -1)
-    array = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step).view(dtype).reshape(shape)
-    return array[..., 0] if array.shape[2] == 1 else array
-
-
-@pytest.fixture
-def density_of(tiny_model):
-    """What the node must answer to an rgb8 frame."""
-    with Predictor(tiny_model, backend="onnxruntime", device="cpu", threads=1) as predictor:
-        yield lambda frame: predictor.predict(array_of(frame), "rgb")
-
-
-def test_answers_with_the_models_density_under_the_frames_own_header(graph, camera, make_node, activate, density_of):
+def test_answers_with_the_models_density_under_the_frames_own_header(
+    array_of, graph, camera, make_node, activate, density_of
+):
     activate(make_node(encoding="32FC1"))
     maps = graph.received(Image, "saliency")
     frame = camera.frame(96, 192)
@@ -49,7 +30,7 @@ def test_answers_with_the_models_density_under_the_frames_own_header(graph, came
     np.testing.assert_array_equal(array_of(maps[0], np.float32), density_of(frame))
 
 
-def test_mono8_is_the_density_over_full_scale(graph, camera, make_node, activate, density_of):
+def test_mono8_is_the_density_over_full_scale(array_of, graph, camera, make_node, activate, density_of):
     activate(make_node(full_scale=3.0))
     maps = graph.received(Image, "saliency")
     frame = camera.publish(camera.frame())
@@ -58,7 +39,7 @@ def test_mono8_is_the_density_over_full_scale(graph, camera, make_node, activate
     np.testing.assert_array_equal(array_of(maps[0]), saliency_to_mono8(density_of(frame), 3.0))
 
 
-def test_maps_are_smoothed_by_the_time_between_stamps(graph, camera, make_node, activate, density_of):
+def test_maps_are_smoothed_by_the_time_between_stamps(array_of, graph, camera, make_node, activate, density_of):
     activate(make_node(encoding="32FC1", smoothing__time_constant_s=2.0, smoothing__cut_distance=1.0))
     maps = graph.received(Image, "saliency")
     first = camera.publish(camera.frame(32, 64))
@@ -70,7 +51,7 @@ def test_maps_are_smoothed_by_the_time_between_stamps(graph, camera, make_node, 
     np.testing.assert_allclose(array_of(maps[1], np.float32), expected, rtol=1e-4)
 
 
-def test_the_smoothed_map_turns_with_the_camera(graph, camera, make_node, activate, density_of):
+def test_the_smoothed_map_turns_with_the_camera(array_of, graph, camera, make_node, activate, density_of):
     """Told by the IMU of a quarter turn to the left, what was in front comes to lie on the right: 8 of 32 columns."""
     smoothing = {"smoothing__time_constant_s": 60.0, "smoothing__cut_distance": 1.0, "smoothing__reset_gap_s": 9.0}
     activate(make_node(encoding="32FC1", orientation="imu", **smoothing))
@@ -128,98 +109,6 @@ def test_stamps_that_go_back_are_answered_said_and_counted(graph, camera):
     graph.wait_for(lambda: graph.values().get("stamps_backwards") == "1", "the count in /diagnostics")
 
 
-def test_the_overlay_shows_the_frame_at_the_size_asked_for(graph, camera, make_node, activate):
-    activate(make_node(overlay_height_px=24, overlay_opacity=0.0))
-    overlays = graph.received(Image, "saliency/overlay")
-    camera.stream_until(lambda: overlays, "an overlay", height=48, width=96)
-    assert (overlays[0].encoding, overlays[0].height, overlays[0].width) == ("bgr8", 24, 48)
-    frame_bgr = array_of(camera.frame(48, 96))[..., ::-1]
-    expected = cv2.resize(frame_bgr, (48, 24), interpolation=cv2.INTER_AREA)
-    np.testing.assert_allclose(array_of(overlays[0]).astype(int), expected, atol=1)
-
-
-def test_targets_are_peaks_of_the_map_in_the_axes_asked_for(graph, camera, make_node, activate, density_of):
-    activate(make_node(frame_convention="optical", yaw_offset_rad=0.5, targets__count=3, targets__min_score=1.0))
-    clouds = graph.received(PointCloud2, "saliency/targets")
-    points = graph.received(PointStamped, "saliency/target")
-    markers = graph.received(MarkerArray, "saliency/markers")
-    camera.stream_until(lambda: clouds and points and markers, "targets")
-    peaks = find_peaks(density_of(camera.frame()))
-    turned = peaks.directions @ rotation_yaw_pitch_roll(yaw_rad=0.5).T
-    expected = body_to_frame(turned, "optical")[:3]
-    assert [field.name for field in clouds[-1].fields] == ["x", "y", "z", "intensity"]
-    cloud = np.frombuffer(clouds[-1].data, np.float32).reshape(-1, 4)
-    np.testing.assert_allclose(cloud[:, :3], expected, atol=1e-5)
-    np.testing.assert_allclose(cloud[:, 3], peaks.scores[:3], rtol=1e-5)
-    point = points[-1].point
-    np.testing.assert_allclose([point.x, point.y, point.z], expected[0], atol=1e-5)
-    assert len(markers[-1].markers) == 1 + len(cloud)
-    position = markers[-1].markers[1].pose.position
-    np.testing.assert_allclose([position.x, position.y, position.z], expected[0], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("topic", "encoding", "parameters", "shape"),
-    [
-        ("saliency/shading_rate", "mono8", {"shading_rate__tile_px": 8}, (4, 8)),
-        ("saliency/shading_rate", "mono8", {"shading_rate__height_px": 64, "shading_rate__tile_px": 32}, (2, 4)),
-        ("saliency/qp_offset", "8SC1", {}, (2, 4)),
-        ("saliency/qp_offset", "8SC1", {"qp_offset__height_px": 96}, (6, 12)),
-    ],
-)
-def test_tiles_are_those_of_the_frame_or_of_the_picture_that_is_named(
-    graph, camera, make_node, activate, topic, encoding, parameters, shape
-):
-    activate(make_node(**parameters))
-    messages = graph.received(Image, topic)
-    camera.stream_until(lambda: messages, topic)
-    assert (messages[0].encoding, (messages[0].height, messages[0].width)) == (encoding, shape)
-
-
-def test_tiles_of_a_reduced_jpeg_are_those_of_the_frame_as_it_was_sent(graph, compressed_camera, make_node, activate):
-    activate(make_node(image_transport="compressed"))
-    messages = graph.received(Image, "saliency/qp_offset")
-    message = CompressedImage(format="jpeg")
-    message.data.frombytes(cv2.imencode(".jpg", np.zeros((256, 512, 3), np.uint8))[1].data)  # 8 times the model's
-
-    def answered():
-        message.header = compressed_camera.header()
-        compressed_camera.publish(message)
-        return messages
-
-    graph.wait_for(answered, "offsets")
-    assert (messages[0].height, messages[0].width) == (16, 32)
-
-
-@pytest.mark.usefixtures("active_node")
-def test_nothing_but_the_map_is_computed_without_a_subscriber(graph, camera, monkeypatch):
-    def fail(*_, **__):
-        raise AssertionError("computed for nobody")
-
-    monkeypatch.setattr(publishers, "draw_overlay", fail)
-    for name in ("find_peaks", "ShadingRate", "QpOffset"):
-        monkeypatch.setattr(output_publishers, name, fail)
-    maps = graph.received(Image, "saliency")
-    for count in range(1, 4):
-        camera.publish(camera.frame())
-        graph.wait_for(lambda count=count: len(maps) == count)
-    assert not [line for line in graph.log if "computed for nobody" in line]
-    graph.received(PointCloud2, "saliency/targets")
-    camera.stream_until(lambda: "computed for nobody" in str(graph.log), "the subscriber to make it compute")
-
-
-@pytest.mark.usefixtures("active_node")
-def test_an_output_that_fails_is_said_and_stops_neither_the_map_nor_the_others(graph, camera, monkeypatch):
-    def fail(*_, **__):
-        raise ValueError("no colours")
-
-    monkeypatch.setattr(publishers, "draw_overlay", fail)
-    overlays = graph.received(Image, "saliency/overlay")
-    clouds = graph.received(PointCloud2, "saliency/targets")
-    camera.stream_until(lambda: clouds and "saliency/overlay failed: no colours" in str(graph.log))
-    assert not overlays
-
-
 def test_live_parameters_act_on_the_next_frame(graph, camera, active_node):
     maps = graph.received(Image, "saliency")
     camera.publish(camera.frame())
@@ -231,7 +120,7 @@ def test_live_parameters_act_on_the_next_frame(graph, camera, active_node):
     assert [each.encoding for each in maps] == ["mono8", "32FC1"]
 
 
-def test_the_prior_can_be_taken_out_while_running(graph, camera, make_node, activate, tiny_model):
+def test_the_prior_can_be_taken_out_while_running(array_of, graph, camera, make_node, activate, tiny_model):
     node = activate(make_node(encoding="32FC1", smoothing__time_constant_s=0.0))
     assert graph.call(node.set_parameters, [Parameter("prior_strength", value=0.0)])[0].successful
     maps = graph.received(Image, "saliency")
