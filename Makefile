@@ -16,6 +16,16 @@ test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+# The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (hours on two cores)
+DATA = --data.root $(OSIE) --data.panoramas $(PANORAMAS)
+weights: $(TEST_VENV)/ready
+	@test -d "$(OSIE)" && test -d "$(PANORAMAS)" || { echo "say where the data are: make weights OSIE=folder PANORAMAS=folder"; exit 2; }
+	$(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact.yaml $(DATA)
+	$(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact_longer.yaml $(DATA)
+	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact, runs/compact_longer]' --output runs/compact_average
+	$(TEST_VENV)/bin/python -m training.calibrate --checkpoint runs/compact_average --panoramas $(PANORAMAS) --output runs/compact_calibrated
+	$(TEST_VENV)/bin/python -m training.export --checkpoint runs/compact_calibrated --output sal360_ros/weights/sal360_compact.onnx
+
 # The environments are made anew when what they are made from changes; the marker is written last, so that an
 # interrupted installation is done again.
 $(DEMO_VENV)/ready: setup.py constraints.txt
