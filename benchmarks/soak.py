@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import rclpy
 from faults import NODE, Camera, Faults
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
@@ -175,7 +176,7 @@ def main() -> int:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     keep_freed_memory()
     use_shared_memory_profile()
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours
     with TemporaryDirectory(prefix="sal360-soak-") as logs:
         log = Path(logs) / "node.log"
         with NodeProcess("sal360_ros.ros.saliency_node", {"model": arguments.model}, log=log) as process:
