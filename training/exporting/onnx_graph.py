@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,9 +50,19 @@ def write_onnx(model: ExportedModel, spec: ModelSpec, path: Path, *, batch: int 
     if program is None:
         raise ModelError("the exporter gave nothing", "an ONNX program", "use the versions that setup.py names")
     graph = program.model_proto
+    forget_source(graph)
     write_onnx_spec(graph, spec)
     path.write_bytes(graph.SerializeToString())
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def forget_source(model: Any) -> None:
+    """Take out the stack traces that the exporter attaches: they name folders of the machine it ran on."""
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.initializer):
+        part.doc_string = ""
 
 
 def replace_spec(path: Path, spec: ModelSpec) -> None:
