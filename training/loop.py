@@ -26,6 +26,7 @@ from training import randomness
 from training.checkpoint import load_state, load_weights, plain_settings, save_checkpoint
 from training.checkpoint_folder import newest_checkpoint
 from training.config import LoopConfig, OptimiserConfig
+from training.config.plain import from_plain
 from training.curves import Curves
 from training.optimiser import learning_rate, make_optimiser
 from training.sync_batchnorm import synchronise
@@ -39,7 +40,7 @@ class Task(ABC):
     model: nn.Module
     """The network; the checkpoints hold its weights. Parts that stay frozen must stay so when its train() is called."""
     config: Any
-    """Settings of the model, a dataclass or mapping, for the checkpoints' header."""
+    """Settings of the model, a dataclass whose fields have defaults, for the checkpoints' header."""
     steps_per_epoch: int
     """Optimiser steps of one pass over the data."""
 
@@ -220,14 +221,16 @@ def _save(task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig, done
 def _restore(checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig) -> int:
     """Set everything to where the checkpoint left it and return its step."""
     state = load_state(checkpoint)
+    header = load_weights(checkpoint, task.model, kind=task.kind)
+    # a setting that came after that run had its default then: the dataclass fills it in
+    before = {**state["same"], **plain_settings(from_plain(type(task.config), header.config))}
     for name, value in _must_stay(task, config).items():
-        if (before := state["same"].get(name)) != value:
+        if before[name] != value:
             raise CheckpointError(
-                f"{checkpoint} is of a run with {name} {before}",
+                f"{checkpoint} is of a run with {name} {before[name]}",
                 f"{value}, as it is set now",
                 "resume with the settings and data of that run, or begin another one in another folder",
             )
-    header = load_weights(checkpoint, task.model, kind=task.kind)
     optimiser.load_state_dict(state["optimiser"])
     task.load_state_dict(state["task"])
     randomness.restore(state["randomness"])

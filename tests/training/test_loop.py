@@ -32,6 +32,36 @@ class Noisy(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return x, x.mean(dim=(1, 2))
 
 
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A part of the settings."""
+
+    width: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """Settings of the small network."""
+
+    encoder: str = "tiny"
+    size: Size = Size()
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterSize(Size):
+    """That part in a later version, which has one more."""
+
+    depth: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterTiny(Tiny):
+    """The settings in a later version, which has one more."""
+
+    size: LaterSize = LaterSize()
+    scales: int = 1
+
+
 class Regression(Task):
     """A small network with batch normalisation, dropout and a memory of its own."""
 
@@ -39,7 +69,7 @@ class Regression(Task):
 
     def __init__(self, config: LoopConfig, *, poison: int = -1) -> None:
         self.loop = config
-        self.config = {"encoder": "tiny"}
+        self.config = Tiny()
         self.model = nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.LazyLinear(3)
         )
@@ -207,9 +237,40 @@ def test_a_run_of_another_encoder_is_not_resumed(tmp_path: Path) -> None:
     run(settings(tmp_path, steps=1))
     config = settings(tmp_path, resume=True)
     fabric, task = make_fabric(config), Regression(config)
-    task.config = {"encoder": "other"}
+    task.config = Tiny("other")
     with pytest.raises(CheckpointError, match="encoder tiny; expected other"):
         train(task, config, SGD, fabric, starting_point(config))
+
+
+def resume_with(later: Tiny, folder: Path) -> Regression:
+    """Go on with a run of `Tiny` in a version that has settings more."""
+    run(settings(folder, steps=1))
+    config = settings(folder, steps=2, resume=True)
+    fabric, task = make_fabric(config), Regression(config)
+    task.config = later
+    train(task, config, SGD, fabric, starting_point(config))
+    return task
+
+
+def test_a_setting_that_came_after_a_run_counts_as_its_default_on_resuming(tmp_path: Path) -> None:
+    assert resume_with(LaterTiny(), tmp_path).seen == 1
+    assert checkpoint.read_header(tmp_path).config == {
+        "encoder": "tiny",
+        "size": {"width": 3, "depth": 1},
+        "scales": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        (LaterTiny(scales=2), "scales 1; expected 2"),
+        (LaterTiny(size=LaterSize(depth=2)), "'depth': 1.*; expected .*'depth': 2"),
+    ],
+)
+def test_a_later_setting_away_from_its_default_is_another_run(tmp_path: Path, later: Tiny, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        resume_with(later, tmp_path)
 
 
 def test_curves_hold_losses_speed_and_scores_at_their_steps(tmp_path: Path) -> None:
