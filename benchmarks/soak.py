@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import rclpy
 from faults import NODE, Camera, Faults
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from tqdm import tqdm
@@ -35,6 +36,7 @@ from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_pr
 RATE_HZ = 30.0
 RECOVERY_LIMIT_S = 1.0
 GIVE_UP_S = 30.0
+_MAP_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)  # see Faults.fault_subscribers
 ALLOWED_GROWTH = {"memory_mb": 16.0, "threads": 0, "handles": 0, "shared_memory_files": 0}
 
 
@@ -51,10 +53,11 @@ class Soak:
         self._next_sample_s = self._begin_s
         self.samples: list[dict[str, float]] = []
         self.recoveries: list[tuple[str, float]] = []
-        self._node.create_subscription(Image, "saliency", self._on_map, 10)
+        self._node.create_subscription(Image, "saliency", self._on_map, _MAP_QOS)
         bring_up(self._node, NODE, process)
         self._camera = Camera(self._node, RATE_HZ)
         self._faults = Faults(self._node, process, self._camera, self.spin, seed)
+        self.crowds = self._faults.crowds
         self._random = random.Random(seed)
 
     def _on_map(self, message: Image) -> None:
@@ -134,6 +137,8 @@ def judge(soak: Soak) -> dict[str, Any]:
     troubles += [
         f"{seconds:.2f} s to recover from {name}" for name, seconds in slowest.items() if seconds > RECOVERY_LIMIT_S
     ]
+    if soak.crowds["failed"]:
+        troubles.append(f"{soak.crowds['failed']} crowds of subscribers ended with an error")
     rates = sorted(sample["maps_hz"] for sample in soak.samples)
     return {
         "faults": len(soak.recoveries),
@@ -141,6 +146,7 @@ def judge(soak: Soak) -> dict[str, Any]:
         "memory_mb_max": max(sample["memory_mb"] for sample in soak.samples),
         "growth": growth,
         "slowest_recovery_s": slowest,
+        "subscriber_crowds": dict(soak.crowds),
         "troubles": troubles,
         "samples": soak.samples,
     }
