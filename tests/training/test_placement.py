@@ -89,15 +89,21 @@ def test_an_item_depends_on_its_key_alone() -> None:
     assert not np.array_equal(first[2, 0][0], _placed(seed=2)[2, 0][0])
 
 
-@pytest.mark.parametrize("inset_share", [0.0, 1.0])
-def test_photographs_do_not_overlap_and_unused_slots_are_empty(inset_share: float) -> None:
-    placed = _placed(seed=0, inset_share=inset_share)
+@pytest.mark.parametrize(("inset_share", "insets"), [(0.0, 1), (1.0, 1), (1.0, 3)])
+def test_photographs_do_not_overlap_and_unused_slots_are_empty(inset_share: float, insets: int) -> None:
+    placed = _placed(seed=0, inset_share=inset_share, insets=insets)
     _, densities, masks = placed[0, 0]
     used = masks.any(axis=(1, 2))
     assert used.sum() >= 2
     assert (masks.sum(axis=0) > 1).mean() < 0.03  # corners may touch by a pixel of the coarse grid
     np.testing.assert_array_equal(densities.any(axis=(1, 2)), used)
     assert not densities[~masks].any()
+
+
+def test_several_photographs_lie_flat_side_by_side() -> None:
+    placed = _placed(seed=0, inset_share=1.0, insets=3, attempts=1)
+    together = {int(placed[0, index][2].any(axis=(1, 2)).sum()) for index in range(20)}
+    assert together >= {1, 2, 3}
 
 
 def test_every_photograph_occurs_in_an_epoch() -> None:
@@ -129,9 +135,18 @@ def test_gaze_of_a_placed_photograph_is_looked_up_where_it_was_put() -> None:
     assert abs(peak[1] - column) <= 1
 
 
-def _placed(*, seed: int, count: int = 6, inset_share: float = 0.0) -> PlacedPhotographs:
+def _placed(
+    *, seed: int, count: int = 6, inset_share: float = 0.0, insets: int = 1, attempts: int = 120
+) -> PlacedPhotographs:
     pictures: list[Array] = [np.full((30, 40, 3), 20 * i + 10, np.uint8) for i in range(count)]
     densities: list[Array] = [np.ones((15, 20), np.float32)] * count
     background = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
-    config = PlacementConfig(exposure=0.0, mean_photographs=3.0, inset_share=inset_share, fov_deg=(50.0, 80.0))
+    config = PlacementConfig(
+        fov_deg=(50.0, 80.0),
+        inset_share=inset_share,
+        insets=insets,
+        mean_photographs=3.0,
+        attempts=attempts,
+        exposure=0.0,
+    )
     return PlacedPhotographs(pictures, densities, [background], config, (8, 16), seed)

@@ -20,7 +20,9 @@ class PlacementConfig:
     roll_deg: float = 8.0
     """Largest tilt of a photograph, degrees."""
     inset_share: float = 0.0
-    """Share of the panoramas on which one photograph is laid flat, larger than a viewport shows it."""
+    """Share of the panoramas on which photographs are laid flat, larger than a viewport shows them."""
+    insets: int = 1
+    """Most such photographs on one panorama, side by side; how many is drawn anew each time."""
     inset_width: tuple[float, float] = (0.4, 0.65)
     """Smallest and largest width of such a photograph, in panorama widths; 0.66 fills the height."""
     slots: int = 8
@@ -42,5 +44,5 @@ class PlacementConfig:
         require_between("placement.equator_share", self.equator_share, 0, 1)
         require_between("placement.roll_deg", self.roll_deg, 0, 180)
         require_between("placement.exposure", self.exposure, 0, 1)
-        for name in ("slots", "attempts", "mean_photographs"):
+        for name in ("insets", "slots", "attempts", "mean_photographs"):
             require_at_least(f"placement.{name}", getattr(self, name), 1)

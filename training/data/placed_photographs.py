@@ -80,14 +80,17 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
         return frame, on_sphere, masks
 
     def _places(self, generator: np.random.Generator, height: int, width: int) -> Iterator[Inset | Viewport]:
-        """Now and then an inset, and viewports that do not overlap, most near the equator, where people look."""
+        """Now and then insets, and viewports that do not overlap, most near the equator, where people look."""
         free = np.ones(_GRID, bool)
         directions = erp_directions(*_GRID)
         if generator.random() < self.config.inset_share:
-            share = generator.uniform(*self.config.inset_width)
-            inset = inset_at(int(generator.integers(width)), share * width, height, multiple=height // self.map_size[0])
-            free &= ~inset.mask(*_GRID, of_height=height)
-            yield inset
+            first, count = int(generator.integers(width)), int(generator.integers(self.config.insets)) + 1
+            for i in range(count):
+                share = min(generator.uniform(*self.config.inset_width), 1 / count)
+                centre = first + i * width // count
+                inset = inset_at(centre, share * width, height, multiple=height // self.map_size[0])
+                free &= ~inset.mask(*_GRID, of_height=height)
+                yield inset
         for attempt in range(self.config.attempts):
             # the wide ones first: the narrow ones then fill what is left
             share = attempt / self.config.attempts
