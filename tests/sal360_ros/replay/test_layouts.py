@@ -17,6 +17,7 @@ TOPICS = {
     "/saliency/overlay": "Image",
     "/saliency/target": "PointStamped",
     "/saliency/targets": "PointCloud2",
+    "/saliency/markers": "MarkerArray",
 }
 
 
@@ -29,6 +30,8 @@ def test_each_rviz_display_takes_a_topic_of_its_own_type(repository: Path) -> No
         if "Topic" in display
     }
     assert shown == TOPICS
+    (density,) = (display for display in displays if display.get("Topic", {}).get("Value") == "/saliency")
+    assert (density["Normalize Range"], density["Max Value"]) == (False, FULL_SCALE)  # it must not pump
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_foxglove_takes_the_topics_of_node_and_bag_at_their_scales(foxglove: dic
     panels = foxglove["configById"]
     images = {name: panel["imageMode"] for name, panel in panels.items() if "imageMode" in panel}
     assert {each["imageTopic"] for each in images.values()} == {"/saliency", "/saliency/overlay", OVERLAY_TOPIC}
-    assert set(panels["3D!targets"]["topics"]) == {"/saliency/target", "/saliency/targets"}
+    assert set(panels["3D!targets"]["topics"]) == {"/saliency/markers", "/saliency/targets"}
     assert images["Image!map"]["maxValue"] == 255  # mono8, the node's default
     assert (images["Image!bag-map"]["imageTopic"], images["Image!bag-map"]["maxValue"]) == (MAP_TOPIC, FULL_SCALE)
     assert {path["value"].split(".")[0] for path in panels["Plot!bag-target"]["paths"]} == {TARGET_TOPIC}
