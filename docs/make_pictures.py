@@ -1,13 +1,15 @@
-"""The pictures of these pages, made by the software: python -m docs.make_pictures."""
+"""The pictures of these pages, made by the software: python -m docs.make_pictures (needs chromium for the report)."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 
+from docs.replay_report import replay_report
 from sal360_ros.files import written_beside
 from sal360_ros.outputs.overlay import draw_overlay
 from sal360_ros.outputs.qp_offset import QpOffset, QpOffsetSettings
@@ -34,6 +36,8 @@ def main() -> None:
     _write("shading_rate.jpg", _shading_rate(frame, density))
     _write("qp_offset.jpg", _qp_offset(frame, density))
     _write("viewport.jpg", _viewport(frame, density))
+    with TemporaryDirectory(prefix="sal360-pictures-") as folder:
+        _write("replay_report.jpg", replay_report(Path(folder)))
 
 
 def _write(name: str, picture: Array) -> None:

@@ -1,0 +1,71 @@
+"""The picture of a report of evaluate_bag: a bag of the bundled panoramas, its report, and a browser that shows it."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+
+from sal360_ros.errors import ParameterError
+from sal360_ros.samples import bundled_panoramas
+from sal360_ros.sources import open_source
+from sal360_ros.sources.bag_types import message_types
+from sal360_ros.sphere import Array
+
+RATE_HZ, SECONDS_EACH = 10.0, 3.0
+TOPIC, TYPE = "/camera/image/compressed", "sensor_msgs/msg/CompressedImage"
+WINDOW_PX = (860, 1064)
+
+
+def replay_report(folder: Path) -> Array:
+    """The upper part of the report, (H, W, 3) uint8 BGR; `folder` takes the bag and the report.
+
+    Raises:
+        ParameterError: there is no browser.
+    """
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        raise ParameterError("there is no chromium", "a browser that takes screenshots", "install chromium")
+    bag = _turning_camera(folder / "turning_camera")
+    evaluate = ["-m", "sal360_ros.replay.evaluate", bag.name, "--output", "report", "--no-video"]
+    requirements = ["--require", "answered_share>=1", "--require", "flicker<0.1"]
+    subprocess.run(
+        [sys.executable, *evaluate, *requirements],
+        cwd=folder,  # the report names the bag as it was given
+        env={**os.environ, "PYTHONPATH": os.fspath(Path(__file__).resolve().parents[1])},
+        check=True,
+    )
+    picture = folder / "report.png"
+    window = f"--window-size={WINDOW_PX[0]},{WINDOW_PX[1]}"
+    page = (folder / "report" / "report.html").resolve().as_uri()
+    # no sandbox: the page is ours, and in containers there is none to be had
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", window, f"--screenshot={picture}"]
+    subprocess.run([browser, *options, page], check=True, stderr=subprocess.DEVNULL)
+    return cv2.imread(str(picture))
+
+
+def _turning_camera(path: Path) -> Path:
+    """A bag of a camera that turns in each of the bundled panoramas."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+
+    store = message_types()
+    types = store.types
+    yaw_rate_rad_s = math.radians(20)
+    frames = open_source(
+        bundled_panoramas(), rate_hz=RATE_HZ, hold_s=SECONDS_EACH, yaw_rate_rad_s=yaw_rate_rad_s, height_px=480
+    )
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+        connection = bag.add_connection(TOPIC, TYPE, typestore=store)
+        for number, frame in enumerate(frames):
+            nanoseconds = round(number * 1e9 / RATE_HZ)
+            stamp = types["builtin_interfaces/msg/Time"](sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+            header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
+            jpeg = cv2.imencode(".jpg", frame.image)[1].reshape(-1)
+            message = types[TYPE](header=header, format="jpeg", data=jpeg)
+            bag.write(connection, nanoseconds, store.serialize_cdr(message, TYPE))
+    return path
