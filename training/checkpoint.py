@@ -58,7 +58,7 @@ def save_checkpoint(
         model: its `state_dict` is saved.
         kind: contrastive or saliency.
         config: settings of the model, a dataclass or a mapping that JSON can hold.
-        state: tensors and plain values for `load_state`.
+        state: tensors and plain values for `load_state`; empty for weights that no run goes on from.
 
     Raises:
         CheckpointError: this step has a checkpoint already.
@@ -66,10 +66,14 @@ def save_checkpoint(
     """
     header = CheckpointHeader(kind, plain_settings(config), step, git_revision())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    weights = save(tensors, {HEADER_KEY: json.dumps(dataclasses.asdict(header))})
-    return write_checkpoint(run, step, {_WEIGHTS: weights, _STATE: buffer.getbuffer()}, keep=keep)
+    files: dict[str, bytes | memoryview] = {
+        _WEIGHTS: save(tensors, {HEADER_KEY: json.dumps(dataclasses.asdict(header))})
+    }
+    if state:
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        files[_STATE] = buffer.getbuffer()
+    return write_checkpoint(run, step, files, keep=keep)
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / _STATE
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing", "the state of the run", "begin a new run with these weights")
+        raise CheckpointError(f"there is no {path}", "the state of a run", "begin a new run with these weights")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

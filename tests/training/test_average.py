@@ -9,7 +9,7 @@ import torch
 
 from sal360_ros.errors import CheckpointError, ParameterError
 from training.average import AverageConfig, average
-from training.checkpoint import load_weights, save_checkpoint
+from training.checkpoint import load_state, load_weights, save_checkpoint
 from training.config.saliency import SaliencyModelConfig
 from training.models.saliency_model import SaliencyModel
 
@@ -28,6 +28,8 @@ def test_weights_are_averaged(tmp_path: Path) -> None:
     first, second = (model.state_dict() for model in models)
     for name, value in found.state_dict().items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2)
+    with pytest.raises(CheckpointError, match=r"there is no .*training_state.pt.*; begin a new run with these weights"):
+        load_state(tmp_path / "mean" / "last")  # as resuming does
 
 
 def test_one_checkpoint_or_a_missing_one_is_refused(tmp_path: Path) -> None:
