@@ -16,13 +16,15 @@ test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
-# The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (hours on two cores)
-DATA = --data.root $(OSIE) --data.panoramas $(PANORAMAS)
+# The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (two hours on two cores; goes on where
+# it was interrupted)
+DATA = --data.root $(OSIE) --data.panoramas $(PANORAMAS) --loop.resume auto
 weights: $(TEST_VENV)/ready
 	@test -d "$(OSIE)" && test -d "$(PANORAMAS)" || { echo "say where the data are: make weights OSIE=folder PANORAMAS=folder"; exit 2; }
 	$(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact.yaml $(DATA)
-	$(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact_longer.yaml $(DATA)
-	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact, runs/compact_longer]' --output runs/compact_average
+	for seed in 1 2; do $(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact_longer.yaml $(DATA) \
+	    --loop.run runs/compact_longer_$$seed --loop.seed $$seed || exit; done
+	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact_longer_1, runs/compact_longer_2]' --output runs/compact_average
 	$(TEST_VENV)/bin/python -m training.calibrate --checkpoint runs/compact_average --panoramas $(PANORAMAS) --output runs/compact_calibrated
 	$(TEST_VENV)/bin/python -m training.export --checkpoint runs/compact_calibrated --output sal360_ros/weights/sal360_compact.onnx
 

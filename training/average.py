@@ -1,6 +1,6 @@
-"""Average the weights of checkpoints of one model: a run and what was trained on from it (Izmailov et al., UAI 2018).
+"""Average the weights of checkpoints of one model, of runs that started from the same one (Wortsman et al., ICML 2022).
 
-python -m training.average --checkpoints '[runs/compact, runs/compact_longer]' --output runs/compact_average
+python -m training.average --checkpoints '[runs/compact_longer_1, runs/compact_longer_2]' --output runs/compact_average
 """
 
 from __future__ import annotations
