@@ -36,7 +36,7 @@ def average(config: AverageConfig) -> SaliencyModel:
     Raises:
         CheckpointError: a checkpoint is missing, broken or of another shape.
     """
-    header = read_header(config.checkpoints[-1])
+    header = read_header(config.checkpoints[-1], kind="saliency")
     settings = from_plain(SaliencyModelConfig, header.config)
     model = SaliencyModel(settings)
     states = []

@@ -138,7 +138,7 @@ def _falling_to(aim: float, function: Callable[[float], float], low: float, high
 def main() -> None:
     """The command `python -m training.calibrate`."""
     config = read_config(CalibrateConfig, "Calibrate a saliency model for headset gaze.")
-    header = read_header(config.checkpoint)
+    header = read_header(config.checkpoint, kind="saliency")
     model = SaliencyModel(from_plain(SaliencyModelConfig, header.config)).eval()
     load_weights(config.checkpoint, model, kind="saliency")
     panoramas = open_panoramas(PanoramaConfig(config.panoramas, model.config.input_height))

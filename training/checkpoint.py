@@ -83,23 +83,30 @@ def plain_settings(config: Any) -> dict[str, Any]:
     return settings
 
 
-def read_header(path: str | Path) -> CheckpointHeader:
+def read_header(path: str | Path, *, kind: str | None = None) -> CheckpointHeader:
     """The header of a checkpoint folder, of the newest one of a run folder, or of a .safetensors file.
 
+    Args:
+        path: of any of these.
+        kind: what the checkpoint must be: contrastive or saliency; None takes both.
+
     Raises:
-        CheckpointError: there is none, or it is not one of ours.
+        CheckpointError: there is none, it is not one of ours, or it is of another kind.
     """
     weights = _find_weights(path)
     try:
         with safe_open(weights, framework="pt") as opened:
             text = (opened.metadata() or {})[HEADER_KEY]
-        return CheckpointHeader(**json.loads(text))
+        header = CheckpointHeader(**json.loads(text))
     except SafetensorError as error:
         raise _broken(weights, error) from None
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
             f"{weights} has no readable header", "a checkpoint that this project wrote", "give another checkpoint"
         ) from None
+    if kind not in (None, header.kind):
+        raise CheckpointError(f"{weights} holds a {header.kind} model", f"a {kind} model", "give another checkpoint")
+    return header
 
 
 def load_weights(path: str | Path, model: nn.Module, *, kind: str, part: str | None = None) -> CheckpointHeader:
@@ -114,10 +121,8 @@ def load_weights(path: str | Path, model: nn.Module, *, kind: str, part: str | N
     Raises:
         CheckpointError: it is missing, broken, of another kind or of another model; `model` is then unchanged.
     """
-    header = read_header(path)
+    header = read_header(path, kind=kind)
     weights = _find_weights(path)
-    if header.kind != kind:
-        raise CheckpointError(f"{weights} holds a {header.kind} model", f"a {kind} model", "give another checkpoint")
     tensors = read_tensors(path, part=part)
     if difference := _difference(tensors, model.state_dict()):
         raise CheckpointError(

@@ -97,7 +97,7 @@ def export(config: ExportConfig) -> list[Path]:
 
 def load_model(config: ExportConfig) -> DensityModel:
     """The checkpoint's own model, in fp32, at the input size that is asked for."""
-    model_config = from_plain(SaliencyModelConfig, read_header(config.checkpoint).config)
+    model_config = from_plain(SaliencyModelConfig, read_header(config.checkpoint, kind="saliency").config)
     if (height := config.input_height()) is not None:
         model_config = replace(model_config, input_height=height)
     model = SaliencyModel(model_config)

@@ -217,6 +217,13 @@ def test_a_saliency_checkpoint_has_no_contrastive_encoder(
     assert "holds a saliency model" in capsys.readouterr().err
 
 
+def test_a_contrastive_checkpoint_predicts_no_saliency(
+    run: Run, contrastive_run: Path, panoramas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["equator", f"--models=[{contrastive_run}]", f"--data.root={panoramas}", f"--output={tmp_path}"]) == 2
+    assert "holds a contrastive model; expected a saliency model" in capsys.readouterr().err
+
+
 def test_help_lists_the_analyses(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     shown = capsys.readouterr().out

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sal360_ros.errors import CheckpointError
 from training.checkpoint import load_weights, read_header
 from training.config import ContrastiveConfig, PanoramaConfig
 from training.config.plain import from_plain
@@ -38,9 +37,7 @@ def read_encoder(path: str | Path) -> TrainedEncoder:
     Raises:
         CheckpointError: it is missing, broken or not contrastive.
     """
-    header = read_header(path)
-    if header.kind != "contrastive":
-        raise CheckpointError(f"{path} holds a {header.kind} model", "a contrastive model", "give another checkpoint")
+    header = read_header(path, kind="contrastive")
     # the weights come from the checkpoint, not from where its training began
     config = replace(from_plain(ContrastiveConfig, header.config), pretrained=False, weights_file="")
     model = ContrastiveModel(config)

@@ -47,7 +47,7 @@ def read_predictor(model: str, prior_strength: float = 1.0) -> TrainedPredictor:
     if model == BUNDLED or (path.is_file() and path.suffix != ".safetensors"):
         predictor = Predictor("" if model == BUNDLED else path, prior_strength=prior_strength)
         return TrainedPredictor(path.stem, predictor.spec.input_height, predictor.predict)
-    config = from_plain(SaliencyModelConfig, read_header(path).config)
+    config = from_plain(SaliencyModelConfig, read_header(path, kind="saliency").config)
     config = replace(config, prior=replace(config.prior, strength=config.prior.strength * prior_strength))
     saliency_model = SaliencyModel(config)
     load_weights(path, saliency_model, kind="saliency")
