@@ -30,6 +30,7 @@ class Predictor:
     Raises:
         ModelError: the model cannot be opened or run here.
         ParameterError: an argument is out of its range, or the model has no prior to scale.
+        FrameError: the model gives no finite map even of a black frame.
     """
 
     def __init__(
@@ -47,11 +48,11 @@ class Predictor:
         self._prior_strength = prior_strength
         try:
             check_prior_strength(self.spec, prior_strength)
-        except ParameterError:
+            # the first run of a runtime is slow (memory, kernels, captured graphs): no frame shall wait for it
+            self.predict(np.zeros((self.spec.input_height, self.spec.input_width, 3), np.uint8))
+        except BaseException:
             self.close()
             raise
-        # the first run of a runtime is slow (memory, kernels, captured graphs): no frame shall wait for it
-        self.predict(np.zeros((self.spec.input_height, self.spec.input_width, 3), np.uint8))
 
     @property
     def spec(self) -> ModelSpec:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
 from sal360_ros.errors import FrameError, ParameterError
 from sal360_ros.predictor import Predictor, check_frame, scale_prior
 from sal360_ros.sphere import solid_angles
@@ -174,6 +175,15 @@ def test_the_first_frame_finds_a_warm_model(tiny_model, monkeypatch):
     )
     Predictor(tiny_model, backend="onnxruntime", device="cpu").close()
     assert runs == [1]
+
+
+def test_a_model_that_fails_on_its_first_frame_is_closed_again(tiny_model, monkeypatch):
+    closed = []
+    monkeypatch.setattr(OnnxRuntimeBackend, "_run", lambda *_: np.full((1, 16, 32), np.nan, np.float32))
+    monkeypatch.setattr(OnnxRuntimeBackend, "_release", lambda _: closed.append(True))
+    with pytest.raises(FrameError, match="not finite"):
+        Predictor(tiny_model, backend="onnxruntime", device="cpu")
+    assert closed == [True]
 
 
 def test_shrinking_agrees_with_the_mean_of_each_block(predictor, monkeypatch):
