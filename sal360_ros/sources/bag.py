@@ -147,7 +147,8 @@ class Bag:
             raise DataError(
                 f"the folder {self.path} holds no bag", "metadata.yaml, *.mcap or *.db3", "choose the bag's own folder"
             )
-        return [self._open_file(file) for file in files]
+        # by time: as texts, the names of split recordings put part 10 before part 2
+        return sorted(map(self._open_file, files), key=lambda reader: reader.start_time)
 
     def _open_file(self, path: Path) -> Any:
         if path.suffix.lower() == ".bag":
