@@ -19,7 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sal360_ros.errors import ParameterError, one_line_errors
+from sal360_ros.errors import CheckpointError, ParameterError, one_line_errors
 from sal360_ros.sphere import Array
 from training.checkpoint import load_weights
 from training.config import read_config, write_config
@@ -155,7 +155,17 @@ class PretrainTask(Task):
         return self.objective.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Take them back.
+
+        Raises:
+            CheckpointError: the run had another number of panoramas, so its memory's entries belong to others.
+        """
+        if (count := len(state["memory"])) != self.source.count:
+            raise CheckpointError(
+                f"the checkpoint is of {count} panoramas",
+                f"{self.source.count}, as --data.root has now",
+                "resume with the data of that run, or begin another one with --weights",
+            )
         self.objective.load_state_dict(state)
 
 

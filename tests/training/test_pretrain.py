@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +191,16 @@ def test_an_existing_run_is_neither_overwritten_nor_resumed_by_another_encoder(
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     assert before == after
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_is_not_resumed_with_a_panorama_more(
+    command: Callable[..., int], panoramas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("--loop.steps=1") == 0
+    more = shutil.copytree(panoramas, tmp_path / "more")
+    shutil.copy(more / "0.png", more / "6.png")  # a batch of 4 makes one step of six panoramas and of seven
+    assert command("--loop.resume=true", f"--data.root={more}") == 2
+    assert "is of 6 panoramas; expected 7" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_is_one_line(
