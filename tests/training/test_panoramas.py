@@ -232,4 +232,15 @@ def test_a_broken_index_is_named(shards: Shards) -> None:
 
 
 def test_the_first_panoramas_of_shards_can_be_looked_at(shards: Shards) -> None:
+    for beyond in ("000002.tar", "000005.tar"):  # six panoramas lie in the first two shards: no other is read
+        (Path(shards.root) / beyond).unlink()
     assert [panorama.shape for panorama in shards.first(6, HEIGHT)] == [(HEIGHT, 2 * HEIGHT, 3)] * 6
+
+
+def test_a_shard_that_no_server_gives_is_named_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(url: str) -> None:
+        raise OSError(f"curl {url}: exit 7")  # webdataset's own: without an error number
+
+    monkeypatch.setattr("webdataset.gopen", refused)
+    with pytest.raises(DataError, match=r"cannot be read \(curl https://host/000000.tar: exit 7\)"):
+        Shards("https://host", ("000000.tar",), (4,)).read(0)

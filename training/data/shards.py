@@ -8,6 +8,7 @@ opens, such as https://host/path) then trains on them. A loader process holds on
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tarfile
@@ -59,7 +60,7 @@ class Shards:
                 files = tar_file_expander([{"url": url, "stream": stream}])
                 samples = [_picture(sample, url) for sample in group_by_keys(files)]
         except (OSError, ValueError, tarfile.TarError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error.args[0]
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error.args[0]
             raise DataError(f"{url} cannot be read ({reason})", "a whole shard", "copy it again") from None
         if len(samples) != self.counts[shard]:
             expected = f"the {self.counts[shard]} that {INDEX} says"
@@ -68,11 +69,8 @@ class Shards:
 
     def first(self, count: int, height: int) -> list[Array]:
         """The first `count` panoramas, (height, 2 * height, 3) uint8 RGB each."""
-        found: list[Array] = []
-        for shard in range(len(self.names)):
-            for _, name, data in self.read(shard)[: count - len(found)]:
-                found.append(read_panorama(name, height, data))
-        return found
+        samples = itertools.chain.from_iterable(map(self.read, range(len(self.names))))  # no shard beyond those needed
+        return [read_panorama(name, height, data) for _, name, data in itertools.islice(samples, count)]
 
 
 def open_shards(root: str) -> Shards | None:
