@@ -63,18 +63,30 @@ def one_line_errors(main: Callable[[], int | None]) -> int:
     """Run a command's `main` and turn expected failures into one line on stderr.
 
     Returns:
-        main's status (None counts as 0); 2 after a `Sal360Error` or an operating-system error; 130 after Ctrl-C.
+        main's status (None counts as 0); 2 after a `Sal360Error`, an operating-system error, or when a package that is
+        not ours is not installed; 130 after Ctrl-C.
     """
     try:
         return main() or 0
     except Sal360Error as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # a library's words may hold line breaks
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("sal360_ros", "training")):
+            raise
+        print(f"error: {_missing_module(error)}", file=sys.stderr)
     except OSError as error:
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 2
+
+
+def _missing_module(error: ModuleNotFoundError) -> str:
+    return (
+        f"the Python module {error.name} is missing; expected an environment with what this command needs; source your "
+        "ROS 2 installation, or pip install what the README names for it"
+    )
 
 
 def describe_os_error(error: OSError) -> str:

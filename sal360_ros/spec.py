@@ -135,9 +135,12 @@ def read_onnx_spec(path: str | Path) -> ModelSpec:
     """The spec inside an ONNX file, read without any runtime.
 
     Raises:
-        ModelError: the file is missing, is no ONNX model, or has no spec.
+        ModelError: the file is missing, is no ONNX model, or has no spec; or the package onnx is missing.
     """
-    import onnx  # heavy, and only needed when a model is opened
+    try:
+        import onnx  # heavy, and only needed when a model is opened
+    except ModuleNotFoundError:
+        raise ModelError("the Python module onnx is missing", "what reads model files", "pip install onnx") from None
 
     path = Path(path)
     if not path.is_file():

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from tqdm import tqdm
 
 from sal360_ros.backends import BACKEND_NAMES
 from sal360_ros.backends.backend import PRECISIONS
-from sal360_ros.errors import ParameterError, Sal360Error, one_line_errors
+from sal360_ros.errors import ParameterError, one_line_errors
 from sal360_ros.fixation_density import HEADSET_SIGMA_DEG
 from sal360_ros.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360_ros.predictor import Predictor
@@ -85,7 +84,7 @@ def main() -> int:
                 "bag": str(bag.path),
                 "topic": f"{recording.topic} ({recording.type})",
                 "mode": f"live, {arguments.rate:g} times the recorded speed" if arguments.live else "offline",
-                "machine": f"{platform.machine()}, {psutil.cpu_count()} processors, Python {platform.python_version()}",
+                "machine": f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
                 "model": run.model,
                 **_about_truth(arguments),
             },
@@ -124,14 +123,8 @@ def _run(
             evaluation = evaluate_answers(_shown(answers, count), recording, folder, **options)
         measured = {"peak_rss_mb": sampler.figures()["peak_rss_mb"]}
         return Run(evaluation, predictor.description, measured)
-    try:
-        from sal360_ros.replay.live import play_live
-    except ModuleNotFoundError as error:
-        raise Sal360Error(
-            f"the Python module {error.name} is missing",
-            "ROS 2 for --live",
-            "source your ROS 2 installation, or pip install sal360_ros[ros]",
-        ) from None
+    from sal360_ros.replay.live import play_live  # needs ROS 2
+
     parameters = {**model, "smoothing.time_constant_s": smoothing.time_constant_s}
     parameters.update(_node_parameter(text) for text in arguments.node_parameter)
     with MapSpool() as spool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-import av
 import cv2
 import numpy as np
 
 from sal360_ros.errors import Sal360Error
 from sal360_ros.sphere import Array
+
+if TYPE_CHECKING:
+    import av
 
 _TIME_BASE = Fraction(1, 90_000)
 
@@ -27,6 +30,8 @@ class OverlayVideo:
     """
 
     def __init__(self, path: Path) -> None:
+        import av  # here, so that a missing PyAV is one line, and none where no video is wanted
+
         self._container = av.open(str(path), "w", format="mp4")
         self._stream: av.VideoStream | None = None
         self._first_ns = 0
@@ -34,22 +39,26 @@ class OverlayVideo:
 
     def write(self, picture_bgr: Array, stamp_ns: int) -> None:
         """Append a picture (H, W, 3) uint8 BGR at the first one's size; a time that goes back is put after the last."""
+        from av import VideoFrame
+
         if self._stream is None:
             self._stream = self._start(picture_bgr.shape[0], picture_bgr.shape[1])
             self._first_ns = stamp_ns
         size = self._stream.width, self._stream.height
         if picture_bgr.shape[1::-1] != size:
             picture_bgr = cv2.resize(picture_bgr, size, interpolation=cv2.INTER_AREA)
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_bgr), format="bgr24")
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture_bgr), format="bgr24")
         pts = round((stamp_ns - self._first_ns) / 1e9 / _TIME_BASE)
         frame.pts = self._last_pts = max(pts, self._last_pts + 1)
         frame.time_base = _TIME_BASE
         self._container.mux(self._stream.encode(frame))
 
     def _start(self, height: int, width: int) -> av.VideoStream:
+        from av import FFmpegError
+
         try:
             stream = self._container.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
-        except (ValueError, av.FFmpegError):
+        except (ValueError, FFmpegError):
             raise Sal360Error(
                 "PyAV has no H.264 encoder", "a build with libx264", "pip install av, or say --no-video"
             ) from None

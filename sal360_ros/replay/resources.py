@@ -7,7 +7,6 @@ import time
 from types import TracebackType
 
 import numpy as np
-import psutil
 
 from sal360_ros.sphere import Array
 
@@ -22,19 +21,23 @@ class ResourceSampler:
     """
 
     def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
+        from psutil import Process  # here, so that a missing psutil is one line
+
+        self._process = Process(pid)
         self._samples: list[tuple[float, float, float, int]] = []  # when, processor seconds, bytes, threads
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample_on, name="resources", daemon=True)
 
     def _sample_on(self) -> None:
+        from psutil import Error
+
         while True:
             last = self._done.is_set()
             try:
                 with self._process.oneshot():
                     cpu = self._process.cpu_times()
                     memory, threads = self._process.memory_info().rss, self._process.num_threads()
-            except psutil.Error:  # it has ended
+            except Error:  # it has ended
                 return
             self._samples.append((time.monotonic(), cpu.user + cpu.system, memory, threads))
             if last:

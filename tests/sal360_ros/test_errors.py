@@ -49,6 +49,7 @@ def test_the_status_of_a_command_is_passed_on(status: int | None, capsys: pytest
         PermissionError(errno.EACCES, "Permission denied", "/root/x"),
         OSError(errno.ENOSPC, "No space left on device"),
         OSError("no errno"),
+        ModuleNotFoundError("No module named 'rclpy'", name="rclpy"),
     ],
 )
 def test_an_expected_failure_is_one_line_and_status_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +69,8 @@ def test_ctrl_c_says_so_and_is_130(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_fault_of_ours_is_not_dressed_up() -> None:
     with pytest.raises(ZeroDivisionError):
         one_line_errors(lambda: 1 // 0)
+    with pytest.raises(ModuleNotFoundError):
+        one_line_errors(raiser(ModuleNotFoundError("No module named 'sal360_ros.x'", name="sal360_ros.x")))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,12 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, content:
     with pytest.raises(ModelError, match=r"m\.onnx") as caught:
         read_onnx_spec(path)
     assert "\n" not in str(caught.value)
+
+
+def test_without_the_package_onnx_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ModelError, match=r"onnx is missing; .*; pip install onnx"):
+        read_onnx_spec(tmp_path / "model.onnx")
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:

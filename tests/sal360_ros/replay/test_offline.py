@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,23 @@ def test_a_mistake_is_one_line_before_anything_is_written(
     assert line in outcome.err
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("module", ["av", "psutil", "rclpy"])
+def test_a_package_that_is_not_installed_is_one_line(tmp_path: Path, mcap_bag: Any, module: str) -> None:
+    bag = mcap_bag.write(tmp_path / "run", {"/c": [(1, mcap_bag.image(1, np.zeros((8, 16, 3), np.uint8), "rgb8"))]})
+    command = (
+        f"import runpy, sys; sys.modules[{module!r}] = None; "
+        "runpy.run_module('sal360_ros.replay.evaluate', run_name='__main__')"
+    )
+    live = ["--live"] if module == "rclpy" else []
+    ended = subprocess.run(
+        [sys.executable, "-c", command, bag, "--output", tmp_path / "out", *live], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    said = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert said[0].startswith(f"error: the Python module {module} is missing; expected ")
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_truncated_bag_is_reported_as_far_as_it_goes_and_is_an_error(
