@@ -118,7 +118,7 @@ def _set_capabilities(library: TensorRt, config: Any, capabilities: tuple[str, .
             raise ModelError(
                 f"{library.name} {library.version} builds only for the card in this machine",
                 "tensorrt_rtx for other cards",
-                "pip install 'sal360_ros[tensorrt-rtx]', or build on the target",
+                "pip install tensorrt-rtx, or build on the target",
             )
         return
     known = library.module.ComputeCapability

@@ -64,7 +64,7 @@ def load_tensorrt(name: str = "") -> TensorRt:
         raise ModelError(
             f"{wanted} is not installed",
             "TensorRT 10 or newer, or TensorRT-RTX",
-            "pip install 'sal360_ros[tensorrt]' or 'sal360_ros[tensorrt-rtx]' (see docs/deploy.md)",
+            "pip install tensorrt or tensorrt-rtx (see docs/deploy.md)",
         )
     try:
         module = importlib.import_module(names[0])

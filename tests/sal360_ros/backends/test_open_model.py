@@ -180,7 +180,7 @@ def test_a_runtime_that_is_not_installed_is_named(tiny_model, without):
     without("openvino")
     message = opening(tiny_model, backend="openvino")
     assert "openvino is not installed" in message
-    assert "pip install 'sal360_ros[cpu]'" in message
+    assert "; pip install openvino (" in message
     without("openvino", "onnxruntime")
     assert "openvino and onnxruntime are not installed" in opening(tiny_model, device="cpu")
 
