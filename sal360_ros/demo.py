@@ -68,13 +68,14 @@ def _parse() -> argparse.Namespace:
 def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
     """A node of this process beside an active saliency node and a camera; and a function that checks that they live."""
     import rclpy  # after the environment is settled, which the middleware reads once
+    from rclpy.signals import SignalHandlerOptions
 
     from sal360_ros.ros.processes import NodeProcess, bring_up
 
     names = {"__ns": NAMESPACE}
     camera_parameters = {"source": options.source, "rate_hz": options.rate, "height_px": options.height}
     logs = output / "saliency_node.log", output / "panorama_camera.log"
-    rclpy.init()
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C stays Python's own
     node = rclpy.create_node("subscriber", namespace=NAMESPACE)
     try:
         with NodeProcess(
