@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 # cv-bridge 1.13.0.post0 calls ndarray.tostring, which numpy 2.3 removed.
 NUMPY = "numpy<2.3"
+# No window is opened, and the other wheel needs libGL and glib, which servers and containers have not.
+OPENCV = "opencv-python-headless"
 
 # The ROS 2 Jazzy libraries as wheels (CPython 3.10 to 3.13, x86-64), for machines without an installed ROS.
 ROS = [
@@ -40,7 +42,7 @@ setup(
         ("lib/sal360_ros", glob("scripts/*")),
     ],
     zip_safe=False,
-    install_requires=[NUMPY, "opencv-python", "pyyaml", "onnx>=1.16", "tqdm"],
+    install_requires=[NUMPY, OPENCV, "pyyaml", "onnx>=1.16", "tqdm"],
     extras_require={
         "ros": ROS,
         "cpu": ["onnxruntime>=1.17", "openvino>=2024.4"],
