@@ -176,8 +176,8 @@ class Faults:
     def fault_subscribers(self) -> None:
         """Five subscribers of each output come and go, in a process of their own.
 
-        Fast DDS 2.14 has an endless loop in a reliable subscriber's take: of a large message that it has freed and
-        still lists. A crowd that falls into it is ended by force, counted, and one fault more for the node.
+        Reliable ones, as many tools are: if the crowd hangs in Fast DDS for that (see `qos.input_qos`), it is ended by
+        force and counted, one fault more for the node.
         """
         crowd = multiprocessing.get_context("spawn").Process(target=be_a_crowd, daemon=True)
         crowd.start()

@@ -1,10 +1,11 @@
 """A camera process, the real node and a subscriber: what arrives, and when.
 
-    python benchmarks/node_latency.py [--seconds 10] [--model FILE] [--threads N] [--json]
+    python benchmarks/node_latency.py [--seconds 10] [--model FILE] [--threads N] [--all-outputs] [--json]
 
 The camera publishes raw best-effort frames of depth 1 (the hardest case: nothing is sent twice) through the shipped
 shared-memory profile. A frame counts as handled when its map arrived or a newer frame took its place in the node;
-what the middleware lost on its way is counted apart.
+what the middleware lost on its way is counted apart. With --all-outputs the subscriber takes every topic of the node at
+once, and the rate of each is measured.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,13 +93,15 @@ def stamp_ns(message: Any) -> int:
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 
-def measure(case: Case, seconds: float, of_node: dict[str, Any]) -> dict[str, Any]:
+def measure(case: Case, seconds: float, of_node: dict[str, Any], *, all_outputs: bool) -> dict[str, Any]:
     """Run one case and return its figures; `of_node` holds parameters of the node."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
+    from faults import OUTPUTS
     from sensor_msgs.msg import Image
 
     from sal360_ros.ros.processes import NodeProcess, bring_up
+    from sal360_ros.ros.qos import input_qos
 
     parameters = {**of_node, "image_transport": case.transport}
     rclpy.init()
@@ -113,6 +117,9 @@ def measure(case: Case, seconds: float, of_node: dict[str, Any]) -> dict[str, An
         lambda array: status.update({pair.key: pair.value for pair in array.status[0].values}),
         10,
     )
+    counts: Counter[str] = Counter()
+    for topic, kind in OUTPUTS.items() if all_outputs else ():
+        node.create_subscription(kind, topic, lambda _, topic=topic: counts.update([topic]), input_qos(depth=10))
     spawn = multiprocessing.get_context("spawn")
     published = spawn.Queue()
     try:
@@ -125,10 +132,13 @@ def measure(case: Case, seconds: float, of_node: dict[str, Any]) -> dict[str, An
                 process.check_alive()
                 rclpy.spin_once(node, timeout_sec=0.1)
             begin_s, begin_answers, begin_cpu_s = time.monotonic(), len(arrivals), cpu_s(watched)
+            counts.clear()
             while published.empty():
                 rclpy.spin_once(node, timeout_sec=0.1)
             cpu_per_answer_s = (cpu_s(watched) - begin_cpu_s) / max(1, len(arrivals) - begin_answers)
-            rate_hz = (len(arrivals) - begin_answers) / (time.monotonic() - begin_s)
+            passed_s = time.monotonic() - begin_s
+            rate_hz = (len(arrivals) - begin_answers) / passed_s
+            rates_hz = {f"{topic} Hz": count / passed_s for topic, count in counts.items()}
             stamps = published.get()
             end_s = time.monotonic() + 2.5  # until the next diagnostics have all counts
             while time.monotonic() < end_s:
@@ -149,6 +159,7 @@ def measure(case: Case, seconds: float, of_node: dict[str, Any]) -> dict[str, An
         "handled_share": 1 - (lost + rejected) / len(stamps),
         "answered_share": len(arrivals) / len(stamps),
         "map_rate_hz": rate_hz,
+        **rates_hz,
         "stamp_to_arrival_p50_ms": float(np.percentile(delays_ms, 50)),
         "stamp_to_arrival_p95_ms": float(np.percentile(delays_ms, 95)),
         "stamp_to_publish_p95_ms": float(status["stamp_to_publish_p95_ms"]),
@@ -169,6 +180,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each case, after a warm-up")
     parser.add_argument("--model", default="", help="model file; empty: the bundled one")
     parser.add_argument("--threads", type=int, default=0, help="of the model; 0: the runtime's choice")
+    parser.add_argument("--all-outputs", action="store_true", help="subscribe to every topic of the node")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))
@@ -176,7 +188,8 @@ def main() -> None:
     results = []
     for case in CASES:
         print(f"{case} …", file=sys.stderr)
-        results.append(measure(case, arguments.seconds, {"model": arguments.model, "threads": arguments.threads}))
+        of_node = {"model": arguments.model, "threads": arguments.threads}
+        results.append(measure(case, arguments.seconds, of_node, all_outputs=arguments.all_outputs))
     if arguments.json:
         print(json.dumps({"cases": results}))
         return

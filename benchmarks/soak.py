@@ -23,7 +23,6 @@ from typing import Any
 import psutil
 import rclpy
 from faults import NODE, Camera, Faults
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from tqdm import tqdm
@@ -31,12 +30,12 @@ from tqdm import tqdm
 from sal360_ros.errors import ParameterError, one_line_errors
 from sal360_ros.files import written_beside
 from sal360_ros.ros.processes import NodeProcess, bring_up
+from sal360_ros.ros.qos import input_qos
 from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
 RATE_HZ = 30.0
 RECOVERY_LIMIT_S = 1.0
 GIVE_UP_S = 30.0
-_MAP_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)  # see Faults.fault_subscribers
 ALLOWED_GROWTH = {"memory_mb": 16.0, "threads": 0, "handles": 0, "shared_memory_files": 0}
 
 
@@ -53,7 +52,7 @@ class Soak:
         self._next_sample_s = self._begin_s
         self.samples: list[dict[str, float]] = []
         self.recoveries: list[tuple[str, float]] = []
-        self._node.create_subscription(Image, "saliency", self._on_map, _MAP_QOS)
+        self._node.create_subscription(Image, "saliency", self._on_map, input_qos(depth=10))
         bring_up(self._node, NODE, process)
         self._camera = Camera(self._node, RATE_HZ)
         self._faults = Faults(self._node, process, self._camera, self.spin, seed)

@@ -99,6 +99,8 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
     from diagnostic_msgs.msg import DiagnosticArray
     from sensor_msgs.msg import Image
 
+    from sal360_ros.ros.qos import input_qos
+
     latency_s: list[float] = []
     status: dict[str, str] = {}
 
@@ -114,7 +116,7 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
             if each.name.startswith(NODE):
                 status.update((pair.key, pair.value) for pair in each.values)
 
-    subscription = node.create_subscription(Image, "saliency", on_map, 10)
+    subscription = node.create_subscription(Image, "saliency", on_map, input_qos(depth=10))
     diagnostics = node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
     _spin(node, check, _FIRST_ANSWER_S, "waiting for the first map", until=lambda: bool(latency_s))
     if not latency_s:
@@ -148,6 +150,7 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
     from sensor_msgs.msg import Image
 
     from sal360_ros.replay.overlay_video import OverlayVideo
+    from sal360_ros.ros.qos import input_qos
 
     picture_path, video_path = output / "overlay.png", output / "overlay.mp4"
     last: list[np.ndarray] = []
@@ -161,7 +164,7 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
             last[:] = [picture]
             count += 1
 
-        subscription = node.create_subscription(Image, "saliency/overlay", on_overlay, 10)
+        subscription = node.create_subscription(Image, "saliency/overlay", on_overlay, input_qos(depth=10))
         _spin(node, check, duration_s, "recording the overlay")
         node.destroy_subscription(subscription)
         if not last:

@@ -33,6 +33,7 @@ from sal360_ros.replay.resources import ResourceSampler
 from sal360_ros.replay.spool import MapSpool, ReceivedMap
 from sal360_ros.ros.diagnostics import PERIOD_S
 from sal360_ros.ros.processes import NodeProcess, ProcessError, bring_up
+from sal360_ros.ros.qos import input_qos
 from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 from sal360_ros.sources.bag_images import COMPRESSED
 from sal360_ros.sphere import Array
@@ -40,7 +41,6 @@ from sal360_ros.sphere import Array
 _MATCH_TIMEOUT_S = 20.0
 _QUIET_S = 2.0  # after this time without a further map, no more are expected
 _FRAME_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # as drivers of 360° cameras publish
-_MAP_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class _Client:
         kind, topic = (CompressedImage, "image/compressed") if message_type == COMPRESSED else (Image, "image")
         self._publisher = self.node.create_publisher(kind, topic, _FRAME_QOS)
         # the annotations of rclpy do not know callbacks that also take the message's info
-        self.node.create_subscription(Image, "saliency", self._on_map, _MAP_QOS)  # type: ignore[arg-type]
+        self.node.create_subscription(Image, "saliency", self._on_map, input_qos(depth=10))  # type: ignore[arg-type]
         self.node.create_subscription(DiagnosticArray, "diagnostics", self._on_diagnostics, 10)
         self._spool = spool
         self.sent_ns: dict[int, int] = {}

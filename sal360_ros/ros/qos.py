@@ -22,7 +22,12 @@ _OVERRIDABLE = (
 
 
 def input_qos(depth: int = 1) -> QoSProfile:
-    """Best effort, which matches every publisher, and for frames depth 1: only the newest one is of interest."""
+    """Best effort, which matches every publisher, and for frames depth 1: only the newest one is of interest.
+
+    Reliable, a subscriber of messages above 64 KB can hang in Fast DDS (2.14, and 3 so far): a message that arrived in
+    part is freed when its publisher says that the rest will not come, yet stays listed, and `take` goes round it for
+    ever.
+    """
     return QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=depth)
 
 
