@@ -16,7 +16,7 @@ class Curves:
 
     Args:
         run: folder of the TensorBoard files.
-        start: step at which the run goes on: older points after it, of a run that was killed, are dropped.
+        start: steps that are done when the run goes on: points after it, of a run that was killed, are dropped.
         enabled: False in all processes but the first.
     """
 
@@ -27,7 +27,7 @@ class Curves:
         if enabled:
             from torch.utils.tensorboard import SummaryWriter  # starts slowly
 
-            self._writer = SummaryWriter(str(run), purge_step=start)
+            self._writer = SummaryWriter(str(run), purge_step=start + 1 if start else 0)
         self._sums: dict[str, Tensor] = {}
         self._steps = self._images = 0
         self._step_s = self._waiting_s = 0.0

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from sal360_ros.errors import CheckpointError, ParameterError, TrainingError
 from training import checkpoint, checkpoint_folder
 from training.config import LoopConfig, OptimiserConfig
+from training.curves import Curves
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.loop import Task, make_fabric, starting_point, train
 from training.optimiser import learning_rate, make_optimiser
+from training.run_picture import read_curves
 
 SAMPLES = 12
 
@@ -285,6 +287,15 @@ def test_curves_hold_losses_speed_and_scores_at_their_steps(tmp_path: Path) -> N
         assert steps[tag] == every_second, tag
     assert steps["score"] == task.evaluated == [0, 3, 6, 8]  # before, each epoch, at the end
     assert all(0 <= point.value <= 1 for point in events.Scalars("speed/waiting_for_data"))
+
+
+def test_a_resumed_run_keeps_the_points_up_to_its_checkpoint_and_drops_those_after(tmp_path: Path) -> None:
+    with Curves(tmp_path, 0, enabled=True) as curves:
+        for step in (0, 10, 20):
+            curves.write(step, {"score": step})
+    with Curves(tmp_path, 10, enabled=True) as curves:
+        curves.write(30, {"score": 30})
+    assert read_curves(tmp_path)["score"] == ([0, 10, 30], [0, 10, 30])
 
 
 def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
