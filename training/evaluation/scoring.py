@@ -69,10 +69,12 @@ def score_people(record: GazeRecord, sigma_deg: float, protocols: Sequence[Proto
         )
         prediction = spherical_density(by, height, width, sigma_deg)
         ways.append(score(PEOPLE, prediction, truth, protocols, prior))
-    return [
-        dataclasses.replace(one, values={name: (one.values[name] + other.values[name]) / 2 for name in one.values})
-        for one, other in zip(*ways, strict=True)
-    ]
+    return [dataclasses.replace(one, values=_mean(one.values, other.values)) for one, other in zip(*ways, strict=True)]
+
+
+def _mean(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Of what both have: a half of one fixation cannot be taken apart once more, and has no AUC by the paper."""
+    return {name: (one[name] + other[name]) / 2 for name in one if name in other}
 
 
 def information_gain(prediction: Array, baseline: Array, record: GazeRecord) -> float:

@@ -67,6 +67,13 @@ def test_people_predict_each_other_better_than_chance_and_worse_than_themselves(
     assert score_people(alone, 8.0, ["standard"], np.ones((2, 4))) == []
 
 
+def test_people_of_whom_one_half_made_a_single_fixation_have_what_both_ways_give(gaze):
+    few = GazeRecord("a", gaze.panorama, gaze.fixations[:3], np.array([0, 1, 1]), np.zeros(3), gaze.density)
+    standard, paper = score_people(few, 8.0, ["standard", "paper"], np.ones((2, 4)))
+    assert standard.values.keys() >= {"auc_judd", "nss", "kld"}
+    assert paper.values.keys() == {"cc", "sim", "kld"}
+
+
 def test_summaries_are_means_sample_deviations_and_counts_of_what_there_is():
     scores = [
         Score("m", "1", "standard", {"nss": 1.0, "kld": 2.0}),
