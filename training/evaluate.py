@@ -146,6 +146,8 @@ def _report(
 def _cases(part: Part, models: Mapping[str, Predict], scores: Sequence[Score], config: EvaluateConfig) -> list[str]:
     """Sections with the records on which the first predictor is worst and best, by KLD or, without densities, NSS."""
     predictors = {**models, **part.baselines}
+    if not predictors:
+        return []
     first = next(iter(predictors))
     of_record = {
         each.record: each.values for each in scores if (each.model, each.protocol) == (first, config.protocols[0])

@@ -118,6 +118,12 @@ def test_the_report_shows_the_record_on_which_the_first_predictor_is_worst(salie
     assert best[1] == min(kld, key=kld.get)
 
 
+def test_people_can_be_measured_without_a_predictor(salient360_root, tmp_path):
+    scores = command.evaluate(config_of(salient360_root, tmp_path, baselines=("people", "ground_truth"), limit=1))
+    assert {each.model for each in scores} == {"people", "ground_truth"}
+    assert "Worst cases" not in (tmp_path / "report.html").read_text()
+
+
 def test_limit_takes_records_evenly(salient360_root, tmp_path):
     scores = command.evaluate(config_of(salient360_root, tmp_path, baselines=("uniform",), limit=2))
     assert [each.record for each in scores] == ["P75", "P77"]
