@@ -19,10 +19,12 @@ from training import analyse
 from training.analysis.change import layer_changes
 from training.analysis.embedding import to_plane
 from training.analysis.equator import equator_distance, equator_rows
+from training.analysis.predictions import read_predictor
 from training.analysis.view_coverage import TURNS, coverage
 from training.checkpoint import save_checkpoint
 from training.config import ContrastiveConfig
 from training.config.saliency import PriorConfig, SaliencyModelConfig
+from training.data.panoramas import read_panorama
 from training.models.contrastive import ContrastiveModel
 from training.models.encoders import build_encoder
 from training.models.saliency_model import SaliencyModel
@@ -215,6 +217,15 @@ def test_a_saliency_checkpoint_has_no_contrastive_encoder(
     arguments = [f"--checkpoints=[{saliency_run}]", f"--data.root={panoramas}", f"--output={tmp_path}"]
     assert run(["correlation", *arguments]) == 2
     assert "holds a saliency model" in capsys.readouterr().err
+
+
+def test_panoramas_of_a_models_own_size_are_predicted_without_a_warning(saliency_run: Path, tmp_path: Path) -> None:
+    predictor = read_predictor(str(saliency_run))
+    path = tmp_path / "own.png"
+    cv2.imwrite(str(path), np.zeros((predictor.height, 2 * predictor.height, 3), np.uint8))
+    panorama = read_panorama(path, predictor.height)
+    assert not panorama.flags.writeable  # it is the decoder's own memory
+    assert np.isfinite(predictor.predict(panorama)).all()
 
 
 def test_a_contrastive_checkpoint_predicts_no_saliency(

@@ -55,7 +55,8 @@ def read_predictor(model: str, prior_strength: float = 1.0) -> TrainedPredictor:
 
     @torch.inference_mode()
     def predict(panorama: Array) -> Array:
-        density: Array = density_model(torch.from_numpy(resize(panorama, config.input_height))[None])[0].numpy()
+        frame = torch.tensor(resize(panorama, config.input_height))  # a copy: panoramas may be read-only
+        density: Array = density_model(frame[None])[0].numpy()
         return density
 
     return TrainedPredictor(checkpoint_name(path), config.input_height, predict)
