@@ -112,7 +112,7 @@ def open_panoramas(config: PanoramaConfig) -> Panoramas:
     """
     root = Path(config.root)
     if not root.is_dir():
-        raise DataError(f"{root} is no folder", "a folder of panoramas", "check --data.root")
+        raise DataError(f"{root} is no folder", "a folder of panoramas", "check the path")
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not config.cache:
         panoramas = _checked(paths, config, None)
@@ -140,10 +140,10 @@ def refuse_unusable(usable: int, unusable: Sequence[str], where: str) -> None:
     example = f" (first: {unusable[0]})" if unusable else ""
     if usable < 2:
         found = f"{where} has {usable} usable panoramas and {len(unusable)} unusable files{example}"
-        raise DataError(found, "at least 2 panoramas in jpg, png or webp, twice as wide as high", "check --data.root")
+        raise DataError(found, "at least 2 panoramas in jpg, png or webp, twice as wide as high", "check the path")
     if len(unusable) > MAX_UNUSABLE * (usable + len(unusable)):
         found = f"{len(unusable)} of {usable + len(unusable)} files in {where} are unusable{example}"
-        raise DataError(found, f"at most {MAX_UNUSABLE:.0%}", "repair or remove them, or check --data.root")
+        raise DataError(found, f"at most {MAX_UNUSABLE:.0%}", "repair or remove them, or check the path")
 
 
 def describe(panoramas: Panoramas) -> str:
