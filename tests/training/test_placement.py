@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sal360_ros.projection import place_on_sphere
 from sal360_ros.sphere import Array, erp_directions, nearest_pixel, solid_angles
 from training.config.placement import PlacementConfig
-from training.data.placed_photographs import PlacedPhotographs, vary_exposure
+from training.data.placed_photographs import PlacedPhotographs, crop, vary_exposure
 from training.data.placement import (
     bounding_window,
     draw_picture,
@@ -122,6 +122,26 @@ def test_exposure_varies_and_strength_zero_changes_nothing() -> None:
     picture = np.full((2, 2, 3), 128, np.uint8)
     assert vary_exposure(picture, 0.0, np.random.default_rng(0)) is picture
     assert len({vary_exposure(picture, 0.3, np.random.default_rng(i)).tobytes() for i in range(5)}) == 5
+
+
+def test_a_crop_keeps_picture_and_gaze_together_and_most_of_the_gaze() -> None:
+    picture = np.arange(60 * 80, dtype=np.int64).reshape(60, 80)[..., None].repeat(3, axis=2)
+    density = np.zeros((30, 40), np.float32)
+    density[10, 30] = 1
+    sizes = set()
+    for seed in range(30):
+        part, gaze = crop(picture, density, 0.5, np.random.default_rng(seed))
+        assert gaze.sum() == 1
+        row, column = (int(index) for index in np.unravel_index(gaze.argmax(), gaze.shape))
+        shown = part[
+            round((row + 0.5) * part.shape[0] / gaze.shape[0]), round((column + 0.5) * part.shape[1] / gaze.shape[1])
+        ]
+        assert abs(shown[0] // 80 - 21) <= 1
+        assert abs(shown[0] % 80 - 61) <= 1
+        sizes.add(part.shape[1])
+    assert min(sizes) >= 40
+    assert len(sizes) > 5
+    assert crop(picture, density, 1.0, np.random.default_rng(0))[0].shape == picture.shape
 
 
 def test_gaze_of_a_placed_photograph_is_looked_up_where_it_was_put() -> None:

@@ -33,6 +33,10 @@ class PlacementConfig:
     """Places tried for a panorama's photographs."""
     exposure: float = 0.2
     """Strength of random gain and offset of a photograph's colours, 0 to 1."""
+    saturation: float = 0.0
+    """Strength of the random change of a photograph's saturation, 0 to 1; 1 goes from grey to twice its own."""
+    crop: float = 1.0
+    """Smallest share of a photograph's width that is shown; 1 shows it whole."""
 
     def __post_init__(self) -> None:
         low, high = self.fov_deg
@@ -44,5 +48,7 @@ class PlacementConfig:
         require_between("placement.equator_share", self.equator_share, 0, 1)
         require_between("placement.roll_deg", self.roll_deg, 0, 180)
         require_between("placement.exposure", self.exposure, 0, 1)
+        require_between("placement.saturation", self.saturation, 0, 1)
+        require_between("placement.crop", self.crop, 0.2, 1)
         for name in ("insets", "slots", "attempts", "mean_photographs"):
             require_at_least(f"placement.{name}", getattr(self, name), 1)

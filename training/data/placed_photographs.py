@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from sal360_ros.projection import Viewport
 from sal360_ros.sphere import Array, erp_directions
 from training.config.placement import PlacementConfig
+from training.data.colour import scale_colours
 from training.data.loader import Key
 from training.data.placement import Inset, draw_picture, gaze_on_sphere, inset_at, viewport_at
 
@@ -70,7 +71,10 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
             picture, density = self.pictures[photograph], self.densities[photograph]
             if generator.random() < 0.5:
                 picture, density = np.ascontiguousarray(picture[:, ::-1]), np.ascontiguousarray(density[:, ::-1])
+            picture, density = crop(picture, density, self.config.crop, generator)
             picture = vary_exposure(picture, self.config.exposure, generator)
+            saturation = 1 + self.config.saturation * generator.uniform(-1, 1)
+            picture = scale_colours(picture, 1.0, 1.0, saturation)
             if isinstance(place, Inset):
                 place.draw(frame, picture)
                 on_sphere[slot], masks[slot] = place.gaze(density, *self.map_size, of_height=frame.shape[0])
@@ -106,6 +110,26 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
                 continue
             free &= ~inside
             yield viewport
+
+
+def crop(picture: Array, density: Array, smallest: float, generator: np.random.Generator) -> tuple[Array, Array]:
+    """A random part of a photograph (h, w, 3) and of its gaze (h', w'), at least `smallest` of the width, same aspect.
+
+    The photograph stays whole where the part would hold less than half of its gaze: what is left at the edge of an
+    attractive thing is no ground truth.
+    """
+    share = generator.uniform(smallest, 1)
+    top, left = generator.uniform(0, 1 - share, 2)
+
+    def part(whole: Array) -> Array:
+        height, width = whole.shape[:2]
+        rows = slice(round(top * height), round((top + share) * height))
+        return whole[rows, round(left * width) : round((left + share) * width)]
+
+    gaze = part(density)
+    if gaze.sum() < 0.5 * density.sum():
+        return picture, density
+    return np.ascontiguousarray(part(picture)), np.ascontiguousarray(gaze)
 
 
 def vary_exposure(picture: Array, strength: float, generator: np.random.Generator) -> Array:
