@@ -55,8 +55,10 @@ def test_launch_arguments(readme: str, repository: Path) -> None:
 def test_topics(readme: str, repository: Path) -> None:
     code = "".join(path.read_text() for path in (repository / "sal360_ros" / "ros").glob("*.py"))
     published = set(re.findall(r'^    topic = "([\w/]+)"', code, re.MULTILINE)) | {"/diagnostics"}
-    named = {name for row in _table(readme, "| topic | type") for name in re.findall(r"`([\w/]+)`", row[0])}
-    assert named == published
+    index = (repository / "docs" / "topics.md").read_text()
+    for page, heading in ((readme, "| topic | type"), (index, "| topic (relative) | type")):
+        named = {name for row in _table(page, heading) for name in re.findall(r"`([\w/]+)`", row[0])}
+        assert named == published, heading
 
 
 def test_links(readme: str, repository: Path) -> None:
