@@ -34,6 +34,16 @@ def test_the_shipped_file_lists_every_parameter_with_its_default(path):
     }
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_shipped_file_names_every_choice(path):
+    lines = path.read_text().splitlines()
+    for name, default, rule in flatten(SaliencyParameters()):
+        if rule.choices:
+            (at,) = (at for at, line in enumerate(lines) if f'{name.split(".")[-1]}: "{default}"' in line)
+            said = lines[at - 1] + lines[at]  # the comment stands beside the value or above it
+            assert all(choice in said for choice in rule.choices), name
+
+
 @pytest.mark.parametrize("values", [SaliencyParameters(), CameraParameters()], ids=lambda values: type(values).__name__)
 def test_every_parameter_is_described_and_every_number_has_a_range(values):
     for name, default, rule in flatten(values):
