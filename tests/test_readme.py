@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sal360_ros.ros.shared_memory import PROFILE_VARIABLES
+
 
 @pytest.fixture(scope="module")
 def readme(repository: Path) -> str:
@@ -59,6 +61,10 @@ def test_topics(readme: str, repository: Path) -> None:
     for page, heading in ((readme, "| topic | type"), (index, "| topic (relative) | type")):
         named = {name for row in _table(page, heading) for name in re.findall(r"`([\w/]+)`", row[0])}
         assert named == published, heading
+
+
+def test_the_variables_of_the_transport_profile_are_those_that_fast_dds_reads(readme: str) -> None:
+    assert set(re.findall(r"`(\w+_PROFILES_FILE)`", readme)) == set(PROFILE_VARIABLES)
 
 
 def test_links(readme: str, repository: Path) -> None:
