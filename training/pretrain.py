@@ -178,6 +178,8 @@ def main() -> None:
     task = PretrainTask(config, source, fabric)
     if config.weights and not checkpoint:
         load_weights(config.weights, task.model, kind=task.kind)
+    if config.encoder_weights and not checkpoint:
+        load_weights(config.encoder_weights, task.model.encoder, kind=task.kind, part="encoder")
     scores = train(task, config.loop, config.optimiser, fabric, checkpoint)
     if fabric.global_rank == 0:
         write_summary(

@@ -145,6 +145,21 @@ def test_a_new_run_can_begin_with_the_weights_of_another(command: Callable[..., 
     assert torch.equal(before["encoder.stem.weight"], after["encoder.stem.weight"])
 
 
+def test_a_new_run_with_another_attention_can_begin_with_the_encoder_of_another(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("--loop.steps=1", folder="first") == 0
+    options = ("--loop.steps=1", "--model.attention=none", "--optimiser.learning_rate=1e-30")
+    assert command(*options, f"--weights={tmp_path / 'first'}") == 2
+    assert "attention.gamma is unknown" in capsys.readouterr().err
+    assert command(*options, f"--encoder_weights={tmp_path / 'first'}") == 0
+    before, after = tensors(tmp_path / "first"), tensors(tmp_path / "run")
+    parameters = [name for name in after if name.startswith("encoder.") and "running" not in name and "num" not in name]
+    assert parameters
+    for name in parameters:
+        torch.testing.assert_close(before[name], after[name], rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -158,6 +173,8 @@ def test_a_new_run_can_begin_with_the_weights_of_another(command: Callable[..., 
         (("--data.root=nowhere",), "nowhere is no folder"),
         (("--loop.resume=true",), "there is no checkpoint in"),
         (("--weights=nowhere",), "nowhere does not exist"),
+        (("--encoder_weights=nowhere",), "nowhere does not exist"),
+        (("--weights=a", "--encoder_weights=b"), "expected at most one of both"),
     ],
 )
 def test_what_is_wrong_is_one_line_status_2_and_nothing_written(

@@ -31,10 +31,14 @@ class PretrainConfig:
     """Optimiser and learning rate."""
     weights: str = ""
     """Checkpoint of a contrastive run whose weights a new run begins with."""
+    encoder_weights: str = ""
+    """The same of the encoder alone, where attention or size of the views are others."""
     retrieval_panoramas: int = 512
     """Panoramas, at most, among which the evaluation looks for the turned views' own."""
 
     def __post_init__(self) -> None:
+        one = not (self.weights and self.encoder_weights)
+        require("weights", f"{self.weights} and encoder_weights {self.encoder_weights}", one, "at most one of both")
         require_at_least("retrieval_panoramas", self.retrieval_panoramas, 2)
         same = self.views.height == self.model.height
         require("views.height", self.views.height, same, f"model.height, {self.model.height}")
