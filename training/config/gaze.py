@@ -19,8 +19,11 @@ class AugmentConfig:
     """Turn about the vertical: quarter turns as the paper does, or any whole column."""
     stretch: float = 0.0
     """Probability of stretching the bands near the poles over more rows, as if the camera stood elsewhere."""
+    copies: int = 1
+    """Times that each panorama occurs in an epoch, varied anew each time: for data sets smaller than a batch."""
 
     def __post_init__(self) -> None:
+        require_at_least("data.augment.copies", self.copies, 1)
         require_between("data.augment.stretch", self.stretch, 0, 1)
 
 

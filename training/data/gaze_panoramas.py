@@ -35,7 +35,7 @@ class GazePanoramas(Dataset[tuple[Array, Array, Array]]):
         records: panoramas with gaze.
         height: rows of the frame, pixels.
         map_size: (h, w) of the model's map; H and W are multiples of h and w.
-        augment: how panorama and gaze are varied; None leaves them as they are.
+        augment: how panorama and gaze are varied, and in how many copies; None leaves them as they are.
         seed: of the variations.
     """
 
@@ -51,11 +51,11 @@ class GazePanoramas(Dataset[tuple[Array, Array, Array]]):
         self.augment, self.seed = augment, seed
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.records) * (self.augment.copies if self.augment else 1)
 
     def __getitem__(self, key: Key) -> tuple[Array, Array, Array]:
         epoch, index = key
-        record = self.records[index]
+        record = self.records[index % len(self.records)]
         frame = resize(record.panorama(), self.height)
         density = gaze_density(record, *self.map_size)
         valid: Array = np.ones(self.map_size, np.float32)
