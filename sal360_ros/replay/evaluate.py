@@ -28,7 +28,7 @@ from sal360_ros.fixation_density import HEADSET_SIGMA_DEG
 from sal360_ros.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360_ros.predictor import Predictor
 from sal360_ros.replay.answers import Answer, predicted_answers
-from sal360_ros.replay.evaluation import VIDEO_NAME, Evaluation, evaluate_answers
+from sal360_ros.replay.evaluation import Evaluation, evaluate_answers
 from sal360_ros.replay.figures import figure_names, figures_of
 from sal360_ros.replay.plots import contact_sheet, plots_of
 from sal360_ros.replay.recording import Recording
@@ -98,7 +98,7 @@ def main() -> int:
     write_json(report, folder / "report.json")
     sheet = contact_sheet(run.evaluation.sheet) if run.evaluation.sheet else None
     plots = plots_of(run.evaluation.rows, run.resources, run.evaluation.mean_map)
-    write_html(report, plots, sheet, VIDEO_NAME if arguments.video else "", folder / "report.html")
+    write_html(report, plots, sheet, run.evaluation.video, folder / "report.html")
     _print(report, folder)
     if recording.damage is not None:
         raise recording.damage  # what could be read is reported; the recording is not whole all the same

@@ -35,6 +35,8 @@ class Evaluation:
     """(h, w), the mean of all maps."""
     sheet: list[Array] = field(default_factory=list)
     """Some overlays, evenly over the recording, (h, w, 3) uint8 BGR."""
+    video: str = ""
+    """Name of the video in the folder; "" where none was wanted, or no frame could be shown."""
 
 
 def evaluate_answers(
@@ -60,7 +62,7 @@ def evaluate_answers(
     total: Array | None = None
     answered = 0
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(_video_into(folder / VIDEO_NAME)) if video else None
+        writer: OverlayVideo | None = None
         beside = stack.enter_context(_bag_into(folder / BAG_NAME, recording)) if bag else None
         for answer in answers:
             record = truth.at(answer.frame.index) if truth else None
@@ -69,8 +71,10 @@ def evaluate_answers(
             overlay = None
             if answer.picture is not None:
                 overlay = overlay_of(answer, row, record.fixations if record else None)
-                if writer:
+                if video:  # begun with the first picture: a video without any is no file that plays
+                    writer = writer or stack.enter_context(_video_into(folder / VIDEO_NAME))
                     writer.write(overlay, answer.frame.stamp_ns)
+                    result.video = VIDEO_NAME
                 if answer.frame.index in shown:
                     result.sheet.append(overlay)
             if beside:

@@ -197,6 +197,18 @@ def test_bad_frames_are_counted_by_their_reason_and_the_rest_is_answered(
     assert report["figures"]["answered_share"] == pytest.approx(0.4)
 
 
+def test_a_recording_without_a_usable_frame_has_a_report_and_no_video(
+    mcap_bag: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    square = mcap_bag.image(1, np.zeros((64, 64, 3), np.uint8), "rgb8")
+    bag = mcap_bag.write(tmp_path / "run", {"/c": [(1, square), (2, square)]})
+    outcome = run_evaluate(bag, "--output", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    assert "rejected for not_2_to_1: 2" in outcome.out
+    assert "<video" not in (tmp_path / "out" / "report.html").read_text()
+    assert not (tmp_path / "out" / "overlay.mp4").exists()
+
+
 def test_a_requirement_that_does_not_hold_is_status_1_and_said(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
