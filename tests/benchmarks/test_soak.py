@@ -1,0 +1,54 @@
+"""benchmarks/soak.py finds what grows and what stays down, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def judged(repository, monkeypatch):
+    """The troubles of a soak of 30 samples and one recovery; a value may be given as a function of time."""
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    soak = importlib.import_module("soak")
+
+    def judge(*, recovery_s=0.2, crowds=None, **curves):
+        steady = {"maps_hz": 30.0, "memory_mb": 400.0, "threads": 20, "handles": 30, "shared_memory_files": 9}
+        samples = [
+            {"time_s": time_s, **steady, **{name: curve(time_s) for name, curve in curves.items()}}
+            for time_s in range(30)
+        ]
+        run = SimpleNamespace(samples=samples, recoveries=[("pause", recovery_s)], crowds=Counter(crowds or {}))
+        return soak.judge(run)["troubles"]
+
+    return judge
+
+
+def test_a_steady_node_with_peaks_and_a_heap_that_settles_has_no_trouble(judged):
+    peaks = {"memory_mb": lambda time_s: 400 + 150 * (time_s % 5 == 0), "shared_memory_files": lambda t: 9 + t % 2}
+    assert judged(**peaks, crowds={"left": 3, "hung": 1}) == []
+    assert judged(memory_mb=lambda time_s: min(400, 300 + 10 * time_s)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "curve"),
+    [
+        ("memory_mb", lambda time_s: 400 + 2 * time_s),
+        ("threads", lambda time_s: 20 + time_s // 10),
+        ("handles", lambda time_s: 30 + time_s // 15),
+        ("shared_memory_files", lambda time_s: 9 + (time_s >= 20)),
+    ],
+)
+def test_what_grows_is_named(judged, name, curve):
+    (trouble,) = judged(**{name: curve})
+    assert trouble.startswith(f"{name} grew by ")
+
+
+def test_a_slow_recovery_and_a_crowd_that_failed_are_troubles(judged):
+    assert judged(recovery_s=1.5) == ["1.50 s to recover from pause"]
+    assert judged(crowds={"left": 1, "failed": 2}) == ["2 crowds of subscribers ended with an error"]
