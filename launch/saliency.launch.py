@@ -33,13 +33,14 @@ ARGUMENTS = {
     "camera": ("false", "true also starts a camera that shows camera_source"),
     "camera_source": ("", "picture, folder, video or bag; starts the camera too. Empty: the bundled panoramas"),
 }
+CHOICES = {"camera": ["true", "false", "True", "False"]}  # anything else would start no camera and say nothing
 PASSED_ON = ("image_transport", "model", "device")
 
 
 def generate_launch_description() -> LaunchDescription:
     """The node, the events that activate it, and the camera if it is asked for."""
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=description)
+        DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
         for name, (default, description) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])
