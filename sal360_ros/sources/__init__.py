@@ -44,6 +44,7 @@ def open_source(
         DataError: at once: nothing is there, or it has no frames, or a topic must be chosen; while iterating: the
             recording is damaged from here on.
         FrameError: while iterating, see `on_bad_frame`.
+        ParameterError: rate_hz, hold_s or height_px is out of its range.
     """
     path = Path(path)
     if not rate_hz > 0 or hold_s < 0 or height_px < 0:
