@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,37 +39,35 @@ class Retrieval:
     def __call__(self, model: ContrastiveModel, device: torch.device) -> dict[str, float]:
         """Scores of the model as it is (set it to evaluation mode, without gradients).
 
-        The turned view is embedded as the objective trains it, through the attention and the local module, with
-        itself as the query, so that nothing tells which panorama is sought; and also through the global module.
+        The turned view is embedded as the objective trains it, through the attention and the local module, once with
+        itself as the query, so that nothing tells which panorama is sought ("local"), and once with the plain view as
+        in training ("guided"); and also through the global module ("global").
 
         Returns:
-            retrieval/local_top1, local_top5, global_top1, global_top5: share of turned views whose own panorama is
-            the nearest or among the five nearest by the cosine; latent/inter_map_correlation: as in Table 2.
+            retrieval/local_top1, local_top5, guided_…, global_…: share of turned views whose own panorama is the
+            nearest or among the five nearest by the cosine; latent/inter_map_correlation: as in Table 2.
         """
-        sought, correlations = [], []
-        for view in self._batches(self.plain, device):
+        gallery, correlations = [], []
+        embedded: dict[str, list[Tensor]] = {"local": [], "guided": [], "global": []}
+        for view, turned in zip(self._batches(self.plain, device), self._batches(self.turned, device), strict=True):
             latent = model.encoder(normalise(view))  # (B, 512, h, w)
-            sought.append(model.global_head(latent).float())
+            turned_latent = model.encoder(normalise(turned))  # (B, 512, h, w)
+            gallery.append(model.global_head(latent).float())
             correlations.append(inter_map_correlation(latent))
-        local, through_global = [], []
-        for view in self._batches(self.turned, device):
-            latent = model.encoder(normalise(view))
-            attended = model.local_head(model.attention(latent, latent)).float()
-            local.append(functional.normalize(attended.mean(dim=(2, 3)), dim=1))
-            through_global.append(model.global_head(latent).float())
-        gallery = torch.cat(sought)
-        return {
-            **{f"retrieval/local_{name}": value for name, value in top_scores(torch.cat(local), gallery).items()},
-            **{
-                f"retrieval/global_{name}": value
-                for name, value in top_scores(torch.cat(through_global), gallery).items()
-            },
-            "latent/inter_map_correlation": float(torch.cat(correlations).nanmean()),
+            for name, query in (("local", turned_latent), ("guided", latent)):
+                local = model.local_head(model.attention(query, turned_latent)).float()
+                embedded[name].append(functional.normalize(local.mean(dim=(2, 3)), dim=1))
+            embedded["global"].append(model.global_head(turned_latent).float())
+        scores = {
+            f"retrieval/{name}_{top}": value
+            for name, queries in embedded.items()
+            for top, value in top_scores(torch.cat(queries), torch.cat(gallery)).items()
         }
+        return scores | {"latent/inter_map_correlation": float(torch.cat(correlations).nanmean())}
 
-    def _batches(self, views: Sequence[Array], device: torch.device) -> list[Tensor]:
-        starts = range(0, len(views), self.batch_size)
-        return [torch.from_numpy(np.stack(views[i : i + self.batch_size])).to(device) for i in starts]
+    def _batches(self, views: Sequence[Array], device: torch.device) -> Iterator[Tensor]:
+        for start in range(0, len(views), self.batch_size):
+            yield torch.from_numpy(np.stack(views[start : start + self.batch_size])).to(device)
 
 
 def top_scores(queries: Tensor, gallery: Tensor) -> dict[str, float]:

@@ -17,10 +17,10 @@ import torch
 
 from sal360_ros.errors import one_line_errors
 from training import checkpoint, checkpoint_folder, pretrain
-from training.config import PanoramaConfig, read_config
+from training.config import PanoramaConfig, ViewConfig, read_config
 from training.config.pretrain import PretrainConfig
 from training.data.shards import WriteShardsConfig, write_shards
-from training.retrieval import top_scores
+from training.retrieval import Retrieval, top_scores
 from training.run_picture import read_curves
 
 TINY = (
@@ -96,6 +96,7 @@ def test_a_run_leaves_settings_pictures_curves_and_a_checkpoint(command: Callabl
         "speed/images_per_s",
         "speed/waiting_for_data",
         "retrieval/local_top1",
+        "retrieval/guided_top1",
         "retrieval/global_top5",
         "latent/inter_map_correlation",
     } <= curves.keys()
@@ -268,3 +269,31 @@ def test_retrieval_counts_the_places_of_the_own_panorama() -> None:
 def test_retrieval_of_a_collapsed_model_is_zero() -> None:
     constant = torch.ones(8, 4) / math.sqrt(4)
     assert top_scores(constant, constant) == {"top1": 0.0, "top5": 0.0}
+
+
+class QueryAlone(torch.nn.Module):
+    """The worst attention there could be: what it selects is the query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.Flatten(2)
+
+    def attention(self, query: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+        assert query.shape == latent.shape
+        return query
+
+    def global_head(self, latent: torch.Tensor) -> torch.Tensor:
+        pooled = torch.nn.functional.adaptive_avg_pool1d(latent, 8).flatten(1)  # (B, 3 * 8)
+        return torch.nn.functional.normalize(pooled, dim=1)
+
+    def local_head(self, selected: torch.Tensor) -> torch.Tensor:
+        return self.global_head(selected)[..., None, None]
+
+
+def test_an_attention_that_hands_on_its_query_shows_in_the_guided_score_alone() -> None:
+    generator = np.random.default_rng(0)
+    panoramas = [generator.integers(0, 256, (64, 128, 3), dtype=np.uint8) for _ in range(20)]
+    scores = Retrieval(panoramas, ViewConfig(height=64), seed=0, batch_size=8)(QueryAlone(), torch.device("cpu"))  # type: ignore[arg-type]
+    assert scores["retrieval/guided_top1"] == 1.0
+    assert scores["retrieval/local_top1"] < 0.5
+    assert scores["retrieval/local_top1"] == scores["retrieval/global_top1"]
