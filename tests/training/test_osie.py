@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sal360_ros.errors import DataError
-from training.data.osie import HEIGHT_PX, WIDTH_PX, read_osie, split_folds
+from training.data.osie import HEIGHT_PX, WIDTH_PX, read_osie
+from training.data.splits import split_folds
 
 WriteOsie = Callable[..., Path]
 
@@ -45,14 +46,16 @@ def test_density_of_some_subjects_leaves_the_others_out(write_osie: WriteOsie) -
     assert np.unravel_index(density.argmax(), density.shape) == (37, 87)
 
 
-def test_folds_are_a_partition_by_photograph_and_stay_the_same(write_osie: WriteOsie) -> None:
-    photographs = read_osie(write_osie(11))
-    folds = split_folds(photographs, 5, seed=3)
+def test_folds_are_a_partition_by_name_and_stay_the_same() -> None:
+    names = [f"{i}.jpg" for i in range(11)]
+    folds = split_folds(names, 5, seed=3)
     assert sorted(np.concatenate(folds).tolist()) == list(range(11))
-    again = split_folds(photographs, 5, seed=3)
+    again = split_folds(names, 5, seed=3)
     assert all((a == b).all() for a, b in zip(folds, again, strict=True))
-    reversed_names = [{photographs[::-1][i].name for i in fold} for fold in split_folds(photographs[::-1], 5, seed=3)]
-    assert reversed_names == [{photographs[i].name for i in fold} for fold in folds]
+    reversed_names = [{names[::-1][i] for i in fold} for fold in split_folds(names[::-1], 5, seed=3)]
+    assert reversed_names == [{names[i] for i in fold} for fold in folds]
+    with pytest.raises(DataError, match="4 pictures for 5 folds"):
+        split_folds(names[:4], 5, seed=3)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from training.config import PanoramaConfig
 from training.config.gaze import GazeConfig
 from training.data.gaze_panoramas import GazePanoramas, Records
 from training.data.gaze_records import open_gaze
-from training.data.osie import Photograph, read_osie, split_folds
+from training.data.osie import Photograph, read_osie
 from training.data.panoramas import open_panoramas
 from training.data.placed_photographs import PlacedPhotographs
+from training.data.splits import split_folds
 from training.photograph_metrics import FIGURES, measure_photographs
 
 Predict = Callable[[Array], Array]
@@ -47,7 +48,7 @@ class OsieGaze(Gaze):
 
     def __init__(self, config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> None:
         photographs = read_osie(config.root)
-        folds = split_folds(photographs, config.folds, config.split_seed)
+        folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
         panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
         self.backgrounds = [panoramas[i] for i in range(len(panoramas))]
         self.fov_deg = config.measure_fov_deg

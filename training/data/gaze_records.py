@@ -8,12 +8,13 @@ import numpy as np
 
 from training.config.gaze import GazeConfig
 from training.config.panoramas import PanoramaConfig
-from training.data.osie import read_osie, split_folds
+from training.data.osie import read_osie
 from training.data.osie_records import OsieRecords
 from training.data.panoramas import open_panoramas
 from training.data.records import Chosen, GazeRecords
 from training.data.salient360 import Salient360
 from training.data.sitzmann import Sitzmann
+from training.data.splits import split_folds
 from training.data.vr_eyetracking import VrEyeTracking
 
 
@@ -39,7 +40,7 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
     """
     if config.dataset == "osie":
         photographs = read_osie(config.root)
-        folds = split_folds(photographs, config.folds, config.split_seed)
+        folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
         panoramas = open_panoramas(PanoramaConfig(config.panoramas, panorama_height))
         backgrounds = [panoramas[i] for i in range(len(panoramas))]
         kept = [photographs[i] for i in folds[config.fold]]
@@ -51,8 +52,8 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
             f"{_fold(config)} by photograph, each placed in front at {fov_deg:g}° on a real panorama",
         )
     if config.dataset == "sitzmann":
-        everything = Sitzmann(config.root, "all", panorama_height=panorama_height)
-        parts = np.array_split(np.random.default_rng(config.split_seed).permutation(len(everything)), config.folds)
+        everything = Sitzmann(config.root, panorama_height=panorama_height)
+        parts = split_folds(everything.names, config.folds, config.split_seed)
         rest = np.concatenate([part for i, part in enumerate(parts) if i != config.fold])
         return GazeSplit(
             Chosen(everything, rest),

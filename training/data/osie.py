@@ -113,12 +113,3 @@ def _check(table: dict[str, Array], index: Path) -> None:
         raise DataError(f"row {row} of {index} is a fixation at {where}", "one inside 800 x 600", remedy)
     if len(table["image"]) and not 0 <= table["image"].min() <= table["image"].max() < len(table["names"]):
         raise DataError(f"{index} has fixations on images without a name", "image < len(names)", remedy)
-
-
-def split_folds(photographs: list[Photograph], folds: int, seed: int) -> list[Array]:
-    """Indices of each fold: a partition by photograph, so that no picture is on both sides of a split.
-
-    The order is drawn once from `seed` over the sorted names; it does not depend on the order on the disk.
-    """
-    order = np.argsort([each.name for each in photographs], kind="stable")
-    return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(order), folds)]

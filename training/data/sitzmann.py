@@ -24,7 +24,6 @@ from training.data.pairing import files_by_identity, require_files, require_fold
 from training.data.panoramas import read_panorama
 from training.data.records import GazeRecords
 from training.data.scanpath import directions_of_positions
-from training.data.splits import check_split
 
 Condition = Literal["vr", "seated_vr", "browser"]
 
@@ -41,7 +40,6 @@ class Sitzmann(GazeRecords):
 
     Args:
         root: of the copy.
-        split: only "all": the paper tests on every panorama.
         condition: how they looked: vr (standing), seated_vr or browser.
         sigma_deg: blur of a fixation, degrees.
         map_height: rows of the densities.
@@ -54,13 +52,11 @@ class Sitzmann(GazeRecords):
     def __init__(
         self,
         root: str | Path,
-        split: str = "all",
         condition: Condition = "vr",
         sigma_deg: float = SIGMA_DEG,
         map_height: int = 512,
         panorama_height: int = 512,
     ) -> None:
-        check_split("sitzmann", split)
         folder = require_folder(root)
         self.sigma_deg, self._map_height, self._panorama_height = sigma_deg, map_height, panorama_height
         self._pictures, runs = _index(folder)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+
 from sal360_ros.errors import DataError, ParameterError
+from sal360_ros.sphere import Array
 
 SALIENT360_FIRST_VALIDATION = 75
 """Salient360! images P75 to P98 are the 24 that the paper most likely validates on; those before train."""
 SPLITS = {
     "salient360": ("train", "validation", "all"),
-    "sitzmann": ("all",),
     "vr_eyetracking": ("train", "test", "all"),
-    "osie": ("train", "validation", "all"),
 }
 VR_EYETRACKING_SHEET = "train_test_set.xlsx"
 """The split of 134 training and 74 test videos comes with the data set, in this file."""
@@ -25,10 +26,24 @@ _SPREADSHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 
 
+def split_folds(names: Sequence[str], folds: int, seed: int) -> list[Array]:
+    """Indices of each fold: a partition by name, so that no picture is on both sides of a split.
+
+    The order is drawn once from `seed` over the sorted names; it does not depend on the order on the disk.
+
+    Raises:
+        DataError: there are fewer names than folds.
+    """
+    if len(names) < folds:
+        raise DataError(f"there are {len(names)} pictures for {folds} folds", "one for each", "set --data.folds")
+    order = np.argsort(names, kind="stable")
+    return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(order), folds)]
+
+
 def check_split(dataset: str, split: str) -> None:
     """ParameterError that lists the data set's splits if `split` is none of them."""
     if split not in SPLITS[dataset]:
-        raise ParameterError(f"{dataset} has no split {split!r}", "one of " + ", ".join(SPLITS[dataset]), "set --split")
+        raise ParameterError(f"{dataset} has no split {split!r}", "one of " + ", ".join(SPLITS[dataset]), "choose one")
 
 
 def salient360_split(ids: Iterable[int], split: str) -> list[int]:
