@@ -372,6 +372,12 @@ def test_the_papers_schedule_goes_down_after_its_epoch() -> None:
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 
+def test_a_step_schedule_without_epochs_or_epochs_without_it_are_refused() -> None:
+    for settings in ({"schedule": "step"}, {"schedule": "cosine", "step_epochs": (120,)}):
+        with pytest.raises(ParameterError, match=r"optimiser\.step_epochs"):
+            OptimiserConfig(**settings)  # type: ignore[arg-type]
+
+
 def test_cosine_warms_up_and_ends_near_zero() -> None:
     config = OptimiserConfig(learning_rate=1.0, schedule="cosine", warmup_steps=4)
     rates = [learning_rate(config, step, 104, 10) for step in (0, 3, 4, 54, 103)]

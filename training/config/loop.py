@@ -97,5 +97,5 @@ class OptimiserConfig:
         require_between("optimiser.momentum", self.momentum, 0, 0.9999)
         require_at_least("optimiser.warmup_steps", self.warmup_steps, 0)
         require_between("optimiser.step_factor", self.step_factor, 0, 1)
-        only_step = self.schedule == "step" or not self.step_epochs
-        require("optimiser.step_epochs", self.step_epochs, only_step, "none unless schedule is step")
+        together = (self.schedule == "step") == bool(self.step_epochs)
+        require("optimiser.step_epochs", self.step_epochs, together, "epochs with schedule step, none otherwise")
