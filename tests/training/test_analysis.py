@@ -17,14 +17,17 @@ from sal360_ros.errors import CheckpointError, one_line_errors
 from sal360_ros.sphere import erp_directions, solid_angles
 from training import analyse
 from training.analysis.change import layer_changes
-from training.analysis.embedding import to_plane
+from training.analysis.embedding import embed_views, to_plane
+from training.analysis.encoders import read_encoder
 from training.analysis.equator import equator_distance, equator_rows
 from training.analysis.predictions import read_predictor
 from training.analysis.view_coverage import TURNS, coverage
 from training.checkpoint import save_checkpoint
-from training.config import ContrastiveConfig
+from training.config import ContrastiveConfig, PanoramaConfig, ViewConfig
+from training.config.analysis import EmbeddingConfig
 from training.config.saliency import PriorConfig, SaliencyModelConfig
-from training.data.panoramas import read_panorama
+from training.data.panoramas import open_panoramas, read_panorama
+from training.data.views import ViewPair
 from training.models.contrastive import ContrastiveModel
 from training.models.encoders import build_encoder
 from training.models.saliency_model import SaliencyModel
@@ -124,6 +127,15 @@ def test_embedding_draws_every_view_of_every_encoder(
     assert {row["view"] for row in rows} == {"plain", "turned 1", "turned 2"}
     assert {row["encoder"] for row in rows} == {"compact first @10", "compact first @250"}
     assert all(math.isfinite(float(row[key])) for row in rows for key in ("together_x", "own_y"))
+
+
+def test_turned_views_are_embedded_at_the_encoders_height(contrastive_run: Path, panoramas: Path) -> None:
+    encoder, found = read_encoder(contrastive_run), open_panoramas(PanoramaConfig(str(panoramas), height=128))
+    config = EmbeddingConfig((str(contrastive_run),), PanoramaConfig(str(panoramas)), "o", turned_views=1)
+    drawn = torch.from_numpy(ViewPair(config.seed, ViewConfig(height=64))(found[2], 0, 2)[1])
+    with torch.no_grad():
+        expected = encoder.model.embed(drawn[None])[0].numpy()
+    np.testing.assert_allclose(embed_views(encoder, found, config)[2, 1], expected, atol=1e-5)
 
 
 def test_points_of_one_cluster_stay_together_in_the_plane() -> None:

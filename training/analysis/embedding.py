@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from training.data.views import ViewPair, resize, to_planes
 @torch.inference_mode()
 def embed_views(encoder: TrainedEncoder, panoramas: Panoramas, config: EmbeddingConfig) -> Array:
     """v of the plain view and of each turned view of each panorama: (panoramas, 1 + turned_views, 512) float32."""
-    draw = ViewPair(config.seed, config.views)
+    draw = ViewPair(config.seed, replace(config.views, height=encoder.height))
     embeddings = []
     for index in tqdm(range(len(panoramas)), desc=encoder.name, unit="panorama"):
-        views = [panoramas[index]]
-        views += [draw(panoramas[index], number, index)[1].transpose(1, 2, 0) for number in range(config.turned_views)]
-        batch = np.stack([to_planes(resize(view, encoder.height)) for view in views])  # (1 + turned_views, 3, H, W)
+        panorama = panoramas[index]
+        views = [to_planes(resize(panorama, encoder.height))]
+        views += [draw(panorama, number, index)[1] for number in range(config.turned_views)]
+        batch = np.stack(views)  # (1 + turned_views, 3, H, W)
         embeddings.append(encoder.model.embed(torch.from_numpy(batch)).numpy())
     return np.stack(embeddings)
 

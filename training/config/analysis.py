@@ -55,7 +55,7 @@ class EmbeddingConfig:
     turned_views: int = 4
     """Turned views of each panorama that are embedded beside the plain one."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """How they are drawn."""
+    """How they are drawn, at each encoder's own height."""
     perplexity: float = 0.0
     """Of t-SNE, about how many neighbours count; 0: a third of the points, at most 30."""
     seed: int = 0
