@@ -28,7 +28,8 @@ class EvaluateConfig:
     protocols: tuple[Literal["standard", "paper"], ...] = ("standard", "paper")
     """standard: against the prediction only, weighted by solid angle. paper: as the paper's evaluation did it."""
     every_fold: bool = False
-    """Measure on all folds in turn, each with priors fitted to the others; for data sets without a published split."""
+    """Measure on all folds in turn, each with priors fitted to the others; for data sets without a published split.
+    The models stay the same: one that was trained on OSIE has seen all folds but one."""
     limit: int = 0
     """Most records measured, evenly out of all; 0: all."""
     prior_limit: int = 500

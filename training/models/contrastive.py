@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from training.config import ContrastiveConfig
-from training.models.attention import SelfAttention, build_attention
+from training.models.attention import build_attention
 from training.models.encoders import build_encoder, normalise
 from training.models.heads import LocalHead, build_global_head
 from training.models.longitude import wrap_longitude
@@ -51,8 +51,3 @@ class ContrastiveModel(nn.Module):
     def embed(self, view: Tensor) -> Tensor:
         """v (B, 512) of views alone, RGB (B, 3, H, W): for retrieval and for pictures of the embedding."""
         return self.global_head(self.encoder(normalise(view))).float()
-
-    @property
-    def gamma(self) -> float | None:
-        """The learnt weight of the attention; None without self-attention."""
-        return float(self.attention.gamma.detach()) if isinstance(self.attention, SelfAttention) else None

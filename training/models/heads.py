@@ -61,7 +61,11 @@ def build_global_head(encoder: str, latent_height: int, channels: int = 512) -> 
 
 
 class LocalHead(nn.Module):
-    """The local module: a latent to one unit vector at each location."""
+    """The local module: a latent to one unit vector at each location.
+
+    The supplementary (A.1) has both ReLUs before the batch normalisation. Here, as in the authors' code, the second one
+    follows it, so that the vectors are not negative, as those of the global module in the memory bank are not.
+    """
 
     def __init__(self, channels: int = 512) -> None:
         super().__init__()
