@@ -24,7 +24,10 @@ weights: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact.yaml $(DATA)
 	for seed in 1 2; do $(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact_longer.yaml $(DATA) \
 	    --loop.run runs/compact_longer_$$seed --loop.seed $$seed || exit; done
-	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact_longer_1, runs/compact_longer_2]' --output runs/compact_average
+	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact_longer_1, runs/compact_longer_2]' --output runs/compact_longer_average
+	for seed in 3 4; do $(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact_smooth.yaml $(DATA) \
+	    --loop.run runs/compact_smooth_$$seed --loop.seed $$seed || exit; done
+	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact_smooth_3, runs/compact_smooth_4]' --output runs/compact_average
 	$(TEST_VENV)/bin/python -m training.calibrate --checkpoint runs/compact_average --panoramas $(PANORAMAS) --output runs/compact_calibrated
 	$(TEST_VENV)/bin/python -m training.export --checkpoint runs/compact_calibrated --output sal360_ros/weights/sal360_compact.onnx
 

@@ -14,6 +14,7 @@ from sal360_ros.errors import ParameterError
 from sal360_ros.sphere import solid_angles
 from training.config.saliency import CalibrationConfig, Frozen, PriorConfig, SaliencyModelConfig
 from training.models.blur import blur_matrices
+from training.models.compact import CircularConv2d
 from training.models.decoder import upsample_circular
 from training.models.prior import equator_log_rows, row_weights
 from training.models.saliency_model import DensityModel, SaliencyModel
@@ -151,11 +152,36 @@ def test_a_turn_by_the_coarsest_stride_turns_the_map_exactly() -> None:
     torch.testing.assert_close(torch.roll(turned, -32, dims=2), density, rtol=2e-3, atol=1e-5)
 
 
-def test_smoothed_columns_are_averaged_with_their_neighbours_around_the_seam() -> None:
-    plain, smooth = _model(), _model(smooth_columns=True)
+def test_smoothing_the_input_averages_its_columns_with_their_neighbours_around_the_seam() -> None:
+    plain, smooth = _model(), _model(smooth_columns="input")
     frames = torch.rand(1, 3, HEIGHT, 2 * HEIGHT)
     averaged = 0.5 * frames + 0.25 * (torch.roll(frames, 1, dims=3) + torch.roll(frames, -1, dims=3))
     torch.testing.assert_close(smooth(frames), plain(averaged), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("circular", [True, False])
+def test_smoothing_is_the_convolution_of_the_averaged_input(circular: bool) -> None:
+    plain, smooth = (
+        CircularConv2d(4, 4, 5, stride=2, groups=4, circular=circular, smooth=each) for each in (False, True)
+    )
+    smooth.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 4, 8, 16)
+    if not circular:
+        x[..., :3] = x[..., -3:] = 0  # beyond the edge both see zeros
+    averaged = 0.5 * x + 0.25 * (torch.roll(x, 1, dims=3) + torch.roll(x, -1, dims=3))
+    torch.testing.assert_close(smooth(x), plain(averaged))
+
+
+def test_smoothing_before_every_stride_makes_maps_of_turned_panoramas_more_alike() -> None:
+    frames = torch.rand(1, 3, HEIGHT, 2 * HEIGHT)
+    distances = []
+    for where in ("none", "input", "strides"):
+        model = _model(smooth_columns=where)
+        stride = model.config.strides[0]
+        with torch.no_grad():
+            content, of_turned = model(frames), model(torch.roll(frames, 3 * stride, dims=3))  # no multiple of 32
+        distances.append(float((torch.roll(of_turned, -3, dims=2) - content).std() / content.std()))
+    assert distances[2] < distances[1] < distances[0]
 
 
 def test_upsampling_wraps() -> None:

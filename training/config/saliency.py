@@ -8,6 +8,7 @@ from typing import Literal
 from training.config.ranges import require, require_at_least, require_between
 
 Frozen = Literal["encoder", "early", "none"]
+SmoothColumns = Literal["none", "input", "strides"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class SaliencyModelConfig:
     """Wrap the columns in the encoder and the paper's decoder around the seam; false pads zeros, as the paper does."""
     scales: int = 1
     """Sizes at which the model sees it, each half the one before, weighted pixel by pixel; 1: one size."""
-    smooth_columns: bool = False
-    """Average each column with its neighbours (1 2 1) before the encoder: strides then alias less, and a turned
-    panorama gets the turned map more exactly. Away from the equator an ERP image has columns to spare."""
+    smooth_columns: SmoothColumns = "none"
+    """Average each column with its neighbours (1 2 1) before the compact encoder's first stride, or before each of its
+    strides: they then alias less, and a turned panorama gets the turned map more exactly."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """The equator prior."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
@@ -76,6 +77,8 @@ class SaliencyModelConfig:
     def __post_init__(self) -> None:
         fits = self.decoder == "paper" or self.encoder == "compact"
         require("model.decoder", self.decoder, fits, "paper for the encoders vgg16 and resnet50")
+        smooths = self.smooth_columns == "none" or self.encoder == "compact"
+        require("model.smooth_columns", self.smooth_columns, smooths, "none for the encoders vgg16 and resnet50")
         chain = all(2 * a == b for a, b in zip(self.strides, self.strides[1:], strict=False))
         known = set(self.strides) <= {4, 8, 16, 32} and len(self.strides) > 0
         require("model.strides", self.strides, chain and known, "a gapless chain out of 4, 8, 16, 32")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sal360_ros.errors import CheckpointError
+from training.config.saliency import SmoothColumns
 from training.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from training.models.longitude import wrap_columns
 
@@ -52,6 +53,10 @@ class CircularConv2d(nn.Conv2d):
 
     Rows are padded with zeros. The padding is TensorFlow's "same" for even sizes, as the Lite weights were trained:
     output = ceil(size / stride), and the odd pixel of padding comes after the picture.
+
+    Args:
+        smooth: average each column of the input with its neighbours (1 2 1) first, so that the stride aliases less
+            (Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019). It is part of the kernel.
     """
 
     def __init__(
@@ -64,33 +69,45 @@ class CircularConv2d(nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         circular: bool = True,
+        smooth: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, stride=stride, groups=groups, bias=bias)
         total = kernel - stride if stride > 1 else kernel - 1
         self.before, self.after = total // 2, total - total // 2
-        self.circular = circular
+        self.circular, self.smooth = circular, smooth
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, out_channels, H / stride, W / stride); H and W are multiples of the stride."""
-        if self.before + self.after == 0:
+        if self.before + self.after == 0 and not self.smooth:
             return super().forward(x)
+        left, right, rows = self.before + self.smooth, self.after + self.smooth, 0
         if not self.circular:
-            x = F.pad(x, (self.before, self.after, self.before, self.after))
-            return super().forward(x)
-        x = wrap_columns(x, self.before, self.after)  # (B, in_channels, H, before + W + after)
-        if self.before == self.after:  # the convolution's own row padding is free
-            return F.conv2d(x, self.weight, self.bias, self.stride, (self.before, 0), 1, self.groups)
-        return super().forward(F.pad(x, (0, 0, self.before, self.after)))
+            x = F.pad(x, (left, right, self.before, self.after))
+        else:
+            x = wrap_columns(x, left, right)  # (B, in_channels, H, left + W + right)
+            if self.before == self.after:
+                rows = self.before  # the convolution's own row padding is free
+            else:
+                x = F.pad(x, (0, 0, self.before, self.after))
+        weight = _after_average(self.weight) if self.smooth else self.weight
+        return F.conv2d(x, weight, self.bias, self.stride, (rows, 0), 1, self.groups)
+
+
+def _after_average(kernel: Tensor) -> Tensor:
+    """The kernel (o, i, k, k + 2) that does what averaging columns by (1 2 1) and then `kernel` (o, i, k, k) do."""
+    return F.pad(kernel, (1, 1)) / 2 + (F.pad(kernel, (2, 0)) + F.pad(kernel, (0, 2))) / 4
 
 
 class InvertedBottleneck(nn.Module):
     """Expand 1x1, depthwise, project 1x1, with a shortcut where the shape stays (MobileNetV2's block)."""
 
-    def __init__(self, in_channels: int, stage: _Stage, stride: int, *, circular: bool) -> None:
+    def __init__(self, in_channels: int, stage: _Stage, stride: int, *, circular: bool, smooth: bool) -> None:
         super().__init__()
         wide = in_channels * stage.expansion
         self.expand = nn.Conv2d(in_channels, wide, 1) if stage.expansion > 1 else None
-        self.depthwise = CircularConv2d(wide, wide, stage.kernel, stride=stride, groups=wide, circular=circular)
+        self.depthwise = CircularConv2d(
+            wide, wide, stage.kernel, stride=stride, groups=wide, circular=circular, smooth=smooth and stride > 1
+        )
         self.project = nn.Conv2d(wide, stage.channels, 1)
         self.shortcut = stride == 1 and in_channels == stage.channels
 
@@ -110,6 +127,8 @@ class CompactEncoder(nn.Module):
     Args:
         pretrained: start from the ImageNet weights.
         circular: wrap the columns (True for panoramas, False for planar pictures).
+        smooth_columns: where columns are averaged with their neighbours before a stride: nowhere ("none"), before the
+            first ("input"), before every one ("strides").
 
     Raises:
         CheckpointError: the weights' package is not installed.
@@ -122,15 +141,17 @@ class CompactEncoder(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, *, pretrained: bool, circular: bool = True) -> None:
+    def __init__(self, *, pretrained: bool, circular: bool = True, smooth_columns: SmoothColumns = "none") -> None:
         super().__init__()
-        self.stem = CircularConv2d(3, _STEM_CHANNELS, 3, stride=2, circular=circular)
+        first, later = smooth_columns != "none", smooth_columns == "strides"
+        self.stem = CircularConv2d(3, _STEM_CHANNELS, 3, stride=2, circular=circular, smooth=first)
         self.stages = nn.ModuleList()
         channels = _STEM_CHANNELS
         for stage in _STAGES:
             blocks = []
             for i in range(stage.blocks):
-                blocks.append(InvertedBottleneck(channels, stage, stage.stride if i == 0 else 1, circular=circular))
+                stride = stage.stride if i == 0 else 1
+                blocks.append(InvertedBottleneck(channels, stage, stride, circular=circular, smooth=later))
                 channels = stage.channels
             self.stages.append(nn.Sequential(*blocks))
         self.latent = nn.Sequential(nn.Conv2d(112 + 192, 512, 1), nn.ReLU())

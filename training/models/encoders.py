@@ -18,6 +18,7 @@ from torchvision.models.resnet import resnet50
 from torchvision.models.vgg import cfgs, make_layers
 
 from sal360_ros.errors import CheckpointError, ParameterError
+from training.config.saliency import SmoothColumns
 from training.models.compact import CompactEncoder
 from training.models.imagenet import normalise
 from training.models.longitude import wrap_longitude
@@ -102,7 +103,14 @@ class ResNet50Encoder(nn.Module):
 Encoder: TypeAlias = Vgg16Encoder | ResNet50Encoder | CompactEncoder
 
 
-def build_encoder(name: str, *, pretrained: bool = False, circular: bool = False, weights_file: str = "") -> Encoder:
+def build_encoder(
+    name: str,
+    *,
+    pretrained: bool = False,
+    circular: bool = False,
+    weights_file: str = "",
+    smooth_columns: SmoothColumns = "none",
+) -> Encoder:
     """An encoder by its name.
 
     Args:
@@ -111,6 +119,7 @@ def build_encoder(name: str, *, pretrained: bool = False, circular: bool = False
             those of the other two are read from `weights_file`, because nothing is downloaded.
         circular: wrap the padding of all convolutions around the seam of the panorama.
         weights_file: torchvision's state dict of the whole network (.pth or .safetensors).
+        smooth_columns: of the compact encoder.
 
     Raises:
         ParameterError: the name is unknown, or `name`, `pretrained` and `weights_file` do not go together.
@@ -126,7 +135,7 @@ def build_encoder(name: str, *, pretrained: bool = False, circular: bool = False
             "correct pretrained or weights_file (nothing is downloaded)",
         )
     if name == "compact":
-        compact = CompactEncoder(pretrained=pretrained, circular=circular)
+        compact = CompactEncoder(pretrained=pretrained, circular=circular, smooth_columns=smooth_columns)
         if not pretrained:
             initialise_he(compact)
         return compact

@@ -17,7 +17,6 @@ from training.models.compact import CompactEncoder
 from training.models.decoder import PaperDecoder, SeparableDecoder, upsample_circular
 from training.models.encoders import build_encoder
 from training.models.imagenet import normalise
-from training.models.longitude import wrap_columns
 from training.models.multiscale import ScaleAttention
 from training.models.prior import equator_log_rows, row_weights
 
@@ -37,7 +36,9 @@ class SaliencyModel(nn.Module):
         super().__init__()
         self.config = config
         self._frozen: list[nn.Module] = []
-        self.encoder = build_encoder(config.encoder, pretrained=pretrained, circular=config.circular)
+        self.encoder = build_encoder(
+            config.encoder, pretrained=pretrained, circular=config.circular, smooth_columns=config.smooth_columns
+        )
         self.decoder: SeparableDecoder | PaperDecoder
         if config.decoder == "separable":
             self.decoder = SeparableDecoder(self.encoder.pyramid_channels, config.strides, config.channels)
@@ -79,9 +80,6 @@ class SaliencyModel(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Panoramas (B, 3, H, W), RGB uint8 or floats in [0, 1] → content log-density up to a constant, (B, h, w)."""
         x = normalise(frames)
-        if self.config.smooth_columns:
-            wrapped = wrap_columns(x, 1, 1)  # (B, 3, H, W + 2)
-            x = 0.5 * x + 0.25 * (wrapped[..., :-2] + wrapped[..., 2:])
         if self.scale_attention is None:
             return self.decoder.read_out(self._features(x))
         content: Tensor = self.scale_attention(x, self._features, self.decoder.read_out)
