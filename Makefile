@@ -29,7 +29,7 @@ weights: $(TEST_VENV)/ready
 	    --loop.run runs/compact_smooth_$$seed --loop.seed $$seed || exit; done
 	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact_smooth_3, runs/compact_smooth_4]' --output runs/compact_average
 	$(TEST_VENV)/bin/python -m training.calibrate --checkpoint runs/compact_average --panoramas $(PANORAMAS) --output runs/compact_calibrated
-	$(TEST_VENV)/bin/python -m training.export --checkpoint runs/compact_calibrated --output sal360_ros/weights/sal360_compact.onnx
+	$(TEST_VENV)/bin/python -m training.export --checkpoint runs/compact_calibrated --version 1.1.0 --output sal360_ros/weights/sal360_compact.onnx
 
 # The environments are made anew when what they are made from changes; the marker is written last, so that an
 # interrupted installation is done again.
