@@ -30,7 +30,7 @@ def quantise(path: Path, frames: Array) -> None:
         import nncf
     except ImportError as error:
         raise ModelError(
-            f"NNCF cannot be imported ({error})", "NNCF to calibrate int8", "pip install 'sal360_ros[train]'"
+            f"NNCF cannot be imported ({error})", "NNCF to calibrate int8", "pip install nncf"
         ) from None
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 

