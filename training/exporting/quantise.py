@@ -29,9 +29,7 @@ def quantise(path: Path, frames: Array) -> None:
     try:
         import nncf
     except ImportError as error:
-        raise ModelError(
-            f"NNCF cannot be imported ({error})", "NNCF to calibrate int8", "pip install nncf"
-        ) from None
+        raise ModelError(f"NNCF cannot be imported ({error})", "NNCF to calibrate int8", "pip install nncf") from None
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
     nncf.set_log_level(logging.ERROR)
