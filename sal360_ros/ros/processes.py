@@ -69,6 +69,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
+                start_new_session=True,  # Ctrl-C is for the caller, who stops the node: one that ends first is a fault
             )
         finally:
             if output is not None:
