@@ -53,7 +53,17 @@ def test_wrappers_are_executable_and_name_modules_that_exist(repository: Path) -
 
 def test_an_installation_holds_what_launch_and_run_look_for(repository: Path, tmp_path: Path) -> None:
     installed = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-compile"]
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--ignore-installed",
+            "--no-build-isolation",
+            "--no-compile",
+        ]
         + ["--prefix", str(tmp_path / "prefix"), "."],
         capture_output=True,
         text=True,
