@@ -58,6 +58,10 @@ class DecoderTask(Task):
         self.config = config.model
         self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)  # type: ignore[arg-type]
 
+    def begin(self) -> None:
+        """Write the settings beside what the run will leave."""
+        write_config(self.settings, Path(self.settings.loop.run) / "config.yaml")
+
     def batches(self, start: int, stop: int) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Frames (B, H, W, 3) uint8, densities (B, K, h, w), masks (B, K, h, w)."""
         loop = self.settings.loop
@@ -107,8 +111,6 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:
     height = config.model.input_height
     gaze = load_gaze(config.data, height, SaliencyModel.map_size_of(config.model), config.loop.seed)
     task = DecoderTask(config, gaze, fabric)
-    if fabric.global_rank == 0:
-        write_config(config, Path(config.loop.run) / "config.yaml")
     return train(task, config.loop, config.optimiser, fabric, checkpoint)
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sal360_ros.errors import CheckpointError, DataError
+from sal360_ros.errors import CheckpointError, DataError, ParameterError
 from training.checkpoint import read_header
 from training.config import LoopConfig, OptimiserConfig
 from training.config.gaze import GazeConfig
@@ -73,6 +73,21 @@ def test_a_run_is_not_overwritten(tiny: TrainDecoderConfig) -> None:
     train_decoder(short)
     with pytest.raises(CheckpointError, match="exists"):
         train_decoder(short)
+
+
+def test_a_refused_resume_leaves_the_settings_of_the_run(tiny: TrainDecoderConfig) -> None:
+    short = dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1))
+    train_decoder(short)
+    settings = (Path(tiny.loop.run) / "config.yaml").read_text()
+    other = dataclasses.replace(short, loop=dataclasses.replace(short.loop, seed=7, resume=True))
+    with pytest.raises(CheckpointError, match="seed"):
+        train_decoder(other)
+    assert (Path(tiny.loop.run) / "config.yaml").read_text() == settings
+
+
+def test_two_starting_points_are_refused(tiny: TrainDecoderConfig) -> None:
+    with pytest.raises(ParameterError, match="at most one of both"):
+        dataclasses.replace(tiny, start="runs/a", encoder_weights="runs/b")
 
 
 def test_missing_encoder_weights_are_an_error_and_not_a_random_start(tiny: TrainDecoderConfig) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from training.config.gaze import GazeConfig
 from training.config.loop import LoopConfig, OptimiserConfig
+from training.config.ranges import require
 from training.config.saliency import Frozen, SaliencyModelConfig
 from training.config.saliency_loss import SaliencyLossConfig
 
@@ -32,3 +33,7 @@ class TrainDecoderConfig:
     """Start the compact encoder from its ImageNet weights, if `encoder_weights` names nothing else."""
     frozen: Frozen = "encoder"
     """What stays as it is: the whole encoder; the compact encoder's stages up to stride 4; nothing."""
+
+    def __post_init__(self) -> None:
+        one = not (self.start and self.encoder_weights)
+        require("start", f"{self.start!r} and encoder_weights {self.encoder_weights!r}", one, "at most one of both")
