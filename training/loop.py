@@ -133,7 +133,8 @@ def train(
     steps = config.steps or config.epochs * task.steps_per_epoch
     first_process = fabric.global_rank == 0
     model, optimiser = _set_up(task, config, optimiser_config, fabric)
-    start = _restore(checkpoint, task, optimiser, config) if checkpoint else 0
+    same = _must_stay(task, config, optimiser_config)
+    start = _restore(checkpoint, task, optimiser, same) if checkpoint else 0
     batches = iter(task.batches(start, steps))
     every = config.evaluate_every_epochs * task.steps_per_epoch
 
@@ -167,7 +168,7 @@ def train(
             if done % every == 0 or done == steps:
                 curves.write(done, _evaluate(task, fabric, done))
             if (done % config.checkpoint_every_steps == 0 or done == steps) and first_process:
-                _save(task, optimiser, config, done)
+                _save(task, optimiser, config, same, done)
         fabric.barrier()
         return curves.last
 
@@ -208,36 +209,40 @@ def _evaluate(task: Task, fabric: Fabric, done: int) -> dict[str, float]:
     return values
 
 
-def _save(task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig, done: int) -> None:
+def _save(task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig, same: Mapping[str, Any], done: int) -> None:
     state = {
         "optimiser": optimiser.state_dict(),
         "task": task.state_dict(),
         "randomness": randomness.capture(),
-        "same": _must_stay(task, config),
+        "same": dict(same),
     }
     save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
 
 
-def _restore(checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig) -> int:
-    """Set everything to where the checkpoint left it and return its step."""
+def _restore(checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, same: Mapping[str, Any]) -> int:
+    """Set everything to where the checkpoint left it, if that run agrees in what is the `same`, and return its step."""
     state = load_state(checkpoint)
     header = load_weights(checkpoint, task.model, kind=task.kind)
     # a setting that came after that run had its default then: the dataclass fills it in
     before = {**state["same"], **plain_settings(from_plain(type(task.config), header.config))}
-    for name, value in _must_stay(task, config).items():
-        if before[name] != value:
+    for name, value in same.items():
+        if before.get(name, value) != value:  # checkpoints from before a setting was kept do not have it
             raise CheckpointError(
                 f"{checkpoint} is of a run with {name} {before[name]}",
                 f"{value}, as it is set now",
                 "resume with the settings and data of that run, or begin another one in another folder",
             )
-    optimiser.load_state_dict(state["optimiser"])
+    try:
+        optimiser.load_state_dict(state["optimiser"])
+    except ValueError:
+        found = f"{checkpoint} is of a run that trained other parts of the model"
+        raise CheckpointError(found, "the parts that are trained now", "resume with what was frozen then") from None
     task.load_state_dict(state["task"])
     randomness.restore(state["randomness"])
     return header.step
 
 
-def _must_stay(task: Task, config: LoopConfig) -> dict[str, Any]:
-    """What a resumed run must agree in: the model, and which samples a step sees."""
+def _must_stay(task: Task, config: LoopConfig, optimiser_config: OptimiserConfig) -> dict[str, Any]:
+    """What a resumed run must agree in: the model, which samples a step sees, and the kind of its optimiser."""
     sampling = {"seed": config.seed, "batch_size": config.batch_size, "steps_per_epoch": task.steps_per_epoch}
-    return {**plain_settings(task.config), **sampling}
+    return {**plain_settings(task.config), **sampling, "optimiser": optimiser_config.name}

@@ -235,6 +235,21 @@ def test_a_run_is_only_resumed_with_the_same_samples(tmp_path: Path, changes: di
         run(settings(tmp_path, resume=True, **changes))
 
 
+def test_a_run_of_another_optimiser_is_not_resumed(tmp_path: Path) -> None:
+    run(settings(tmp_path, steps=1))
+    with pytest.raises(CheckpointError, match="optimiser sgd; expected adam"):
+        run(settings(tmp_path, resume=True), OptimiserConfig(name="adam"))
+
+
+def test_a_run_that_trained_other_parts_is_not_resumed(tmp_path: Path) -> None:
+    run(settings(tmp_path, steps=1))
+    config = settings(tmp_path, resume=True)
+    fabric, task = make_fabric(config), Regression(config)
+    task.model[0].requires_grad_(False)
+    with pytest.raises(CheckpointError, match="trained other parts of the model; expected the parts"):
+        train(task, config, SGD, fabric, starting_point(config))
+
+
 def test_a_run_of_another_encoder_is_not_resumed(tmp_path: Path) -> None:
     run(settings(tmp_path, steps=1))
     config = settings(tmp_path, resume=True)

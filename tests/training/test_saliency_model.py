@@ -204,3 +204,21 @@ def test_upsampling_wraps() -> None:
 def test_settings_that_do_not_fit_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         SaliencyModelConfig(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SaliencyModelConfig(input_height=64, channels=8, strides=(4, 8)),
+        SaliencyModelConfig(input_height=64, channels=8, strides=(8, 16, 32)),
+        SaliencyModelConfig(input_height=64, channels=8, strides=(8, 16), scales=2),
+        SaliencyModelConfig(input_height=64, encoder="compact", decoder="paper"),
+    ],
+)
+def test_every_trained_parameter_gets_a_gradient(config: SaliencyModelConfig) -> None:
+    """Processes that train together wait for the gradient of every parameter that is trained."""
+    model = SaliencyModel(config)
+    model.freeze("none")
+    model(torch.rand(1, 3, 64, 128)).square().sum().backward()
+    without = [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
+    assert not without

@@ -37,6 +37,8 @@ class GazeConfig:
     """osie (photographs, placed on panoramas) or one of the panoramic ones, on their published splits."""
     panoramas: str = ""
     """Folder of the panoramas on which OSIE's photographs are placed."""
+    taught: str = ""
+    """File of `training.teach`: maps of those panoramas, learnt where no photograph lies; empty: nothing is."""
     folds: int = 5
     """Parts into which OSIE's photographs and Sitzmann's panoramas are cut for cross-validation."""
     fold: int = 0
@@ -56,6 +58,8 @@ class GazeConfig:
         require("data.root", repr(self.root), bool(self.root.strip()), "the folder of the data set")
         needs = self.dataset != "osie" or bool(self.panoramas.strip())
         require("data.panoramas", repr(self.panoramas), needs, "a folder of panoramas for OSIE's photographs")
+        teachable = not self.taught or self.dataset == "osie"
+        require("data.taught", repr(self.taught), teachable, "nothing where the panoramas have gaze of their own")
         require_at_least("data.folds", self.folds, 2)
         require_between("data.fold", self.fold, 0, self.folds - 1)
         require_at_least("data.picture_width", self.picture_width, 40)

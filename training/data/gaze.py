@@ -18,6 +18,7 @@ from training.data.osie import Photograph, read_osie
 from training.data.panoramas import open_panoramas
 from training.data.placed_photographs import PlacedPhotographs
 from training.data.splits import split_folds
+from training.data.taught_maps import names_below, read_taught
 from training.photograph_metrics import FIGURES, measure_photographs
 
 Predict = Callable[[Array], Array]
@@ -51,18 +52,26 @@ class OsieGaze(Gaze):
         folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
         panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
         self.backgrounds = [panoramas[i] for i in range(len(panoramas))]
+        taught = None
+        if config.taught:
+            taught = read_taught(config.taught, names_below(config.panoramas, panoramas.paths), map_size)
         self.fov_deg = config.measure_fov_deg
         self.kept = [photographs[i] for i in folds[config.fold]]
         others = np.concatenate([fold for i, fold in enumerate(folds) if i != config.fold])
-        self.training = self._place([photographs[i] for i in others], config, map_size, seed)
+        self.training = self._place([photographs[i] for i in others], config, map_size, seed, taught)
         self.measuring = self._place(self.kept, config, map_size, seed)
 
     def _place(
-        self, photographs: Sequence[Photograph], config: GazeConfig, map_size: tuple[int, int], seed: int
+        self,
+        photographs: Sequence[Photograph],
+        config: GazeConfig,
+        map_size: tuple[int, int],
+        seed: int,
+        taught: Sequence[Array] | None = None,
     ) -> PlacedPhotographs:
         pictures = [photograph.read(config.picture_width) for photograph in photographs]
         densities = [photograph.density(_TRUTH_WIDTH) for photograph in photographs]
-        return PlacedPhotographs(pictures, densities, self.backgrounds, config.placement, map_size, seed)
+        return PlacedPhotographs(pictures, densities, self.backgrounds, config.placement, map_size, seed, taught)
 
     def measure(self, predict: Predict) -> dict[str, float]:
         """NSS, CC and KLD on the photographs of the fold that is kept, see training/photograph_metrics.py."""

@@ -29,7 +29,8 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
     """Panoramas with photographs on them; the item of key (epoch, index) is a function of (seed, epoch, index) alone.
 
     Each item is (frame (H, W, 3) uint8 RGB, densities (K, h, w) float32, masks (K, h, w) bool); unused slots of the K
-    hold zeros. Every photograph occurs about once an epoch.
+    hold zeros. With taught maps, the last slot is the panorama where no photograph lies. Every photograph occurs about
+    once an epoch.
 
     Args:
         pictures: (h, w, 3) uint8 RGB each.
@@ -38,6 +39,7 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
         config: how they are placed.
         map_size: (h, w) of the model's map.
         seed: of all draws.
+        taught: what to learn of each background, densities of `map_size`; None: nothing.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
         config: PlacementConfig,
         map_size: tuple[int, int],
         seed: int,
+        taught: Sequence[Array] | None = None,
     ) -> None:
+        self.taught = taught
         self.pictures, self.densities, self.backgrounds = pictures, densities, backgrounds
         self.config, self.map_size, self.seed = config, map_size, seed
 
@@ -58,14 +62,15 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
     def __getitem__(self, key: Key) -> tuple[Array, Array, Array]:
         epoch, index = key
         generator = np.random.default_rng((self.seed, epoch, index))
-        background = self.backgrounds[int(generator.integers(len(self.backgrounds)))]
-        frame = np.roll(background, generator.integers(background.shape[1]), axis=1)
-        if generator.random() < 0.5:
-            frame = np.ascontiguousarray(frame[:, ::-1])
+        chosen = int(generator.integers(len(self.backgrounds)))
+        background = self.backgrounds[chosen]
+        columns = int(generator.integers(background.shape[1]))
+        mirrored = generator.random() < 0.5
+        frame = _turned(background, columns, mirrored)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pictures))
         queue = np.roll(order, -round(index * self.config.mean_photographs))
-        on_sphere = np.zeros((self.config.slots, *self.map_size), np.float32)
-        masks = np.zeros((self.config.slots, *self.map_size), bool)
+        on_sphere: Array = np.zeros((self.config.slots, *self.map_size), np.float32)
+        masks: Array = np.zeros((self.config.slots, *self.map_size), bool)
         for slot, place in enumerate(itertools.islice(self._places(generator, *frame.shape[:2]), self.config.slots)):
             photograph = queue[slot % len(queue)]
             picture, density = self.pictures[photograph], self.densities[photograph]
@@ -81,6 +86,12 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
             else:
                 draw_picture(frame, picture, place)
                 on_sphere[slot], masks[slot] = gaze_on_sphere(density, place, *self.map_size)
+        if self.taught is not None:
+            rest = np.asarray(~masks.any(axis=0))  # (h, w)
+            per_column = background.shape[1] / self.map_size[1]
+            taught = _turned(self.taught[chosen], columns / per_column, mirrored)
+            on_sphere = np.concatenate([on_sphere, (taught * rest)[None]])  # (K + 1, h, w)
+            masks = np.concatenate([masks, rest[None]])
         return frame, on_sphere, masks
 
     def _places(self, generator: np.random.Generator, height: int, width: int) -> Iterator[Inset | Viewport]:
@@ -110,6 +121,15 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
                 continue
             free &= ~inside
             yield viewport
+
+
+def _turned(panorama: Array, columns: float, mirrored: bool) -> Array:
+    """A panorama (h, w, …) rolled to the right by that many columns, linear between whole ones, then mirrored."""
+    whole = math.floor(columns)
+    turned = np.roll(panorama, whole, axis=1)
+    if part := columns - whole:
+        turned = (1 - part) * turned + part * np.roll(turned, 1, axis=1)
+    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
 
 
 def crop(picture: Array, density: Array, smallest: float, generator: np.random.Generator) -> tuple[Array, Array]:

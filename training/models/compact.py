@@ -175,6 +175,11 @@ class CompactEncoder(nn.Module):
             outputs.append(x)
         return {stride: outputs[index] for stride, (index, _) in PYRAMID.items()}
 
+    def leave_out_beyond(self, stride: int) -> None:
+        """Train nothing that the features up to `stride` do not need: several processes wait for every gradient."""
+        for part in (self.latent, *self.stages[PYRAMID[stride][0] + 1 :]):
+            part.requires_grad_(False)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised → latent (B, 512, H/16, W/16)."""
         features = self.pyramid(x)

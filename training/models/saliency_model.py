@@ -41,7 +41,9 @@ class SaliencyModel(nn.Module):
         )
         self.decoder: SeparableDecoder | PaperDecoder
         if config.decoder == "separable":
+            assert isinstance(self.encoder, CompactEncoder)  # the settings allow no other
             self.decoder = SeparableDecoder(self.encoder.pyramid_channels, config.strides, config.channels)
+            self.encoder.leave_out_beyond(max(config.strides))
         else:
             self.decoder = PaperDecoder(self.encoder.latent_channels, circular=config.circular)
         self.scale_attention: ScaleAttention | None = None

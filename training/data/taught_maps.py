@@ -1,0 +1,63 @@
+"""Maps of panoramas without gaze, as `training.teach` leaves them: read and written, paired by the panoramas' names."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sal360_ros.errors import DataError
+from sal360_ros.files import written_beside
+from sal360_ros.sphere import Array
+
+
+def write_taught(path: str | Path, maps: Mapping[str, Array]) -> None:
+    """Write densities (h, w), by the names of their panoramas, as one .npz file, whole or not at all."""
+    arrays: dict[str, Any] = {name: density.astype(np.float32) for name, density in maps.items()}
+    with written_beside(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int]) -> list[Array]:
+    """The densities (h, w) float32 of the panoramas called `names`, in their order.
+
+    Args:
+        path: file of `write_taught`.
+        names: of the panoramas.
+        map_size: (h, w) of the result; stored maps of another size are averaged to it.
+
+    Raises:
+        DataError: the file is missing or broken, or lacks a panorama.
+    """
+    remedy = "run python -m training.teach with these panoramas"
+    if not Path(path).is_file():
+        raise DataError(f"there is no {path}", "maps of the panoramas", remedy)
+    try:
+        with np.load(path) as archive:
+            stored = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error})", "maps of the panoramas", remedy) from None
+    maps = []
+    for name in names:
+        density = stored.get(name)
+        if density is None:
+            raise DataError(f"{path} has no map of {name}", "one of every panorama", remedy)
+        if density.ndim != 2 or not np.isfinite(density).all() or density.min() < 0 or density.max() <= 0:
+            raise DataError(f"the map of {name} in {path} is no density", "(h, w), finite, not negative", remedy)
+        maps.append(average_to(density, map_size))
+    return maps
+
+
+def names_below(root: str | Path, paths: Sequence[str]) -> list[str]:
+    """What the panoramas at `paths` are called in a file of maps: their place below `root`, which a copy keeps."""
+    return [Path(path).relative_to(root).as_posix() for path in paths]
+
+
+def average_to(density: Array, map_size: tuple[int, int]) -> Array:
+    """A density (h', w') on a coarser or equal grid (h, w): the mean over each pixel's area, float32."""
+    averaged: Array = cv2.resize(density.astype(np.float32), map_size[::-1], interpolation=cv2.INTER_AREA)
+    return averaged

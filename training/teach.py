@@ -1,0 +1,110 @@
+"""Maps that a model can learn on panoramas without gaze: what it, or better ones, say when they see them larger.
+
+    python -m training.teach --checkpoints '[runs/compact_average]' --panoramas PANORAMAS --output runs/taught.npz
+    python -m training.train_decoder … --data.taught runs/taught.npz
+
+Encoders know things at the size that photographs show them. On a panorama of 384 rows a person is some 20 pixels tall;
+drawn twice as large, without any more detail, the same photograph is predicted much better (docs/model_search.md). That
+is too slow for a camera, so the model learns at its own size what it would say of the larger picture. The mean over
+sizes, mirror images and models is steadier than each of them (knowledge distillation: Hinton, Vinyals and Dean, 2015).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sal360_ros.errors import one_line_errors
+from sal360_ros.sphere import Array
+from training.checkpoint import load_weights, read_header
+from training.config import PanoramaConfig, read_config
+from training.config.plain import from_plain
+from training.config.ranges import require
+from training.config.saliency import SaliencyModelConfig
+from training.data.panoramas import open_panoramas
+from training.data.taught_maps import average_to, names_below, write_taught
+from training.models.prior import row_weights
+from training.models.saliency_model import SaliencyModel
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+    """Who teaches, and what is looked at."""
+
+    checkpoints: tuple[str, ...]
+    """Checkpoints, run folders or .safetensors files of saliency models; their settings may differ."""
+    panoramas: str
+    """Folder of panoramas without gaze."""
+    output: str
+    """The .npz file of the maps."""
+    heights: tuple[int, ...] = (384, 576, 768)
+    """Rows at which every panorama is shown, pixels; the first gives the maps' size."""
+    stride: int = 8
+    """Rows of the smallest picture for each row of the maps."""
+
+    def __post_init__(self) -> None:
+        require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one")
+        whole = len(self.heights) > 0 and all(height >= 64 and height % 64 == 0 for height in self.heights)
+        require("heights", self.heights, whole, "multiples of 64, at least one")
+        require("stride", self.stride, self.stride in (1, 2, 4, 8, 16), "1, 2, 4, 8 or 16")
+        require("output", self.output, self.output.endswith(".npz"), "a file name that ends in .npz")
+
+
+def teach(config: TeachConfig) -> dict[str, Array]:
+    """Write the maps and return them: densities relative to uniform (h, w) float32, by the panoramas' names.
+
+    Raises:
+        CheckpointError: a checkpoint is missing, broken or no saliency model.
+        DataError: the panoramas are missing or broken.
+    """
+    map_size = config.heights[0] // config.stride, 2 * config.heights[0] // config.stride
+    sums: dict[str, Array] = {}
+    sizes = [(height, checkpoint) for height in config.heights for checkpoint in config.checkpoints]
+    for height, checkpoint in tqdm(sizes, desc="teaching", unit="model"):
+        panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
+        model = _load(checkpoint, height)
+        for index, name in enumerate(names_below(config.panoramas, panoramas.paths)):
+            taught = average_to(_both_ways(model, panoramas[index]), map_size)
+            sums[name] = sums.get(name, 0) + taught / len(sizes)
+    write_taught(config.output, sums)
+    return sums
+
+
+def _load(checkpoint: str, height: int) -> SaliencyModel:
+    settings = replace(
+        from_plain(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config), input_height=height
+    )
+    model = SaliencyModel(settings).eval()
+    load_weights(checkpoint, model, kind="saliency")
+    return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _both_ways(model: SaliencyModel, panorama: Array) -> Array:
+    """Mean density (h, w) of a panorama (H, W, 3) uint8 and of its mirror image, mirrored back."""
+    frame = torch.from_numpy(np.array(panorama)).permute(2, 0, 1)  # (3, H, W)
+    content = model(torch.stack([frame, frame.flip(-1)]))  # (2, h, w)
+    densities = _density(content)
+    mean: Array = ((densities[0] + densities[1].flip(-1)) / 2).numpy()
+    return mean
+
+
+def _density(content: Tensor) -> Tensor:
+    """Content log-density (B, h, w) → density relative to uniform on the sphere, without prior and calibration."""
+    density = torch.exp(content - content.amax(dim=(1, 2), keepdim=True))
+    return density / (density * row_weights(density.shape[1])).mean(dim=(1, 2), keepdim=True)
+
+
+def main() -> None:
+    """The command `python -m training.teach`."""
+    config = read_config(TeachConfig, "Make maps of panoramas for a model to learn.")
+    print(f"{config.output}: maps of {len(teach(config))} panoramas")
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
