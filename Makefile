@@ -45,6 +45,8 @@ $(TEST_VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv --clear $(TEST_VENV)
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[ros,cpu,replay,train,dev]"
+	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[oracle]" \
+	    || echo "pysaliency needs a C compiler and python3-dev: without it, the metrics are not compared with it"
 	touch $@
 
 clean:

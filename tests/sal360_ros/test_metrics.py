@@ -16,8 +16,6 @@ from sal360_ros.ground_truth import GazeRecord, count_fixations
 from sal360_ros.metrics import METRICS, auc_judd, cc, kld, nss, paper_protocol, sim, standard_protocol
 from sal360_ros.sphere import angles_to_vector, erp_directions
 
-pysaliency = pytest.importorskip("pysaliency", reason="pysaliency is the oracle")
-
 FIXATION_METRICS = (auc_judd, nss)
 DENSITY_METRICS = (cc, sim, kld)
 
@@ -98,6 +96,7 @@ def test_weights_may_be_an_array_and_pixels_without_weight_do_not_exist(maps, rn
 
 
 def test_unweighted_metrics_agree_with_pysaliency(maps):
+    pysaliency = pytest.importorskip("pysaliency", reason="pysaliency is the oracle: pip install .[oracle]")
     from pysaliency.roc_cython import general_roc
 
     saliency, truth, counts = maps

@@ -134,7 +134,7 @@ def test_the_taught_map_turns_with_its_panorama_and_leaves_the_photographs_out()
     config = PlacementConfig(fov_deg=(50.0, 60.0), mean_photographs=1.0, attempts=1, slots=2, exposure=0.0)
     placed = PlacedPhotographs([picture], [density], [background], config, (8, 16), 0, [taught])
     bright, columns = 0, set()
-    for epoch in range(30):
+    for epoch in range(60):
         frame, densities, masks = placed[epoch, 0]
         assert densities.shape == masks.shape == (3, 8, 16)
         photographs, rest = masks[:-1].any(axis=0), masks[-1]

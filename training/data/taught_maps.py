@@ -37,7 +37,7 @@ def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int
     if not Path(path).is_file():
         raise DataError(f"there is no {path}", "maps of the panoramas", remedy)
     try:
-        with np.load(path) as archive:
+        with open(path, "rb") as file, np.load(file) as archive:  # np.load alone leaves a broken file open
             stored = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error})", "maps of the panoramas", remedy) from None
