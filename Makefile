@@ -16,20 +16,29 @@ test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
-# The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (two hours on two cores; goes on where
-# it was interrupted)
+# The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (three hours on two cores; goes on
+# where it was interrupted)
 DATA = --data.root $(OSIE) --data.panoramas $(PANORAMAS) --loop.resume auto
+TRAIN = $(TEST_VENV)/bin/python -m training.train_decoder
+AVERAGE = $(TEST_VENV)/bin/python -m training.average
 weights: $(TEST_VENV)/ready
 	@test -d "$(OSIE)" && test -d "$(PANORAMAS)" || { echo "say where the data are: make weights OSIE=folder PANORAMAS=folder"; exit 2; }
-	$(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact.yaml $(DATA)
-	for seed in 1 2; do $(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact_longer.yaml $(DATA) \
+	$(TRAIN) --config config/train_compact.yaml $(DATA)
+	for seed in 1 2; do $(TRAIN) --config config/train_compact_longer.yaml $(DATA) \
 	    --loop.run runs/compact_longer_$$seed --loop.seed $$seed || exit; done
-	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact_longer_1, runs/compact_longer_2]' --output runs/compact_longer_average
-	for seed in 3 4; do $(TEST_VENV)/bin/python -m training.train_decoder --config config/train_compact_smooth.yaml $(DATA) \
+	test -d runs/compact_longer_average || $(AVERAGE) --checkpoints '[runs/compact_longer_1, runs/compact_longer_2]' --output runs/compact_longer_average
+	for seed in 3 4; do $(TRAIN) --config config/train_compact_smooth.yaml $(DATA) \
 	    --loop.run runs/compact_smooth_$$seed --loop.seed $$seed || exit; done
-	$(TEST_VENV)/bin/python -m training.average --checkpoints '[runs/compact_smooth_3, runs/compact_smooth_4]' --output runs/compact_average
-	$(TEST_VENV)/bin/python -m training.calibrate --checkpoint runs/compact_average --panoramas $(PANORAMAS) --output runs/compact_calibrated
-	$(TEST_VENV)/bin/python -m training.export --checkpoint runs/compact_calibrated --version 1.1.0 --output sal360_ros/weights/sal360_compact.onnx
+	test -d runs/compact_smooth_average || $(AVERAGE) --checkpoints '[runs/compact_smooth_3, runs/compact_smooth_4]' --output runs/compact_smooth_average
+	test -f runs/taught.npz || $(TEST_VENV)/bin/python -m training.teach --checkpoints '[runs/compact_smooth_average]' --panoramas $(PANORAMAS) --output runs/taught.npz
+	$(TRAIN) --config config/train_compact_taught.yaml $(DATA) --loop.run runs/compact_taught_0 --start runs/compact_smooth_average \
+	    --loop.seed 0 --loop.steps 500 --optimiser.learning_rate 1.0e-3 --optimiser.encoder_factor 0.15 \
+	    --data.placement.fov_deg '[45, 90]' --data.placement.inset_share 0.7
+	for seed in 1 2; do $(TRAIN) --config config/train_compact_taught.yaml $(DATA) \
+	    --loop.run runs/compact_taught_$$seed --loop.seed $$seed || exit; done
+	test -d runs/compact_average || $(AVERAGE) --checkpoints '[runs/compact_taught_1, runs/compact_taught_2]' --output runs/compact_average
+	test -d runs/compact_calibrated || $(TEST_VENV)/bin/python -m training.calibrate --checkpoint runs/compact_average --panoramas $(PANORAMAS) --output runs/compact_calibrated
+	$(TEST_VENV)/bin/python -m training.export --checkpoint runs/compact_calibrated --version 1.2.0 --output sal360_ros/weights/sal360_compact.onnx
 
 # The environments are made anew when what they are made from changes; the marker is written last, so that an
 # interrupted installation is done again.

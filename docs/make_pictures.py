@@ -30,22 +30,24 @@ def main() -> None:
     frame = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     with Predictor() as predictor:
         density = predictor.predict(frame, "bgr")
-        _write("overlays.jpg", _overlays(predictor))
-    _write("coordinates.jpg", _coordinates(frame))
-    _write("targets.jpg", _targets(draw_overlay(frame, density), density))
-    _write("shading_rate.jpg", _shading_rate(frame, density))
-    _write("qp_offset.jpg", _qp_offset(frame, density))
-    _write("viewport.jpg", _viewport(frame, density))
+        write_picture("overlays.jpg", _overlays(predictor))
+    write_picture("coordinates.jpg", _coordinates(frame))
+    write_picture("targets.jpg", _targets(draw_overlay(frame, density), density))
+    write_picture("shading_rate.jpg", _shading_rate(frame, density))
+    write_picture("qp_offset.jpg", _qp_offset(frame, density))
+    write_picture("viewport.jpg", _viewport(frame, density))
     with TemporaryDirectory(prefix="sal360-pictures-") as folder:
-        _write("replay_report.jpg", replay_report(Path(folder)))
+        write_picture("replay_report.jpg", replay_report(Path(folder)))
 
 
-def _write(name: str, picture: Array) -> None:
+def write_picture(name: str, picture: Array) -> None:
+    """Write a BGR picture beside the pages."""
     with written_beside(IMAGES / name) as temporary:
         cv2.imwrite(str(temporary), picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
-def _label(picture: Array, text: str, x: float, y: float, scale: float = 0.4) -> None:
+def label(picture: Array, text: str, x: float, y: float, scale: float = 0.4) -> None:
+    """Write white text on black into a picture, its middle near (x, y), wholly inside."""
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     left = int(min(max(x - width / 2, 2), picture.shape[1] - width - 2))
     base = int(min(max(y + height / 2, height + 2), picture.shape[0] - 4))
@@ -69,18 +71,18 @@ def _coordinates(frame: Array) -> Array:
     for azimuth in range(-150, 181, 30):
         u, _ = angles_to_pixel(math.radians(azimuth), 0, *picture.shape[:2])
         cv2.line(picture, (round(float(u)), 0), (round(float(u)), picture.shape[0]), (200, 200, 200), 1)
-        _label(picture, f"{azimuth:+d} deg", float(u), picture.shape[0] - 10)
+        label(picture, f"{azimuth:+d} deg", float(u), picture.shape[0] - 10)
     for elevation in range(-60, 61, 30):
         _, v = angles_to_pixel(0, math.radians(elevation), *picture.shape[:2])
         cv2.line(picture, (0, round(float(v))), (picture.shape[1], round(float(v))), (200, 200, 200), 1)
-        _label(picture, f"{elevation:+d} deg", 30, float(v) - 8)
+        label(picture, f"{elevation:+d} deg", 30, float(v) - 8)
     for azimuth, elevation in ((0, 0), (90, 0), (-90, 0), (180, 0), (0, 75), (0, -55), (-60, 30)):
         vector = angles_to_vector(math.radians(azimuth), math.radians(elevation))
         u, v = angles_to_pixel(math.radians(azimuth), math.radians(elevation), *picture.shape[:2])
         cv2.circle(picture, (round(float(u)), round(float(v))), 4, (0, 220, 255), -1)
         for line, convention in enumerate(("body", "optical", "openxr")):
             parts = ", ".join(f"{part + 0.0:.2f}" for part in np.round(body_to_frame(vector, convention), 2))
-            _label(picture, f"{convention} ({parts})", float(u), float(v) + 18 + 16 * line)
+            label(picture, f"{convention} ({parts})", float(u), float(v) + 18 + 16 * line)
     return picture
 
 
@@ -89,7 +91,7 @@ def _targets(overlay: Array, density: Array) -> Array:
     for number, (direction, score) in enumerate(zip(peaks.directions, peaks.scores, strict=True), start=1):
         column, row = nearest_pixel(direction, HEIGHT, WIDTH)
         cv2.circle(overlay, (int(column), int(row)), 7, (0, 255, 0) if number == 1 else (255, 255, 255), 2)
-        _label(overlay, f"{number}: {score:.1f}", float(column), float(row) - 16)
+        label(overlay, f"{number}: {score:.1f}", float(column), float(row) - 16)
     return overlay
 
 
@@ -113,7 +115,7 @@ def _qp_offset(frame: Array, density: Array) -> Array:
     picture = cv2.addWeighted(frame, 0.55, heat, 0.45, 0)
     for row in range(1, offsets.shape[0], 3):
         for column in range(1, offsets.shape[1], 3):
-            _label(picture, f"{offsets[row, column]:+d}", 16 * column + 8, 16 * row + 8, scale=0.3)
+            label(picture, f"{offsets[row, column]:+d}", 16 * column + 8, 16 * row + 8, scale=0.3)
     return picture
 
 

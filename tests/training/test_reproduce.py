@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 
 import pytest
 
 from training.analyse import ANALYSES
+from training.average import AverageConfig
+from training.calibrate import CalibrateConfig
 from training.config import read_config
 from training.config.evaluate import EvaluateConfig
+from training.config.export import ExportConfig
 from training.config.pretrain import PretrainConfig
 from training.config.train_decoder import TrainDecoderConfig
 from training.data.check import INVENTORIES
+from training.teach import TeachConfig
 
 KINDS = {"pretrain": PretrainConfig, "train_decoder": TrainDecoderConfig, "evaluate": EvaluateConfig}
 
@@ -56,6 +61,45 @@ def test_every_row_of_the_paper_has_its_command(settings):
     }
     assert rows == expected | {("compact", "self", "encoder")}
     assert len({each.loop.run for each in decoders}) == len(decoders)
+
+
+def test_every_command_of_make_weights_is_accepted_and_starts_from_what_came_before(repository):
+    done = subprocess.run(
+        ["make", "--dry-run", "weights", "OSIE=gaze", "PANORAMAS=pictures"],
+        cwd=repository, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    kinds = {
+        "train_decoder": TrainDecoderConfig,
+        "average": AverageConfig,
+        "teach": TeachConfig,
+        "calibrate": CalibrateConfig,
+        "export": ExportConfig,
+    }
+    made = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        for line in done.stdout.replace("\\\n", " ").splitlines():
+            command = re.search(r"-m training\.(\w+) ([^|;]+)", line)
+            if not command:
+                continue
+            loop = re.search(r"for seed in ([\d ]+);", line)
+            for seed in loop[1].split() if loop else [""]:
+                config = read_config(kinds[command[1]], "", shlex.split(command[2].replace("$seed", seed)))
+                if command[1] == "train_decoder":
+                    assert (config.data.root, config.data.panoramas) == ("gaze", "pictures")
+                    assert {config.start, config.data.taught} - {""} <= made
+                    made.add(config.loop.run)
+                else:
+                    assert {getattr(config, "checkpoint", ""), *getattr(config, "checkpoints", ())} - {""} <= made
+                    made.add(config.output)
+    assert "sal360_ros/weights/sal360_compact.onnx" in made
+
+
+def test_every_shipped_setting_of_decoder_training_is_accepted(repository):
+    paths = sorted((repository / "config").glob("train_*.yaml"))
+    assert len(paths) >= 5
+    for path in paths:
+        assert read_config(TrainDecoderConfig, "", ["--config", str(path)]).loop.run.startswith("runs/")
 
 
 def test_the_shipped_evaluation_settings_are_accepted(repository):

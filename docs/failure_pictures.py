@@ -1,0 +1,106 @@
+"""What weakens the bundled model, shown and measured: python -m docs.failure_pictures writes images/failures.jpg.
+
+A sign stands in a bundled panorama at several distances, plain and with words, in the seam, on the ceiling and on the
+floor, and at night. How much it draws the eye is the mean of the map over it, relative to uniform, without the prior.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from docs.make_pictures import HEIGHT, WIDTH, label, write_picture
+from sal360_ros.outputs.overlay import draw_overlay
+from sal360_ros.predictor import Predictor
+from sal360_ros.projection import Viewport, place_on_sphere
+from sal360_ros.resize import resize_map
+from sal360_ros.samples import bundled_panoramas
+from sal360_ros.sphere import Array, rotation_yaw_pitch_roll, solid_angles
+
+_FRAME_HEIGHT = 960
+"""Of the camera's frame, rows: the signs are sharp, and lose only what the model's own size takes."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A plate in the panorama; angles in degrees, azimuth to the left of the middle."""
+
+    azimuth_deg: float
+    elevation_deg: float = -4.0
+    width_deg: float = 12.0
+    words: bool = True
+
+    def viewport(self) -> Viewport:
+        """The window that it fills."""
+        rotation = rotation_yaw_pitch_roll(math.radians(self.azimuth_deg), -math.radians(self.elevation_deg))
+        return Viewport(rotation, math.radians(self.width_deg), 120, 200)
+
+    def picture(self) -> Array:
+        """(120, 200, 3) uint8 BGR: a white plate, with words in dark blue."""
+        plate = np.full((120, 200, 3), 235, np.uint8)
+        if self.words:
+            for line, text in enumerate(("GATE 12", "TICKETS")):
+                cv2.putText(plate, text, (14, 50 + 50 * line), cv2.FONT_HERSHEY_DUPLEX, 1.2, (110, 40, 10), 3)
+        return plate
+
+
+CASES: dict[str, tuple[Sign, ...]] = {
+    "distance": tuple(Sign(azimuth, width_deg=width) for azimuth, width in ((120, 24), (50, 12), (25, 6), (0, 3))),
+    "words": (
+        Sign(130, width_deg=16),
+        Sign(45, width_deg=16, words=False),
+        Sign(10, width_deg=8),
+        Sign(-20, width_deg=8, words=False),
+    ),
+    "seam": (Sign(180), Sign(50), Sign(0)),
+    "ceiling and floor": (Sign(150, 70), Sign(50, 40), Sign(-50, -40), Sign(-150, -70)),
+    "day": (Sign(120), Sign(10)),
+    "night": (Sign(120), Sign(10)),
+}
+
+
+def main() -> None:
+    background = cv2.imread(str(bundled_panoramas() / "sunset.jpg"))
+    background = cv2.resize(background, (2 * _FRAME_HEIGHT, _FRAME_HEIGHT), interpolation=cv2.INTER_LINEAR)
+    pictures = []
+    with Predictor(prior_strength=0.0) as predictor:
+        for name, signs in CASES.items():
+            pictures.append(_case(predictor, background, name, signs))
+    write_picture("failures.jpg", np.vstack([np.hstack(pictures[i : i + 2]) for i in range(0, len(pictures), 2)]))
+
+
+def _case(predictor: Predictor, background: Array, name: str, signs: tuple[Sign, ...]) -> Array:
+    frame = background.copy()
+    masks = []
+    for sign in signs:
+        placed, mask = place_on_sphere(sign.picture(), sign.viewport(), *frame.shape[:2])
+        frame[mask] = placed[mask]
+        masks.append(mask)
+    if name == "night":
+        frame = _at_night(frame)
+    density = predictor.predict(frame, "bgr")
+    fine = resize_map(density, *frame.shape[:2])
+    weights = np.broadcast_to(solid_angles(*frame.shape[:2]), mask.shape)
+    small = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    overlay = draw_overlay(small, density, full_scale=6.0)
+    for sign, mask in zip(signs, masks, strict=True):
+        drawn = float((fine * weights)[mask].sum() / weights[mask].sum())
+        print(f"{name}: {sign} draws {drawn:.1f}")
+        column = (0.5 - sign.azimuth_deg / 360) * WIDTH
+        row = (0.5 - sign.elevation_deg / 180) * HEIGHT
+        label(overlay, f"{sign.width_deg:g} deg: {drawn:.1f}", column, row + 28)
+    label(overlay, name, WIDTH / 2, 12, scale=0.5)
+    return overlay
+
+
+def _at_night(frame: Array) -> Array:
+    """A frame (H, W, 3) uint8 with a tenth of its light, and the noise of a sensor."""
+    noise = np.random.default_rng(0).normal(0, 4, frame.shape)
+    return np.clip(0.1 * frame + 6 + noise, 0, 255).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()
