@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from sal360_ros.errors import one_line_errors
@@ -25,11 +24,10 @@ from training.checkpoint import load_weights, read_header
 from training.config import PanoramaConfig, read_config
 from training.config.plain import from_plain
 from training.config.ranges import require
-from training.config.saliency import SaliencyModelConfig
+from training.config.saliency import CalibrationConfig, PriorConfig, SaliencyModelConfig
 from training.data.panoramas import open_panoramas
 from training.data.taught_maps import average_to, names_below, write_taught
-from training.models.prior import row_weights
-from training.models.saliency_model import SaliencyModel
+from training.models.saliency_model import DensityModel, SaliencyModel
 
 
 @dataclass(frozen=True)
@@ -75,29 +73,25 @@ def teach(config: TeachConfig) -> dict[str, Array]:
     return sums
 
 
-def _load(checkpoint: str, height: int) -> SaliencyModel:
+def _load(checkpoint: str, height: int) -> DensityModel:
+    """The model at that size, without prior and calibration: those are the reader's."""
     settings = replace(
-        from_plain(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config), input_height=height
+        from_plain(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config),
+        input_height=height,
+        prior=PriorConfig(strength=0.0),
+        calibration=CalibrationConfig(),
     )
-    model = SaliencyModel(settings).eval()
+    model = SaliencyModel(settings)
     load_weights(checkpoint, model, kind="saliency")
-    return model.to(memory_format=torch.channels_last)
+    return DensityModel(model, upsample=0).eval().to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def _both_ways(model: SaliencyModel, panorama: Array) -> Array:
+def _both_ways(model: DensityModel, panorama: Array) -> Array:
     """Mean density (h, w) of a panorama (H, W, 3) uint8 and of its mirror image, mirrored back."""
-    frame = torch.from_numpy(np.array(panorama)).permute(2, 0, 1)  # (3, H, W)
-    content = model(torch.stack([frame, frame.flip(-1)]))  # (2, h, w)
-    densities = _density(content)
-    mean: Array = ((densities[0] + densities[1].flip(-1)) / 2).numpy()
+    densities = model(torch.from_numpy(np.stack([panorama, panorama[:, ::-1]]))).numpy()  # (2, h, w)
+    mean: Array = (densities[0] + densities[1, :, ::-1]) / 2
     return mean
-
-
-def _density(content: Tensor) -> Tensor:
-    """Content log-density (B, h, w) → density relative to uniform on the sphere, without prior and calibration."""
-    density = torch.exp(content - content.amax(dim=(1, 2), keepdim=True))
-    return density / (density * row_weights(density.shape[1])).mean(dim=(1, 2), keepdim=True)
 
 
 def main() -> None:
