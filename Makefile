@@ -14,7 +14,9 @@ test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/ruff format --check .
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/mypy
-	$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+# two processes: the tests of the training fork loaders, which is not safe beside the threads that the middleware leaves
+	$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS) --ignore tests/training
+	$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS) tests/training
 
 # The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (three hours on two cores; goes on
 # where it was interrupted)
