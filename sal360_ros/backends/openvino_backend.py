@@ -74,15 +74,15 @@ def _precision(asked: str, spec: ModelSpec, capabilities: list[str]) -> tuple[st
     if spec.precision == "int8" and asked in ("auto", "int8"):
         return "int8", _HINTS[best]
     chosen = best if asked == "auto" else asked
-    if chosen == "bf16" and best != "bf16":
-        raise ModelError(
-            "this processor has no bf16 arithmetic", "AVX-512 BF16 or AMX", "choose precision fp32 or auto"
-        )
     if chosen not in _HINTS or spec.precision == "int8":
         raise ModelError(
             f"openvino was asked for {asked} and the model was exported in {spec.precision}",
             "fp32 or bf16 for a floating-point model, int8 for a quantised one",
             "choose precision auto, or export the model in the one you need",
+        )
+    if chosen == "bf16" and best != "bf16":
+        raise ModelError(
+            "this processor has no bf16 arithmetic", "AVX-512 BF16 or AMX", "choose precision fp32 or auto"
         )
     return chosen, _HINTS[chosen]
 
