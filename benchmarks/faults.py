@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PointStamped
-from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -30,7 +29,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from sal360_ros.ros.messages import image_message
-from sal360_ros.ros.processes import ACTIVATE, CONFIGURE, NodeProcess, change_state
+from sal360_ros.ros.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, NodeProcess, change_state
 
 NODE = "/saliency_node"
 SIZES = ((320, 640), (322, 640), (480, 960), (960, 1920), (1920, 3840))
@@ -43,7 +42,6 @@ OUTPUTS = {
     "saliency/qp_offset": Image,
 }
 CROWD_S, CROWD_LIMIT_S = 2.0, 20.0
-DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 

@@ -17,14 +17,31 @@ from typing import Any
 
 import rclpy
 import yaml
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.client import Client
 from rclpy.node import Node
 
 from sal360_ros.errors import Sal360Error
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
+DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+CLEANUP = Transition.TRANSITION_CLEANUP
+STATE_AFTER = {
+    CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+    ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+    DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
+    CLEANUP: State.PRIMARY_STATE_UNCONFIGURED,
+}
+TRANSITION_STATES = {
+    State.TRANSITION_STATE_CONFIGURING,
+    State.TRANSITION_STATE_ACTIVATING,
+    State.TRANSITION_STATE_DEACTIVATING,
+    State.TRANSITION_STATE_CLEANINGUP,
+}
+ANSWER_S = 5.0
+"""How long an answer is awaited before the node is asked anew: a model is loaded in less on most machines."""
 
 
 class ProcessError(Sal360Error):
@@ -119,35 +136,66 @@ def change_state(
 ) -> None:
     """Ask the lifecycle node `name` for a transition (CONFIGURE, ACTIVATE, …) and wait until it is done.
 
+    The answer of a service can be lost while its ends are still finding each other, so a question that stays without
+    one is followed by another: which state the node is in. Only where the first did not take effect is it repeated.
+
     Args:
         node: any node of the caller's, which is spun here; nothing else may spin it meanwhile.
 
     Raises:
         ProcessError: the node does not answer in time, refuses, or its process ended.
     """
-    client = node.create_client(ChangeState, f"{name}/change_state")
+    deadline = time.monotonic() + timeout_s
+    changes = node.create_client(ChangeState, f"{name}/change_state")
+    states = node.create_client(GetState, f"{name}/get_state")
+    request = ChangeState.Request(transition=Transition(id=transition))
+    asked_before = False
     try:
-        deadline = time.monotonic() + timeout_s
-        request = ChangeState.Request(transition=Transition(id=transition))
-        future = None
         while time.monotonic() < deadline:
-            if process is not None:
-                process.check_alive()
-            if future is None and client.wait_for_service(timeout_sec=0.1):
-                future = client.call_async(request)
-            if future is not None:
-                rclpy.spin_until_future_complete(node, future, timeout_sec=0.1)
-                if future.done():
-                    if future.result().success:
-                        return
-                    raise ProcessError(
-                        f"{name} refused transition {transition}",
-                        "a node that can take it",
-                        "see what the node printed",
-                    )
-        raise ProcessError(f"{name} did not answer for {timeout_s:g} s", "a lifecycle node of that name", "start it")
+            answer = _answer(node, changes, request, process, deadline)
+            if answer is not None and answer.success:
+                return
+            if answer is None or asked_before:  # it may have taken effect all the same
+                state_id = _state_at_rest(node, states, process, deadline)
+                if state_id == STATE_AFTER[transition]:
+                    return
+            if answer is not None:
+                raise ProcessError(
+                    f"{name} refused transition {transition}", "a node that can take it", "see what the node printed"
+                )
+            asked_before = True
     finally:
-        node.destroy_client(client)
+        node.destroy_client(changes)
+        node.destroy_client(states)
+    raise ProcessError(f"{name} did not answer for {timeout_s:g} s", "a lifecycle node of that name", "start it")
+
+
+def _answer(node: Node, client: Client, request: Any, process: NodeProcess | None, deadline: float) -> Any | None:
+    """The answer of a service, or None if none came within ANSWER_S of the question or until the deadline."""
+    future = None
+    until = deadline
+    while time.monotonic() < until:
+        if process is not None:
+            process.check_alive()
+        if future is None and client.wait_for_service(timeout_sec=0.1):
+            future = client.call_async(request)
+            until = min(deadline, time.monotonic() + ANSWER_S)
+        if future is not None:
+            rclpy.spin_until_future_complete(node, future, timeout_sec=0.1)
+            if future.done():
+                return future.result()
+    if future is not None:
+        client.remove_pending_request(future)
+    return None
+
+
+def _state_at_rest(node: Node, client: Client, process: NodeProcess | None, deadline: float) -> int | None:
+    """The state's number once the node is in no transition, or None if it does not say until the deadline."""
+    while time.monotonic() < deadline:
+        answer = _answer(node, client, GetState.Request(), process, deadline)
+        if answer is not None and answer.current_state.id not in TRANSITION_STATES:
+            return int(answer.current_state.id)
+    return None
 
 
 def bring_up(node: Node, name: str, process: NodeProcess | None = None, timeout_s: float = 60.0) -> None:

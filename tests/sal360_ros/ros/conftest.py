@@ -124,6 +124,17 @@ def graph() -> Iterator[Graph]:
     made.close()
 
 
+@pytest.fixture
+def driver() -> Iterator[Node]:
+    """A node in this process that the code under test spins, as a program would that brings other processes to life."""
+    gc.collect()  # as above: a dead node of the same name would take the questions and never answer
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = Node("driver")
+    yield node
+    node.destroy_node()
+    rclpy.shutdown()
+
+
 class Camera:
     """Publishes images on a topic, each with a stamp of its own."""
 

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rclpy
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from sal360_ros.ros.processes import NodeProcess, ProcessError, bring_up
@@ -89,16 +87,6 @@ def shared_memory_of(pid):
     """The middleware's files in /dev/shm that a process has mapped."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     return {line.split()[-1] for line in maps.splitlines() if "/dev/shm/fastrtps" in line or "/dev/shm/fastdds" in line}
-
-
-@pytest.fixture
-def driver():
-    """A node in this process that can ask for transitions."""
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = Node("driver")
-    yield node
-    node.destroy_node()
-    rclpy.shutdown()
 
 
 def test_an_active_node_leaves_nothing_in_shared_memory_when_it_is_told_to_stop(driver, tiny_model, tmp_path):
