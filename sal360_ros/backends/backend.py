@@ -34,6 +34,8 @@ class Backend(abc.ABC):
 
     name: ClassVar[str]
     """The runtime, as `open_model` knows it."""
+    package: ClassVar[str] = ""
+    """What to install for it; empty: a package of the runtime's name."""
     suffixes: ClassVar[tuple[str, ...]]
     """Kinds of model file that it opens."""
     devices: ClassVar[tuple[str, ...]]
@@ -95,7 +97,7 @@ class Backend(abc.ABC):
                 "resize them first, as sal360_ros.predictor.Predictor does",
                 reason="wrong_size",
             )
-        frames = np.ascontiguousarray(frames)
+        frames = np.require(frames, requirements=("C", "W"))  # OpenVINO takes no read-only memory, as bags hand out
         with self._lock:
             if not self._is_open:
                 raise ModelError(f"the {self.name} model is closed", "an open one", "open the model file again")

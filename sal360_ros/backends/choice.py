@@ -116,5 +116,5 @@ def _choose(path: Path, backend: str, device: str) -> type[Backend]:
     raise ModelError(
         f"{' and '.join(each.name for each in candidates)} {'is' if len(candidates) == 1 else 'are'} not installed",
         "a runtime for the model",
-        f"pip install {candidates[0].name} (docs/deploy.md names a GPU's packages)",
+        f"pip install {candidates[0].package or candidates[0].name} (docs/deploy.md names a GPU's packages)",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from sal360_ros.sphere import Array
 Provider = tuple[str, dict[str, Any]]
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+_TENSORRT_LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10", "nvinfer_11.dll", "nvinfer_10.dll")
 
 
 class OnnxRuntimeBackend(Backend):
@@ -23,6 +25,7 @@ class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
     suffixes = (".onnx",)
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    libraries: ClassVar[str] = "the CUDA libraries that this onnxruntime was built for"
 
     @classmethod
     def is_installed(cls, device: str) -> bool:
@@ -63,8 +66,8 @@ class OnnxRuntimeBackend(Backend):
         if providers[0][0] not in session.get_providers():  # onnxruntime itself would go on without it
             raise ModelError(
                 f"onnxruntime could not start its {providers[0][0]}",
-                "the CUDA libraries that this onnxruntime was built for",
-                "install them (see docs/deploy.md), or choose device cpu",
+                self.libraries,
+                "install them (see docs/deploy.md), or choose another backend or device cpu",
             )
         inputs = [_tensor_info(node) for node in session.get_inputs()]
         outputs = [_tensor_info(node) for node in session.get_outputs()]
@@ -86,10 +89,18 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
     """onnxruntime with TensorRT engines for the parts of the graph that TensorRT takes, cached between starts."""
 
     name = "onnxruntime-tensorrt"
+    package = "onnxruntime-gpu tensorrt"
     devices = ("cuda",)
+    libraries = "the CUDA and TensorRT libraries that this onnxruntime was built for"
+
+    @classmethod
+    def is_installed(cls, device: str) -> bool:
+        # onnxruntime-gpu lists the provider whether or not TensorRT is there
+        return super().is_installed(device) and any(map(_loads, _TENSORRT_LIBRARIES))
 
     @classmethod
     def providers(cls, device: str) -> list[Provider]:
+        """As above. No CUDA graph: it would replay the addresses of the first frame, and each frame has its own."""
         index = device.partition(":")[2] or "0"
         folder = str(cache_folder() / "onnxruntime")
         options = {
@@ -98,9 +109,20 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
             "trt_engine_cache_path": folder,
             "trt_timing_cache_enable": True,
             "trt_timing_cache_path": folder,
-            "trt_cuda_graph_enable": True,
         }
         return [("TensorrtExecutionProvider", options), *super().providers(device)]
+
+    def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
+        (cache_folder() / "onnxruntime").mkdir(parents=True, exist_ok=True)  # the provider makes no parents
+        super()._open(path, device, precision, threads)
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _tensor_info(node: Any) -> TensorInfo:

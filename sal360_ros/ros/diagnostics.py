@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from sal360_ros.ros.statistics import Snapshot
+from sal360_ros.ros.statistics import WINDOW_S, Snapshot
 
 PERIOD_S = 1.0
 
@@ -37,9 +37,11 @@ def _judge(state: str, snapshot: Snapshot, trouble: str) -> tuple[bytes, str]:
     if state != "active":
         return DiagnosticStatus.OK, state
     if snapshot.recently_rejected:
-        worst = max(snapshot.rejected, key=lambda reason: snapshot.rejected[reason])
+        worst = max(snapshot.recently_rejected, key=lambda reason: snapshot.recently_rejected[reason])
         level = DiagnosticStatus.WARN if snapshot.answered_hz else DiagnosticStatus.ERROR
         return level, f"rejecting frames, most of them for {worst}"
+    if snapshot.is_stuck:
+        return DiagnosticStatus.ERROR, f"frames arrive and none was answered for {WINDOW_S:g} s"
     return DiagnosticStatus.OK, f"{snapshot.answered_hz:.1f} maps a second"
 
 

@@ -28,7 +28,7 @@ CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 CLEANUP = Transition.TRANSITION_CLEANUP
-STATE_AFTER = {
+STATE_AFTER = {  # of the transitions that can be asked for here
     CONFIGURE: State.PRIMARY_STATE_INACTIVE,
     ACTIVATE: State.PRIMARY_STATE_ACTIVE,
     DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
@@ -39,6 +39,8 @@ TRANSITION_STATES = {
     State.TRANSITION_STATE_ACTIVATING,
     State.TRANSITION_STATE_DEACTIVATING,
     State.TRANSITION_STATE_CLEANINGUP,
+    State.TRANSITION_STATE_SHUTTINGDOWN,
+    State.TRANSITION_STATE_ERRORPROCESSING,
 }
 ANSWER_S = 5.0
 """How long an answer is awaited before the node is asked anew: a model is loaded in less on most machines."""
@@ -134,17 +136,19 @@ class NodeProcess:
 def change_state(
     node: Node, name: str, transition: int, process: NodeProcess | None = None, timeout_s: float = 60.0
 ) -> None:
-    """Ask the lifecycle node `name` for a transition (CONFIGURE, ACTIVATE, …) and wait until it is done.
+    """Ask the lifecycle node `name` for a transition and wait until it is done.
 
     The answer of a service can be lost while its ends are still finding each other, so a question that stays without
     one is followed by another: which state the node is in. Only where the first did not take effect is it repeated.
 
     Args:
         node: any node of the caller's, which is spun here; nothing else may spin it meanwhile.
+        transition: CONFIGURE, ACTIVATE, DEACTIVATE or CLEANUP.
 
     Raises:
         ProcessError: the node does not answer in time, refuses, or its process ended.
     """
+    goal = STATE_AFTER[transition]
     deadline = time.monotonic() + timeout_s
     changes = node.create_client(ChangeState, f"{name}/change_state")
     states = node.create_client(GetState, f"{name}/get_state")
@@ -157,7 +161,7 @@ def change_state(
                 return
             if answer is None or asked_before:  # it may have taken effect all the same
                 state_id = _state_at_rest(node, states, process, deadline)
-                if state_id == STATE_AFTER[transition]:
+                if state_id == goal:
                     return
             if answer is not None:
                 raise ProcessError(
@@ -195,6 +199,7 @@ def _state_at_rest(node: Node, client: Client, process: NodeProcess | None, dead
         answer = _answer(node, client, GetState.Request(), process, deadline)
         if answer is not None and answer.current_state.id not in TRANSITION_STATES:
             return int(answer.current_state.id)
+        time.sleep(0.1)
     return None
 
 

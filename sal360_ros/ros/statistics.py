@@ -34,13 +34,16 @@ class Snapshot:
     """Frames dropped because a newer one came before they were begun."""
     rejected: Mapping[str, int]
     """Frames that could not be used, by reason."""
+    recently_rejected: Mapping[str, int]
+    """Of these, those of the last `WINDOW_S` seconds."""
     lost: int
     """Messages that the middleware lost on their way."""
     went_back: int
     """Frames with an older stamp than the one before."""
-    recently_rejected: bool
     is_silent: bool
     """Whether no frame has come for `SILENCE_S` seconds."""
+    is_stuck: bool
+    """Whether frames come and none has been answered or rejected for `WINDOW_S` seconds."""
     received_hz: float
     answered_hz: float
     processing: Percentiles
@@ -62,9 +65,10 @@ class FrameStatistics:
         self._start_s = clock()
         self._received = self._answered = self._superseded = self._lost = self._went_back = 0
         self._rejected: Counter[str] = Counter()
-        self._last_rejected_s = -math.inf
         self._last_arrival_s = clock()
+        self._waiting_since_s = math.inf  # when the first frame came after the last that was answered or rejected
         self._arrivals_s: deque[float] = deque()
+        self._rejections: deque[tuple[float, str]] = deque()  # when (in seconds), why
         self._answers: deque[tuple[float, float, float]] = deque()  # when, processing, age; all in seconds
 
     def count_received(self) -> None:
@@ -73,6 +77,7 @@ class FrameStatistics:
             self._received += 1
             self._last_arrival_s = self._clock()
             self._arrivals_s.append(self._last_arrival_s)
+            self._waiting_since_s = min(self._waiting_since_s, self._last_arrival_s)
             self._forget()
 
     def count_superseded(self) -> None:
@@ -84,7 +89,9 @@ class FrameStatistics:
         """A frame could not be used."""
         with self._lock:
             self._rejected[reason] += 1
-            self._last_rejected_s = self._clock()
+            self._rejections.append((self._clock(), reason))
+            self._waiting_since_s = math.inf
+            self._forget()
 
     def count_went_back(self) -> None:
         """A frame's stamp was older than the one before."""
@@ -101,12 +108,15 @@ class FrameStatistics:
         with self._lock:
             self._answered += 1
             self._answers.append((self._clock(), processing_s, age_s))
+            self._waiting_since_s = math.inf
             self._forget()
 
     def _forget(self) -> None:
         oldest_s = self._clock() - WINDOW_S
         while self._arrivals_s and self._arrivals_s[0] < oldest_s:
             self._arrivals_s.popleft()
+        while self._rejections and self._rejections[0][0] < oldest_s:
+            self._rejections.popleft()
         while self._answers and self._answers[0][0] < oldest_s:
             self._answers.popleft()
 
@@ -121,10 +131,11 @@ class FrameStatistics:
                 answered=self._answered,
                 superseded=self._superseded,
                 rejected=dict(self._rejected),
+                recently_rejected=Counter(reason for _, reason in self._rejections),
                 lost=self._lost,
                 went_back=self._went_back,
-                recently_rejected=now_s - self._last_rejected_s < WINDOW_S,
                 is_silent=now_s - self._last_arrival_s > SILENCE_S,
+                is_stuck=now_s - min(self._waiting_since_s, now_s) > WINDOW_S,
                 received_hz=len(self._arrivals_s) / window_s,
                 answered_hz=len(self._answers) / window_s,
                 processing=_percentiles([processing_s for _, processing_s, _ in self._answers]),

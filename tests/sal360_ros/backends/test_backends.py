@@ -115,6 +115,12 @@ def test_frames_with_strides_are_taken(backend, frames):
     np.testing.assert_array_equal(backend.infer(mirrored), backend.infer(mirrored.copy()))
 
 
+def test_frames_in_read_only_memory_are_taken(backend, frames):
+    read_only = np.frombuffer(frames.tobytes(), np.uint8).reshape(frames.shape)
+    assert not read_only.flags.writeable
+    np.testing.assert_array_equal(backend.infer(read_only), backend.infer(frames))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -10,7 +10,7 @@ import sys
 import onnx
 import pytest
 
-from sal360_ros.backends import BACKEND_NAMES, choice, open_model
+from sal360_ros.backends import BACKEND_NAMES, choice, onnxruntime_backend, open_model
 from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
 from sal360_ros.backends.openvino_backend import OpenVinoBackend
 from sal360_ros.errors import ModelError, ParameterError, Sal360Error
@@ -210,6 +210,30 @@ def test_bf16_is_refused_where_the_processor_has_none(tiny_model, monkeypatch):
     assert "no bf16" in opening(tiny_model, backend="openvino", precision="bf16")
     with open_model(tiny_model, backend="openvino") as backend:
         assert backend.precision == "fp32"
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_tensorrt_inside_onnxruntime_is_chosen_only_where_its_libraries_are(found, monkeypatch):
+    """onnxruntime-gpu lists the provider in either case."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setattr(onnxruntime_backend, "_loads", lambda library: found and library.startswith("libnvinfer"))
+    assert onnxruntime_backend.OnnxRuntimeTensorRtBackend.is_installed("cuda:0") is found
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_tensorrt_inside_onnxruntime_has_a_cache_on_a_fresh_account(tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none" / "yet"))
+    monkeypatch.setattr(onnxruntime_backend.OnnxRuntimeTensorRtBackend, "is_installed", classmethod(lambda *_: True))
+    with pytest.warns(UserWarning, match="ExecutionProvider"):  # onnxruntime's own, one for each that it lacks
+        message = opening(tiny_model, backend="onnxruntime-tensorrt", device="cuda")
+    assert "could not start its TensorrtExecutionProvider; expected the CUDA and TensorRT libraries" in message
+    [(_, options), *_] = onnxruntime_backend.OnnxRuntimeTensorRtBackend.providers("cuda:1")
+    assert options["device_id"] == "1"
+    assert {options["trt_engine_cache_path"], options["trt_timing_cache_path"]} == {
+        str(tmp_path / "none" / "yet" / "sal360_ros" / "onnxruntime")
+    }
+    assert (tmp_path / "none" / "yet" / "sal360_ros" / "onnxruntime").is_dir()
+    assert "trt_cuda_graph_enable" not in options  # it would give every frame the first one's map
 
 
 @pytest.mark.usefixtures("one_gpu")

@@ -92,6 +92,36 @@ def test_the_level_says_whether_somebody_must_look(clock, answers, rejections, s
     assert values["model"] == "m"
 
 
+def judged(statistics):
+    status = saliency_status("/node", "active", statistics.snapshot(), {})
+    return status.level, status.message
+
+
+def test_the_reason_that_is_told_is_the_one_of_now(clock):
+    statistics = FrameStatistics(clock)
+    for _ in range(100):
+        statistics.count_rejected("short_data")
+    clock.now_s += WINDOW_S + 1
+    stream(statistics, clock, 1)
+    statistics.count_rejected("not_2_to_1")
+    assert judged(statistics) == (DiagnosticStatus.WARN, "rejecting frames, most of them for not_2_to_1")
+    assert statistics.snapshot().rejected == {"short_data": 100, "not_2_to_1": 1}
+
+
+def test_a_runtime_that_hangs_is_an_error(clock):
+    statistics = FrameStatistics(clock)
+    stream(statistics, clock, 1)
+    clock.now_s += 3600  # a pause of the camera is none
+    for _ in range(2 + round(WINDOW_S)):
+        statistics.count_received()
+        assert judged(statistics) == (DiagnosticStatus.OK, "0.0 maps a second")
+        clock.now_s += 0.5
+    clock.now_s += WINDOW_S
+    assert judged(statistics) == (DiagnosticStatus.ERROR, "frames arrive and none was answered for 5 s")
+    statistics.count_answered(processing_s=0.02, age_s=0.03)
+    assert judged(statistics)[0] == DiagnosticStatus.OK
+
+
 def test_a_kind_of_warning_is_said_at_once_and_then_with_the_number_held_back(clock):
     said = []
     warnings = ThrottledWarnings(said.append, period_s=5, clock=clock)
