@@ -57,8 +57,12 @@ class Task(ABC):
             batch: one of `batches`, on the device.
         """
 
+    def must_stay(self) -> Mapping[str, Any]:
+        """Plain settings by name, beside the model's, in which a resumed run must agree: what is learnt."""
+        return {}
+
     def begin(self) -> None:
-        """Called once, before the first step and after everything was checked, by the first process only.
+        """Called before the first step of a run or of its going on, when all was checked, by the first process only.
 
         What a run leaves beside curves and checkpoints is written here: a command that is refused writes nothing.
         """
@@ -134,13 +138,13 @@ def train(
     first_process = fabric.global_rank == 0
     model, optimiser = _set_up(task, config, optimiser_config, fabric)
     same = _must_stay(task, config, optimiser_config)
-    start = _restore(checkpoint, task, optimiser, same) if checkpoint else 0
+    start = _restore(checkpoint, task, optimiser, same, steps) if checkpoint else 0
     batches = iter(task.batches(start, steps))
     every = config.evaluate_every_epochs * task.steps_per_epoch
 
     if start >= steps:
         fabric.print(f"{checkpoint} has all {steps} steps: nothing is left to do")
-    if first_process:
+    elif first_process:
         task.begin()
     with Curves(config.run, start, enabled=first_process) as curves:
         if start == 0:
@@ -219,8 +223,13 @@ def _save(task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig, same
     save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
 
 
-def _restore(checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, same: Mapping[str, Any]) -> int:
-    """Set everything to where the checkpoint left it, if that run agrees in what is the `same`, and return its step."""
+def _restore(
+    checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, same: Mapping[str, Any], steps: int
+) -> int:
+    """Set everything to where the checkpoint left it, if that run agrees in what is the `same`, and return its step.
+
+    Of a run that has all its steps, only the model is of use.
+    """
     state = load_state(checkpoint)
     header = load_weights(checkpoint, task.model, kind=task.kind)
     # a setting that came after that run had its default then: the dataclass fills it in
@@ -232,17 +241,20 @@ def _restore(checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, sam
                 f"{value}, as it is set now",
                 "resume with the settings and data of that run, or begin another one in another folder",
             )
+    if header.step >= steps:
+        return header.step
     try:
         optimiser.load_state_dict(state["optimiser"])
     except ValueError:
         found = f"{checkpoint} is of a run that trained other parts of the model"
-        raise CheckpointError(found, "the parts that are trained now", "resume with what was frozen then") from None
+        remedy = "resume with what was frozen then, or begin another run that starts from it"
+        raise CheckpointError(found, "the parts that are trained now", remedy) from None
     task.load_state_dict(state["task"])
     randomness.restore(state["randomness"])
     return header.step
 
 
 def _must_stay(task: Task, config: LoopConfig, optimiser_config: OptimiserConfig) -> dict[str, Any]:
-    """What a resumed run must agree in: the model, which samples a step sees, and the kind of its optimiser."""
+    """What a resumed run must agree in: the model, what a step sees and is told, and the kind of its optimiser."""
     sampling = {"seed": config.seed, "batch_size": config.batch_size, "steps_per_epoch": task.steps_per_epoch}
-    return {**plain_settings(task.config), **sampling, "optimiser": optimiser_config.name}
+    return {**plain_settings(task.config), **sampling, **task.must_stay(), "optimiser": optimiser_config.name}

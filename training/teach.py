@@ -41,7 +41,7 @@ class TeachConfig:
     output: str
     """The .npz file of the maps."""
     heights: tuple[int, ...] = (384, 576, 768)
-    """Rows at which every panorama is shown, pixels; the first gives the maps' size."""
+    """Rows at which every panorama is shown, pixels."""
     stride: int = 8
     """Rows of the smallest picture for each row of the maps."""
 
@@ -59,16 +59,20 @@ def teach(config: TeachConfig) -> dict[str, Array]:
     Raises:
         CheckpointError: a checkpoint is missing, broken or no saliency model.
         DataError: the panoramas are missing or broken.
+        ParameterError: the stride is finer than a model's.
     """
-    map_size = config.heights[0] // config.stride, 2 * config.heights[0] // config.stride
+    smallest = min(config.heights)
+    map_size = smallest // config.stride, 2 * smallest // config.stride
     sums: dict[str, Array] = {}
     sizes = [(height, checkpoint) for height in config.heights for checkpoint in config.checkpoints]
     for height, checkpoint in tqdm(sizes, desc="teaching", unit="model"):
         panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
         model = _load(checkpoint, height)
         for index, name in enumerate(names_below(config.panoramas, panoramas.paths)):
-            taught = average_to(_both_ways(model, panoramas[index]), map_size)
-            sums[name] = sums.get(name, 0) + taught / len(sizes)
+            density = _both_ways(model, panoramas[index])
+            stride = height // density.shape[0]
+            require("stride", config.stride, config.stride >= stride, f"{stride} or more, as {checkpoint} has it")
+            sums[name] = sums.get(name, 0) + average_to(density, map_size) / len(sizes)
     write_taught(config.output, sums)
     return sums
 

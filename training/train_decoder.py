@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning_fabric import Fabric
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sal360_ros.errors import one_line_errors
 from sal360_ros.sphere import Array
-from training.checkpoint import load_weights
+from training.checkpoint import load_weights, plain_settings
 from training.config import read_config, write_config
 from training.config.train_decoder import TrainDecoderConfig
 from training.data.gaze import Gaze, load_gaze
@@ -30,6 +30,7 @@ from training.prediction_picture import write_predictions
 from training.saliency_loss import saliency_losses
 
 _ROWS_OF_PICTURE = 6
+_FOLDERS = ("root", "panoramas", "taught")
 
 
 class DecoderTask(Task):
@@ -57,6 +58,12 @@ class DecoderTask(Task):
         self.model: nn.Module = model
         self.config = config.model
         self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)  # type: ignore[arg-type]
+
+    def must_stay(self) -> Mapping[str, Any]:
+        """Which gaze is learnt, how it is placed, and the loss. Folders may have moved meanwhile."""
+        data = {name: value for name, value in plain_settings(self.settings.data).items() if name not in _FOLDERS}
+        settings = {"data": data, "loss": plain_settings(self.settings.loss)}
+        return {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
 
     def begin(self) -> None:
         """Write the settings beside what the run will leave."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import cv2
@@ -92,6 +93,9 @@ def test_stored_maps_are_found_by_name_and_averaged_to_size(tmp_path: Path) -> N
         ({"one.png": np.full((2, 4), np.nan)}, "the map of one.png in .* is no density"),
         ({"one.png": np.zeros((2, 4))}, "is no density"),
         ({"one.png": np.ones(8)}, "is no density"),
+        ({"one.png": np.ones((0, 4))}, "is no density"),
+        ({"one.png": np.ones((4, 4))}, "is no density"),
+        ({"one.png": np.ones((1, 2))}, "the map of one.png in .* is 1 x 2; expected 2 x 4 or more"),
     ],
 )
 def test_unusable_maps_are_named(tmp_path: Path, maps: dict[str, Array], found: str) -> None:
@@ -105,9 +109,38 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "taught.npz"
     with pytest.raises(DataError, match=r"there is no .*taught\.npz"):
         read_taught(path, ["one.png"], (2, 4))
-    path.write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(DataError, match=r"taught\.npz cannot be read"):
+    write_taught(path, {"one.png": np.random.default_rng(0).random((64, 128), np.float32)})
+    whole = path.read_bytes()
+    text, list_alone = io.BytesIO(), io.BytesIO()
+    np.savez(text, **{"one.png": np.array([["a", "b"]])})
+    np.save(list_alone, np.ones((2, 4)))
+    damaged = whole[:200] + bytes(100) + whole[300:]
+    for content in (b"PK\x03\x04 cut short", whole[:-30], damaged, list_alone.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"taught\.npz cannot be read"):
+            read_taught(path, ["one.png"], (2, 4))
+    path.write_bytes(text.getvalue())
+    with pytest.raises(DataError, match="is no density"):
         read_taught(path, ["one.png"], (2, 4))
+
+
+def test_maps_finer_than_a_model_gives_are_refused(
+    panoramas: Path, checkpoints: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = TeachConfig(checkpoints, str(panoramas), str(tmp_path / "taught.npz"), heights=(128, 64), stride=2)
+    with pytest.raises(ParameterError, match=r"stride is 2; expected 4 or more, as .*run0 has it"):
+        teach(config)
+
+
+def test_the_smallest_picture_gives_the_maps_size_wherever_it_stands(
+    panoramas: Path, checkpoints: tuple[str, ...], tmp_path: Path
+) -> None:
+    output = str(tmp_path / "taught.npz")
+    first, last = (
+        teach(TeachConfig(checkpoints, str(panoramas), output, heights=heights)) for heights in ((64, 128), (128, 64))
+    )
+    assert first["a.png"].shape == last["a.png"].shape == (8, 16)
+    np.testing.assert_allclose(first["a.png"], last["a.png"], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -83,6 +84,44 @@ def test_a_refused_resume_leaves_the_settings_of_the_run(tiny: TrainDecoderConfi
     with pytest.raises(CheckpointError, match="seed"):
         train_decoder(other)
     assert (Path(tiny.loop.run) / "config.yaml").read_text() == settings
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("data", {"fold": 1}, r"data.fold 0; expected 1"),
+        ("loss", {"cc": 0.5}, r"loss.cc 0.0; expected 0.5"),
+    ],
+)
+def test_a_run_on_other_gaze_or_for_another_loss_is_not_resumed(
+    tiny: TrainDecoderConfig, part: str, changes: dict[str, Any], message: str
+) -> None:
+    """Going on with another fold would measure on what was trained on."""
+    train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
+    loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
+    other = dataclasses.replace(tiny, loop=loop, **{part: dataclasses.replace(getattr(tiny, part), **changes)})
+    with pytest.raises(CheckpointError, match=message):
+        train_decoder(other)
+
+
+def test_data_that_moved_are_the_same_data(tiny: TrainDecoderConfig) -> None:
+    train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
+    moved = Path(tiny.data.panoramas).rename(Path(tiny.data.panoramas).with_name("elsewhere"))
+    loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
+    data = dataclasses.replace(tiny.data, panoramas=str(moved))
+    train_decoder(dataclasses.replace(tiny, loop=loop, data=data))
+    assert read_header(Path(tiny.loop.run)).step == 2
+
+
+def test_a_finished_run_is_left_as_it_is(tiny: TrainDecoderConfig) -> None:
+    """Also one that trained other parts, as runs of earlier versions did."""
+    short = dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1))
+    train_decoder(short)
+    written = {path: path.read_bytes() for path in Path(tiny.loop.run).rglob("*.yaml")}
+    loop = dataclasses.replace(short.loop, resume="auto")
+    train_decoder(dataclasses.replace(short, loop=loop, frozen="encoder"))
+    assert written
+    assert {path: path.read_bytes() for path in Path(tiny.loop.run).rglob("*.yaml")} == written
 
 
 def test_two_starting_points_are_refused(tiny: TrainDecoderConfig) -> None:

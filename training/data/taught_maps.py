@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,10 @@ def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int
     Args:
         path: file of `write_taught`.
         names: of the panoramas.
-        map_size: (h, w) of the result; stored maps of another size are averaged to it.
+        map_size: (h, w) of the result; finer stored maps are averaged to it.
 
     Raises:
-        DataError: the file is missing or broken, or lacks a panorama.
+        DataError: the file is missing or broken, lacks a panorama or is of a coarser map.
     """
     remedy = "run python -m training.teach with these panoramas"
     if not Path(path).is_file():
@@ -39,17 +38,30 @@ def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int
     try:
         with open(path, "rb") as file, np.load(file) as archive:  # np.load alone leaves a broken file open
             stored = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy's reader lets through whatever zip, zlib, its header's parser and itself raise
         raise DataError(f"{path} cannot be read ({error})", "maps of the panoramas", remedy) from None
     maps = []
     for name in names:
         density = stored.get(name)
         if density is None:
             raise DataError(f"{path} has no map of {name}", "one of every panorama", remedy)
-        if density.ndim != 2 or not np.isfinite(density).all() or density.min() < 0 or density.max() <= 0:
-            raise DataError(f"the map of {name} in {path} is no density", "(h, w), finite, not negative", remedy)
+        if not _is_density(density):
+            raise DataError(f"the map of {name} in {path} is no density", "(h, 2h), finite, not negative", remedy)
+        if density.shape[0] < map_size[0]:
+            raise DataError(
+                f"the map of {name} in {path} is {density.shape[0]} x {density.shape[1]}",
+                f"{map_size[0]} x {map_size[1]} or more, the model's own map",
+                "run python -m training.teach with a finer stride",
+            )
         maps.append(average_to(density, map_size))
     return maps
+
+
+def _is_density(array: Array) -> bool:
+    panoramic = array.ndim == 2 and array.size > 0 and array.shape[1] == 2 * array.shape[0]
+    return bool(
+        panoramic and array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() > 0
+    )
 
 
 def names_below(root: str | Path, paths: Sequence[str]) -> list[str]:
