@@ -48,12 +48,12 @@ class Sign:
 
 
 CASES: dict[str, tuple[Sign, ...]] = {
-    "distance": tuple(Sign(azimuth, width_deg=width) for azimuth, width in ((120, 24), (50, 12), (25, 6), (0, 3))),
+    "distance": tuple(Sign(azimuth, width_deg=width) for azimuth, width in ((120, 24), (65, 12), (20, 6), (-25, 3))),
     "words": (
         Sign(130, width_deg=16),
-        Sign(45, width_deg=16, words=False),
-        Sign(10, width_deg=8),
-        Sign(-20, width_deg=8, words=False),
+        Sign(50, width_deg=16, words=False),
+        Sign(0, width_deg=8),
+        Sign(-45, width_deg=8, words=False),
     ),
     "seam": (Sign(180), Sign(50), Sign(0)),
     "ceiling and floor": (Sign(150, 70), Sign(50, 40), Sign(-50, -40), Sign(-150, -70)),
