@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -21,68 +19,14 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sal360_ros.errors import CheckpointError, TrainingError
-from training import randomness
-from training.checkpoint import load_state, load_weights, plain_settings, save_checkpoint
+from sal360_ros.errors import TrainingError
+from training import resume
 from training.checkpoint_folder import newest_checkpoint
 from training.config import LoopConfig, OptimiserConfig
-from training.config.plain import from_plain
 from training.curves import Curves
 from training.optimiser import learning_rate, make_optimiser
 from training.sync_batchnorm import synchronise
-
-
-class Task(ABC):
-    """What a training command brings to the loop."""
-
-    kind: ClassVar[str]
-    """Kind of its checkpoints: contrastive or saliency."""
-    model: nn.Module
-    """The network; the checkpoints hold its weights. Parts that stay frozen must stay so when its train() is called."""
-    config: Any
-    """Settings of the model, a dataclass whose fields have defaults, for the checkpoints' header."""
-    steps_per_epoch: int
-    """Optimiser steps of one pass over the data."""
-
-    @abstractmethod
-    def batches(self, start: int, stop: int) -> Iterable[Any]:
-        """This process' batches for the steps start … stop − 1, `accumulate` for each step."""
-
-    @abstractmethod
-    def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Scalars of a batch: "loss" is minimised, the others are drawn as curves.
-
-        Args:
-            model: `self.model` as the devices run it: call this one.
-            batch: one of `batches`, on the device.
-        """
-
-    def must_stay(self) -> Mapping[str, Any]:
-        """Plain settings by name, beside the model's, in which a resumed run must agree: what is learnt."""
-        return {}
-
-    def begin(self) -> None:
-        """Called before the first step of a run or of its going on, when all was checked, by the first process only.
-
-        What a run leaves beside curves and checkpoints is written here: a command that is refused writes nothing.
-        """
-        return
-
-    def after_step(self) -> None:
-        """Called after each optimiser step, in every process."""
-        return
-
-    def evaluate(self, done: int) -> Mapping[str, float]:  # noqa: ARG002  # for those who override it
-        """Measure the model (in evaluation mode, without gradients, first process only) after `done` steps."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the model: tensors and plain values."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Take back what `state_dict` gave."""
-        return
+from training.task import Task
 
 
 def make_fabric(config: LoopConfig) -> Fabric:
@@ -101,22 +45,6 @@ def make_fabric(config: LoopConfig) -> Fabric:
     return fabric
 
 
-def starting_point(config: LoopConfig) -> Path | None:
-    """The checkpoint from which a run goes on, or None to begin; call it before anything is written.
-
-    Raises:
-        CheckpointError: `resume` is true without a checkpoint, or false with one.
-    """
-    newest = newest_checkpoint(config.run)
-    if newest and config.resume is False:
-        raise CheckpointError(
-            f"{newest} exists", "a new run folder", "set --loop.resume true to go on, or another --loop.run"
-        )
-    if not newest and config.resume is True:
-        raise CheckpointError(f"there is no checkpoint in {config.run}", "one to resume", "check --loop.run")
-    return newest
-
-
 def train(
     task: Task, config: LoopConfig, optimiser_config: OptimiserConfig, fabric: Fabric, checkpoint: Path | None = None
 ) -> dict[str, float]:
@@ -127,7 +55,7 @@ def train(
         config: the run.
         optimiser_config: optimiser and schedule.
         fabric: of `make_fabric`.
-        checkpoint: where to go on, of `starting_point`; None begins.
+        checkpoint: where to go on, of `training.resume.starting_point`; None begins.
 
     Raises:
         CheckpointError: the checkpoint is broken or of another model or data set.
@@ -137,8 +65,8 @@ def train(
     steps = config.steps or config.epochs * task.steps_per_epoch
     first_process = fabric.global_rank == 0
     model, optimiser = _set_up(task, config, optimiser_config, fabric)
-    same = _must_stay(task, config, optimiser_config)
-    start = _restore(checkpoint, task, optimiser, same, steps) if checkpoint else 0
+    same = resume.must_stay(task, config, optimiser_config)
+    start = resume.restore(checkpoint, task, optimiser, same, steps) if checkpoint else 0
     batches = iter(task.batches(start, steps))
     every = config.evaluate_every_epochs * task.steps_per_epoch
 
@@ -172,7 +100,7 @@ def train(
             if done % every == 0 or done == steps:
                 curves.write(done, _evaluate(task, fabric, done))
             if (done % config.checkpoint_every_steps == 0 or done == steps) and first_process:
-                _save(task, optimiser, config, same, done)
+                resume.save(task, optimiser, config, same, done)
         fabric.barrier()
         return curves.last
 
@@ -211,50 +139,3 @@ def _evaluate(task: Task, fabric: Fabric, done: int) -> dict[str, float]:
         task.model.train()
     fabric.barrier()
     return values
-
-
-def _save(task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig, same: Mapping[str, Any], done: int) -> None:
-    state = {
-        "optimiser": optimiser.state_dict(),
-        "task": task.state_dict(),
-        "randomness": randomness.capture(),
-        "same": dict(same),
-    }
-    save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
-
-
-def _restore(
-    checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, same: Mapping[str, Any], steps: int
-) -> int:
-    """Set everything to where the checkpoint left it, if that run agrees in what is the `same`, and return its step.
-
-    Of a run that has all its steps, only the model is of use.
-    """
-    state = load_state(checkpoint)
-    header = load_weights(checkpoint, task.model, kind=task.kind)
-    # a setting that came after that run had its default then: the dataclass fills it in
-    before = {**state["same"], **plain_settings(from_plain(type(task.config), header.config))}
-    for name, value in same.items():
-        if before.get(name, value) != value:  # checkpoints from before a setting was kept do not have it
-            raise CheckpointError(
-                f"{checkpoint} is of a run with {name} {before[name]}",
-                f"{value}, as it is set now",
-                "resume with the settings and data of that run, or begin another one in another folder",
-            )
-    if header.step >= steps:
-        return header.step
-    try:
-        optimiser.load_state_dict(state["optimiser"])
-    except ValueError:
-        found = f"{checkpoint} is of a run that trained other parts of the model"
-        remedy = "resume with what was frozen then, or begin another run that starts from it"
-        raise CheckpointError(found, "the parts that are trained now", remedy) from None
-    task.load_state_dict(state["task"])
-    randomness.restore(state["randomness"])
-    return header.step
-
-
-def _must_stay(task: Task, config: LoopConfig, optimiser_config: OptimiserConfig) -> dict[str, Any]:
-    """What a resumed run must agree in: the model, what a step sees and is told, and the kind of its optimiser."""
-    sampling = {"seed": config.seed, "batch_size": config.batch_size, "steps_per_epoch": task.steps_per_epoch}
-    return {**plain_settings(task.config), **sampling, **task.must_stay(), "optimiser": optimiser_config.name}

@@ -30,11 +30,13 @@ from training.data.panoramas import PanoramaViews, describe, open_panoramas
 from training.data.shards import ShardedViews, open_shards
 from training.data.view_picture import write_views
 from training.data.views import ViewPair
-from training.loop import Task, make_fabric, starting_point, train
+from training.loop import make_fabric, train
 from training.models.attention import SelfAttention
 from training.models.contrastive import ContrastiveModel
+from training.resume import starting_point
 from training.retrieval import Retrieval
 from training.run_picture import write_summary
+from training.task import Task
 
 
 @dataclass(frozen=True)

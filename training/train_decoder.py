@@ -24,10 +24,12 @@ from training.config import read_config, write_config
 from training.config.train_decoder import TrainDecoderConfig
 from training.data.gaze import Gaze, load_gaze
 from training.data.loader import StepSampler, load, steps_per_epoch
-from training.loop import Task, make_fabric, starting_point, train
+from training.loop import make_fabric, train
 from training.models.saliency_model import SaliencyModel
 from training.prediction_picture import write_predictions
+from training.resume import starting_point
 from training.saliency_loss import saliency_losses
+from training.task import Task
 
 _ROWS_OF_PICTURE = 6
 _FOLDERS = ("root", "panoramas", "taught")

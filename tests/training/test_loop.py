@@ -18,9 +18,11 @@ from training import checkpoint, checkpoint_folder
 from training.config import LoopConfig, OptimiserConfig
 from training.curves import Curves
 from training.data.loader import StepSampler, load, steps_per_epoch
-from training.loop import Task, make_fabric, starting_point, train
+from training.loop import make_fabric, train
 from training.optimiser import learning_rate, make_optimiser
+from training.resume import starting_point
 from training.run_picture import read_curves
+from training.task import Task
 
 SAMPLES = 12
 
