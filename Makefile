@@ -20,8 +20,9 @@ test: $(TEST_VENV)/ready
 	$(call PYTEST,--ignore tests/training)
 	$(call PYTEST,tests/training)
 
-# The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (four hours on two cores; goes on
-# where it was interrupted). Each version has a folder of its own: another one's averages and maps are not taken for its.
+# The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (some three hours on two cores, by its
+# steps; goes on where it was interrupted). Each version has a folder of its own: another one's averages and maps are not
+# taken for its.
 VERSION := 1.3.0
 RUNS := runs/sal360-compact-$(VERSION)
 RUN = $(TEST_VENV)/bin/python -m training

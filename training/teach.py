@@ -63,24 +63,30 @@ def teach(config: TeachConfig) -> dict[str, Array]:
     """
     smallest = min(config.heights)
     map_size = smallest // config.stride, 2 * smallest // config.stride
+    for checkpoint in config.checkpoints:
+        settings = _settings(checkpoint)
+        stride = settings.input_height // SaliencyModel.map_size_of(settings)[0]
+        require("stride", config.stride, config.stride >= stride, f"{stride} or more, as {checkpoint} has it")
     sums: dict[str, Array] = {}
     sizes = [(height, checkpoint) for height in config.heights for checkpoint in config.checkpoints]
     for height, checkpoint in tqdm(sizes, desc="teaching", unit="model"):
         panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
         model = _load(checkpoint, height)
         for index, name in enumerate(names_below(config.panoramas, panoramas.paths)):
-            density = _both_ways(model, panoramas[index])
-            stride = height // density.shape[0]
-            require("stride", config.stride, config.stride >= stride, f"{stride} or more, as {checkpoint} has it")
-            sums[name] = sums.get(name, 0) + average_to(density, map_size) / len(sizes)
+            taught = average_to(_both_ways(model, panoramas[index]), map_size)
+            sums[name] = sums.get(name, 0) + taught / len(sizes)
     write_taught(config.output, sums)
     return sums
+
+
+def _settings(checkpoint: str) -> SaliencyModelConfig:
+    return from_plain(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config)
 
 
 def _load(checkpoint: str, height: int) -> DensityModel:
     """The model at that size, without prior and calibration: those are the reader's."""
     settings = replace(
-        from_plain(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config),
+        _settings(checkpoint),
         input_height=height,
         prior=PriorConfig(strength=0.0),
         calibration=CalibrationConfig(),
