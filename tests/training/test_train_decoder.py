@@ -18,6 +18,8 @@ from training.config.gaze import GazeConfig
 from training.config.placement import PlacementConfig
 from training.config.saliency import SaliencyModelConfig
 from training.config.train_decoder import TrainDecoderConfig
+from training.data.taught_maps import write_taught
+from training.models.saliency_model import SaliencyModel
 from training.optimiser import make_optimiser
 from training.train_decoder import train_decoder
 
@@ -91,12 +93,18 @@ def test_a_refused_resume_leaves_the_settings_of_the_run(tiny: TrainDecoderConfi
     [
         ("data", {"fold": 1}, r"data.fold 0; expected 1"),
         ("loss", {"cc": 0.5}, r"loss.cc 0.0; expected 0.5"),
+        ("data", {"taught": "TAUGHT"}, r"data.taught none; expected given"),
     ],
 )
 def test_a_run_on_other_gaze_or_for_another_loss_is_not_resumed(
-    tiny: TrainDecoderConfig, part: str, changes: dict[str, Any], message: str
+    tiny: TrainDecoderConfig, tmp_path: Path, part: str, changes: dict[str, Any], message: str
 ) -> None:
     """Going on with another fold would measure on what was trained on."""
+    if "taught" in changes:
+        names = [path.name for path in sorted(Path(tiny.data.panoramas).iterdir())]
+        path = tmp_path / "taught.npz"
+        write_taught(path, dict.fromkeys(names, np.ones(SaliencyModel.map_size_of(tiny.model), np.float32)))
+        changes = {"taught": str(path)}
     train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
     loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
     other = dataclasses.replace(tiny, loop=loop, **{part: dataclasses.replace(getattr(tiny, part), **changes)})
