@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import cv2
 import numpy as np
 
-from sal360_ros.backends import open_model
+from sal360_ros.backends import open_bundled_model, open_model
 from sal360_ros.errors import FrameError, ParameterError
 from sal360_ros.spec import ModelSpec
 from sal360_ros.sphere import Array, solid_angles
-from sal360_ros.weights import bundled_model
 
 ASPECT_TOLERANCE = 0.04  # cameras deliver 640 x 322
 MAX_PRIOR_STRENGTH = 10.0
@@ -43,8 +43,8 @@ class Predictor:
         threads: int = 0,
         prior_strength: float = 1.0,
     ) -> None:
-        path = Path(model) if str(model) else bundled_model()
-        self._backend = open_model(path, backend=backend, device=device, precision=precision, threads=threads)
+        opening = partial(open_model, model) if str(model) else open_bundled_model
+        self._backend = opening(backend=backend, device=device, precision=precision, threads=threads)
         self._prior_strength = prior_strength
         try:
             check_prior_strength(self.spec, prior_strength)

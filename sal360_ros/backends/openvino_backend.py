@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ class OpenVinoBackend(Backend):
     @classmethod
     def is_installed(cls, device: str) -> bool:
         return device == "cpu" and importlib.util.find_spec("openvino") is not None
+
+    @classmethod
+    def best_precision(cls) -> str:
+        """What this processor computes fastest, of a model that is there as fp32 and as int8: bf16, int8 or fp32.
+
+        On x86 without bf16, int8 took .4 of the time of fp32 (AVX2, no VNNI: the least that int8 can gain). Other
+        processors were not measured.
+        """
+        import openvino
+
+        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return "bf16"
+        return "int8" if platform.machine() in ("x86_64", "AMD64") else "fp32"
 
     def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
         import openvino

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_FILES = {"fp32": "sal360_compact.onnx", "int8": "sal360_compact_int8.onnx"}
 
-def bundled_model() -> Path:
-    """The bundled ONNX model; beside this file in a source tree, a pip installation and a colcon workspace alike."""
-    return Path(__file__).parent / "sal360_compact.onnx"
+
+def bundled_model(precision: str = "fp32") -> Path:
+    """The bundled ONNX model; beside this file in a source tree, a pip installation and a colcon workspace alike.
+
+    Args:
+        precision: "fp32", which runtimes may lower to bf16 themselves, or "int8", for processors; both hold the same
+            weights, and `sal360_ros.backends.open_bundled_model` chooses.
+    """
+    return Path(__file__).parent / _FILES[precision]

@@ -43,7 +43,8 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     for encoder in ("compact", "resnet50", "vgg16"):
         torch.manual_seed(0)
         decoder = "separable" if encoder == "compact" else "paper"
-        config = SaliencyModelConfig(encoder=encoder, decoder=decoder, input_height=64)
+        smooth = "strides" if encoder == "compact" else "none"  # as the bundled model is
+        config = SaliencyModelConfig(encoder=encoder, decoder=decoder, input_height=64, smooth_columns=smooth)
         model = SaliencyModel(config, pretrained=encoder == "compact")
         if encoder == "compact":
             torch.nn.init.normal_(model.decoder.head.weight, std=0.03)  # so that the map says something
@@ -90,6 +91,15 @@ def test_the_file_does_what_the_checkpoint_does(exported, encoder, precision):
     assert spec.parity["max_relative_difference"] <= {"fp32": 1e-4, "fp16": 1e-2}[precision]
     assert spec.parity["cc"] > 0.999
     assert spec.parity["panoramas"] == 4
+
+
+@ENCODERS
+@PRECISIONS
+def test_the_weights_of_every_convolution_are_constants(exported, encoder, precision):
+    """What computes them instead cannot be quantised, and not every runtime folds it."""
+    graph = onnx.load(exported(encoder, precision) / f"{encoder}-{precision}.onnx").graph
+    constants = {each.name for each in graph.initializer}
+    assert {node.input[1] for node in graph.node if node.op_type == "Conv"} <= constants
 
 
 @ENCODERS

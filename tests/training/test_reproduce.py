@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sal360_ros.weights import bundled_model
 from training.analyse import ANALYSES
 from training.average import AverageConfig
 from training.calibrate import CalibrateConfig
@@ -95,7 +96,8 @@ def test_every_command_of_make_weights_is_accepted_and_starts_from_what_came_bef
                     made.add(config.output)
                     skipped_if = re.match(r"test -[df] (\S+) \|\|", line)
                     assert skipped_if is None or skipped_if[1] == config.output
-    assert config.output == "sal360_ros/weights/sal360_compact.onnx"
+    forms = [bundled_model("fp32"), bundled_model("int8")]
+    assert [Path(path).name for path in sorted(made) if path.endswith(".onnx")] == [path.name for path in forms]
     assert config.version in Path(config.checkpoint).parent.name  # nothing of another version is taken for this one's
 
 

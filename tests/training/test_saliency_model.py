@@ -170,6 +170,9 @@ def test_smoothing_is_the_convolution_of_the_averaged_input(circular: bool) -> N
         x[..., :3] = x[..., -3:] = 0  # beyond the edge both see zeros
     averaged = 0.5 * x + 0.25 * (torch.roll(x, 1, dims=3) + torch.roll(x, -1, dims=3))
     torch.testing.assert_close(smooth(x), plain(averaged))
+    for _ in range(2):
+        smooth.fix_average()
+        torch.testing.assert_close(smooth(x), plain(averaged))
 
 
 def test_smoothing_before_every_stride_makes_maps_of_turned_panoramas_more_alike() -> None:

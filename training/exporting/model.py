@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.models.compact import CircularConv2d
 from training.models.decoder import upsample_circular
 from training.models.saliency_model import DensityModel
 
@@ -17,7 +18,7 @@ class ExportedModel(nn.Module):
     """Wraps a density model: its layers in the chosen precision, everything before and after them in float32.
 
     Args:
-        model: it is changed to the precision.
+        model: it is changed to the precision, and its weights to what the graph holds.
         precision: one of `NET_DTYPES`.
         frame_size: rows and columns of the frames it takes; larger than the network's input, they are averaged down
             inside the graph.
@@ -27,6 +28,9 @@ class ExportedModel(nn.Module):
         super().__init__()
         self.dtype = NET_DTYPES[precision]
         self.model = model
+        for module in model.modules():
+            if isinstance(module, CircularConv2d):
+                module.fix_average()  # quantisation and TensorRT want weights, not arithmetic that gives them
         self.model.model.to(self.dtype)
         self.frame_size = frame_size
         height = model.model.config.input_height

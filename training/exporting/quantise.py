@@ -30,12 +30,18 @@ def quantise(path: Path, frames: Array) -> None:
         import nncf
     except ImportError as error:
         raise ModelError(f"NNCF cannot be imported ({error})", "NNCF to calibrate int8", "pip install nncf") from None
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        OverflowFix,
+        QuantizationParameters,
+    )
 
     nncf.set_log_level(logging.ERROR)
-    # one range for all channels: neither onnxruntime nor TensorRT multiplies activations with one each
-    per_tensor = AdvancedQuantizationParameters(
-        activations_quantization_params=QuantizationParameters(per_channel=False)
+    parameters = AdvancedQuantizationParameters(
+        # one range for all channels: neither onnxruntime nor TensorRT multiplies activations with one each
+        activations_quantization_params=QuantizationParameters(per_channel=False),
+        # weights in half of int8's range: without VNNI, x86 adds two products in 16 bits, where whole ones overflow
+        overflow_fix=OverflowFix.ENABLE,
     )
     model = onnx.load(str(path))
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
@@ -49,7 +55,7 @@ def quantise(path: Path, frames: Array) -> None:
             subset_size=len(groups),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             target_device=nncf.TargetDevice.CPU,
-            advanced_parameters=per_tensor,
+            advanced_parameters=parameters,
             ignored_scope=nncf.IgnoredScope(types=others, names=[convolutions[0], convolutions[-1]]),
         )
     except Exception as error:  # NNCF's errors share no other base

@@ -75,6 +75,7 @@ class CircularConv2d(nn.Conv2d):
         total = kernel - stride if stride > 1 else kernel - 1
         self.before, self.after = total // 2, total - total // 2
         self.circular, self.smooth = circular, smooth
+        self._averaged = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, out_channels, H / stride, W / stride); H and W are multiples of the stride."""
@@ -89,8 +90,14 @@ class CircularConv2d(nn.Conv2d):
                 rows = self.before  # the convolution's own row padding is free
             else:
                 x = F.pad(x, (0, 0, self.before, self.after))
-        weight = _after_average(self.weight) if self.smooth else self.weight
+        weight = _after_average(self.weight) if self.smooth and not self._averaged else self.weight
         return F.conv2d(x, weight, self.bias, self.stride, (rows, 0), 1, self.groups)
+
+    def fix_average(self) -> None:
+        """Write the average into the weights: a graph then holds constants. No checkpoint fits afterwards."""
+        if self.smooth and not self._averaged:
+            self.weight = nn.Parameter(_after_average(self.weight.detach()), requires_grad=False)
+            self._averaged = True
 
 
 def _after_average(kernel: Tensor) -> Tensor:

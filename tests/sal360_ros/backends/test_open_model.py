@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
 import subprocess
 import sys
 
+import cv2
 import onnx
 import pytest
 
-from sal360_ros.backends import BACKEND_NAMES, choice, onnxruntime_backend, open_model
+from sal360_ros.backends import BACKEND_NAMES, choice, onnxruntime_backend, open_bundled_model, open_model
 from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
 from sal360_ros.backends.openvino_backend import OpenVinoBackend
 from sal360_ros.errors import ModelError, ParameterError, Sal360Error
+from sal360_ros.metrics import cc, kld
+from sal360_ros.predictor import resize_frame
+from sal360_ros.samples import bundled_panoramas
+from sal360_ros.weights import bundled_model
 
 CPU_BACKENDS = ("openvino", "onnxruntime")
 ALL_INSTALLED = all(importlib.util.find_spec(name) for name in CPU_BACKENDS)
@@ -67,6 +73,40 @@ def test_onnxruntime_serves_where_openvino_is_not_installed(tiny_model, without)
     without("openvino")
     with open_model(tiny_model) as backend:
         assert (backend.name, backend.precision) == ("onnxruntime", "fp32")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("best", "form"), [("int8", "int8"), ("bf16", "fp32"), ("fp32", "fp32")])
+def test_the_bundled_model_comes_in_the_form_that_the_processor_prefers(monkeypatch, best, form):
+    monkeypatch.setattr(OpenVinoBackend, "best_precision", classmethod(lambda _: best))
+    with open_bundled_model() as backend:
+        assert (backend.name, backend.spec.precision) == ("openvino", form)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("asked", "form"),
+    [({"precision": "fp32"}, "fp32"), ({"precision": "int8"}, "int8"), ({"backend": "onnxruntime"}, "fp32")],
+)
+def test_what_is_asked_for_decides_the_form_of_the_bundled_model(monkeypatch, asked, form):
+    monkeypatch.setattr(OpenVinoBackend, "best_precision", classmethod(lambda _: "bf16" if form == "int8" else "int8"))
+    with open_bundled_model(**asked) as backend:
+        assert backend.spec.precision == form
+
+
+def test_both_forms_of_the_bundled_model_say_nearly_the_same():
+    frames = [
+        resize_frame(cv2.imread(str(path))[..., ::-1], 384, 768) for path in sorted(bundled_panoramas().glob("*.jpg"))
+    ]
+    exact, quantised = (
+        open_model(bundled_model(form), backend="openvino", device="cpu", precision=form) for form in ("fp32", "int8")
+    )
+    with exact, quantised:
+        assert quantised.spec == dataclasses.replace(exact.spec, precision="int8", parity=quantised.spec.parity)
+        for frame in frames:
+            one, other = exact.infer(frame[None])[0], quantised.infer(frame[None])[0]
+            assert cc(one, other) > 0.99
+            assert kld(one, other) < 0.01
 
 
 @pytest.mark.parametrize("name", CPU_BACKENDS)
