@@ -47,7 +47,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
         config = SaliencyModelConfig(encoder=encoder, decoder=decoder, input_height=64, smooth_columns=smooth)
         model = SaliencyModel(config, pretrained=encoder == "compact")
         if encoder == "compact":
-            torch.nn.init.normal_(model.decoder.head.weight, std=0.03)  # so that the map says something
+            torch.nn.init.normal_(model.decoder.head.weight, std=0.005)  # so that the map says something
         run = tmp_path_factory.mktemp(encoder)
         found[encoder] = save_checkpoint(run, 1, model, "saliency", plain_settings(config), {})
     return found

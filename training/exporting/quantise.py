@@ -45,7 +45,9 @@ def quantise(path: Path, frames: Array) -> None:
     )
     model = onnx.load(str(path))
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    others = sorted({node.op_type for node in model.graph.node} - {"Conv"})
+    # through slices and concatenations, which wrap the columns, values pass as they are: quantised before them, they
+    # come out of the convolution as int8
+    others = sorted({node.op_type for node in model.graph.node} - {"Conv", "Slice", "Concat"})
     batch = _fixed_batch(model)
     groups = [frames[start : start + batch] for start in range(0, len(frames) - batch + 1, batch)]
     try:
