@@ -49,7 +49,7 @@ def test_panning_equals_a_turn_of_the_camera() -> None:
     for yaw_rad in (0.0, 0.3, -2.0, math.pi, 7.0):
         turned = rotate_erp(erp, rotation_yaw_pitch_roll(yaw_rad=-yaw_rad))  # the scene turns against the camera
         difference = np.abs(panned(erp, yaw_rad).astype(int) - turned)
-        assert np.quantile(difference, 0.999) <= 3  # both interpolate in steps of 1/32 of a pixel
+        assert np.quantile(difference, 0.999) <= 3  # rotate_erp interpolates in steps of 1/32 of a pixel
 
 
 def test_a_panned_picture_turns_at_the_rate_and_comes_round(tmp_path: Path) -> None:
