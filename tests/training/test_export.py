@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -166,6 +167,33 @@ def test_the_first_and_last_convolutions_are_not_quantised(exported):
     assert not is_quantised[0]
     assert not is_quantised[-1]
     assert all(is_quantised[1:-1])
+
+
+def test_int8_clips_nothing_that_it_was_calibrated_on(tmp_path):
+    """One bright frame among dark ones: a range up to the mean of their maxima would cut it."""
+    helper, path = onnx.helper, tmp_path / "three.onnx"
+    identity = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32)[..., None, None], "identity")
+    names = ["planes", "first", "second", "saliency"]
+    nodes = [helper.make_node("Cast", ["frame"], ["real"], to=onnx.TensorProto.FLOAT)]
+    nodes.append(helper.make_node("Transpose", ["real"], ["planes"], perm=[0, 3, 1, 2]))
+    for before, after in itertools.pairwise(names):
+        nodes.append(helper.make_node("Conv", [before, "identity"], [after], name=f"to_{after}"))
+    graph = helper.make_graph(
+        nodes,
+        "three",
+        [helper.make_tensor_value_info("frame", onnx.TensorProto.UINT8, [1, 4, 8, 3])],
+        [helper.make_tensor_value_info("saliency", onnx.TensorProto.FLOAT, [1, 3, 4, 8])],
+        [identity],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    frames = np.full((8, 4, 8, 3), 10, np.uint8)
+    frames[5] = 250
+    quantise.quantise(path, frames)
+    graph = onnx.load(path).graph
+    (activation,) = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    scale, zero = (constants[name] for name in activation.input[1:])
+    assert scale * np.iinfo(zero.dtype).max == pytest.approx(250)
 
 
 @pytest.fixture(scope="module")

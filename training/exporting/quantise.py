@@ -35,11 +35,14 @@ def quantise(path: Path, frames: Array) -> None:
         OverflowFix,
         QuantizationParameters,
     )
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
     parameters = AdvancedQuantizationParameters(
         # one range for all channels: neither onnxruntime nor TensorRT multiplies activations with one each
         activations_quantization_params=QuantizationParameters(per_channel=False),
+        # up to the largest value seen, not the mean of each frame's largest: what is clipped are the peaks of the map
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         # weights in half of int8's range: without VNNI, x86 adds two products in 16 bits, where whole ones overflow
         overflow_fix=OverflowFix.ENABLE,
     )
