@@ -1,8 +1,8 @@
 """Inference on the processor: python benchmarks/inference.py [MODEL…] [--threads N] [--rounds N] [--json].
 
-Each model file (default: the bundled one) through each runtime and precision that is installed, in turn within one
-run. Of each: median and minimum, the ratio to the first row (minima), and the share of this machine's measured peak in
-that precision (see peak.py), its floating-point operations counted from the graph.
+Each model file (default: both forms of the bundled one) through each runtime and precision that is installed, in turn
+within one run. Of each: median and minimum, the ratio to the first row (minima), and the share of this machine's
+measured peak in that precision (see peak.py), its floating-point operations counted from the graph.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ PROBE_HEIGHT, PROBE_LAYERS = 40, 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="*", default=[bundled_model()], help="ONNX files that were exported")
+    both = [bundled_model(), bundled_model("int8")]
+    parser.add_argument("models", type=Path, nargs="*", default=both, help="ONNX files that were exported")
     parser.add_argument("--threads", type=int, default=0, help="processor threads; 0: each runtime's choice")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")

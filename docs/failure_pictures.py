@@ -66,7 +66,7 @@ def main() -> None:
     background = cv2.imread(str(bundled_panoramas() / "sunset.jpg"))
     background = cv2.resize(background, (2 * _FRAME_HEIGHT, _FRAME_HEIGHT), interpolation=cv2.INTER_LINEAR)
     pictures = []
-    with Predictor(prior_strength=0.0) as predictor:
+    with Predictor(precision="fp32", prior_strength=0.0) as predictor:
         for name, signs in CASES.items():
             pictures.append(_case(predictor, background, name, signs))
     write_picture("failures.jpg", np.vstack([np.hstack(pictures[i : i + 2]) for i in range(0, len(pictures), 2)]))

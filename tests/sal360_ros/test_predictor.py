@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sal360_ros.backends.onnxruntime_backend import OnnxRuntimeBackend
 from sal360_ros.errors import FrameError, ParameterError
-from sal360_ros.predictor import Predictor, check_frame, scale_prior
+from sal360_ros.predictor import Predictor, check_frame, resize_frame, scale_prior
 from sal360_ros.sphere import solid_angles
 
 
@@ -52,6 +52,25 @@ def test_a_large_frame_is_averaged_down(predictor):
     checkerboard = (np.indices((320, 640)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
     gray = np.full((32, 64, 3), 128, np.uint8)
     np.testing.assert_allclose(predictor.predict(checkerboard), predictor.predict(gray), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 16), (13, 26), (16, 32), (20, 40), (23, 47), (40, 80)])
+def test_every_pixel_of_a_larger_frame_counts_about_as_much(size):
+    """A white pixel anywhere shows at the model's size, nowhere more than twice as much as elsewhere."""
+    shown = []
+    for row, column in np.ndindex(*size):
+        frame = np.zeros((*size, 3), np.uint8)
+        frame[row, column] = 255
+        shown.append(float(resize_frame(frame, 8, 16).sum()))
+    assert min(shown) > 0.5 * np.mean(shown)
+    assert max(shown) < 2 * np.mean(shown)
+
+
+@pytest.mark.parametrize("size", [(20, 40), (23, 47), (40, 80)])
+def test_grey_shown_as_colour_is_resized_like_colour(size):
+    grey = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    view = np.broadcast_to(grey[..., None], (*size, 3))
+    np.testing.assert_array_equal(resize_frame(view, 8, 16), resize_frame(view.copy(), 8, 16))
 
 
 def test_strided_and_read_only_frames_are_taken(predictor):
