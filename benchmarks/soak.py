@@ -171,7 +171,9 @@ def plot(samples: list[dict[str, float]], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="below 20 the heap still settles, and memory may be said to grow"
+    )
     parser.add_argument("--model", default="", help="model file; empty: the bundled one")
     parser.add_argument("--seed", type=int, default=360, help="of the faults")
     parser.add_argument("--plot", type=Path, help="picture of the samples over time")
