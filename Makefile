@@ -31,7 +31,7 @@ AVERAGE = test -d $(RUNS)/$(1) || $(RUN).average --checkpoints '[$(RUNS)/$(2), $
 COMMA := ,
 TEACH = test -f $(RUNS)/$(1).npz || $(RUN).teach --checkpoints '[$(RUNS)/$(1)]' --panoramas $(PANORAMAS) --heights '[$(2),$(3),$(4)]' --output $(RUNS)/$(1).npz
 TRAINED_ON := ImageNet (encoder), OSIE gaze on photographs placed on panoramas, and its own maps of these panoramas drawn larger
-EXPORT = $(RUN).export --checkpoint $(RUNS)/calibrated --version $(VERSION) --trained_on "$(TRAINED_ON)" --precision $(1)
+EXPORT = $(RUN).export --checkpoint $(RUNS)/calibrated --panoramas $(PANORAMAS) --version $(VERSION) --trained_on "$(TRAINED_ON)" --precision $(1)
 weights: $(TEST_VENV)/ready
 	@test -d "$(OSIE)" && test -d "$(PANORAMAS)" || { echo "say where the data are: make weights OSIE=folder PANORAMAS=folder"; exit 2; }
 	$(call TRAIN,train_compact) --loop.run $(RUNS)/first
@@ -54,9 +54,9 @@ weights: $(TEST_VENV)/ready
 	    --loop.run $(RUNS)/panoramas_$$seed --loop.seed $$seed || exit; done
 	$(call AVERAGE,panoramas,panoramas_31,panoramas_32,small)
 	test -d $(RUNS)/calibrated || $(RUN).calibrate --checkpoint $(RUNS)/panoramas --panoramas $(PANORAMAS) --output $(RUNS)/calibrated
-# both before either comes into the source tree, whose revision they name
+# both before either comes into the source tree, whose revision they name; int8 sees each of the 62 panoramas once
 	$(call EXPORT,fp32) --output $(RUNS)/sal360_compact.onnx
-	$(call EXPORT,int8) --output $(RUNS)/sal360_compact_int8.onnx --panoramas $(PANORAMAS) --calibration_frames 62
+	$(call EXPORT,int8) --output $(RUNS)/sal360_compact_int8.onnx --calibration_frames 62
 	cp $(RUNS)/sal360_compact.onnx $(RUNS)/sal360_compact_int8.onnx sal360_ros/weights/
 
 # The environments are made anew when what they are made from changes; the marker is written last, so that an

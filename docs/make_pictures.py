@@ -28,7 +28,7 @@ IMAGES = Path(__file__).parent / "images"
 def main() -> None:
     frame = cv2.imread(str(bundled_panoramas() / "courtyard.jpg"))
     frame = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-    with Predictor() as predictor:
+    with Predictor(precision="fp32") as predictor:
         density = predictor.predict(frame, "bgr")
         write_picture("overlays.jpg", _overlays(predictor))
     write_picture("coordinates.jpg", _coordinates(frame))

@@ -24,7 +24,7 @@ class Predictor:
 
     Args:
         model: path of the model file; empty takes the bundled one.
-        backend, device, precision, threads: see `sal360_ros.backends.open_model`.
+        backend, device, precision, threads: see `sal360_ros.backends.open_model` and `open_bundled_model`.
         prior_strength: 1 leaves the model's equator prior as it was trained, 0 takes it out; see `scale_prior`.
 
     Raises:
@@ -173,9 +173,9 @@ def resize_frame(frame: Array, height: int, width: int) -> Array:
 def _resize(frame: Array, height: int, width: int) -> Array:
     if frame.shape[0] < height:
         return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-    block = round(frame.shape[0] / height)
+    block = max(2, frame.shape[0] // height) if frame.shape[0] >= 1.5 * height else 1
     if block > 1 and frame.shape[:2] != (block * height, block * width):
-        # whole blocks are averaged twice as quickly as broken ones; on the way to them, by a factor near 1, bilinear
+        # whole blocks are averaged more quickly than broken ones; on the way to them, by a factor below 1.5, bilinear
         # misses no pixel
         frame = cv2.resize(frame, (block * width, block * height), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)

@@ -11,6 +11,7 @@ from pathlib import Path
 from catkin_pkg.package import parse_package
 
 import sal360_ros
+from sal360_ros.weights import bundled_model
 
 
 def test_package_xml_is_a_valid_ament_python_package(repository: Path) -> None:
@@ -78,7 +79,9 @@ def test_an_installation_holds_what_launch_and_run_look_for(repository: Path, tm
     for wrapper in (repository / "scripts").iterdir():
         assert os.access(prefix / "lib/sal360_ros" / wrapper.name, os.X_OK), wrapper.name
     package = next(prefix.glob("lib/python3*/site-packages/sal360_ros"))
-    assert list(package.glob("weights/*.onnx"))
+    assert {path.name for path in package.glob("weights/*.onnx")} == {
+        bundled_model(form).name for form in ("fp32", "int8")
+    }
     assert list(package.glob("samples/*.jpg"))
 
 

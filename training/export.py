@@ -31,7 +31,7 @@ from training.config.read import read_config
 from training.config.saliency import SaliencyModelConfig
 from training.exporting.engines import write_engine_for
 from training.exporting.frames import panorama_frames
-from training.exporting.model import ExportedModel
+from training.exporting.model import ExportedModel, fix_averages
 from training.exporting.onnx_graph import replace_spec, write_onnx
 from training.exporting.parity import check, compare
 from training.exporting.program import write_program
@@ -52,7 +52,9 @@ def export(config: ExportConfig) -> list[Path]:
         ParameterError: the sizes do not fit the model.
     """
     exact = load_model(config)
-    exported = ExportedModel(load_model(config), config.precision, _frame_size(config, exact)).eval()
+    model = load_model(config)
+    fix_averages(model)
+    exported = ExportedModel(model, config.precision, _frame_size(config, exact)).eval()
     spec = describe(exported, config)
     onnx_path = _onnx_path(config)
     frames = panorama_frames(config.panoramas, config.batch or PARITY_FRAMES, spec.input_height, turned=False)

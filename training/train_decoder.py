@@ -32,7 +32,7 @@ from training.saliency_loss import saliency_losses
 from training.task import Task
 
 _ROWS_OF_PICTURE = 6
-_FILES = ("root", "panoramas", "taught")
+_FOLDERS = ("root", "panoramas")
 
 
 class DecoderTask(Task):
@@ -62,9 +62,9 @@ class DecoderTask(Task):
         self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)  # type: ignore[arg-type]
 
     def must_stay(self) -> Mapping[str, Any]:
-        """Which gaze is learnt, how it is placed, and the loss. Files may have moved, but none come or gone."""
-        plain = plain_settings(self.settings.data)
-        data = {name: ("given" if value else "none") if name in _FILES else value for name, value in plain.items()}
+        """Which gaze is learnt, how it is placed, and the loss. Folders may have moved, but no lesson come or gone."""
+        data = {name: value for name, value in plain_settings(self.settings.data).items() if name not in _FOLDERS}
+        data["taught"] = "given" if self.settings.data.taught else "none"
         settings = {"data": data, "loss": plain_settings(self.settings.loss)}
         return {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
 

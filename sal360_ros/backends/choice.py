@@ -68,15 +68,24 @@ def open_model(
 def open_bundled_model(
     *, backend: str = "auto", device: str = "auto", precision: str = "auto", threads: int = 0
 ) -> Backend:
-    """The bundled model in the form that is fastest here: int8 where OpenVINO's processor prefers it, fp32 elsewhere.
+    """The bundled model in the form that suits the machine: int8 where OpenVINO's processor prefers it, fp32 elsewhere.
 
-    An explicit precision decides instead. Arguments and exceptions are those of `open_model`.
+    An explicit precision decides instead. Arguments and exceptions are those of `open_model`, and int8 on a GPU is
+    refused: the bundled form of it is for processors.
     """
     _check_arguments(backend, device, precision, threads)
-    form = "int8" if precision == "int8" else "fp32"
-    if precision == "auto" and _choose(bundled_model(), backend, device)[0] is OpenVinoBackend:
-        form = "int8" if OpenVinoBackend.best_precision() == "int8" else "fp32"
-    return open_model(bundled_model(form), backend=backend, device=device, precision=precision, threads=threads)
+    runtime, place = _choose(bundled_model(), backend, device)
+    wanted = precision
+    if precision == "auto" and runtime is OpenVinoBackend:
+        wanted = OpenVinoBackend.best_precision()
+    if wanted == "int8" and place != "cpu":
+        raise ModelError(
+            f"precision int8 was asked for on {place}, and the bundled int8 model is for processors",
+            "precision auto, fp32, or a model of your own",
+            "export one with python -m training.export --precision int8 --tensorrt true",
+        )
+    path = bundled_model("int8" if wanted == "int8" else "fp32")
+    return open_model(path, backend=backend, device=device, precision=precision, threads=threads)
 
 
 def _check_arguments(backend: str, device: str, precision: str, threads: int) -> None:

@@ -98,7 +98,7 @@ def panned(erp: Array, yaw_rad: float) -> Array:
     moved: Array = np.roll(erp, whole, axis=1) if whole else erp
     if rest == 0:
         return moved
-    blended = np.empty_like(moved)
+    blended = np.empty(moved.shape, moved.dtype)  # rows together, as cv2 writes them
     cv2.addWeighted(moved[:, 1:], 1 - rest, moved[:, :-1], rest, 0, dst=blended[:, 1:])
     edge = cv2.addWeighted(moved[:, :1], 1 - rest, moved[:, -1:], rest, 0)  # loses the last axis of a single channel
     blended[:, :1] = edge.reshape(blended[:, :1].shape)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 _FILES = {"fp32": "sal360_compact.onnx", "int8": "sal360_compact_int8.onnx"}
 
 
-def bundled_model(precision: str = "fp32") -> Path:
+def bundled_model(form: Literal["fp32", "int8"] = "fp32") -> Path:
     """The bundled ONNX model; beside this file in a source tree, a pip installation and a colcon workspace alike.
 
     Args:
-        precision: "fp32", which runtimes may lower to bf16 themselves, or "int8", for processors; both hold the same
+        form: "fp32", which runtimes may lower to bf16 themselves, or "int8", for processors; both hold the same
             weights, and `sal360_ros.backends.open_bundled_model` chooses.
     """
-    return Path(__file__).parent / _FILES[precision]
+    return Path(__file__).parent / _FILES[form]

@@ -196,6 +196,36 @@ def test_int8_clips_nothing_that_it_was_calibrated_on(tmp_path):
     assert scale * np.iinfo(zero.dtype).max == pytest.approx(250)
 
 
+def test_int8_convolutions_take_what_was_quantised_before_the_columns_were_wrapped(exported):
+    """Then the convolution before the wrapping writes int8, and no pass over its output is needed."""
+    graph = onnx.load(exported("compact", "int8") / "compact-int8.onnx").graph
+    maker = {output: node.op_type for node in graph.node for output in node.output}
+    wrapped = [node.input[0] for node in graph.node if node.op_type == "Conv" and maker[node.input[0]] == "Concat"]
+    (unquantised, *quantised) = [
+        {maker[name] for node in graph.node if node.output[0] == each for name in node.input} for each in wrapped
+    ]
+    assert "DequantizeLinear" not in unquantised  # the first convolution
+    assert len(quantised) > 10
+    assert all(kinds <= {"DequantizeLinear", "Slice"} for kinds in quantised)
+
+
+def test_dense_int8_weights_leave_room_for_the_sum_of_two_products(exported):
+    graph = onnx.load(exported("compact", "int8") / "compact-int8.onnx").graph
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    weights = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    dense = [
+        constants[weights[node.input[1]]]
+        for node in graph.node
+        if node.op_type == "Conv" and weights.get(node.input[1]) in constants and not _is_depthwise(node)
+    ]
+    assert len(dense) > 20
+    assert {int(np.abs(each).max()) for each in dense} == {64}
+
+
+def _is_depthwise(node) -> bool:
+    return any(each.name == "group" and each.i > 1 for each in node.attribute)
+
+
 @pytest.fixture(scope="module")
 def camera_file(checkpoints, tmp_path_factory):
     """A graph for one frame of 200 x 400 that shrinks it to 64 x 128 itself, and the same as a torch program."""

@@ -97,7 +97,9 @@ def test_every_command_of_make_weights_is_accepted_and_starts_from_what_came_bef
                     skipped_if = re.match(r"test -[df] (\S+) \|\|", line)
                     assert skipped_if is None or skipped_if[1] == config.output
     forms = [bundled_model("fp32"), bundled_model("int8")]
-    assert [Path(path).name for path in sorted(made) if path.endswith(".onnx")] == [path.name for path in forms]
+    files = [path for path in sorted(made) if path.endswith(".onnx")]
+    assert [Path(path).name for path in files] == [path.name for path in forms]
+    assert f"cp {' '.join(files)} sal360_ros/weights/" in done.stdout
     assert config.version in Path(config.checkpoint).parent.name  # nothing of another version is taken for this one's
 
 

@@ -93,23 +93,46 @@ def test_a_refused_resume_leaves_the_settings_of_the_run(tiny: TrainDecoderConfi
     [
         ("data", {"fold": 1}, r"data.fold 0; expected 1"),
         ("loss", {"cc": 0.5}, r"loss.cc 0.0; expected 0.5"),
-        ("data", {"taught": "TAUGHT"}, r"data.taught none; expected given"),
     ],
 )
 def test_a_run_on_other_gaze_or_for_another_loss_is_not_resumed(
-    tiny: TrainDecoderConfig, tmp_path: Path, part: str, changes: dict[str, Any], message: str
+    tiny: TrainDecoderConfig, part: str, changes: dict[str, Any], message: str
 ) -> None:
     """Going on with another fold would measure on what was trained on."""
-    if "taught" in changes:
-        names = [path.name for path in sorted(Path(tiny.data.panoramas).iterdir())]
-        path = tmp_path / "taught.npz"
-        write_taught(path, dict.fromkeys(names, np.ones(SaliencyModel.map_size_of(tiny.model), np.float32)))
-        changes = {"taught": str(path)}
     train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
     loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
     other = dataclasses.replace(tiny, loop=loop, **{part: dataclasses.replace(getattr(tiny, part), **changes)})
     with pytest.raises(CheckpointError, match=message):
         train_decoder(other)
+
+
+def _taught_maps(config: TrainDecoderConfig, folder: Path) -> Path:
+    """A file that says of every panorama: look anywhere."""
+    names = [path.name for path in Path(config.data.panoramas).iterdir()]
+    even = np.ones(SaliencyModel.map_size_of(config.model), np.float32)
+    write_taught(folder / "taught.npz", dict.fromkeys(names, even))
+    return folder / "taught.npz"
+
+
+def test_a_run_with_taught_maps_goes_on_with_them_wherever_they_are_now(
+    tiny: TrainDecoderConfig, tmp_path: Path
+) -> None:
+    taught = _taught_maps(tiny, tmp_path)
+    with_maps = dataclasses.replace(tiny.data, taught=str(taught))
+    train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1), data=with_maps))
+    loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
+    with pytest.raises(CheckpointError, match=r"data.taught given; expected none"):
+        train_decoder(dataclasses.replace(tiny, loop=loop))
+    moved = dataclasses.replace(tiny.data, taught=str(taught.rename(tmp_path / "moved.npz")))
+    train_decoder(dataclasses.replace(tiny, loop=loop, data=moved))
+    assert read_header(Path(tiny.loop.run)).step == 2
+
+
+def test_a_run_without_taught_maps_does_not_go_on_with_them(tiny: TrainDecoderConfig, tmp_path: Path) -> None:
+    train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
+    data = dataclasses.replace(tiny.data, taught=str(_taught_maps(tiny, tmp_path)))
+    with pytest.raises(CheckpointError, match=r"data.taught none; expected given"):
+        train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=2, resume=True), data=data))
 
 
 def test_data_that_moved_are_the_same_data(tiny: TrainDecoderConfig) -> None:

@@ -46,8 +46,8 @@ def read_predictor(model: str, prior_strength: float = 1.0) -> TrainedPredictor:
     path = Path(model)
     if model == BUNDLED or (path.is_file() and path.suffix != ".safetensors"):
         # the bundled model's figures shall not depend on the processor
-        named = Predictor(precision="fp32", prior_strength=prior_strength) if model == BUNDLED else None
-        predictor = named or Predictor(path, prior_strength=prior_strength)
+        file, precision = ("", "fp32") if model == BUNDLED else (path, "auto")
+        predictor = Predictor(file, precision=precision, prior_strength=prior_strength)
         return TrainedPredictor(path.stem, predictor.spec.input_height, predictor.predict)
     config = from_plain(SaliencyModelConfig, read_header(path, kind="saliency").config)
     config = replace(config, prior=replace(config.prior, strength=config.prior.strength * prior_strength))

@@ -14,11 +14,18 @@ NET_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 """Type of the network's weights and features; int8 is quantised afterwards."""
 
 
+def fix_averages(model: nn.Module) -> None:
+    """Write the averages of smoothed columns into the weights: quantisation and TensorRT want no arithmetic there."""
+    for module in model.modules():
+        if isinstance(module, CircularConv2d):
+            module.fix_average()
+
+
 class ExportedModel(nn.Module):
     """Wraps a density model: its layers in the chosen precision, everything before and after them in float32.
 
     Args:
-        model: it is changed to the precision, and its weights to what the graph holds.
+        model: it is changed to the precision.
         precision: one of `NET_DTYPES`.
         frame_size: rows and columns of the frames it takes; larger than the network's input, they are averaged down
             inside the graph.
@@ -28,9 +35,6 @@ class ExportedModel(nn.Module):
         super().__init__()
         self.dtype = NET_DTYPES[precision]
         self.model = model
-        for module in model.modules():
-            if isinstance(module, CircularConv2d):
-                module.fix_average()  # quantisation and TensorRT want weights, not arithmetic that gives them
         self.model.model.to(self.dtype)
         self.frame_size = frame_size
         height = model.model.config.input_height

@@ -1,8 +1,9 @@
 """int8: calibration on panoramas by NNCF, in the form that processors want and in the one that TensorRT wants.
 
 Only convolutions are quantised, and neither the first nor the last: they are the most sensitive and a few per cent of
-the work. Weights are int8 per channel, activations symmetric per tensor: uint8 where they are never negative, which
-x86 multiplies by int8 in one instruction. TensorRT knows only int8, so there the same ranges are written as int8.
+the work. Weights are int8 per channel, those of dense convolutions in half of the range. Activations are symmetric per
+tensor: uint8 where they are never negative, which x86 multiplies by int8 in one instruction. TensorRT knows only int8, so
+there the same ranges are written as int8.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def quantise(path: Path, frames: Array) -> None:
         activations_quantization_params=QuantizationParameters(per_channel=False),
         # up to the largest value seen, not the mean of each frame's largest: what is clipped are the peaks of the map
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-        # weights in half of int8's range: without VNNI, x86 adds two products in 16 bits, where whole ones overflow
+        # dense weights in half of int8's range: without VNNI, x86 adds two products in 16 bits, where whole ones
+        # overflow; TensorRT's file does not need it and shares the weights
         overflow_fix=OverflowFix.ENABLE,
     )
     model = onnx.load(str(path))

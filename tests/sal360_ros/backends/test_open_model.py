@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import onnx
@@ -92,6 +93,37 @@ def test_what_is_asked_for_decides_the_form_of_the_bundled_model(monkeypatch, as
     monkeypatch.setattr(OpenVinoBackend, "best_precision", classmethod(lambda _: "bf16" if form == "int8" else "int8"))
     with open_bundled_model(**asked) as backend:
         assert backend.spec.precision == form
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_the_bundled_int8_form_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(choice.TensorRtBackend, "is_installed", classmethod(lambda *_: True))
+    with pytest.raises(ModelError, match="int8 was asked for on cuda:0, and the bundled int8 model is for processors"):
+        open_bundled_model(precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "machine", "best"),
+    [
+        (["FP32", "INT8", "BF16"], "x86_64", "bf16"),
+        (["FP32", "INT8"], "x86_64", "int8"),
+        (["FP32", "INT8"], "AMD64", "int8"),
+        (["FP32", "FP16", "INT8"], "aarch64", "fp32"),
+    ],
+)
+def test_the_processor_tells_what_it_computes_best(monkeypatch, capabilities, machine, best):
+    core = SimpleNamespace(get_property=lambda *_: capabilities)
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert OpenVinoBackend.best_precision() == best
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_broken_openvino_is_said_in_one_line_for_the_bundled_model_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises
+    monkeypatch.setattr(OpenVinoBackend, "is_installed", classmethod(lambda *_: True))
+    with pytest.raises(ModelError, match="openvino is installed and cannot be imported"):
+        open_bundled_model()
 
 
 def test_both_forms_of_the_bundled_model_say_nearly_the_same():

@@ -52,6 +52,21 @@ def test_panning_equals_a_turn_of_the_camera() -> None:
         assert np.quantile(difference, 0.999) <= 3  # rotate_erp interpolates in steps of 1/32 of a pixel
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(8, 12), (8, 13, 3), (8, 1), (8, 2, 3)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("yaw_rad", [1e-9, 0.4, -3.0])
+def test_panning_is_a_mean_of_neighbouring_columns_of_any_array(dtype, shape, order, yaw_rad) -> None:
+    values = np.asarray(np.random.default_rng(0).integers(0, 200, shape), dtype, order=order)
+    shift_px = yaw_rad / (2 * math.pi) * shape[1]
+    expected = np.zeros(shape)
+    for column in range(shape[1]):
+        left = math.floor(column - shift_px)
+        share = column - shift_px - left
+        expected[:, column] = (1 - share) * values[:, left % shape[1]] + share * values[:, (left + 1) % shape[1]]
+    np.testing.assert_allclose(panned(values, yaw_rad), expected, atol=0.51 if dtype == np.uint8 else 1e-4)
+
+
 def test_a_panned_picture_turns_at_the_rate_and_comes_round(tmp_path: Path) -> None:
     erp = np.zeros((32, 64, 3), np.uint8)
     erp[:, 32] = 255  # straight ahead
