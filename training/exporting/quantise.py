@@ -2,7 +2,7 @@
 
 Only convolutions are quantised, and neither the first nor the last: they are the most sensitive and a few per cent of
 the work. Weights are int8 per channel, those of dense convolutions in half of the range. Activations are symmetric per
-tensor: uint8 where they are never negative, which x86 multiplies by int8 in one instruction. TensorRT knows only int8, so
+tensor: uint8 where they are never negative, which x86 multiplies by int8 in one instruction. TensorRT knows only int8:
 there the same ranges are written as int8.
 """
 
