@@ -88,9 +88,10 @@ def check(parity: dict[str, Any], precision: str) -> None:
     )  # comparisons with NaN are false
     if not within:
         largest = 100 * parity["max_relative_difference"]
+        peak = f"at most {100 * limit.difference:g} %, " if np.isfinite(limit.difference) else ""
         raise ModelError(
             f"the {precision} file is up to {largest:.3g} % of the peak from the checkpoint (CC {parity['cc']:.4f}, "
             f"KLD {parity['kld']:.2g})",
-            f"at most {100 * limit.difference:g} %, CC {limit.cc:g}, KLD {limit.kld:g}",
+            f"{peak}CC {limit.cc:g}, KLD {limit.kld:g}",
             "choose another precision, calibrate on more panoramas, or write it all the same with --force",
         )
