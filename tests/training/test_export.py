@@ -19,6 +19,7 @@ from sal360_ros.backends.engine_file import read_engine, sha256, sidecar_path
 from sal360_ros.backends.tensorrt_library import load_tensorrt
 from sal360_ros.errors import ModelError, ParameterError, one_line_errors
 from sal360_ros.spec import read_onnx_spec
+from sal360_ros.weights import bundled_model
 from training import export as command
 from training.checkpoint import plain_settings, save_checkpoint
 from training.config.export import ExportConfig
@@ -34,23 +35,28 @@ pytestmark = [
 ]
 
 SIZE = "64x128"
+SMOOTH = "compact-smooth"
 CAPABILITIES = ("8.6", "8.9", "12.0")
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
-    """A checkpoint of each encoder: the compact one as from ImageNet, the paper's two and all decoders untrained."""
+    """A checkpoint of each encoder: the compact one as from ImageNet, the paper's two and all decoders untrained.
+
+    And, as the bundled model is, a compact one that smooths before its strides, which makes its untrained map steeper.
+    """
     found = {}
-    for encoder in ("compact", "resnet50", "vgg16"):
+    for name in ("compact", "resnet50", "vgg16", SMOOTH):
         torch.manual_seed(0)
+        encoder = name.removesuffix("-smooth")
         decoder = "separable" if encoder == "compact" else "paper"
-        smooth = "strides" if encoder == "compact" else "none"  # as the bundled model is
+        smooth = "strides" if name == SMOOTH else "none"
         config = SaliencyModelConfig(encoder=encoder, decoder=decoder, input_height=64, smooth_columns=smooth)
         model = SaliencyModel(config, pretrained=encoder == "compact")
-        if encoder == "compact":
-            torch.nn.init.normal_(model.decoder.head.weight, std=0.005)  # so that the map says something
-        run = tmp_path_factory.mktemp(encoder)
-        found[encoder] = save_checkpoint(run, 1, model, "saliency", plain_settings(config), {})
+        if encoder == "compact":  # so that the map says something
+            torch.nn.init.normal_(model.decoder.head.weight, std=0.005 if name == SMOOTH else 0.03)
+        run = tmp_path_factory.mktemp(name)
+        found[name] = save_checkpoint(run, 1, model, "saliency", plain_settings(config), {})
     return found
 
 
@@ -94,13 +100,15 @@ def test_the_file_does_what_the_checkpoint_does(exported, encoder, precision):
     assert spec.parity["panoramas"] == 4
 
 
-@ENCODERS
 @PRECISIONS
-def test_the_weights_of_every_convolution_are_constants(exported, encoder, precision):
+def test_the_weights_of_smoothed_convolutions_are_constants(exported, precision):
     """What computes them instead cannot be quantised, and not every runtime folds it."""
-    graph = onnx.load(exported(encoder, precision) / f"{encoder}-{precision}.onnx").graph
-    constants = {each.name for each in graph.initializer}
-    assert {node.input[1] for node in graph.node if node.op_type == "Conv"} <= constants
+    path = exported(SMOOTH, precision) / f"{SMOOTH}-{precision}.onnx"
+    graph = onnx.load(path).graph
+    constants = {each.name: each for each in graph.initializer}
+    weights = [constants[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    assert [list(each.dims[2:]) for each in weights].count([5, 7]) == 2  # strides 8 and 32
+    assert read_onnx_spec(path).parity["cc"] > 0.999
 
 
 @ENCODERS
@@ -150,13 +158,26 @@ def test_int8_has_one_file_for_processors_and_one_for_tensorrt(exported):
 
 
 def test_both_int8_files_give_nearly_the_same_map(exported):
-    folder = exported("compact", "int8")
+    """Of a map as steep as a trained one's: the steepest ones, of untrained networks, are left to chance by int8."""
+    folder = exported(SMOOTH, "int8")
     frames = panorama_frames("", 2, 64, turned=False)
     maps = []
-    for name in ("compact-int8", "compact-int8-tensorrt"):
+    for name in (f"{SMOOTH}-int8", f"{SMOOTH}-int8-tensorrt"):
         with open_model(folder / f"{name}.onnx", backend="onnxruntime", device="cpu", threads=1) as backend:
             maps.append(backend.infer(frames))
     assert parity.differences(*maps)["cc"] > 0.95  # half as many steps
+
+
+def test_the_bundled_int8_model_in_the_form_of_tensorrt_says_what_fp32_says(tmp_path):
+    quantise.write_signed(bundled_model("int8"), tmp_path / "signed.onnx")
+    frames = panorama_frames("", 4, read_onnx_spec(bundled_model()).input_height, turned=False)
+    maps = []
+    for path in (tmp_path / "signed.onnx", bundled_model("int8"), bundled_model()):
+        with open_model(path, backend="onnxruntime", device="cpu", threads=1) as backend:
+            maps.append(np.concatenate([backend.infer(frame[None]) for frame in frames]))
+    signed, unsigned, exact = maps
+    assert parity.differences(signed, unsigned)["cc"] > 0.99
+    assert parity.differences(signed, exact)["cc"] > 0.99
 
 
 def test_the_first_and_last_convolutions_are_not_quantised(exported):
@@ -198,7 +219,7 @@ def test_int8_clips_nothing_that_it_was_calibrated_on(tmp_path):
 
 def test_int8_convolutions_take_what_was_quantised_before_the_columns_were_wrapped(exported):
     """Then the convolution before the wrapping writes int8, and no pass over its output is needed."""
-    graph = onnx.load(exported("compact", "int8") / "compact-int8.onnx").graph
+    graph = onnx.load(exported(SMOOTH, "int8") / f"{SMOOTH}-int8.onnx").graph
     maker = {output: node.op_type for node in graph.node for output in node.output}
     wrapped = [node.input[0] for node in graph.node if node.op_type == "Conv" and maker[node.input[0]] == "Concat"]
     (unquantised, *quantised) = [
@@ -210,7 +231,7 @@ def test_int8_convolutions_take_what_was_quantised_before_the_columns_were_wrapp
 
 
 def test_dense_int8_weights_leave_room_for_the_sum_of_two_products(exported):
-    graph = onnx.load(exported("compact", "int8") / "compact-int8.onnx").graph
+    graph = onnx.load(exported(SMOOTH, "int8") / f"{SMOOTH}-int8.onnx").graph
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     weights = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     dense = [

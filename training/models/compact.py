@@ -75,7 +75,6 @@ class CircularConv2d(nn.Conv2d):
         total = kernel - stride if stride > 1 else kernel - 1
         self.before, self.after = total // 2, total - total // 2
         self.circular, self.smooth = circular, smooth
-        self._averaged = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, out_channels, H / stride, W / stride); H and W are multiples of the stride."""
@@ -90,14 +89,16 @@ class CircularConv2d(nn.Conv2d):
                 rows = self.before  # the convolution's own row padding is free
             else:
                 x = F.pad(x, (0, 0, self.before, self.after))
-        weight = _after_average(self.weight) if self.smooth and not self._averaged else self.weight
-        return F.conv2d(x, weight, self.bias, self.stride, (rows, 0), 1, self.groups)
+        return F.conv2d(x, self._kernel(), self.bias, self.stride, (rows, 0), 1, self.groups)
 
     def fix_average(self) -> None:
         """Write the average into the weights: a graph then holds constants. No checkpoint fits afterwards."""
-        if self.smooth and not self._averaged:
-            self.weight = nn.Parameter(_after_average(self.weight.detach()), requires_grad=False)
-            self._averaged = True
+        self.weight = nn.Parameter(self._kernel().detach(), requires_grad=False)
+
+    def _kernel(self) -> Tensor:
+        """What the columns are convolved with: (o, i, k, k), or (o, i, k, k + 2) with the average in it."""
+        holds_average = self.weight.shape[3] > self.weight.shape[2]
+        return _after_average(self.weight) if self.smooth and not holds_average else self.weight
 
 
 def _after_average(kernel: Tensor) -> Tensor:
