@@ -10,7 +10,7 @@ PIP_INSTALL = install --quiet --quiet --disable-pip-version-check --constraint c
 .PHONY: demo test weights clean
 
 demo: $(DEMO_VENV)/ready
-	$(DEMO_VENV)/bin/python -m sal360_ros.demo --output out/demo $(DEMO_ARGS)
+	$(DEMO_VENV)/bin/python -m sal360 demo --output out/demo $(DEMO_ARGS)
 
 test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/ruff format --check .
@@ -57,7 +57,7 @@ weights: $(TEST_VENV)/ready
 # both before either comes into the source tree, whose revision they name; int8 sees each of the 62 panoramas once
 	$(call EXPORT,fp32) --output $(RUNS)/sal360_compact.onnx
 	$(call EXPORT,int8) --output $(RUNS)/sal360_compact_int8.onnx --calibration_frames 62
-	cp $(RUNS)/sal360_compact.onnx $(RUNS)/sal360_compact_int8.onnx sal360_ros/weights/
+	cp $(RUNS)/sal360_compact.onnx $(RUNS)/sal360_compact_int8.onnx sal360/weights/
 
 # The environments are made anew when what they are made from changes; the marker is written last, so that an
 # interrupted installation is done again.

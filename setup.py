@@ -1,6 +1,8 @@
 """One package definition for pip and colcon: `pip install .` and `colcon build` install the same files."""
 
+import re
 from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
@@ -8,6 +10,8 @@ from setuptools import find_packages, setup
 NUMPY = "numpy<2.3"
 # No window is opened, and the other wheel needs libGL and glib, which servers and containers have not.
 OPENCV = "opencv-python-headless"
+
+PACKAGES = ("sal360", "sal360_ros", "training")
 
 # The ROS 2 Jazzy libraries as wheels (CPython 3.10 to 3.13, x86-64), for machines without an installed ROS.
 ROS = [
@@ -25,14 +29,21 @@ ROS = [
 ]
 REPLAY = ["rosbags>=0.10", "av>=12", "matplotlib>=3.10", "psutil"]  # 3.10: horizontal box plots
 
+VERSION = re.search(r'__version__ = "(.+)"', Path("sal360/__init__.py").read_text(encoding="utf-8"))[1]
+
 setup(
     name="sal360_ros",
-    version="0.1.0",
+    version=VERSION,
     description="Where people would look in a 360° picture, in real time",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["sal360_ros", "sal360_ros.*", "training", "training.*"]),
-    package_data={"sal360_ros": ["weights/*.onnx", "weights/*.md", "samples/*.jpg", "samples/*.md"]},
+    packages=find_packages(include=[f"{each}{sub}" for each in PACKAGES for sub in ("", ".*")]),
+    package_data={
+        "sal360": ["py.typed", "weights/*.onnx", "weights/*.md", "samples/*.jpg", "samples/*.md"],
+        "sal360_ros": ["py.typed"],
+        "training": ["py.typed"],
+    },
+    entry_points={"console_scripts": ["sal360 = sal360.cli:main"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/sal360_ros"]),
         ("share/sal360_ros", ["package.xml"]),

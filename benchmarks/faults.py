@@ -28,8 +28,8 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
-from sal360_ros.ros.messages import image_message
-from sal360_ros.ros.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, NodeProcess, change_state
+from sal360_ros.messages import image_message
+from sal360_ros.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, NodeProcess, change_state
 
 NODE = "/saliency_node"
 SIZES = ((320, 640), (322, 640), (480, 960), (960, 1920), (1920, 3840))

@@ -26,17 +26,17 @@ from typing import Any
 import numpy as np
 from peak import write_probe
 
-from sal360_ros.backends import Backend, open_model
-from sal360_ros.backends.backend import cause
-from sal360_ros.backends.cuda_driver import CudaDevice, cuda_device_count
-from sal360_ros.backends.engine_cache import engine_for
-from sal360_ros.backends.tensorrt_library import installed_names, load_tensorrt
-from sal360_ros.errors import ModelError, one_line_errors
-from sal360_ros.spec import read_onnx_spec
-from sal360_ros.weights import bundled_model
-from training.exporting.frames import panorama_frames
+from sal360.errors import ModelError, one_line_errors
+from sal360.runtimes import Backend, open_model
+from sal360.runtimes.backend import cause
+from sal360.runtimes.tensorrt.builder import installed_names, load_tensorrt
+from sal360.runtimes.tensorrt.cache import engine_for
+from sal360.runtimes.tensorrt.driver import CudaDevice, cuda_device_count
+from sal360.spec import read_onnx_spec
+from sal360.weights import bundled_model
 from training.exporting.graph_cost import graph_cost
 from training.exporting.parity import differences
+from training.exporting.quantise import panorama_frames
 
 BATCHES = (1, 4, 8)
 LATENCY_RUNS, WARM_UP_RUNS, THROUGHPUT_S = 300, 20, 2.0
@@ -66,7 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if cuda_device_count() == 0:
         raise ModelError(
-            "this machine has no CUDA device", "an NVIDIA GPU with its driver", "see benchmarks/inference.py"
+            "this machine has no CUDA device", "see benchmarks/inference.py", expected="an NVIDIA GPU with its driver"
         )
     device = CudaDevice(0)
     device.make_current()
@@ -107,8 +107,7 @@ def _export(checkpoint: str, folder: Path, skipped: list[str]) -> dict[str, list
     if not checkpoint:
         skipped.append("fp16, bf16, int8 and torch: they are exported from a checkpoint, and none was named")
         return {"fp32": [bundled_model()]}
-    from training.config.export import ExportConfig
-    from training.export import export
+    from training.export import ExportConfig, export
 
     files: dict[str, list[Path]] = {}
     for precision in ("fp32", "fp16", "bf16", "int8"):
@@ -118,7 +117,7 @@ def _export(checkpoint: str, folder: Path, skipped: list[str]) -> dict[str, list
             )
     if "fp32" not in files:
         raise ModelError(
-            skipped[0], "at least the fp32 file", "export it by hand to see more: python -m training.export"
+            skipped[0], "export it by hand to see more: python -m training.export", expected="at least the fp32 file"
         )
     if "int8" in files:
         with _or_skip("int8 for TensorRT", skipped):

@@ -19,10 +19,10 @@ import numpy as np
 from interleaved import interleaved_seconds, summary_ms
 from peak import write_probe
 
-from sal360_ros.backends import Backend, open_model
-from sal360_ros.errors import ModelError, one_line_errors
-from sal360_ros.spec import read_onnx_spec
-from sal360_ros.weights import bundled_model
+from sal360.errors import ModelError, one_line_errors
+from sal360.runtimes import Backend, open_model
+from sal360.spec import read_onnx_spec
+from sal360.weights import bundled_model
 from training.exporting.graph_cost import graph_cost
 
 PROBE_HEIGHT, PROBE_LAYERS = 40, 4
@@ -99,7 +99,7 @@ def _open_all(models: list[Path], threads: int) -> tuple[dict[str, tuple[str, Ba
             else:
                 opened[name] = path.name, backend
     if not opened:
-        raise ModelError("no runtime could open a model", "onnxruntime or OpenVINO", "; ".join(skipped))
+        raise ModelError("no runtime could open a model", "; ".join(skipped), expected="onnxruntime or OpenVINO")
     return opened, skipped
 
 

@@ -17,7 +17,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from sal360_ros import metrics
+from sal360 import metrics
 
 HEIGHT, WIDTH, FIXATIONS, ROUNDS = 1024, 2048, 10_000, 5
 

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import psutil
 
-from sal360_ros.samples import bundled_panoramas
+from sal360.samples import bundled_panoramas
 
 WARM_UP_S = 2.0
 
@@ -53,7 +53,7 @@ CASES = (
 
 def camera(case: Case, seconds: float, published: Any) -> None:
     """Publish the same picture with fresh stamps; runs in a process of its own and tells the stamps it sent."""
-    from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+    from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
     keep_freed_memory()
     use_shared_memory_profile()
@@ -62,7 +62,7 @@ def camera(case: Case, seconds: float, published: Any) -> None:
     from sensor_msgs.msg import CompressedImage
     from std_msgs.msg import Header
 
-    from sal360_ros.ros.messages import image_message
+    from sal360_ros.messages import image_message
 
     rclpy.init()
     node = rclpy.create_node("benchmark_camera")
@@ -100,8 +100,8 @@ def measure(case: Case, seconds: float, of_node: dict[str, Any], *, all_outputs:
     from faults import OUTPUTS
     from sensor_msgs.msg import Image
 
-    from sal360_ros.ros.processes import NodeProcess, bring_up
-    from sal360_ros.ros.qos import input_qos
+    from sal360_ros.processes import NodeProcess, bring_up
+    from sal360_ros.qos import input_qos
 
     parameters = {**of_node, "image_transport": case.transport}
     rclpy.init()
@@ -123,7 +123,7 @@ def measure(case: Case, seconds: float, of_node: dict[str, Any], *, all_outputs:
     spawn = multiprocessing.get_context("spawn")
     published = spawn.Queue()
     try:
-        with NodeProcess("sal360_ros.ros.saliency_node", parameters) as process:
+        with NodeProcess("sal360_ros.saliency_node", parameters) as process:
             bring_up(node, "/saliency_node", process)
             source = spawn.Process(target=camera, args=(case, seconds, published))
             source.start()

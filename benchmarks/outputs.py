@@ -20,18 +20,16 @@ import cv2
 import numpy as np
 from interleaved import interleaved_seconds, summary_ms
 
-from sal360_ros.outputs.qp_offset import QpOffset, tile_weights
-from sal360_ros.outputs.shading_rate import ShadingRate, ShadingRateSettings
-from sal360_ros.outputs.smoothing import SmoothingSettings, TemporalSmoothing
-from sal360_ros.outputs.stability import flicker, step_lag_s
-from sal360_ros.outputs.target_selection import TargetSelector
-from sal360_ros.outputs.targets import find_peaks
-from sal360_ros.outputs.viewport_map import ViewportMap
-from sal360_ros.predictor import Predictor
-from sal360_ros.projection import Viewport
-from sal360_ros.samples import bundled_panoramas
-from sal360_ros.sources import open_source
-from sal360_ros.sphere import Array, rotation_yaw_pitch_roll
+from sal360.outputs.qp_offset import QpOffset, tile_weights
+from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings
+from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing, flicker, step_lag_s
+from sal360.outputs.targets import TargetSelector, find_peaks
+from sal360.outputs.viewport import ViewportMap
+from sal360.predictor import Predictor
+from sal360.projection import Viewport
+from sal360.samples import bundled_panoramas
+from sal360.sources import open_source
+from sal360.sphere import Array, rotation_yaw_pitch_roll
 
 FRAME_SIZES = ((320, 640), (960, 1920), (1920, 3840))
 TURN_RAD_S = 0.5

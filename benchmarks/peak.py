@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sal360_ros.spec import ModelSpec, write_onnx_spec
+from sal360.spec import ModelSpec, write_onnx_spec
 
 CHANNELS = 256
 

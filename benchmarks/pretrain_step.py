@@ -19,13 +19,12 @@ import cv2
 import numpy as np
 import torch
 
-from training.config import ContrastiveConfig, LoopConfig, ObjectiveConfig, OptimiserConfig, PanoramaConfig
-from training.config.pretrain import PretrainConfig
-from training.contrastive_loss import ContrastiveObjective
-from training.loop import make_fabric, train
-from training.models.contrastive import ContrastiveModel
-from training.optimiser import make_optimiser
-from training.pretrain import PretrainTask, Source, open_source
+from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
+from training.data.panoramas import PanoramaConfig
+from training.loop import LoopConfig, make_fabric, train
+from training.models.contrastive import ContrastiveConfig, ContrastiveModel
+from training.optimiser import OptimiserConfig, make_optimiser
+from training.pretrain import PretrainConfig, PretrainTask, Source, open_views
 
 
 def main() -> None:
@@ -48,7 +47,7 @@ def main() -> None:
         for number in range(arguments.rounds):
             config = settings(arguments, data, folder, f"run{number}")
             fabric = make_fabric(config.loop)
-            source = open_source(config, fabric)
+            source = open_views(config, fabric)
             loops.append(train(PretrainTask(config, source, fabric), config.loop, config.optimiser, fabric))
             eagers.append(eager_images_per_s(config, source, arguments.steps))
         loader = loader_images_per_s(source, config, 200)

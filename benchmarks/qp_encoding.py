@@ -1,7 +1,7 @@
 """What quantiser offsets gain in a real encoder: python benchmarks/qp_encoding.py [SOURCE ...] [--json].
 
 Each source (pictures are panned; default: the bundled panoramas) is encoded by x264 at several qualities, plain and
-with the offsets of `sal360_ros.outputs.qp_offset` as regions of interest, and decoded again. Reported is the gain in
+with the offsets of `sal360.outputs.qp_offset` as regions of interest, and decoded again. Reported is the gain in
 PSNR of the luma at equal bit-rate (Bjøntegaard delta over the rates that both curves share), once weighted by solid
 angle and gaze, once by solid angle alone, which says what the rest of the sphere pays. The gaze is the model's own
 map: the gain is what a viewer gets who looks where the map says. Two variants are there to compare with:
@@ -26,13 +26,13 @@ import numpy as np
 from av.filter import Graph
 from tqdm import tqdm
 
-from sal360_ros.errors import DataError, one_line_errors
-from sal360_ros.outputs.qp_offset import QpOffset, QpOffsetSettings
-from sal360_ros.outputs.smoothing import TemporalSmoothing
-from sal360_ros.predictor import Predictor
-from sal360_ros.samples import bundled_panoramas
-from sal360_ros.sources import open_source
-from sal360_ros.sphere import Array, solid_angles
+from sal360.errors import DataError, one_line_errors
+from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
+from sal360.outputs.smoothing import TemporalSmoothing
+from sal360.predictor import Predictor
+from sal360.samples import bundled_panoramas
+from sal360.sources import open_source
+from sal360.sphere import Array, solid_angles
 
 CRFS = (20, 25, 30, 35, 40)
 RATE_HZ = 30
@@ -101,7 +101,7 @@ def _pictures(source: Path, count: int, height_px: int) -> list[Picture]:
             frame.pts, frame.time_base = number, _TIME_BASE
             pictures.append(Picture(frame, _luma(frame), density))
     if not pictures:
-        raise DataError(f"{source} has no frames", "at least one", "name another source")
+        raise DataError(f"{source} has no frames", "name another source", expected="at least one")
     return pictures
 
 

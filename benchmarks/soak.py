@@ -27,11 +27,11 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
-from sal360_ros.errors import ParameterError, one_line_errors
-from sal360_ros.files import written_beside
-from sal360_ros.ros.processes import NodeProcess, bring_up
-from sal360_ros.ros.qos import input_qos
-from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+from sal360.errors import ParameterError, one_line_errors
+from sal360.files import written_beside
+from sal360_ros.processes import NodeProcess, bring_up
+from sal360_ros.qos import input_qos
+from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
 RATE_HZ = 30.0
 RECOVERY_LIMIT_S = 1.0
@@ -180,7 +180,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a summary")
     arguments = parser.parse_args()
     if not arguments.minutes >= 0.2:
-        raise ParameterError(f"--minutes is {arguments.minutes:g}", "at least 0.2", "30 tells a leak from settling")
+        raise ParameterError(
+            f"--minutes is {arguments.minutes:g}", "30 tells a leak from settling", expected="at least 0.2"
+        )
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     keep_freed_memory()
@@ -188,7 +190,7 @@ def main() -> int:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours
     with TemporaryDirectory(prefix="sal360-soak-") as logs:
         log = Path(logs) / "node.log"
-        with NodeProcess("sal360_ros.ros.saliency_node", {"model": arguments.model}, log=log) as process:
+        with NodeProcess("sal360_ros.saliency_node", {"model": arguments.model}, log=log) as process:
             soak = Soak(process, arguments.seed)
             try:
                 soak.run(arguments.minutes)

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 
 from docs.make_pictures import HEIGHT, WIDTH, label, write_picture
-from sal360_ros.outputs.overlay import draw_overlay
-from sal360_ros.predictor import Predictor
-from sal360_ros.projection import Viewport, place_on_sphere
-from sal360_ros.resize import resize_map
-from sal360_ros.samples import bundled_panoramas
-from sal360_ros.sphere import Array, rotation_yaw_pitch_roll, solid_angles
+from sal360.density import resize_map
+from sal360.outputs.overlay import draw_overlay
+from sal360.predictor import Predictor
+from sal360.projection import Viewport, place_on_sphere
+from sal360.samples import bundled_panoramas
+from sal360.sphere import Array, rotation_yaw_pitch_roll, solid_angles
 
 _FRAME_HEIGHT = 960
 """Of the camera's frame, rows: the signs are sharp, and lose only what the model's own size takes."""

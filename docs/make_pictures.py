@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 
 from docs.replay_report import replay_report
-from sal360_ros.files import written_beside
-from sal360_ros.outputs.overlay import draw_overlay
-from sal360_ros.outputs.qp_offset import QpOffset, QpOffsetSettings
-from sal360_ros.outputs.shading_rate import ShadingRate, ShadingRateSettings, decode_rates
-from sal360_ros.outputs.targets import find_peaks
-from sal360_ros.outputs.viewport_map import ViewportMap
-from sal360_ros.predictor import Predictor
-from sal360_ros.projection import Viewport
-from sal360_ros.samples import bundled_panoramas
-from sal360_ros.sphere import Array, angles_to_pixel, angles_to_vector, body_to_frame, nearest_pixel
+from sal360.files import written_beside
+from sal360.outputs.overlay import draw_overlay
+from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
+from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings, decode_rates
+from sal360.outputs.targets import find_peaks
+from sal360.outputs.viewport import ViewportMap
+from sal360.predictor import Predictor
+from sal360.projection import Viewport
+from sal360.samples import bundled_panoramas
+from sal360.sphere import Array, angles_to_pixel, angles_to_vector, body_to_frame, nearest_pixel
 
 HEIGHT, WIDTH = 320, 640
 IMAGES = Path(__file__).parent / "images"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import cv2
 
-from sal360_ros.errors import ParameterError
-from sal360_ros.samples import bundled_panoramas
-from sal360_ros.sources import open_source
-from sal360_ros.sources.bag_types import message_types
-from sal360_ros.sphere import Array
+from sal360.errors import ParameterError
+from sal360.samples import bundled_panoramas
+from sal360.sources import open_source
+from sal360.sources.bag import message_types
+from sal360.sphere import Array
 
 RATE_HZ, SECONDS_EACH = 10.0, 3.0
 TOPIC, TYPE = "/camera/image/compressed", "sensor_msgs/msg/CompressedImage"
@@ -30,9 +30,9 @@ def replay_report(folder: Path) -> Array:
     """
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        raise ParameterError("there is no chromium", "a browser that takes screenshots", "install chromium")
+        raise ParameterError("there is no chromium", "install chromium", expected="a browser that takes screenshots")
     bag = _turning_camera(folder / "turning_camera")
-    evaluate = ["-m", "sal360_ros.replay.evaluate", bag.name, "--output", "report", "--no-video"]
+    evaluate = ["-m", "sal360.cli.evaluate", bag.name, "--output", "report", "--no-video"]
     requirements = ["--require", "answered_share>=1", "--require", "flicker<0.1"]
     subprocess.run(
         [sys.executable, *evaluate, *requirements],

@@ -1,3 +1,1 @@
-"""sal360: where people would look in a 360° picture, in real time."""
-
-__version__ = "0.1.0"
+"""The ROS 2 side of sal360: the saliency node, a camera to try it with, and live replay of recordings."""

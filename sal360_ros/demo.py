@@ -1,6 +1,6 @@
 """The demo: a 360° camera and the saliency node as processes of their own, and this process as their subscriber.
 
-`python -m sal360_ros.demo [SOURCE]` measures what a subscriber of `saliency` gets, then records the overlay, and
+`sal360 demo [SOURCE]` measures what a subscriber of `saliency` gets, then records the overlay, and
 fails when anything of that is missing.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sal360_ros.encodings import decode_image
-from sal360_ros.errors import ParameterError, Sal360Error, one_line_errors
-from sal360_ros.files import written_beside
-from sal360_ros.ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+from sal360.errors import ParameterError, Sal360Error
+from sal360.files import written_beside
+from sal360.images import decode_image
+from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
 NAMESPACE = "/sal360_demo"
 NODE = f"{NAMESPACE}/saliency_node"
@@ -32,9 +31,9 @@ class DemoError(Sal360Error):
     """Something of the demo did not come."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; 0 when every part of it was seen to work."""
-    options = _parse()
+    options = _parse(arguments)
     keep_freed_memory()
     use_shared_memory_profile()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # a demo is no business of the network's
@@ -48,8 +47,8 @@ def main() -> int:
     return 0
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m sal360_ros.demo", description=__doc__.split("\n")[0])
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="sal360 demo", description=__doc__.split("\n")[0])
     parser.add_argument(
         "source", nargs="?", default="", help="picture, folder, video or bag; default: bundled pictures"
     )
@@ -58,9 +57,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=960, help="rows of the camera's frames (default: %(default)d)")
     parser.add_argument("--model", default="", help="model file; default: the bundled one")
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder (default: %(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not options.seconds > 0:
-        raise ParameterError(f"--seconds is {options.seconds:g}", "more than 0", "8 is the default")
+        raise ParameterError(f"--seconds is {options.seconds:g}", "8 is the default", expected="more than 0")
     return options
 
 
@@ -70,7 +69,7 @@ def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[
     import rclpy  # after the environment is settled, which the middleware reads once
     from rclpy.signals import SignalHandlerOptions
 
-    from sal360_ros.ros.processes import NodeProcess, bring_up
+    from sal360_ros.processes import NodeProcess, bring_up
 
     names = {"__ns": NAMESPACE}
     camera_parameters = {"source": options.source, "rate_hz": options.rate, "height_px": options.height}
@@ -79,10 +78,10 @@ def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[
     node = rclpy.create_node("subscriber", namespace=NAMESPACE)
     try:
         with NodeProcess(
-            "sal360_ros.ros.saliency_node", {"model": options.model, "encoding": "32FC1"}, names, log=logs[0]
+            "sal360_ros.saliency_node", {"model": options.model, "encoding": "32FC1"}, names, log=logs[0]
         ) as saliency:
             bring_up(node, NODE, saliency)
-            with NodeProcess("sal360_ros.ros.panorama_camera", camera_parameters, names, log=logs[1]) as camera:
+            with NodeProcess("sal360_ros.panorama_camera", camera_parameters, names, log=logs[1]) as camera:
 
                 def check() -> None:
                     saliency.check_alive()
@@ -99,7 +98,7 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
     from diagnostic_msgs.msg import DiagnosticArray
     from sensor_msgs.msg import Image
 
-    from sal360_ros.ros.qos import input_qos
+    from sal360_ros.qos import input_qos
 
     latency_s: list[float] = []
     status: dict[str, str] = {}
@@ -108,7 +107,7 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
         now_s = node.get_clock().now().nanoseconds / 1e9
         density = np.frombuffer(message.data, np.float32)
         if not np.isfinite(density).all() or density.max() <= 0:
-            raise DemoError("a map that is empty or not finite", "a density", "try another --model")
+            raise DemoError("a map that is empty or not finite", "try another --model", expected="a density")
         latency_s.append(now_s - (message.header.stamp.sec + message.header.stamp.nanosec / 1e9))
 
     def on_diagnostics(message: DiagnosticArray) -> None:
@@ -120,12 +119,16 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
     diagnostics = node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
     _spin(node, check, _FIRST_ANSWER_S, "waiting for the first map", until=lambda: bool(latency_s))
     if not latency_s:
-        raise DemoError(f"no map for {_FIRST_ANSWER_S:g} s", "maps on saliency", "see the logs in the output folder")
+        raise DemoError(
+            f"no map for {_FIRST_ANSWER_S:g} s", "see the logs in the output folder", expected="maps on saliency"
+        )
     latency_s.clear()
     seconds = _spin(node, check, duration_s, "measuring")
     if not latency_s or not status:
         missing = "maps" if not latency_s else "diagnostics"
-        raise DemoError(f"no {missing} for {seconds:.0f} s", "a steady stream", "see the logs in the output folder")
+        raise DemoError(
+            f"no {missing} for {seconds:.0f} s", "see the logs in the output folder", expected="a steady stream"
+        )
     node.destroy_subscription(subscription)
     node.destroy_subscription(diagnostics)
     return latency_s, seconds, status
@@ -149,8 +152,8 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
     """The overlay as a subscriber sees it: the last picture, a video, and how many pictures it has."""
     from sensor_msgs.msg import Image
 
-    from sal360_ros.replay.overlay_video import OverlayVideo
-    from sal360_ros.ros.qos import input_qos
+    from sal360.replay.recorders import OverlayVideo
+    from sal360_ros.qos import input_qos
 
     picture_path, video_path = output / "overlay.png", output / "overlay.mp4"
     last: list[np.ndarray] = []
@@ -168,7 +171,7 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
         _spin(node, check, duration_s, "recording the overlay")
         node.destroy_subscription(subscription)
         if not last:
-            raise DemoError("no overlay", "pictures on saliency/overlay", "see the logs in the output folder")
+            raise DemoError("no overlay", "see the logs in the output folder", expected="pictures on saliency/overlay")
     with written_beside(picture_path) as temporary:
         cv2.imwrite(str(temporary), last[0])
     return picture_path, video_path, count
@@ -190,7 +193,3 @@ def _spin(
             elapsed_s = time.monotonic() - start_s
             bar.update(min(elapsed_s, duration_s) - bar.n)
     return elapsed_s
-
-
-if __name__ == "__main__":
-    sys.exit(one_line_errors(main))

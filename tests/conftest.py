@@ -10,6 +10,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.tiny_model import frames, make_model, tiny_model
+
+__all__ = ["frames", "make_model", "tiny_model"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 

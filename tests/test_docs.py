@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sal360_ros import sphere
-from sal360_ros.outputs.qp_offset import QpOffsetSettings
-from sal360_ros.outputs.shading_rate import ShadingRateSettings
-from sal360_ros.outputs.smoothing import SmoothingSettings
-from sal360_ros.outputs.target_selection import SelectionSettings
-from sal360_ros.outputs.targets import PeakSettings
+from sal360 import sphere
+from sal360.outputs.qp_offset import QpOffsetSettings
+from sal360.outputs.shading_rate import ShadingRateSettings
+from sal360.outputs.smoothing import SmoothingSettings
+from sal360.outputs.targets import PeakSettings, SelectionSettings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -53,7 +52,11 @@ def test_every_page_is_reached_from_the_readme() -> None:
 def test_python_compiles_and_imports_what_exists(page: Path) -> None:
     for block in python_blocks(page):
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sal360_ros"):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in (
+                "sal360",
+                "sal360_ros",
+                "training",
+            ):
                 module = importlib.import_module(node.module or "")
                 for alias in node.names:
                     if not hasattr(module, alias.name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 
 from catkin_pkg.package import parse_package
 
-import sal360_ros
-from sal360_ros.weights import bundled_model
+import sal360
+from sal360.weights import bundled_model
 
 
 def test_package_xml_is_a_valid_ament_python_package(repository: Path) -> None:
@@ -24,9 +25,7 @@ def test_package_xml_is_a_valid_ament_python_package(repository: Path) -> None:
 
 def test_one_version_everywhere(repository: Path) -> None:
     package = parse_package(str(repository / "package.xml"))
-    setup_version = re.search(r'version="([^"]+)"', (repository / "setup.py").read_text())
-    assert setup_version is not None
-    assert package.version == setup_version.group(1) == sal360_ros.__version__
+    assert package.version == sal360.__version__  # setup.py reads it from there
 
 
 def test_colcon_takes_the_checkout_for_a_ros_package(repository: Path) -> None:
@@ -47,9 +46,9 @@ def test_wrappers_are_executable_and_name_modules_that_exist(repository: Path) -
         assert os.access(wrapper, os.X_OK), wrapper
         text = wrapper.read_text()
         assert text.startswith("#!/usr/bin/env python3\n"), wrapper
-        module = re.search(r"^from (sal360_ros[\w.]+) import main", text, re.MULTILINE)
+        module = re.search(r"^from (sal360[\w.]+) import main", text, re.MULTILINE)
         assert module is not None, wrapper
-        assert (repository / (module.group(1).replace(".", "/") + ".py")).is_file(), wrapper
+        assert importlib.util.find_spec(module.group(1)) is not None, wrapper
 
 
 def test_an_installation_holds_what_launch_and_run_look_for(repository: Path, tmp_path: Path) -> None:
@@ -78,7 +77,11 @@ def test_an_installation_holds_what_launch_and_run_look_for(repository: Path, tm
         assert (prefix / "share/sal360_ros" / shared).is_file(), shared
     for wrapper in (repository / "scripts").iterdir():
         assert os.access(prefix / "lib/sal360_ros" / wrapper.name, os.X_OK), wrapper.name
-    package = next(prefix.glob("lib/python3*/site-packages/sal360_ros"))
+    site_packages = next(prefix.glob("lib/python3*/site-packages"))
+    for name in ("sal360", "sal360_ros", "training"):
+        assert (site_packages / name / "py.typed").is_file(), name
+    assert os.access(prefix / "bin" / "sal360", os.X_OK)
+    package = site_packages / "sal360"
     assert {path.name for path in package.glob("weights/*.onnx")} == {
         bundled_model(form).name for form in ("fp32", "int8")
     }

@@ -15,20 +15,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sal360_ros.errors import ParameterError, one_line_errors
-from training.analysis.change import analyse_change
-from training.analysis.correlation import analyse_correlation
-from training.analysis.embedding import analyse_embedding
-from training.analysis.equator import analyse_equator
-from training.analysis.view_coverage import analyse_views
+from sal360.errors import ParameterError, one_line_errors
+from training.analysis.change import ChangeConfig, analyse_change
+from training.analysis.correlation import CorrelationConfig, analyse_correlation
+from training.analysis.embedding import EmbeddingConfig, analyse_embedding
+from training.analysis.equator import EquatorConfig, analyse_equator
+from training.analysis.view_coverage import ViewCoverageConfig, analyse_views
 from training.config import read_config
-from training.config.analysis import (
-    ChangeConfig,
-    CorrelationConfig,
-    EmbeddingConfig,
-    EquatorConfig,
-    ViewCoverageConfig,
-)
 
 ANALYSES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "equator": (EquatorConfig, analyse_equator),
@@ -46,7 +39,9 @@ def main() -> None:
         print(__doc__)
         return
     if name not in ANALYSES:
-        raise ParameterError(f"the analysis is {name!r}", "one of " + ", ".join(ANALYSES), "choose one of them")
+        raise ParameterError(
+            f"the analysis is {name!r}", "choose one of them", expected="one of " + ", ".join(ANALYSES)
+        )
     kind, analyse = ANALYSES[name]
     analyse(read_config(kind, kind.__doc__ or "", options))
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from sal360_ros.errors import one_line_errors
+from sal360.errors import one_line_errors
 from training.checkpoint import load_weights, read_header, save_checkpoint
-from training.config import read_config
-from training.config.plain import from_plain
-from training.config.ranges import require
-from training.config.saliency import SaliencyModelConfig
-from training.models.saliency_model import SaliencyModel
+from training.config import from_plain, read_config, require
+from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sal360_ros.errors import ParameterError, one_line_errors
+from sal360.errors import ParameterError, one_line_errors
 from training.checkpoint import load_weights, read_header, save_checkpoint
-from training.config import PanoramaConfig, read_config
-from training.config.plain import from_plain
-from training.config.ranges import require_between
-from training.config.saliency import CalibrationConfig, PriorConfig, SaliencyModelConfig
-from training.data.panoramas import open_panoramas
-from training.models.prior import LAPLACE_MEAN_DEG, LAPLACE_SCALE_DEG, equator_log_rows, row_weights
-from training.models.saliency_model import DensityModel, SaliencyModel
+from training.config import from_plain, read_config, require_between
+from training.data.panoramas import PanoramaConfig, open_panoramas
+from training.models.prior import LAPLACE_MEAN_DEG, LAPLACE_SCALE_DEG, PriorConfig, equator_log_rows, row_weights
+from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
 
 _ROUNDS = 4
 """Alternations between temperature and prior; the second changes the first only a little."""
@@ -126,8 +123,8 @@ def _falling_to(aim: float, function: Callable[[float], float], low: float, high
     if not function(high) <= aim <= function(low):
         raise ParameterError(
             f"the model reaches {function(low):.3g} to {function(high):.3g}",
-            f"a range around {aim:.3g}",
             "change the aim",
+            expected=f"a range around {aim:.3g}",
         )
     for _ in range(40):
         middle = (low * high) ** 0.5

@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import pickle
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +27,100 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from sal360_ros.errors import CheckpointError
-from training.checkpoint_folder import newest_checkpoint, write_checkpoint
+from sal360.errors import CheckpointError
+
+_SAVING, _REMOVING = ".saving-", ".removing-"
+
+
+def write_checkpoint(run: str | Path, step: int, files: Mapping[str, bytes | memoryview], *, keep: int) -> Path:
+    """Write RUN/step-NNNNNNNN, point RUN/last to it and remove all but the newest `keep` checkpoints.
+
+    Args:
+        run: folder of the run; made where it is missing.
+        step: optimiser steps taken.
+        files: what is in the folder, by name. It is all made before any is written, and by Python itself, so that a
+            full disk is an OSError that names the file.
+
+    Raises:
+        CheckpointError: this step has a checkpoint already.
+        OSError: it cannot be written (the disk is full); the older checkpoints are whole.
+    """
+    run = Path(run)
+    run.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(run)
+    final = run / f"step-{step:08d}"
+    if final.exists():
+        raise CheckpointError(
+            f"{final} exists", "use another folder for this run", expected="a step that was not saved yet"
+        )
+    temporary = run / f"{_SAVING}{final.name}"
+    temporary.mkdir()
+    try:
+        for name, content in files.items():
+            _write_flushed(temporary / name, content)
+        _flush_folder(temporary)
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush_folder(run)
+    _point_last(run, final)
+    for old in _checkpoints(run)[:-keep]:
+        _remove(old)
+    return final
+
+
+def newest_checkpoint(run: str | Path) -> Path | None:
+    """The newest checkpoint folder of a run, or None."""
+    checkpoints = _checkpoints(Path(run))
+    return checkpoints[-1] if checkpoints else None
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    found = [path for path in run.glob("step-*") if path.name.removeprefix("step-").isdigit() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _write_flushed(path: Path, data: bytes | memoryview) -> None:
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # a failed write does not say where
+        raise
+
+
+def _flush_folder(path: Path) -> None:
+    """Flush the names in a folder: a rename is only safe against a power cut after this."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _point_last(run: Path, checkpoint: Path) -> None:
+    link = run / f"{_SAVING}last"
+    link.unlink(missing_ok=True)
+    link.symlink_to(checkpoint.name)
+    os.replace(link, run / "last")
+
+
+def _remove(checkpoint: Path) -> None:
+    hidden = checkpoint.with_name(_REMOVING + checkpoint.name)  # never half a folder under a checkpoint's name
+    os.rename(checkpoint, hidden)
+    shutil.rmtree(hidden)
+
+
+def _remove_leftovers(run: Path) -> None:
+    for path in (*run.glob(f"{_SAVING}*"), *run.glob(f"{_REMOVING}*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
 
 HEADER_KEY = "sal360"
 _WEIGHTS = "model.safetensors"
@@ -102,10 +196,14 @@ def read_header(path: str | Path, *, kind: str | None = None) -> CheckpointHeade
         raise _broken(weights, error) from None
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{weights} has no readable header", "a checkpoint that this project wrote", "give another checkpoint"
+            f"{weights} has no readable header",
+            "give another checkpoint",
+            expected="a checkpoint that this project wrote",
         ) from None
     if kind not in (None, header.kind):
-        raise CheckpointError(f"{weights} holds a {header.kind} model", f"a {kind} model", "give another checkpoint")
+        raise CheckpointError(
+            f"{weights} holds a {header.kind} model", "give another checkpoint", expected=f"a {kind} model"
+        )
     return header
 
 
@@ -127,8 +225,8 @@ def load_weights(path: str | Path, model: nn.Module, *, kind: str, part: str | N
     if difference := _difference(tensors, model.state_dict()):
         raise CheckpointError(
             f"{weights} is of another model (encoder {header.config.get('encoder', 'unnamed')}: {difference})",
-            f"the weights of {part or 'this model'}",
             "give a checkpoint of the same encoder, or set the options as its run had them",
+            expected=f"the weights of {part or 'this model'}",
         )
     model.load_state_dict(tensors)
     return header
@@ -159,7 +257,9 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / _STATE
     if not path.is_file():
-        raise CheckpointError(f"there is no {path}", "the state of a run", "begin a new run with these weights")
+        raise CheckpointError(
+            f"there is no {path}", "begin a new run with these weights", expected="the state of a run"
+        )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -184,7 +284,9 @@ def _find_weights(path: str | Path) -> Path:
     folder = path if (path / _WEIGHTS).is_file() else newest_checkpoint(path)
     if folder is None:
         state = "has no checkpoint" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {state}", "a run, a checkpoint or a .safetensors file", "check the path")
+        raise CheckpointError(
+            f"{path} {state}", "check the path", expected="a run, a checkpoint or a .safetensors file"
+        )
     return folder / _WEIGHTS
 
 
@@ -201,4 +303,6 @@ def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 def _broken(path: Path, error: Exception) -> CheckpointError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return CheckpointError(f"{path} is broken ({reason})", "a whole file", "remove its folder to use the one before it")
+    return CheckpointError(
+        f"{path} is broken ({reason})", "remove its folder to use the one before it", expected="a whole file"
+    )

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sal360_ros.errors import DataError
-from training.config import ObjectiveConfig
+from sal360.errors import DataError
+from training.config import require, require_at_least, require_between
 from training.gather import gather_batch
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """How the embeddings of the two views are compared with the memory bank."""
+
+    loss: Literal["nce", "infonce"] = "nce"
+    """nce: noise-contrastive estimation as in the paper; infonce: softmax over the positive and the negatives."""
+    negatives: int = 16000
+    """Negatives of each sample; at most one fewer than there are panoramas."""
+    temperature: float = 0.07
+    """Divides the similarities."""
+    memory_momentum: float = 0.5
+    """What the memory keeps of its old entry when it is updated."""
+    local_weight: float = 0.7
+    """Weight of the local part of the loss; the global part has the rest."""
+
+    def __post_init__(self) -> None:
+        require_at_least("objective.negatives", self.negatives, 1)
+        require("objective.temperature", self.temperature, self.temperature > 0, "more than 0")
+        require_between("objective.memory_momentum", self.memory_momentum, 0, 1)
+        require_between("objective.local_weight", self.local_weight, 0, 1)
+
 
 if TYPE_CHECKING:
     from training.models.contrastive import ContrastiveOutput
@@ -64,7 +88,9 @@ class ContrastiveObjective(nn.Module):
     def __init__(self, n_data: int, config: ObjectiveConfig, *, channels: int = 512, seed: int = 0) -> None:
         super().__init__()
         if n_data < 2:
-            raise DataError(f"there are {n_data} panoramas", "at least 2, so that one has a negative", "add panoramas")
+            raise DataError(
+                f"there are {n_data} panoramas", "add panoramas", expected="at least 2, so that one has a negative"
+            )
         self.config = config
         self.negatives = min(config.negatives, n_data - 1)
         self._generator = torch.Generator().manual_seed(seed)

@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from training.config import OptimiserConfig
+from training.config import require, require_at_least, require_between
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Which optimiser moves the weights, and how far."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    """sgd; adam (weight decay as L2 in the gradient); adamw (decoupled weight decay)."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    encoder_factor: float = 1.0
+    """Learning rate of the model's part `encoder` relative to that of the others."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    decay_vectors: bool = True
+    """Whether biases, normalisation and other parameters of fewer than two dimensions decay as well."""
+    momentum: float = 0.0
+    """Of sgd; the adams have their own (0.9, 0.999)."""
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """constant; cosine down to zero at the end; step: times `step_factor` after each of `step_epochs`."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    step_epochs: tuple[int, ...] = ()
+    """Epochs after which the step schedule goes down."""
+    step_factor: float = 0.1
+    """Factor of each such step."""
+
+    def __post_init__(self) -> None:
+        require("optimiser.learning_rate", self.learning_rate, self.learning_rate > 0, "more than 0")
+        require_at_least("optimiser.weight_decay", self.weight_decay, 0)
+        require_between("optimiser.encoder_factor", self.encoder_factor, 0, 1000)
+        require_between("optimiser.momentum", self.momentum, 0, 0.9999)
+        require_at_least("optimiser.warmup_steps", self.warmup_steps, 0)
+        require_between("optimiser.step_factor", self.step_factor, 0, 1)
+        together = (self.schedule == "step") == bool(self.step_epochs)
+        require("optimiser.step_epochs", self.step_epochs, together, "epochs with schedule step, none otherwise")
 
 
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:

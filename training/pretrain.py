@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,24 +19,56 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sal360_ros.errors import CheckpointError, ParameterError, one_line_errors
-from sal360_ros.sphere import Array
+from sal360.errors import CheckpointError, ParameterError, one_line_errors
+from sal360.sphere import Array
 from training.checkpoint import load_weights
-from training.config import read_config, write_config
-from training.config.pretrain import PretrainConfig
-from training.contrastive_loss import ContrastiveObjective
+from training.config import read_config, require, require_at_least, write_config
+from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
+from training.curves import write_summary
 from training.data.loader import StepSampler, load, steps_per_epoch
-from training.data.panoramas import PanoramaViews, describe, open_panoramas
+from training.data.panoramas import PanoramaConfig, PanoramaViews, describe, open_panoramas
 from training.data.shards import ShardedViews, open_shards
-from training.data.view_picture import write_views
-from training.data.views import ViewPair
-from training.loop import make_fabric, train
-from training.models.attention import SelfAttention
-from training.models.contrastive import ContrastiveModel
-from training.resume import starting_point
+from training.data.views import ViewConfig, ViewPair
+from training.loop import LoopConfig, Task, make_fabric, starting_point, train
+from training.models.contrastive import ContrastiveConfig, ContrastiveModel, SelfAttention
+from training.optimiser import OptimiserConfig
+from training.pictures import write_views
 from training.retrieval import Retrieval
-from training.run_picture import write_summary
-from training.task import Task
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run, whole."""
+
+    data: PanoramaConfig
+    """The panoramas."""
+    loop: LoopConfig
+    """How long, how fast and where."""
+    recipe: str = "custom"
+    """Name of these settings, for the pictures and for people."""
+    model: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    """Encoder, attention and heads."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """The two views of a panorama."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """The loss."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser and learning rate."""
+    weights: str = ""
+    """Checkpoint of a contrastive run whose weights a new run begins with."""
+    encoder_weights: str = ""
+    """The same of the encoder alone, where attention or size of the views are others."""
+    retrieval_panoramas: int = 512
+    """Panoramas, at most, among which the evaluation looks for the turned views' own."""
+
+    def __post_init__(self) -> None:
+        one = not (self.weights and self.encoder_weights)
+        require("weights", f"{self.weights} and encoder_weights {self.encoder_weights}", one, "at most one of both")
+        require_at_least("retrieval_panoramas", self.retrieval_panoramas, 2)
+        same = self.views.height == self.model.height
+        require("views.height", self.views.height, same, f"model.height, {self.model.height}")
+        large = self.data.height >= self.views.height
+        require("data.height", self.data.height, large, f"at least views.height, {self.views.height}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +85,7 @@ class Source:
     """The panoramas of the evaluation, (H, W, 3) uint8 RGB each."""
 
 
-def open_source(config: PretrainConfig, fabric: Fabric) -> Source:
+def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
     """The panoramas under `data.root`, checked by the first process for all of them.
 
     Raises:
@@ -104,8 +136,8 @@ class PretrainTask(Task):
             raise ParameterError(
                 f"loop.batch_size is {config.loop.batch_size} for {fabric.world_size} processes in"
                 f" {config.loop.accumulate} parts",
-                "at least 2 samples in each, for the batch statistics",
                 "set --loop.batch_size or --loop.accumulate",
+                expected="at least 2 samples in each, for the batch statistics",
             )
         self.settings, self.source, self.fabric = config, source, fabric
         self.config, self.steps_per_epoch = config.model, source.steps_per_epoch
@@ -165,8 +197,8 @@ class PretrainTask(Task):
         if (count := len(state["memory"])) != self.source.count:
             raise CheckpointError(
                 f"the checkpoint is of {count} panoramas",
-                f"{self.source.count}, as --data.root has now",
                 "resume with the data of that run, or begin another one with --weights",
+                expected=f"{self.source.count}, as --data.root has now",
             )
         self.objective.load_state_dict(state)
 
@@ -176,7 +208,7 @@ def main() -> None:
     config = read_config(PretrainConfig, "Contrastive pretraining of an encoder on unlabelled panoramas.")
     checkpoint = starting_point(config.loop)
     fabric = make_fabric(config.loop)
-    source = open_source(config, fabric)
+    source = open_views(config, fabric)
     task = PretrainTask(config, source, fabric)
     if config.weights and not checkpoint:
         load_weights(config.weights, task.model, kind=task.kind)

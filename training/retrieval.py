@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sal360_ros.sphere import Array
+from sal360.sphere import Array
 from training.analysis.correlation import inter_map_correlation
-from training.config import ViewConfig
-from training.data.views import ViewPair, resize, to_planes
+from training.data.views import ViewConfig, ViewPair, resize, to_planes
 from training.models.contrastive import ContrastiveModel
 from training.models.encoders import normalise
 

@@ -18,16 +18,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sal360_ros.errors import one_line_errors
-from sal360_ros.sphere import Array
+from sal360.errors import one_line_errors
+from sal360.sphere import Array
 from training.checkpoint import load_weights, read_header
-from training.config import PanoramaConfig, read_config
-from training.config.plain import from_plain
-from training.config.ranges import require
-from training.config.saliency import CalibrationConfig, PriorConfig, SaliencyModelConfig
-from training.data.panoramas import open_panoramas
+from training.config import from_plain, read_config, require
+from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import average_to, names_below, write_taught
-from training.models.saliency_model import DensityModel, SaliencyModel
+from training.models.prior import PriorConfig
+from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
 
 
 @dataclass(frozen=True)

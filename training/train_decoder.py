@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,19 +18,46 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sal360_ros.errors import one_line_errors
-from sal360_ros.sphere import Array
+from sal360.errors import one_line_errors
+from sal360.sphere import Array
 from training.checkpoint import load_weights, plain_settings
-from training.config import read_config, write_config
-from training.config.train_decoder import TrainDecoderConfig
-from training.data.gaze import Gaze, load_gaze
+from training.config import read_config, require, write_config
+from training.data.gaze.opening import Gaze, GazeConfig, load_gaze
 from training.data.loader import StepSampler, load, steps_per_epoch
-from training.loop import make_fabric, train
-from training.models.saliency_model import SaliencyModel
-from training.prediction_picture import write_predictions
-from training.resume import starting_point
-from training.saliency_loss import saliency_losses
-from training.task import Task
+from training.loop import LoopConfig, Task, make_fabric, starting_point, train
+from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
+from training.optimiser import OptimiserConfig
+from training.pictures import write_predictions
+from training.saliency_loss import SaliencyLossConfig, saliency_losses
+
+
+@dataclass(frozen=True)
+class TrainDecoderConfig:
+    """A decoder on gaze."""
+
+    loop: LoopConfig
+    """The run."""
+    data: GazeConfig
+    """The gaze."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser and schedule."""
+    model: SaliencyModelConfig = field(default_factory=SaliencyModelConfig)
+    """The model."""
+    loss: SaliencyLossConfig = field(default_factory=SaliencyLossConfig)
+    """The loss."""
+    start: str = ""
+    """Checkpoint of a decoder run whose whole model this one starts from, with a schedule of its own."""
+    encoder_weights: str = ""
+    """Checkpoint of a contrastive run whose encoder the model starts from; empty: from `imagenet` or random weights."""
+    imagenet: bool = True
+    """Start the compact encoder from its ImageNet weights, if `encoder_weights` names nothing else."""
+    frozen: Frozen = "encoder"
+    """What stays as it is: the whole encoder; the compact encoder's stages up to stride 4; nothing."""
+
+    def __post_init__(self) -> None:
+        one = not (self.start and self.encoder_weights)
+        require("start", f"{self.start!r} and encoder_weights {self.encoder_weights!r}", one, "at most one of both")
+
 
 _ROWS_OF_PICTURE = 6
 _FOLDERS = ("root", "panoramas")

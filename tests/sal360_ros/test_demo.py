@@ -16,7 +16,7 @@ TIMEOUT_S = 120.0
 
 
 def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sal360_ros.demo", "--height", "64", "--rate", "10", "--output", os.fspath(output)]
+    command = [sys.executable, "-m", "sal360", "demo", "--height", "64", "--rate", "10", "--output", os.fspath(output)]
     return subprocess.Popen(
         [*command, *arguments],
         stdout=subprocess.PIPE,

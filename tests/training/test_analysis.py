@@ -13,24 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from sal360_ros.errors import CheckpointError, one_line_errors
-from sal360_ros.sphere import erp_directions, solid_angles
+from sal360.errors import CheckpointError, one_line_errors
+from sal360.sphere import erp_directions, solid_angles
 from training import analyse
 from training.analysis.change import layer_changes
-from training.analysis.embedding import embed_views, to_plane
-from training.analysis.encoders import read_encoder
+from training.analysis.embedding import EmbeddingConfig, embed_views, to_plane
 from training.analysis.equator import equator_distance, equator_rows
-from training.analysis.predictions import read_predictor
 from training.analysis.view_coverage import TURNS, coverage
 from training.checkpoint import save_checkpoint
-from training.config import ContrastiveConfig, PanoramaConfig, ViewConfig
-from training.config.analysis import EmbeddingConfig
-from training.config.saliency import PriorConfig, SaliencyModelConfig
-from training.data.panoramas import open_panoramas, read_panorama
-from training.data.views import ViewPair
-from training.models.contrastive import ContrastiveModel
+from training.data.panoramas import PanoramaConfig, open_panoramas, read_panorama
+from training.data.views import ViewConfig, ViewPair
+from training.models.contrastive import ContrastiveConfig, ContrastiveModel
 from training.models.encoders import build_encoder
-from training.models.saliency_model import SaliencyModel
+from training.models.prior import PriorConfig
+from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
+from training.trained_models import read_encoder, read_predictor
 
 Run = Callable[[Sequence[str]], int]
 

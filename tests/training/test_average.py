@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sal360_ros.errors import CheckpointError, ParameterError
+from sal360.errors import CheckpointError, ParameterError
 from training.average import AverageConfig, average
 from training.checkpoint import load_state, load_weights, save_checkpoint
-from training.config.saliency import SaliencyModelConfig
-from training.models.saliency_model import SaliencyModel
+from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 
 CONFIG = SaliencyModelConfig(input_height=32, channels=8)
 

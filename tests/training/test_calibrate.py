@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sal360_ros.errors import ParameterError
+from sal360.errors import ParameterError
 from training.calibrate import CalibrateConfig, calibrate, divergence, mean_distance
-from training.config.saliency import SaliencyModelConfig
 from training.models.prior import LAPLACE_SCALE_DEG, equator_log_rows, row_weights
-from training.models.saliency_model import DensityModel, SaliencyModel
+from training.models.saliency_model import DensityModel, SaliencyModel, SaliencyModelConfig
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from sal360_ros.errors import CheckpointError
-from training import checkpoint_folder
-from training.checkpoint import load_state, load_weights, read_header, save_checkpoint
-from training.checkpoint_folder import newest_checkpoint
+from sal360.errors import CheckpointError
+from training import checkpoint
+from training.checkpoint import load_state, load_weights, newest_checkpoint, read_header, save_checkpoint
 
 
 class Model(nn.Module):
@@ -135,7 +134,7 @@ def test_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path, monkeypatch: 
         path.write_bytes(data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint_folder, "_write_flushed", full)
+    monkeypatch.setattr(checkpoint, "_write_flushed", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2)
     assert sorted(tmp_path.rglob("*")) == before
@@ -148,7 +147,7 @@ KILLED_EVERYWHERE = """
     from pathlib import Path
     from torch import nn
     from training import checkpoint
-    from training.checkpoint_folder import newest_checkpoint
+    from training.checkpoint import newest_checkpoint
 
     run, model = Path(sys.argv[1]), nn.Linear(300, 300)
     checkpoint.git_revision = lambda: "test"

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sal360_ros.sphere import Array
-from training.config import ViewConfig
-from training.data.colour import jitter, scale_colours, shift_hue
+from sal360.sphere import Array
+from training.data.views import ViewConfig, jitter, scale_colours, shift_hue
 
 BYTE = 0.75
 """Rounding to bytes, and the matrix product of bytes in fixed point."""

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sal360_ros.errors import DataError, ParameterError
-from training.config import ObjectiveConfig
-from training.contrastive_loss import ContrastiveObjective, noise_contrastive_loss
+from sal360.errors import DataError, ParameterError
+from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig, noise_contrastive_loss
 from training.models.contrastive import ContrastiveOutput
 
 CHANNELS = 8

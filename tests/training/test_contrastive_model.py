@@ -9,11 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sal360_ros.errors import ParameterError
-from training.config import ContrastiveConfig
-from training.models.attention import AveragePooling, SelfAttention, build_attention
-from training.models.contrastive import ContrastiveModel
-from training.models.heads import LocalHead, build_global_head
+from sal360.errors import ParameterError
+from training.models.contrastive import (
+    AveragePooling,
+    ContrastiveConfig,
+    ContrastiveModel,
+    LocalHead,
+    SelfAttention,
+    build_attention,
+    build_global_head,
+)
 
 
 def count(module: nn.Module) -> int:

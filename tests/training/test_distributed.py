@@ -18,7 +18,7 @@ SCRIPT = """
     from torch.optim.optimizer import register_optimizer_step_pre_hook
     from training.config import ContrastiveConfig, LoopConfig, ObjectiveConfig
     from training.config import OptimiserConfig, PanoramaConfig, ViewConfig
-    from training.config.pretrain import PretrainConfig
+    from training.pretrain import PretrainConfig
     from training.data.loader import StepSampler, load
     from training.data.panoramas import PanoramaViews
     from training.data.views import ViewPair

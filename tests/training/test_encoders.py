@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.resnet import resnet50
 from torchvision.models.vgg import cfgs, make_layers
 
-from sal360_ros.errors import CheckpointError, ParameterError
+from sal360.errors import CheckpointError, ParameterError
 from training.models.encoders import ENCODER_NAMES, Encoder, build_encoder, normalise
 
 

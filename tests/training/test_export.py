@@ -13,20 +13,18 @@ import onnx
 import pytest
 import torch
 
-from sal360_ros.backends import open_model
-from sal360_ros.backends.engine_build import build_engine
-from sal360_ros.backends.engine_file import read_engine, sha256, sidecar_path
-from sal360_ros.backends.tensorrt_library import load_tensorrt
-from sal360_ros.errors import ModelError, ParameterError, one_line_errors
-from sal360_ros.spec import read_onnx_spec
-from sal360_ros.weights import bundled_model
+from sal360.errors import ModelError, ParameterError, one_line_errors
+from sal360.runtimes import open_model
+from sal360.runtimes.tensorrt.builder import build_engine, load_tensorrt
+from sal360.runtimes.tensorrt.engine import read_engine, sha256, sidecar_path
+from sal360.spec import read_onnx_spec
+from sal360.weights import bundled_model
 from training import export as command
 from training.checkpoint import plain_settings, save_checkpoint
-from training.config.export import ExportConfig
-from training.config.saliency import SaliencyModelConfig
+from training.export import ExportConfig
 from training.exporting import parity, quantise
-from training.exporting.frames import panorama_frames
-from training.models.saliency_model import SaliencyModel
+from training.exporting.quantise import panorama_frames
+from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 
 # the optimiser of onnxscript and NNCF's own parts
 pytestmark = [

@@ -11,19 +11,16 @@ import cv2
 import numpy as np
 import pytest
 
-from sal360_ros.errors import DataError, ParameterError
-from sal360_ros.sphere import angular_distance, nearest_pixel, solid_angles, vector_to_angles
-from training.config.gaze import GazeConfig
-from training.data import salient360, sitzmann, vr_eyetracking
-from training.data.binary_maps import read_density
+from sal360.errors import DataError, ParameterError
+from sal360.sphere import angular_distance, nearest_pixel, solid_angles, vector_to_angles
 from training.data.check import main as check_main
-from training.data.gaze_records import open_gaze
-from training.data.salient360 import Salient360
-from training.data.scanpath import directions_of_positions
-from training.data.sitzmann import Sitzmann, read_runs
-from training.data.splits import read_first_column, salient360_split
-from training.data.video_frames import check_video
-from training.data.vr_eyetracking import VrEyeTracking
+from training.data.gaze import salient360, sitzmann, vr_eyetracking
+from training.data.gaze.opening import GazeConfig, open_gaze
+from training.data.gaze.records import directions_of_positions
+from training.data.gaze.salient360 import Salient360, read_density
+from training.data.gaze.sitzmann import Sitzmann, read_runs
+from training.data.gaze.splits import read_first_column, salient360_split
+from training.data.gaze.vr_eyetracking import VrEyeTracking, check_video_frames
 
 HEADER = "Idx, longitude, latitude, start timestamp\n"
 
@@ -384,11 +381,11 @@ def test_check_counts_and_names_what_a_copy_lacks(
 def test_a_video_that_was_cut_short_is_named(tmp_path, options):
     path = tmp_path / "001.mp4"
     write_video(path, 100, **options)
-    check_video(path)
+    check_video_frames(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(DataError, match=r"001\.mp4 (is cut short|cannot be read)"):
-        check_video(path)
+        check_video_frames(path)
 
 
 def test_a_whole_copy_is_called_complete(salient360_root, monkeypatch, capsys):

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sal360_ros.ground_truth import GazeRecord
-from sal360_ros.sphere import Array, angles_to_vector, erp_directions
+from sal360.ground_truth import GazeRecord
+from sal360.sphere import Array, angles_to_vector, erp_directions
 from training.config import read_config
-from training.config.gaze import AugmentConfig
-from training.config.train_decoder import TrainDecoderConfig
-from training.data.gaze_panoramas import GazePanoramas, stretch_band
+from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, stretch_band
 from training.data.loader import steps_per_epoch
+from training.train_decoder import TrainDecoderConfig
 
 MAP, HEIGHT = (32, 64), 64
 EVERYTHING = AugmentConfig(flip=True, yaw="free", stretch=0.5, copies=4)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sal360_ros.errors import ModelError
+from sal360.errors import ModelError
 from training.exporting.graph_cost import graph_cost
 
 

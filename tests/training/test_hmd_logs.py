@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from sal360_ros.errors import DataError, ParameterError
-from sal360_ros.sphere import angular_distance
-from training.data.hmd_logs import VelocityThreshold, detect_fixations, read_fixation_list, read_hmd_log
-from training.data.scanpath import directions_of_positions
+from sal360.errors import DataError, ParameterError
+from sal360.sphere import angular_distance
+from training.data.gaze.hmd_logs import VelocityThreshold, detect_fixations, read_fixation_list, read_hmd_log
+from training.data.gaze.records import directions_of_positions
 
 RATE_HZ = 120
 TARGETS = np.array([[0.25, 0.5], [0.2, 0.4], [0.02, 0.55], [0.98, 0.6]])  # the last step crosses the seam

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from training.models.longitude import WrappedConv2d, wrap_columns, wrap_longitude
+from training.models.layers import WrappedConv2d, wrap_columns, wrap_longitude
 
 
 def test_seam_columns_are_neighbours() -> None:

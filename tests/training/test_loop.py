@@ -13,16 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sal360_ros.errors import CheckpointError, ParameterError, TrainingError
-from training import checkpoint, checkpoint_folder
-from training.config import LoopConfig, OptimiserConfig
-from training.curves import Curves
+from sal360.errors import CheckpointError, ParameterError, TrainingError
+from training import checkpoint
+from training.curves import Curves, read_curves
 from training.data.loader import StepSampler, load, steps_per_epoch
-from training.loop import make_fabric, train
-from training.optimiser import learning_rate, make_optimiser
-from training.resume import starting_point
-from training.run_picture import read_curves
-from training.task import Task
+from training.loop import LoopConfig, Task, make_fabric, starting_point, train
+from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
 
 SAMPLES = 12
 
@@ -143,7 +139,7 @@ def run(config: LoopConfig, optimiser: OptimiserConfig = SGD, **options: Any) ->
 
 
 def final_tensors(folder: Path) -> dict[str, Any]:
-    newest = checkpoint_folder.newest_checkpoint(folder)
+    newest = checkpoint.newest_checkpoint(folder)
     assert newest is not None
     state = checkpoint.load_state(newest)
     weights = checkpoint.load_file(newest / "model.safetensors")
@@ -203,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays_whole(tmp_path
 def test_a_full_disk_stops_and_the_checkpoint_before_stays_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, writes = checkpoint_folder._write_flushed, []
+    write, writes = checkpoint._write_flushed, []
 
     def full(path: Path, data: bytes) -> None:
         writes.append(path)
@@ -211,7 +207,7 @@ def test_a_full_disk_stops_and_the_checkpoint_before_stays_whole(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, data)
 
-    monkeypatch.setattr(checkpoint_folder, "_write_flushed", full)
+    monkeypatch.setattr(checkpoint, "_write_flushed", full)
     with pytest.raises(OSError, match="No space"):
         run(settings(tmp_path))
     assert checkpoint.load_state(tmp_path / "last")["same"]["batch_size"] == 4

@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sal360_ros.errors import ParameterError
-from sal360_ros.sphere import solid_angles
+from sal360.errors import ParameterError
+from sal360.sphere import solid_angles
 from training.checkpoint import load_weights, save_checkpoint
-from training.config.saliency import SaliencyModelConfig
-from training.models.decoder import upsample_circular
-from training.models.imagenet import normalise
-from training.models.multiscale import ScaleAttention
-from training.models.saliency_model import DensityModel, SaliencyModel
+from training.models.decoders import ScaleAttention, upsample_circular
+from training.models.layers import normalise
+from training.models.saliency_model import DensityModel, SaliencyModel, SaliencyModelConfig
 
 
 def make_model(scales: int, height: int = 128, **settings: object) -> SaliencyModel:

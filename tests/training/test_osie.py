@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sal360_ros.errors import DataError
-from training.data.osie import HEIGHT_PX, WIDTH_PX, read_osie
-from training.data.splits import split_folds
+from sal360.errors import DataError
+from training.data.gaze.osie import HEIGHT_PX, WIDTH_PX, read_osie
+from training.data.gaze.splits import split_folds
 
 WriteOsie = Callable[..., Path]
 

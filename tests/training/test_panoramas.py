@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sal360_ros.errors import DataError
-from sal360_ros.sphere import Array
-from training.config import LoopConfig, PanoramaConfig, ViewConfig
+from sal360.errors import DataError
+from sal360.sphere import Array
 from training.data.loader import StepSampler, load
-from training.data.panoramas import PanoramaViews, describe, open_panoramas, read_panorama
+from training.data.panoramas import PanoramaConfig, PanoramaViews, describe, open_panoramas, read_panorama
 from training.data.shards import ShardedViews, Shards, WriteShardsConfig, open_shards, write_shards
-from training.data.views import ViewPair
+from training.data.views import ViewConfig, ViewPair
+from training.loop import LoopConfig
 
 HEIGHT = 32
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from training.checkpoint import load_weights, save_checkpoint
-from training.config import ContrastiveConfig, read_config
-from training.config.train_decoder import TrainDecoderConfig
-from training.models.contrastive import ContrastiveModel
-from training.models.decoder import PaperDecoder
+from training.config import read_config
+from training.models.contrastive import ContrastiveConfig, ContrastiveModel
+from training.models.decoders import PaperDecoder
 from training.models.saliency_model import SaliencyModel
+from training.train_decoder import TrainDecoderConfig
 
 
 def row(repository: Path, *options: str) -> TrainDecoderConfig:

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sal360_ros.projection import place_on_sphere
-from sal360_ros.sphere import Array, erp_directions, nearest_pixel, solid_angles
-from training.config.placement import PlacementConfig
-from training.data.placed_photographs import PlacedPhotographs, crop, vary_exposure
-from training.data.placement import (
+from sal360.projection import place_on_sphere
+from sal360.sphere import Array, erp_directions, nearest_pixel, solid_angles
+from training.data.gaze.placed_photographs import (
+    PlacedPhotographs,
+    PlacementConfig,
     bounding_window,
+    crop,
     draw_picture,
     gaze_on_sphere,
     inset_at,
+    vary_exposure,
     viewport_at,
 )
 

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from sal360_ros.errors import one_line_errors
-from training import checkpoint, checkpoint_folder, pretrain
-from training.config import PanoramaConfig, ViewConfig, read_config
-from training.config.pretrain import PretrainConfig
+from sal360.errors import one_line_errors
+from training import checkpoint, pretrain
+from training.config import read_config
+from training.curves import read_curves
+from training.data.panoramas import PanoramaConfig
 from training.data.shards import WriteShardsConfig, write_shards
+from training.data.views import ViewConfig
+from training.pretrain import PretrainConfig
 from training.retrieval import Retrieval, top_scores
-from training.run_picture import read_curves
 
 TINY = (
     "--config",
@@ -70,7 +72,7 @@ def command(
 
 
 def tensors(run: Path) -> dict[str, Any]:
-    newest = checkpoint_folder.newest_checkpoint(run)
+    newest = checkpoint.newest_checkpoint(run)
     assert newest is not None
     state = checkpoint.load_state(newest)
     bank = {name: value for name, value in state["task"].items() if isinstance(value, torch.Tensor)}
@@ -236,7 +238,7 @@ def test_a_full_disk_is_one_line(
     def full(path: Path, _data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint_folder, "_write_flushed", full)
+    monkeypatch.setattr(checkpoint, "_write_flushed", full)
     assert command("--loop.steps=1") == 2
     assert "error: the disk is full (" in capsys.readouterr().err
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from sal360_ros.weights import bundled_model
+from sal360.weights import bundled_model
 from training.analyse import ANALYSES
 from training.average import AverageConfig
 from training.calibrate import CalibrateConfig
 from training.config import read_config
-from training.config.evaluate import EvaluateConfig
-from training.config.export import ExportConfig
-from training.config.pretrain import PretrainConfig
-from training.config.train_decoder import TrainDecoderConfig
 from training.data.check import INVENTORIES
+from training.evaluate import EvaluateConfig
+from training.export import ExportConfig
+from training.pretrain import PretrainConfig
 from training.teach import TeachConfig
+from training.train_decoder import TrainDecoderConfig
 
 KINDS = {"pretrain": PretrainConfig, "train_decoder": TrainDecoderConfig, "evaluate": EvaluateConfig}
 
@@ -99,7 +99,7 @@ def test_every_command_of_make_weights_is_accepted_and_starts_from_what_came_bef
     forms = [bundled_model("fp32"), bundled_model("int8")]
     files = [path for path in sorted(made) if path.endswith(".onnx")]
     assert [Path(path).name for path in files] == [path.name for path in forms]
-    assert f"cp {' '.join(files)} sal360_ros/weights/" in done.stdout
+    assert f"cp {' '.join(files)} sal360/weights/" in done.stdout
     assert config.version in Path(config.checkpoint).parent.name  # nothing of another version is taken for this one's
 
 

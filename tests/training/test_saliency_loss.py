@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sal360_ros.errors import ParameterError
-from sal360_ros.sphere import solid_angles
-from training.config.saliency_loss import SaliencyLossConfig
-from training.saliency_loss import saliency_losses
+from sal360.errors import ParameterError
+from sal360.sphere import solid_angles
+from training.saliency_loss import SaliencyLossConfig, saliency_losses
 
 H, W = 6, 12
 

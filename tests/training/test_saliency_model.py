@@ -10,14 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sal360_ros.errors import ParameterError
-from sal360_ros.sphere import solid_angles
-from training.config.saliency import CalibrationConfig, Frozen, PriorConfig, SaliencyModelConfig
-from training.models.blur import blur_matrices
+from sal360.errors import ParameterError
+from sal360.sphere import solid_angles
 from training.models.compact import CircularConv2d
-from training.models.decoder import upsample_circular
-from training.models.prior import equator_log_rows, row_weights
-from training.models.saliency_model import DensityModel, SaliencyModel
+from training.models.decoders import upsample_circular
+from training.models.prior import PriorConfig, equator_log_rows, row_weights
+from training.models.saliency_model import (
+    CalibrationConfig,
+    DensityModel,
+    Frozen,
+    SaliencyModel,
+    SaliencyModelConfig,
+    blur_matrices,
+)
 
 HEIGHT = 96
 

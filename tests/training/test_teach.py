@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from sal360_ros.errors import DataError, ParameterError
-from sal360_ros.sphere import Array
+from sal360.errors import DataError, ParameterError
+from sal360.sphere import Array
 from training.checkpoint import save_checkpoint
-from training.config.gaze import GazeConfig
-from training.config.placement import PlacementConfig
-from training.config.saliency import SaliencyModelConfig
-from training.data.placed_photographs import PlacedPhotographs
+from training.data.gaze.opening import GazeConfig
+from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
 from training.data.taught_maps import read_taught, write_taught
 from training.models.prior import row_weights
-from training.models.saliency_model import SaliencyModel
+from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 from training.teach import TeachConfig, teach
 
 MODEL = SaliencyModelConfig(input_height=64, channels=8)

@@ -11,17 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from sal360_ros.errors import CheckpointError, DataError, ParameterError
+from sal360.errors import CheckpointError, DataError, ParameterError
 from training.checkpoint import read_header
-from training.config import LoopConfig, OptimiserConfig
-from training.config.gaze import GazeConfig
-from training.config.placement import PlacementConfig
-from training.config.saliency import SaliencyModelConfig
-from training.config.train_decoder import TrainDecoderConfig
+from training.data.gaze.opening import GazeConfig
+from training.data.gaze.placed_photographs import PlacementConfig
 from training.data.taught_maps import write_taught
-from training.models.saliency_model import SaliencyModel
-from training.optimiser import make_optimiser
-from training.train_decoder import train_decoder
+from training.loop import LoopConfig
+from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
+from training.optimiser import OptimiserConfig, make_optimiser
+from training.train_decoder import TrainDecoderConfig, train_decoder
 
 WriteOsie = Callable[..., Path]
 

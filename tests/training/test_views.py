@@ -11,11 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sal360_ros.errors import ParameterError
-from sal360_ros.sphere import Array, angular_distance, erp_directions, pixel_to_vector
-from training.config import ViewConfig
-from training.data.view_picture import draw_views, write_views
-from training.data.views import BOTTOM_TO_FRONT, TOP_TO_FRONT, Crop, ViewPair, crop_and_shift, draw_crop, resize
+from sal360.errors import ParameterError
+from sal360.sphere import Array, angular_distance, erp_directions, pixel_to_vector
+from training.data.views import (
+    BOTTOM_TO_FRONT,
+    TOP_TO_FRONT,
+    Crop,
+    ViewConfig,
+    ViewPair,
+    crop_and_shift,
+    draw_crop,
+    resize,
+)
+from training.pictures import draw_views, write_views
 
 PLAIN = {
     "height": 32,

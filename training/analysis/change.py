@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from sal360_ros.errors import CheckpointError
-from training.analysis.encoders import checkpoint_name
+from sal360.errors import CheckpointError
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.checkpoint import read_header, read_tensors
-from training.config.analysis import ChangeConfig
+from training.config import require
 from training.models.encoders import build_encoder
+from training.trained_models import checkpoint_name
+
+
+@dataclass(frozen=True)
+class ChangeConfig:
+    """Distance of two checkpoints of a run, layer by layer (supplementary, Figure 4)."""
+
+    before: tuple[str, ...]
+    """Earlier checkpoints, one an encoder."""
+    after: tuple[str, ...]
+    """Later checkpoints of the same encoders, in the same order."""
+    output: str
+    """Folder for change.csv and change.png."""
+
+    def __post_init__(self) -> None:
+        require("before", "empty", len(self.before) > 0, "at least one checkpoint")
+        equal = len(self.before) == len(self.after)
+        require("after", f"{len(self.after)} checkpoints", equal, f"as many as before, {len(self.before)}")
 
 
 def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
@@ -32,8 +50,8 @@ def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[s
         if new is None or new.shape != old.shape:
             raise CheckpointError(
                 f"{name} is {'missing' if new is None else tuple(new.shape)} in the later checkpoint",
-                f"{tuple(old.shape)}, as in the earlier one",
                 "give two checkpoints of the same encoder",
+                expected=f"{tuple(old.shape)}, as in the earlier one",
             )
         norm = float(old.double().norm())
         changes[name] = float((new.double() - old.double()).norm()) / norm if norm > 0 else math.nan

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.analysis.encoders import latents, open_large_enough, read_encoder
 from training.analysis.results import new_figure, write_results
-from training.config.analysis import CorrelationConfig
+from training.config import require
+from training.data.panoramas import PanoramaConfig
+from training.trained_models import latents, open_large_enough, read_encoder
+
+
+@dataclass(frozen=True)
+class CorrelationConfig:
+    """Inter-map correlation of the latents (supplementary, Table 2)."""
+
+    checkpoints: tuple[str, ...]
+    """Contrastive checkpoints, one an encoder: run or checkpoint folders, or .safetensors files."""
+    data: PanoramaConfig
+    """Panoramas whose latents are measured; they are read at least as large as the encoders take them."""
+    output: str
+    """Folder for correlation.csv and correlation.png."""
+
+    def __post_init__(self) -> None:
+        require("checkpoints", "empty", len(self.checkpoints) > 0, "at least one checkpoint")
+
 
 PAPER_CORRELATION = {"VGG16": 0.295, "ResNet50": 0.107}
 """Table 2, on 24 panoramas of Salient360!."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,39 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sal360_ros.errors import ParameterError
-from sal360_ros.sphere import Array
-from training.analysis.encoders import TrainedEncoder, open_large_enough, read_encoder
+from sal360.errors import ParameterError
+from sal360.sphere import Array
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
-from training.config.analysis import EmbeddingConfig
-from training.data.panoramas import Panoramas
-from training.data.views import ViewPair, resize, to_planes
+from training.config import require, require_at_least
+from training.data.panoramas import PanoramaConfig, Panoramas
+from training.data.views import ViewConfig, ViewPair, resize, to_planes
+from training.trained_models import TrainedEncoder, open_large_enough, read_encoder
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """Pictures of the embeddings by t-SNE (supplementary, Figure 5)."""
+
+    checkpoints: tuple[str, ...]
+    """Contrastive checkpoints, one an encoder: run or checkpoint folders, or .safetensors files."""
+    data: PanoramaConfig
+    """Panoramas that are embedded; they are read at least as large as the encoders take them."""
+    output: str
+    """Folder for embedding.csv and embedding.png."""
+    turned_views: int = 4
+    """Turned views of each panorama that are embedded beside the plain one."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """How they are drawn, at each encoder's own height."""
+    perplexity: float = 0.0
+    """Of t-SNE, about how many neighbours count; 0: a third of the points, at most 30."""
+    seed: int = 0
+    """Of the views and of t-SNE."""
+
+    def __post_init__(self) -> None:
+        require("checkpoints", "empty", len(self.checkpoints) > 0, "at least one checkpoint")
+        require_at_least("turned_views", self.turned_views, 0)
+        require_at_least("perplexity", self.perplexity, 0)
+        require_at_least("seed", self.seed, 0)
 
 
 @torch.inference_mode()
@@ -51,8 +77,8 @@ def to_plane(embeddings: Array, perplexity: float, seed: int) -> Array:
     if count < 4 or perplexity >= count:
         raise ParameterError(
             f"there are {count} embeddings for a perplexity of {perplexity:g}",
-            "at least 4, and more than the perplexity",
             "add panoramas or turned_views, or lower --perplexity",
+            expected="at least 4, and more than the perplexity",
         )
     points: Array = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings)
     return points

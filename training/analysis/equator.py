@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from sal360_ros.metrics import kld
-from sal360_ros.sphere import Array
-from training.analysis.encoders import open_large_enough
-from training.analysis.predictions import read_predictor
+from sal360.metrics import kld
+from sal360.sphere import Array
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
-from training.config.analysis import EquatorConfig
-from training.config.saliency import PriorConfig
-from training.models.prior import equator_log_rows
+from training.config import require, require_between
+from training.data.panoramas import PanoramaConfig
+from training.models.prior import PriorConfig, equator_log_rows
+from training.trained_models import open_large_enough, read_predictor
+
+
+@dataclass(frozen=True)
+class EquatorConfig:
+    """Distance of predictions to the equator prior (supplementary, Table 3)."""
+
+    models: tuple[str, ...]
+    """Model files (.onnx and engines) or saliency checkpoints; the name `bundled` is the bundled model."""
+    data: PanoramaConfig
+    """Panoramas that are predicted; they are read at least as large as the models take them."""
+    output: str
+    """Folder for equator.csv and equator.png."""
+    prior_strength: float = 1.0
+    """Power of the models' own equator prior in their predictions; 0 asks what they say without it."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """The equator prior that predictions are compared with."""
+
+    def __post_init__(self) -> None:
+        require("models", "empty", len(self.models) > 0, "at least one model")
+        require_between("prior_strength", self.prior_strength, 0, 4)
+
 
 PAPER_KLD = {"VGG16": 1.867, "ResNet50": 2.507}
 """Table 3, on 24 panoramas of Salient360!, by the paper's own measure of the distance."""

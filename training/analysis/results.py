@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sal360_ros.files import write_text, written_beside
+from sal360.files import write_text, written_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

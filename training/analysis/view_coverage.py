@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sal360_ros.projection import rotate_erp
-from sal360_ros.sphere import Array, erp_directions
+from sal360.projection import rotate_erp
+from sal360.sphere import Array, erp_directions
 from training.analysis.results import new_figure, write_results
-from training.config.analysis import ViewCoverageConfig
-from training.data.panoramas import open_panoramas
-from training.data.views import BOTTOM_TO_FRONT, TOP_TO_FRONT, ViewPair, resize
+from training.config import require_at_least
+from training.data.panoramas import PanoramaConfig, open_panoramas
+from training.data.views import BOTTOM_TO_FRONT, TOP_TO_FRONT, ViewConfig, ViewPair, resize
+
+
+@dataclass(frozen=True)
+class ViewCoverageConfig:
+    """The views and what of the sphere they show (supplementary, Figure 7)."""
+
+    data: PanoramaConfig
+    """Panoramas; the first `panoramas` of them are drawn."""
+    output: str
+    """Folder for views.csv and views.png."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """How the turned views are drawn."""
+    panoramas: int = 4
+    """Rows of the figure."""
+    seed: int = 0
+    """Of the views."""
+
+    def __post_init__(self) -> None:
+        require_at_least("panoramas", self.panoramas, 1)
+        require_at_least("seed", self.seed, 0)
+
 
 POLAR_ELEVATION_RAD = math.pi / 4
 """Beyond it a cap counts as polar; both caps together are 29 % of the sphere and half of a panorama's pixels."""

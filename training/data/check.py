@@ -12,11 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from sal360_ros.errors import DataError, one_line_errors
-from training.data import salient360, sitzmann, vr_eyetracking
-from training.data.inventory import Inventory, check_picture_end
-from training.data.osie import read_osie
-from training.data.pairing import require_folder
+from sal360.errors import DataError, one_line_errors
+from training.data.gaze import salient360, sitzmann, vr_eyetracking
+from training.data.gaze.dataset_files import Inventory, check_picture_end, require_folder
+from training.data.gaze.osie import read_osie
 
 OSIE_PHOTOGRAPHS, OSIE_FIXATIONS, OSIE_PEOPLE = 600, 84_290, 15
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from sal360_ros.errors import DataError, ParameterError, Sal360Error
+from sal360.errors import DataError, ParameterError, Sal360Error
 
 Key = tuple[int, int]
 """(epoch, index): a dataset's `__getitem__` gets both, so that its random draws differ between epochs."""
@@ -52,8 +52,8 @@ class StepSampler(Sampler[list[Key]]):
         if batch_size % (world * parts):
             raise ParameterError(
                 f"loop.batch_size is {batch_size}",
-                f"a multiple of {world} processes x {parts} parts",
                 "set --loop.batch_size or --loop.accumulate",
+                expected=f"a multiple of {world} processes x {parts} parts",
             )
 
     def __len__(self) -> int:
@@ -79,7 +79,9 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     """
     if batch_size > count:
         raise ParameterError(
-            f"loop.batch_size is {batch_size}", f"at most the {count} samples of the data", "set --loop.batch_size"
+            f"loop.batch_size is {batch_size}",
+            "set --loop.batch_size",
+            expected=f"at most the {count} samples of the data",
         )
     return count // batch_size
 
@@ -112,13 +114,13 @@ class Failure(NamedTuple):
     """A DataError on its way out of a loader process; torch would turn it into the text of a traceback."""
 
     found: str
-    expected: str
     remedy: str
+    expected: str
 
     @classmethod
     def of(cls, error: Sal360Error) -> Failure:
         """What the error says."""
-        return cls(error.found, error.expected, error.remedy)
+        return cls(error.found, error.remedy, error.expected)
 
 
 def raise_failures(batches: Iterable[Any]) -> Iterator[Any]:
@@ -129,7 +131,7 @@ def raise_failures(batches: Iterable[Any]) -> Iterator[Any]:
     """
     for batch in batches:
         if isinstance(batch, Failure):
-            raise DataError(*batch)
+            raise DataError(batch.found, batch.remedy, expected=batch.expected)
         yield batch
 
 

@@ -18,13 +18,31 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from sal360_ros.errors import DataError, FrameError
-from sal360_ros.files import write_text, written_beside
-from sal360_ros.predictor import check_frame
-from sal360_ros.sphere import Array
-from training.config import PanoramaConfig
+from sal360.errors import DataError, FrameError
+from sal360.files import write_text, written_beside
+from sal360.predictor import check_frame
+from sal360.sphere import Array
+from training.config import require, require_at_least
 from training.data.loader import Key
 from training.data.views import ViewPair, resize
+
+
+@dataclass(frozen=True)
+class PanoramaConfig:
+    """Where the panoramas are and how large they are read."""
+
+    root: str
+    """Folder of panoramas (jpg, png, webp; searched recursively), or of the tar shards that
+    `python -m training.data.shards` wrote."""
+    height: int = 160
+    """Rows to which a panorama is reduced when it is read, pixels; the width is twice that."""
+    cache: str = ""
+    """Folder for the decoded panoramas (uint8, memory-mapped, made once); empty decodes each time anew."""
+
+    def __post_init__(self) -> None:
+        require("data.root", repr(self.root), bool(self.root.strip()), "a folder of panoramas")
+        require_at_least("data.height", self.height, 16)
+
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_UNUSABLE = 0.1
@@ -51,11 +69,11 @@ def read_panorama(path: str | Path, height: int, data: bytes | None = None) -> A
             picture.draft("RGB", (2 * height, height))  # a large JPEG is decoded at the nearest larger size
             pixels = np.asarray(picture.convert("RGB"))
     except FrameError as error:
-        raise DataError(f"{path}: {error.found}", error.expected, "convert or remove it") from None
+        raise DataError(f"{path}: {error.found}", "convert or remove it", expected=error.expected) from None
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
         # ValueError, SyntaxError: Pillow's answers to some malformed headers
         reason = "the file is missing" if isinstance(error, FileNotFoundError) else f"cannot be decoded ({error})"
-        raise DataError(f"{path}: {reason}", "a whole jpg, png or webp", "replace or remove it") from None
+        raise DataError(f"{path}: {reason}", "replace or remove it", expected="a whole jpg, png or webp") from None
     return resize(pixels, height)
 
 
@@ -112,7 +130,7 @@ def open_panoramas(config: PanoramaConfig) -> Panoramas:
     """
     root = Path(config.root)
     if not root.is_dir():
-        raise DataError(f"{root} is no folder", "a folder of panoramas", "check the path")
+        raise DataError(f"{root} is no folder", "check the path", expected="a folder of panoramas")
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not config.cache:
         panoramas = _checked(paths, config, None)
@@ -140,10 +158,12 @@ def refuse_unusable(usable: int, unusable: Sequence[str], where: str) -> None:
     example = f" (first: {unusable[0]})" if unusable else ""
     if usable < 2:
         found = f"{where} has {usable} usable panoramas and {len(unusable)} unusable files{example}"
-        raise DataError(found, "at least 2 panoramas in jpg, png or webp, twice as wide as high", "check the path")
+        raise DataError(
+            found, "check the path", expected="at least 2 panoramas in jpg, png or webp, twice as wide as high"
+        )
     if len(unusable) > MAX_UNUSABLE * (usable + len(unusable)):
         found = f"{len(unusable)} of {usable + len(unusable)} files in {where} are unusable{example}"
-        raise DataError(found, f"at most {MAX_UNUSABLE:.0%}", "repair or remove them, or check the path")
+        raise DataError(found, "repair or remove them, or check the path", expected=f"at most {MAX_UNUSABLE:.0%}")
 
 
 def describe(panoramas: Panoramas) -> str:

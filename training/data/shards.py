@@ -21,14 +21,14 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from sal360_ros.errors import DataError, one_line_errors
-from sal360_ros.files import write_text, written_beside
-from sal360_ros.sphere import Array
-from training.config import LoopConfig, PanoramaConfig, read_config
-from training.config.ranges import require_at_least
+from sal360.errors import DataError, one_line_errors
+from sal360.files import write_text, written_beside
+from sal360.sphere import Array
+from training.config import read_config, require_at_least
 from training.data.loader import Failure, collate_or_fail, loader_options, raise_failures
-from training.data.panoramas import describe, open_panoramas, read_panorama
+from training.data.panoramas import PanoramaConfig, describe, open_panoramas, read_panorama
 from training.data.views import ViewPair
+from training.loop import LoopConfig
 
 INDEX = "shards.json"
 
@@ -61,10 +61,10 @@ class Shards:
                 samples = [_picture(sample, url) for sample in group_by_keys(files)]
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error.args[0]
-            raise DataError(f"{url} cannot be read ({reason})", "a whole shard", "copy it again") from None
+            raise DataError(f"{url} cannot be read ({reason})", "copy it again", expected="a whole shard") from None
         if len(samples) != self.counts[shard]:
             expected = f"the {self.counts[shard]} that {INDEX} says"
-            raise DataError(f"{url} holds {len(samples)} panoramas", expected, "copy it again")
+            raise DataError(f"{url} holds {len(samples)} panoramas", "copy it again", expected=expected)
         return samples
 
     def first(self, count: int, height: int) -> list[Array]:
@@ -90,7 +90,9 @@ def open_shards(root: str) -> Shards | None:
         return Shards(root, tuple(each["name"] for each in entries), tuple(each["count"] for each in entries))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{root}/{INDEX} cannot be read ({reason})", "an index of shards", "write them again") from None
+        raise DataError(
+            f"{root}/{INDEX} cannot be read ({reason})", "write them again", expected="an index of shards"
+        ) from None
 
 
 class ShardedViews(IterableDataset[Any]):
@@ -134,8 +136,8 @@ class ShardedViews(IterableDataset[Any]):
             raise DataError(
                 f"{len(shards.names)} shards of {min(shards.counts)} panoramas cannot feed {self.lanes * world} readers"
                 f" with batches of {loop.batch_size}",
-                "a batch for each reader from its share of the shards",
                 "set --loop.workers or --loop.batch_size, or write more or larger shards",
+                expected="a batch for each reader from its share of the shards",
             )
         self.batches_per_epoch = batches_each * self.lanes
         self.steps_per_epoch = self.batches_per_epoch // loop.accumulate
@@ -207,7 +209,7 @@ def write_shards(config: WriteShardsConfig) -> Shards:
 
     out = Path(config.out)
     if (out / INDEX).exists():
-        raise DataError(f"{out / INDEX} exists", "a folder without shards", "choose another --out")
+        raise DataError(f"{out / INDEX} exists", "choose another --out", expected="a folder without shards")
     panoramas = open_panoramas(config.data)
     print(describe(panoramas), file=sys.stderr)
     order = np.random.default_rng(0).permutation(len(panoramas))

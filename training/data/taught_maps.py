@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sal360_ros.errors import DataError
-from sal360_ros.files import written_beside
-from sal360_ros.sphere import Array
+from sal360.errors import DataError
+from sal360.files import written_beside
+from sal360.sphere import Array
 
 
 def write_taught(path: str | Path, maps: Mapping[str, Array]) -> None:
@@ -34,24 +34,26 @@ def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int
     """
     remedy = "run python -m training.teach with these panoramas"
     if not Path(path).is_file():
-        raise DataError(f"there is no {path}", "maps of the panoramas", remedy)
+        raise DataError(f"there is no {path}", remedy, expected="maps of the panoramas")
     try:
         with open(path, "rb") as file, np.load(file) as archive:  # np.load alone leaves a broken file open
             stored = {name: archive[name] for name in archive.files}
     except Exception as error:  # numpy's reader lets through whatever zip, zlib, its header's parser and itself raise
-        raise DataError(f"{path} cannot be read ({error})", "maps of the panoramas", remedy) from None
+        raise DataError(f"{path} cannot be read ({error})", remedy, expected="maps of the panoramas") from None
     maps = []
     for name in names:
         density = stored.get(name)
         if density is None:
-            raise DataError(f"{path} has no map of {name}", "one of every panorama", remedy)
+            raise DataError(f"{path} has no map of {name}", remedy, expected="one of every panorama")
         if not _is_density(density):
-            raise DataError(f"the map of {name} in {path} is no density", "(h, 2h), finite, not negative", remedy)
+            raise DataError(
+                f"the map of {name} in {path} is no density", remedy, expected="(h, 2h), finite, not negative"
+            )
         if density.shape[0] < map_size[0]:
             raise DataError(
                 f"the map of {name} in {path} is {density.shape[0]} x {density.shape[1]}",
-                f"{map_size[0]} x {map_size[1]} or more, the model's own map",
                 "run python -m training.teach with a finer stride",
+                expected=f"{map_size[0]} x {map_size[1]} or more, the model's own map",
             )
         maps.append(average_to(density, map_size))
     return maps

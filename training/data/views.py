@@ -10,15 +10,116 @@ What is drawn depends on (seed, epoch, index) alone, whichever process draws it.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 
-from sal360_ros.projection import remap_sphere, rotate_erp, rotation_maps
-from sal360_ros.sphere import Array, random_rotation, rotation_yaw_pitch_roll
-from training.config import ViewConfig
-from training.data.colour import jitter
+from sal360.projection import remap_sphere, rotate_erp, rotation_maps
+from sal360.sphere import Array, random_rotation, rotation_yaw_pitch_roll
+from training.config import require, require_at_least, require_between
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How the plain view x and the turned view x_t are made of one panorama."""
+
+    family: Literal["paper", "rotation"] = "paper"
+    """paper: top or bottom to the front, crop, translation; rotation: any turn of the sphere, all of it kept."""
+    correspondence: bool = False
+    """Also return, for every pixel of x_t, where it lies in x; with family rotation only."""
+    height: int = 160
+    """Rows of the views, pixels; they are twice as wide."""
+    flip_probability: float = 0.5
+    """Of mirroring the panorama left to right, before both views."""
+    crop_scale: float = 0.75
+    """Smallest share of the turned panorama's area that a crop keeps; 1 never crops."""
+    crop_ratio: tuple[float, float] = (0.7, 1.4)
+    """Width to height of a crop, relative to the panorama's own 2:1; ends on either side of 1."""
+    translation_px: float = 10.0
+    """Largest shift along each axis, pixels of the view; what is uncovered is mirrored."""
+    translation_probability: float = 0.8
+    """Of shifting at all."""
+    brightness: float = 0.4
+    """Colour jitter: factors are drawn from 1 ± this."""
+    contrast: float = 0.4
+    """Colour jitter: factors are drawn from 1 ± this."""
+    saturation: float = 0.4
+    """Colour jitter: factors are drawn from 1 ± this."""
+    hue: float = 0.2
+    """Colour jitter: shifts are drawn from ± this, in turns of the colour wheel."""
+    jitter_probability: float = 0.8
+    """Of colour jitter at all."""
+    grey_probability: float = 0.25
+    """Of taking the colour away."""
+
+    def __post_init__(self) -> None:
+        require("views.height", self.height, self.height >= 32 and self.height % 32 == 0, "a multiple of 32")
+        fits = self.family == "rotation" or not self.correspondence
+        require("views.correspondence", self.correspondence, fits, "false, or views.family rotation")
+        for name in ("flip", "translation", "jitter", "grey"):
+            require_between(f"views.{name}_probability", getattr(self, f"{name}_probability"), 0, 1)
+        require("views.crop_scale", self.crop_scale, 0 < self.crop_scale <= 1, "more than 0, at most 1")
+        low, high = self.crop_ratio
+        require("views.crop_ratio", self.crop_ratio, 0 < low <= 1 <= high, "two numbers on either side of 1")
+        require_at_least("views.translation_px", self.translation_px, 0)
+        for name in ("brightness", "contrast", "saturation"):
+            require_between(f"views.{name}", getattr(self, name), 0, 1)
+        require_between("views.hue", self.hue, 0, 0.5)
+
+
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, of R, G, B
+
+
+def jitter(picture: Array, generator: np.random.Generator, config: ViewConfig) -> Array:
+    """A picture (H, W, 3) uint8 RGB with other colours, by the probabilities and strengths of the configuration.
+
+    The number of draws does not depend on their outcomes.
+    """
+    brightness, contrast, saturation = (
+        generator.uniform(1 - strength, 1 + strength)
+        for strength in (config.brightness, config.contrast, config.saturation)
+    )
+    hue = generator.uniform(-config.hue, config.hue)
+    jitters, greys = generator.random(2) < (config.jitter_probability, config.grey_probability)
+    if not jitters:
+        brightness, contrast, saturation, hue = 1.0, 1.0, 1.0, 0.0
+    if greys:
+        saturation = hue = 0.0
+    return shift_hue(scale_colours(picture, brightness, contrast, saturation), hue)
+
+
+def scale_colours(picture: Array, brightness: float, contrast: float, saturation: float) -> Array:
+    """Brightness (times), contrast (about the mean luminance), saturation (about the own), in this order.
+
+    The three are linear in (R, G, B, 1), so they are one matrix, and bytes are clipped once, at the end.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        brightness, contrast, saturation: factors; 1 changes nothing, saturation 0 gives grey.
+    """
+    if (brightness, contrast, saturation) == (1, 1, 1):
+        return picture
+    mean_luminance = LUMINANCE @ np.asarray(cv2.mean(picture)[:3]) * brightness
+    colours = saturation * np.eye(3) + (1 - saturation) * LUMINANCE[None, :]  # (3, 3); keeps the luminance
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = brightness * contrast * colours
+    matrix[:, 3] = (1 - contrast) * mean_luminance
+    scaled: Array = cv2.transform(picture, matrix)
+    return scaled
+
+
+def shift_hue(picture: Array, turns: float) -> Array:
+    """All hues of a picture (H, W, 3) uint8 RGB moved along the colour wheel by `turns` of it (in 1 / 256)."""
+    steps = round(turns * 256) % 256
+    if steps == 0:
+        return picture
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] = hsv[..., 0] + np.uint8(steps)  # bytes wrap as the wheel does
+    shifted: Array = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+    return shifted
+
 
 TOP_TO_FRONT = rotation_yaw_pitch_roll(pitch_rad=math.pi / 2)
 BOTTOM_TO_FRONT = rotation_yaw_pitch_roll(pitch_rad=-math.pi / 2)

@@ -10,12 +10,11 @@ import numpy as np
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from sal360_ros.errors import DataError
-from sal360_ros.ground_truth import GazeRecord
-from sal360_ros.resize import nearest_index, resize_map
-from sal360_ros.sphere import Array, vector_to_angles
-from training.evaluation.boolean_maps import boolean_map_saliency
-from training.evaluation.spectral_residual import spectral_residual
+from sal360.density import nearest_index, resize_map
+from sal360.errors import DataError
+from sal360.ground_truth import GazeRecord
+from sal360.sphere import Array, vector_to_angles
+from training.evaluation.classical import boolean_map_saliency, spectral_residual
 from training.models.prior import equator_log_rows
 
 Predict = Callable[[Array], Array]
@@ -90,7 +89,9 @@ def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
             densities += 1
     elevation = np.concatenate(elevations)
     if len(elevation) == 0:
-        raise DataError("the training part has no fixation", "some to fit the equator prior to", "choose another split")
+        raise DataError(
+            "the training part has no fixation", "choose another split", expected="some to fit the equator prior to"
+        )
     return Priors(fit_laplace(elevation, seen), total / densities if densities else None)
 
 

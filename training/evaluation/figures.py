@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from sal360_ros.ground_truth import GazeRecord
-from sal360_ros.metrics import METRICS
-from sal360_ros.outputs.overlay import FULL_SCALE, draw_overlay
-from sal360_ros.sphere import Array, solid_angles, vector_to_pixel
+from sal360.ground_truth import GazeRecord
+from sal360.metrics import METRICS
+from sal360.outputs.overlay import FULL_SCALE, draw_overlay
+from sal360.sphere import Array, solid_angles, vector_to_pixel
 from training.analysis.results import new_figure
 from training.data.views import resize
 from training.evaluation.baselines import Predict

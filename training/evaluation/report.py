@@ -6,7 +6,7 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
-from sal360_ros.metrics import METRICS
+from sal360.metrics import METRICS
 from training.evaluation.scoring import COLUMNS, GROUND_TRUTH, LARGER_IS_BETTER, PEOPLE
 from training.evaluation.summary import NAMES, Summary
 

@@ -8,12 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from sal360_ros.fixation_density import spherical_density
-from sal360_ros.ground_truth import GazeRecord, count_fixations
-from sal360_ros.metrics import METRICS, paper_protocol, standard_protocol
-from sal360_ros.resize import nearest_index, resize_map
-from sal360_ros.sphere import Array, solid_angles
-from sal360_ros.weighting import weighted_mean
+from sal360.density import nearest_index, resize_map, spherical_density
+from sal360.ground_truth import GazeRecord, count_fixations
+from sal360.metrics import METRICS, paper_protocol, standard_protocol
+from sal360.metrics.pixel_sums import weighted_mean
+from sal360.sphere import Array, solid_angles
 
 Protocol = Literal["standard", "paper"]
 PROTOCOLS = {"standard": standard_protocol, "paper": paper_protocol}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from sal360_ros.ground_truth import GazeRecord
-from sal360_ros.metrics import cc, kld
-from sal360_ros.projection import rotate_erp
-from sal360_ros.sphere import rotation_yaw_pitch_roll
+from sal360.ground_truth import GazeRecord
+from sal360.metrics import cc, kld
+from sal360.projection import rotate_erp
+from sal360.sphere import rotation_yaw_pitch_roll
 from training.evaluation.baselines import Predict
 
 TURNS_DEG = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sal360_ros.errors import ModelError
+from sal360.errors import ModelError
 
 # Operators that runtimes fuse into the one before: they cost no traffic of their own.
 _FUSED = frozenset(
@@ -110,8 +110,8 @@ def _flop(node: Any, shapes: dict[str, tuple[int, ...]], path: str | Path) -> in
     if 0 in (*left, *right, *out):
         raise ModelError(
             f"the size of {node.name or node.output[0]} in {path} cannot be told from the graph",
-            "fixed sizes",
             "export the model with --batch 1",
+            expected="fixed sizes",
         )
     if node.op_type == "Conv":  # weights (out, in / groups, kh, kw)
         return 2 * math.prod(out) * math.prod(right[1:])

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sal360_ros.backends import open_model
-from sal360_ros.errors import ModelError
-from sal360_ros.metrics import cc, kld
-from sal360_ros.sphere import Array
+from sal360.errors import ModelError
+from sal360.metrics import cc, kld
+from sal360.runtimes import open_model
+from sal360.sphere import Array
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,6 @@ def check(parity: dict[str, Any], precision: str) -> None:
         raise ModelError(
             f"the {precision} file is up to {largest:.3g} % of the peak from the checkpoint (CC {parity['cc']:.4f}, "
             f"KLD {parity['kld']:.2g})",
-            f"{peak}CC {limit.cc:g}, KLD {limit.kld:g}",
             "choose another precision, calibrate on more panoramas, or write it all the same with --force",
+            expected=f"{peak}CC {limit.cc:g}, KLD {limit.kld:g}",
         )

@@ -12,11 +12,38 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from sal360_ros.errors import ModelError
-from sal360_ros.spec import INPUT_NAME
-from sal360_ros.sphere import Array
+from sal360.errors import ModelError
+from sal360.images import read_picture
+from sal360.predictor import resize_frame
+from sal360.projection import rotate_erp
+from sal360.samples import bundled_panoramas
+from sal360.sources.pictures import pictures_in
+from sal360.spec import INPUT_NAME
+from sal360.sphere import Array, random_rotation
+
+
+def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed: int = 0) -> Array:
+    """Frames (count, height, 2 · height, 3) uint8 RGB of the pictures in a folder, each in turn.
+
+    Args:
+        folder: "" takes the bundled panoramas.
+        turned: turn each by a random rotation, so that every part of it comes to the equator and to the poles.
+
+    Raises:
+        DataError: the folder holds no picture.
+        FrameError: one of them cannot be decoded.
+    """
+    paths = pictures_in(Path(folder) if folder else bundled_panoramas())
+    generator = np.random.default_rng(seed)
+    frames = np.empty((count, height, 2 * height, 3), np.uint8)
+    for index in range(count):
+        picture = cv2.cvtColor(read_picture(paths[index % len(paths)]), cv2.COLOR_BGR2RGB)
+        frame = resize_frame(picture, height, 2 * height)
+        frames[index] = rotate_erp(frame, random_rotation(generator)) if turned else frame
+    return frames
 
 
 def quantise(path: Path, frames: Array) -> None:
@@ -30,7 +57,9 @@ def quantise(path: Path, frames: Array) -> None:
     try:
         import nncf
     except ImportError as error:
-        raise ModelError(f"NNCF cannot be imported ({error})", "NNCF to calibrate int8", "pip install nncf") from None
+        raise ModelError(
+            f"NNCF cannot be imported ({error})", "pip install nncf", expected="NNCF to calibrate int8"
+        ) from None
     from nncf.quantization.advanced_parameters import (
         AdvancedQuantizationParameters,
         OverflowFix,
@@ -67,7 +96,7 @@ def quantise(path: Path, frames: Array) -> None:
         )
     except Exception as error:  # NNCF's errors share no other base
         raise ModelError(
-            f"NNCF cannot quantise the graph ({error})", "an int8 graph", "choose precision fp16"
+            f"NNCF cannot quantise the graph ({error})", "choose precision fp16", expected="an int8 graph"
         ) from None
     path.write_bytes(quantised.SerializeToString())
 

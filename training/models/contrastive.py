@@ -2,15 +2,167 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.resnet import resnet50
 
-from training.config import ContrastiveConfig
-from training.models.attention import build_attention
-from training.models.encoders import build_encoder, normalise
-from training.models.heads import LocalHead, build_global_head
-from training.models.longitude import wrap_longitude
+from training.config import require
+from training.models.encoders import build_encoder, channel_mapping, initialise_he, normalise
+from training.models.layers import wrap_longitude
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Which encoder learns, and through which modules the two views meet."""
+
+    encoder: Literal["vgg16", "resnet50", "compact"] = "resnet50"
+    """vgg16 and resnet50 as in the paper; compact is EfficientNet-Lite0."""
+    attention: Literal["self", "average", "none"] = "self"
+    """self: Listing 1 of the supplementary; average: its ablation, the mean of the turned view; none: no attention."""
+    height: int = 160
+    """Rows of the views, pixels, a multiple of 32; they are twice as wide."""
+    circular: bool = False
+    """Wrap the padding of all convolutions around the seam of the panorama."""
+    pretrained: bool = False
+    """Start the encoder from ImageNet weights; those of vgg16 and resnet50 are read from `weights_file`."""
+    weights_file: str = ""
+    """torchvision's state dict of vgg16 or resnet50 (.pth or .safetensors), with `pretrained`."""
+
+    def __post_init__(self) -> None:
+        fits = self.height >= 64 and self.height % 32 == 0
+        require("model.height", self.height, fits, "a multiple of 32 from 64")
+
+
+class SelfAttention(nn.Module):
+    """Attention of every location of Λ_x over 2x2 patches of Λ_xt, added to Λ_xt (supplementary, Listing 1).
+
+    `gamma` starts at zero, so that training begins with Λ_xt alone; the paper saw it reach 8.0 after 250 epochs.
+
+    Args:
+        channels: of the latents; queries and keys have an eighth of them, values half.
+    """
+
+    def __init__(self, channels: int = 512) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels // 8, 1)
+        self.key = nn.Conv2d(channels, channels // 8, 1)
+        self.value = nn.Conv2d(channels, channels // 2, 1)
+        self.output = nn.Conv2d(channels // 2, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, latent: Tensor, turned_latent: Tensor) -> Tensor:
+        """Ψ (B, C, h, w) of Λ_x and Λ_xt, (B, C, h, w) each; h and w are at least 2."""
+        query = self.query(latent).flatten(2).transpose(1, 2)  # (B, 200, 64): 200 = 10 x 20 locations
+        key = functional.max_pool2d(self.key(turned_latent), 2).flatten(2)  # (B, 64, 50): 50 = 5 x 10 patches
+        value = functional.max_pool2d(self.value(turned_latent), 2).flatten(2)  # (B, 256, 50)
+        weights = torch.softmax(query @ key, dim=-1)  # (B, 200, 50)
+        attended = value @ weights.transpose(1, 2)  # (B, 256, 200)
+        attended = attended.unflatten(2, latent.shape[2:])  # (B, 256, 10, 20)
+        attended = self.output(attended)  # (B, 512, 10, 20)
+        return self.gamma * attended + turned_latent
+
+
+class AveragePooling(nn.Module):
+    """Equal attention, the ablation of the supplementary (B): every location of Λ_x gets the mean of Λ_xt.
+
+    Because all locations get the same, one is returned: what is averaged over locations afterwards stays equal.
+    """
+
+    def forward(self, latent: Tensor, turned_latent: Tensor) -> Tensor:  # noqa: ARG002
+        """(B, C, 1, 1) of Λ_x and Λ_xt, (B, C, h, w) each."""
+        return turned_latent.mean(dim=(2, 3), keepdim=True)
+
+
+class NoAttention(nn.Module):
+    """The ablation without attention: Λ_xt as it is."""
+
+    def forward(self, latent: Tensor, turned_latent: Tensor) -> Tensor:  # noqa: ARG002
+        """Λ_xt."""
+        return turned_latent
+
+
+def build_attention(name: str, channels: int = 512) -> nn.Module:
+    """The module called "self", "average" or "none"."""
+    if name == "self":
+        return SelfAttention(channels)
+    return AveragePooling() if name == "average" else NoAttention()
+
+
+class GlobalHead(nn.Module):
+    """Σ: a latent to one unit vector, through what reduces it to `features` and then two linear layers.
+
+    Args:
+        reduce: the encoder's own part, (B, 512, h, w) to (B, features).
+        features: what it gives.
+        channels: of the embedding.
+    """
+
+    def __init__(self, reduce: nn.Module, features: int, channels: int = 512) -> None:
+        super().__init__()
+        self.reduce = reduce
+        self.project = nn.Sequential(
+            nn.Linear(features, channels),
+            nn.BatchNorm1d(channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Unit vectors (B, 512) of latents (B, 512, h, w)."""
+        return functional.normalize(self.project(self.reduce(latent)), dim=1)
+
+
+def build_global_head(encoder: str, latent_height: int, channels: int = 512) -> GlobalHead:
+    """The global module that goes with an encoder.
+
+    Args:
+        encoder: vgg16, resnet50 or compact (which has no layers of its own: average pooling alone).
+        latent_height: rows h of the latent, which has 2h columns; the linear layer of vgg16 depends on it.
+        channels: of the latent and of the embedding.
+    """
+    if encoder == "vgg16":
+        reduce = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),  # (B, 512, 5, 10)
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.MaxPool2d(2, stride=1),  # (B, 512, 4, 9)
+            nn.Flatten(),  # (B, 512 * 4 * 9)
+        )
+        initialise_he(reduce)
+        half = (latent_height + 1) // 2
+        return GlobalHead(reduce, channels * (half - 1) * (latent_height - 1), channels)
+    if encoder == "resnet50":
+        conv5_x = resnet50(weights=None).layer4
+        reduce = nn.Sequential(channel_mapping(channels, 1024), conv5_x, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return GlobalHead(reduce, 2048, channels)
+    return GlobalHead(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels, channels)
+
+
+class LocalHead(nn.Module):
+    """The local module: a latent to one unit vector at each location.
+
+    The supplementary (A.1) has both ReLUs before the batch normalisation. Here, as in the authors' code, the second one
+    follows it, so that the vectors are not negative, as those of the global module in the memory bank are not.
+    """
+
+    def __init__(self, channels: int = 512) -> None:
+        super().__init__()
+        self.project = nn.Sequential(
+            nn.Conv2d(channels, channels, 1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Vectors (B, 512, h, w), of unit length over the channels, of latents (B, 512, h, w)."""
+        return functional.normalize(self.project(latent), dim=1)
 
 
 class ContrastiveOutput(NamedTuple):

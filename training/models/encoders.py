@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import resnet50
 from torchvision.models.vgg import cfgs, make_layers
 
-from sal360_ros.errors import CheckpointError, ParameterError
-from training.config.saliency import SmoothColumns
-from training.models.compact import CompactEncoder
-from training.models.imagenet import normalise
-from training.models.longitude import wrap_longitude
+from sal360.errors import CheckpointError, ParameterError
+from training.models.compact import CompactEncoder, SmoothColumns
+from training.models.layers import normalise, wrap_longitude
 
 __all__ = ["ENCODER_NAMES", "Encoder", "ResNet50Encoder", "Vgg16Encoder", "build_encoder", "normalise"]
 
@@ -126,13 +124,15 @@ def build_encoder(
         CheckpointError: the weights are missing, unreadable or of another network.
     """
     if name not in ENCODER_NAMES:
-        raise ParameterError(f"the encoder is {name!r}", "one of " + ", ".join(ENCODER_NAMES), "choose one of them")
+        raise ParameterError(
+            f"the encoder is {name!r}", "choose one of them", expected="one of " + ", ".join(ENCODER_NAMES)
+        )
     wants_file = pretrained and name != "compact"
     if wants_file != bool(weights_file):
         raise ParameterError(
             f"the encoder is {name} with pretrained {str(pretrained).lower()} and weights_file {weights_file!r}",
-            "a local file of torchvision's ImageNet weights for a pretrained vgg16 or resnet50, and none otherwise",
             "correct pretrained or weights_file (nothing is downloaded)",
+            expected="a file of torchvision's ImageNet weights for a pretrained vgg16 or resnet50, else none",
         )
     if name == "compact":
         compact = CompactEncoder(pretrained=pretrained, circular=circular, smooth_columns=smooth_columns)
@@ -176,7 +176,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing or is no state dict.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}", "a state dict of the network", "check the path")
+        raise CheckpointError(f"there is no file {path}", "check the path", expected="a state dict of the network")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -185,9 +185,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and safetensors each raise their own kinds
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path} cannot be read ({reason})", "a state dict", "fetch it again") from error
+        raise CheckpointError(f"{path} cannot be read ({reason})", "fetch it again", expected="a state dict") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is no state dict", "names and tensors only", "save model.state_dict()")
+        raise CheckpointError(f"{path} is no state dict", "save model.state_dict()", expected="names and tensors only")
     return dict(state)
 
 
@@ -202,8 +202,8 @@ def _load_part(module: nn.Module, weights: Mapping[str, Tensor], *, prefix: str 
             found = "is missing" if given is None else f"is of shape {tuple(given.shape)}"
             raise CheckpointError(
                 f"{prefix + key} {found} in the weights",
-                f"a tensor of shape {tuple(tensor.shape)}",
                 "choose the right file",
+                expected=f"a tensor of shape {tuple(tensor.shape)}",
             )
     module.load_state_dict({key: weights.get(prefix + key, tensor) for key, tensor in wanted.items()})
 

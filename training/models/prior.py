@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from training.config import require_between
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """The equator prior, a Laplace in elevation (published fit to headset gaze: Sitzmann et al. 2018)."""
+
+    mean_deg: float = -1.39
+    """Elevation of its middle, degrees."""
+    scale_deg: float = 17.91
+    """Scale of the Laplace, degrees."""
+    floor: float = 0.05
+    """Share of uniform mixed in, so that nowhere is impossible."""
+    strength: float = 1.0
+    """Power of the prior; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        require_between("model.prior.mean_deg", self.mean_deg, -45, 45)
+        require_between("model.prior.scale_deg", self.scale_deg, 1, 1000)
+        require_between("model.prior.floor", self.floor, 0, 1)
+        require_between("model.prior.strength", self.strength, 0, 4)
+
 
 LAPLACE_MEAN_DEG = 90.0 - 91.39
 LAPLACE_SCALE_DEG = 17.91

@@ -8,17 +8,93 @@ change its strength exactly (`ModelSpec.prior_log_rows`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from training.config.saliency import Frozen, SaliencyModelConfig
-from training.models.blur import blur_matrices
-from training.models.compact import CompactEncoder
-from training.models.decoder import PaperDecoder, SeparableDecoder, upsample_circular
+from training.config import require, require_at_least, require_between
+from training.models.compact import CompactEncoder, SmoothColumns
+from training.models.decoders import PaperDecoder, ScaleAttention, SeparableDecoder, upsample_circular
 from training.models.encoders import build_encoder
-from training.models.imagenet import normalise
-from training.models.multiscale import ScaleAttention
-from training.models.prior import equator_log_rows, row_weights
+from training.models.layers import normalise
+from training.models.prior import PriorConfig, equator_log_rows, row_weights
+
+Frozen = Literal["encoder", "early", "none"]
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """From the decoder's log-density, fitted to photographs, to the density of headset gaze on a panorama."""
+
+    temperature: float = 1.0
+    """Divides the content's log-density: more than 1 flattens it."""
+    blur_deg: float = 0.0
+    """Deviation of the Gaussian that blurs the content's density, degrees; 0: none."""
+    floor: float = 0.0
+    """Share of uniform mixed into the content's density, before the prior."""
+
+    def __post_init__(self) -> None:
+        require_between("model.calibration.temperature", self.temperature, 0.1, 10)
+        require_between("model.calibration.blur_deg", self.blur_deg, 0, 30)
+        require_between("model.calibration.floor", self.floor, 0, 0.99)
+
+
+@dataclass(frozen=True)
+class SaliencyModelConfig:
+    """One saliency model, of any encoder."""
+
+    encoder: Literal["compact", "vgg16", "resnet50"] = "compact"
+    """compact (EfficientNet-Lite0), or one of the paper's two."""
+    decoder: Literal["separable", "paper"] = "separable"
+    """separable (compact only; skips from several strides), or the paper's (from the latent at stride 16)."""
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+    """Levels of the separable decoder; the smallest is the stride of the map."""
+    channels: int = 64
+    """Channels of each level of the separable decoder."""
+    input_height: int = 320
+    """Rows of the panorama as the model sees it, pixels; the width is twice that."""
+    circular: bool = True
+    """Wrap the columns in the encoder and the paper's decoder around the seam; false pads zeros, as the paper does."""
+    scales: int = 1
+    """Sizes at which the model sees it, each half the one before, weighted pixel by pixel; 1: one size."""
+    smooth_columns: SmoothColumns = "none"
+    """Average each column with its neighbours (1 2 1) before the compact encoder's first stride, or before each of its
+    strides: they then alias less, and a turned panorama gets the turned map more exactly."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """The equator prior."""
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    """Temperature, blur and floor of the content."""
+
+    def __post_init__(self) -> None:
+        fits = self.decoder == "paper" or self.encoder == "compact"
+        require("model.decoder", self.decoder, fits, "paper for the encoders vgg16 and resnet50")
+        smooths = self.smooth_columns == "none" or self.encoder == "compact"
+        require("model.smooth_columns", self.smooth_columns, smooths, "none for the encoders vgg16 and resnet50")
+        chain = all(2 * a == b for a, b in zip(self.strides, self.strides[1:], strict=False))
+        known = set(self.strides) <= {4, 8, 16, 32} and len(self.strides) > 0
+        require("model.strides", self.strides, chain and known, "a gapless chain out of 4, 8, 16, 32")
+        require_at_least("model.channels", self.channels, 1)
+        whole = self.input_height >= 32 and self.input_height % 32 == 0
+        require("model.input_height", self.input_height, whole, "a multiple of 32")
+        halves = 1 <= self.scales <= 4 and self.input_height % (32 << (self.scales - 1)) == 0
+        require("model.scales", self.scales, halves, "1 to 4, and input_height halved as often a multiple of 32")
+
+
+def blur_matrices(height: int, width: int, sigma_deg: float) -> tuple[Tensor, Tensor]:
+    """The matrices (height, height) and (width, width) of a Gaussian of `sigma_deg` in elevation and in azimuth.
+
+    Columns wrap; at the poles the kernel is cut off and raised to sum 1. Towards the poles a step in azimuth is a
+    shorter way on the sphere, so the blur is narrower there than at the equator: by the cosine of the elevation.
+    """
+    row = torch.arange(height, dtype=torch.float64) * (180 / height)
+    column = torch.arange(width, dtype=torch.float64) * (360 / width)
+    across = (column[:, None] - column[None]).abs()
+    rows = torch.exp(-0.5 * ((row[:, None] - row[None]) / sigma_deg) ** 2)
+    columns = torch.exp(-0.5 * (torch.minimum(across, 360 - across) / sigma_deg) ** 2)
+    return (rows / rows.sum(dim=1, keepdim=True)).float(), (columns / columns.sum(dim=0, keepdim=True)).float()
+
 
 _EARLY_STAGES = 2
 """Stages of the compact encoder up to stride 4: edges and textures, which need no gaze to be learnt."""

@@ -7,19 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from sal360_ros.errors import DataError
-from sal360_ros.ground_truth import GazeRecord
-from sal360_ros.sphere import (
-    angles_to_vector,
-    angular_distance,
-    erp_directions,
-    solid_angles,
-    vector_to_angles,
-)
+from sal360.density import blur_sphere
+from sal360.errors import DataError
+from sal360.ground_truth import GazeRecord
+from sal360.sphere import angles_to_vector, angular_distance, erp_directions, solid_angles, vector_to_angles
 from training.evaluation.baselines import Laplace, fit_laplace, fit_priors, open_baselines
-from training.evaluation.boolean_maps import boolean_map_saliency, surrounded
-from training.evaluation.spectral_residual import spectral_residual
-from training.evaluation.spherical_blur import blur_sphere
+from training.evaluation.classical import boolean_map_saliency, spectral_residual, surrounded
 
 
 def record(elevations_deg, density=None):

@@ -12,14 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from sal360_ros.errors import ParameterError
-from sal360_ros.sphere import angular_distance, erp_directions, solid_angles
+from sal360.errors import ParameterError
+from sal360.sphere import angular_distance, erp_directions, solid_angles
 from training import evaluate as command
-from training.config.evaluate import EvaluateConfig
-from training.config.gaze import GazeConfig
-from training.data.gaze_records import open_gaze
-from training.data.osie import read_osie
-from training.data.osie_records import OsieRecords
+from training.data.gaze.opening import GazeConfig, open_gaze
+from training.data.gaze.osie import OsieRecords, read_osie
+from training.evaluate import EvaluateConfig
 from training.evaluation.turning import TURNS_DEG, measure_turning
 
 HEADER = "Idx, longitude, latitude, start timestamp\n"

@@ -9,10 +9,10 @@ import math
 import numpy as np
 import pytest
 
-from sal360_ros.fixation_density import spherical_density
-from sal360_ros.ground_truth import GazeRecord
-from sal360_ros.metrics import paper_protocol, standard_protocol
-from sal360_ros.sphere import angles_to_vector, erp_directions
+from sal360.density import spherical_density
+from sal360.ground_truth import GazeRecord
+from sal360.metrics import paper_protocol, standard_protocol
+from sal360.sphere import angles_to_vector, erp_directions
 from training.evaluation.scoring import Score, information_gain, score, score_people
 from training.evaluation.summary import bootstrap_interval, scores_csv, summaries_csv, summarise, text_table
 

@@ -1,0 +1,79 @@
+"""The command `sal360`: a table of subcommands, each a module with a `main(arguments)`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sal360
+from sal360.errors import ParameterError, one_line_errors
+from sal360.replay.recording import LivePlayer
+
+
+class Command(NamedTuple):
+    """A subcommand; its module is imported only when it runs."""
+
+    module: str
+    """Module whose `main(arguments: Sequence[str]) -> int | None` does the work."""
+    summary: str
+    """One line for `sal360 --help`."""
+
+
+# `sal360_ros` is named here and imported nowhere in the library: the commands that need ROS 2 start there.
+COMMANDS = {
+    "predict": Command("sal360.cli.predict", "write the saliency maps of pictures"),
+    "evaluate": Command("sal360.cli.evaluate", "evaluate a recorded bag: accuracy, latency, loss and flicker"),
+    "demo": Command("sal360_ros.demo", "run a 360° camera and the node on a live ROS 2 graph and measure them"),
+    "build-engine": Command("sal360.cli.build_engine", "build a model's TensorRT engine before the first start"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the subcommand that the arguments (default: those of the process) begin with.
+
+    Returns:
+        Exit status: the subcommand's own; 2 after an error, said in one line.
+    """
+    return one_line_errors(lambda: _run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def live_player() -> LivePlayer:
+    """What plays a recording into the real node; it needs ROS 2.
+
+    Raises:
+        ModuleNotFoundError: ROS 2 is not installed, or not sourced.
+    """
+    play_live: LivePlayer = importlib.import_module("sal360_ros.live_replay").play_live
+    return play_live
+
+
+def _run(arguments: list[str]) -> int | None:
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"sal360 {sal360.__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise ParameterError(
+            f"there is no command {name!r}", "see sal360 --help", expected=f"one of {', '.join(COMMANDS)}"
+        )
+    command = importlib.import_module(COMMANDS[name].module)
+    status: int | None = command.main(rest)
+    return status
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "usage: sal360 COMMAND [OPTIONS]\n\n"
+        "Where would people look in a 360° picture?\n\n"
+        f"commands:\n{commands}\n\n"
+        "options:\n"
+        f"  {'--help':{width}}  show this help; sal360 COMMAND --help shows the command's options\n"
+        f"  {'--version':{width}}  show the version"
+    )

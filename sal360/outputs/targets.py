@@ -1,0 +1,215 @@
+"""The one direction to look at now: dwell on a target, and inhibition of return to those just left, in seconds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from sal360.projection import pad_sphere, sample_erp
+from sal360.settings import check_range
+from sal360.sphere import Array, angular_distance, erp_directions
+
+
+@dataclass(frozen=True)
+class PeakSettings:
+    """Which places of a map are targets.
+
+    Raises:
+        ParameterError: a value is out of its range.
+    """
+
+    count: int = 5
+    """Most targets of one map, 1 to 100."""
+    min_separation_rad: float = 0.35
+    """Least angle between two targets, radians, 0.01 to π: the radius of non-maximum suppression."""
+    min_score: float = 1.5
+    """Least density of a target, relative to uniform, 0 to 1e6: below it a map may have no target at all."""
+
+    def __post_init__(self) -> None:
+        check_range("count", self.count, 1, 100)
+        check_range("min_separation_rad", self.min_separation_rad, 0.01, math.pi)
+        check_range("min_score", self.min_score, 0, 1e6)
+
+
+class Peaks(NamedTuple):
+    """Targets of one map, best first."""
+
+    directions: Array
+    """(k, 3) float64 unit vectors in body axes."""
+    scores: Array
+    """(k,) float64: the density there, relative to uniform."""
+
+
+def find_peaks(density: Array, settings: PeakSettings | None = None) -> Peaks:
+    """The strongest local maxima of a map (h, w) float32 that keep their distance from each other, best first."""
+    settings = settings or PeakSettings()
+    height, width = density.shape
+    highest_around = cv2.dilate(pad_sphere(density), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+    rows, columns = np.nonzero((density >= highest_around) & (density >= settings.min_score))
+    scores = density[rows, columns]  # (n,)
+    directions = erp_directions(height, width)[rows, columns]  # (n, 3)
+    kept: list[int] = []
+    candidates = np.argsort(-scores, kind="stable")
+    while len(candidates) and len(kept) < settings.count:
+        best = candidates[0]
+        kept.append(best)
+        candidates = candidates[1:]
+        apart = angular_distance(directions[candidates], directions[best]) > settings.min_separation_rad
+        candidates = candidates[apart]
+    if not kept:
+        return Peaks(np.empty((0, 3)), np.empty(0))
+    return Peaks(_between_pixels(density, directions[kept]), scores[kept].astype(np.float64))
+
+
+def _between_pixels(density: Array, directions: Array) -> Array:
+    """Directions (k, 3) of pixels moved to the top of a quadratic through the log-density around them.
+
+    The log of a Gaussian is a quadratic, so the fit is exact for one. It moves by less than a pixel each way, and not
+    at all where the surface is no hill.
+    """
+    step_rad = math.pi / density.shape[0]
+    upward = np.where(np.abs(directions[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])  # (k, 3), not parallel
+    right = np.cross(directions, upward)
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    up = np.cross(right, directions)
+    offsets = np.tan(step_rad) * np.array([-1.0, 0.0, 1.0])
+    grid = (
+        directions[:, None, None]
+        + offsets[None, :, None, None] * up[:, None, None]  # axis 1: down, here, up
+        + offsets[None, None, :, None] * right[:, None, None]  # axis 2: left, here, right
+    )  # (k, 3, 3, 3)
+    around = sample_erp(density, grid.reshape(-1, 9, 3)).reshape(-1, 3, 3)  # (k, 3, 3)
+    log = np.log(np.maximum(around, np.finfo(np.float32).tiny), dtype=np.float64)
+    slope_x, slope_y = (log[:, 1, 2] - log[:, 1, 0]) / 2, (log[:, 2, 1] - log[:, 0, 1]) / 2
+    bend_xx = log[:, 1, 2] + log[:, 1, 0] - 2 * log[:, 1, 1]
+    bend_yy = log[:, 2, 1] + log[:, 0, 1] - 2 * log[:, 1, 1]
+    bend_xy = (log[:, 2, 2] + log[:, 0, 0] - log[:, 2, 0] - log[:, 0, 2]) / 4
+    determinant = bend_xx * bend_yy - bend_xy**2
+    hill = (bend_xx < 0) & (determinant > 1e-12)
+    safe = np.where(hill, determinant, 1.0)
+    move_x = np.where(hill, (bend_xy * slope_y - bend_yy * slope_x) / safe, 0.0).clip(-1, 1)
+    move_y = np.where(hill, (bend_xy * slope_x - bend_xx * slope_y) / safe, 0.0).clip(-1, 1)
+    moved = directions + np.tan(step_rad) * (move_x[:, None] * right + move_y[:, None] * up)
+    result: Array = moved / np.linalg.norm(moved, axis=-1, keepdims=True)
+    return result
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """When to stay with a target and when to leave it.
+
+    Raises:
+        ParameterError: a value is out of its range.
+    """
+
+    min_dwell_s: float = 0.5
+    """A target is not left before this time, seconds, 0 to 3600; one that vanishes is kept this long as well."""
+    max_dwell_s: float = 0.0
+    """After this time another target is looked at, seconds, 0 to 3600; 0: never, while it is the best."""
+    switch_ratio: float = 1.2
+    """Another target wins only when its score is this many times the present one's, 1 to 100."""
+    inhibition_s: float = 2.0
+    """A place that was left is not returned to for this time, seconds, 0 to 3600."""
+    radius_rad: float = 0.35
+    """Peaks within this angle are the same target, radians, 0.01 to π."""
+    reset_gap_s: float = 1.0
+    """A pause in the stream longer than this forgets the past, seconds, 0 to 3600."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_dwell_s", "max_dwell_s", "inhibition_s", "reset_gap_s"):
+            check_range(name, getattr(self, name), 0, 3600)
+        check_range("switch_ratio", self.switch_ratio, 1, 100)
+        check_range("radius_rad", self.radius_rad, 0.01, math.pi)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to look at."""
+
+    direction: Array
+    """(3,) float64 unit vector in the camera's body axes."""
+    score: float
+    """Density there when it was last seen, relative to uniform."""
+    since_s: float
+    """Time of the frame on which it was chosen, seconds."""
+
+
+@dataclass
+class _Held:
+    """The present target, its direction in the fixed frame."""
+
+    direction: Array
+    score: float
+    since_s: float
+    seen_s: float
+
+
+class TargetSelector:
+    """The present target of one stream; `settings` may be replaced between frames."""
+
+    def __init__(self, settings: SelectionSettings | None = None) -> None:
+        self.settings = settings or SelectionSettings()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the present target and every inhibition."""
+        self._held: _Held | None = None
+        self._inhibited: list[tuple[Array, float]] = []  # direction in the fixed frame, until when
+        self._stamp_s = -math.inf
+
+    def update(self, peaks: Peaks, stamp_s: float, orientation: Array | None = None) -> Target | None:
+        """The target after one more map.
+
+        Args:
+            peaks: of the map, by `targets.find_peaks`.
+            stamp_s: the frame's time in seconds, of any clock that does not jump.
+            orientation: (3, 3), the camera's body axes in a fixed frame, when it turns and its turning is known.
+
+        Returns:
+            The target, or None when there is nothing to look at.
+        """
+        if not 0 <= stamp_s - self._stamp_s <= self.settings.reset_gap_s:
+            self.reset()
+        self._stamp_s = stamp_s
+        axes = np.eye(3) if orientation is None else orientation
+        directions = peaks.directions @ axes.T  # (k, 3) in the fixed frame
+        self._inhibited = [(place, until_s) for place, until_s in self._inhibited if until_s > stamp_s]
+        self._follow(directions, peaks.scores, stamp_s)
+        best = self._best(directions, peaks.scores)
+        held = self._held
+        if held is not None and held.seen_s < stamp_s and stamp_s - held.seen_s >= self.settings.min_dwell_s:
+            held = self._held = None  # it vanished of itself: it may come back at once
+        if best is not None and (held is None or self._may_leave(held, float(peaks.scores[best]), stamp_s)):
+            if held is not None and self.settings.inhibition_s > 0:
+                self._inhibited.append((held.direction, stamp_s + self.settings.inhibition_s))
+            self._held = _Held(directions[best], float(peaks.scores[best]), since_s=stamp_s, seen_s=stamp_s)
+        if self._held is None:
+            return None
+        return Target(axes.T @ self._held.direction, self._held.score, self._held.since_s)
+
+    def _follow(self, directions: Array, scores: Array, stamp_s: float) -> None:
+        """Move the present target with the peak that is now nearest to it."""
+        if self._held is None or not len(directions):
+            return
+        distances = angular_distance(directions, self._held.direction)
+        nearest = int(np.argmin(distances))
+        if distances[nearest] <= self.settings.radius_rad:
+            self._held.direction, self._held.score = directions[nearest], float(scores[nearest])
+            self._held.seen_s = stamp_s
+
+    def _best(self, directions: Array, scores: Array) -> int | None:
+        """The strongest peak that is neither the present target nor inhibited."""
+        places = [place for place, _ in self._inhibited] + ([self._held.direction] if self._held else [])
+        for index in np.argsort(-scores, kind="stable"):
+            if all(angular_distance(directions[index], place) > self.settings.radius_rad for place in places):
+                return int(index)
+        return None
+
+    def _may_leave(self, held: _Held, best_score: float, stamp_s: float) -> bool:
+        dwell_s = stamp_s - held.since_s
+        tired = 0 < self.settings.max_dwell_s <= dwell_s
+        return dwell_s >= self.settings.min_dwell_s and (tired or best_score > self.settings.switch_ratio * held.score)

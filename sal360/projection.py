@@ -1,0 +1,198 @@
+"""Resampling between the sphere and the plane: turned panoramas, perspective viewports, pictures put on the sphere.
+
+Everything is one bilinear lookup (cv2.remap) through a map of source pixels. A panorama is first given a border of
+one pixel that holds its true neighbours: the other side of the seam, and beyond a pole the same row half a turn
+away. So the seam has no seam and the poles are inside like any other place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import cv2
+import numpy as np
+
+from sal360.errors import ParameterError
+from sal360.sphere import Array, erp_directions
+
+Maps = tuple[Array, Array]
+
+
+def pad_sphere(erp: Array) -> Array:
+    """A panorama (H, W[, C]) with a one-pixel border of its neighbours on the sphere: (H + 2, W + 2[, C])."""
+    padded = cv2.copyMakeBorder(erp, 1, 1, 1, 1, cv2.BORDER_WRAP)  # right for the columns, wrong for the rows
+    padded[0] = _beyond_pole(padded[1])
+    padded[-1] = _beyond_pole(padded[-2])
+    return padded
+
+
+def _beyond_pole(padded_row: Array) -> Array:
+    """The row that lies beyond a pole: the last one, half a turn away; padded (W + 2[, C]) like its argument."""
+    row = padded_row[1:-1]  # (W[, C])
+    half = row.shape[0] // 2
+    beyond = np.roll(row, half, axis=0)
+    if row.shape[0] % 2:  # half a turn falls between two pixels
+        between = (beyond.astype(np.float64) + np.roll(row, half + 1, axis=0)) / 2
+        beyond = (np.rint(between) if np.issubdtype(row.dtype, np.integer) else between).astype(row.dtype)
+    return np.concatenate([beyond[-1:], beyond, beyond[:1]])
+
+
+def sampling_maps(directions: Array, height: int, width: int) -> Maps:
+    """The cv2.remap maps (float32, of `directions.shape[:-1]`) that look up directions in a padded panorama."""
+    return _maps_of_parts(np.ascontiguousarray(np.moveaxis(directions, -1, 0), dtype=np.float32), height, width)
+
+
+def _maps_of_parts(xyz: Array, height: int, width: int) -> Maps:
+    # the formulas of `sphere` in float32, which is what cv2 takes: much faster where maps change with every frame
+    x, y, z = xyz
+    u = (np.float32(math.pi) - np.arctan2(y, x)) * np.float32(width / (2 * math.pi))
+    v = (np.float32(math.pi / 2) - np.arctan2(z, np.hypot(x, y))) * np.float32(height / math.pi)
+    return u + np.float32(0.5), v + np.float32(0.5)  # − ½ to the pixel's centre, + 1 for the border
+
+
+def sample_erp(erp: Array, directions: Array) -> Array:
+    """A panorama (H, W[, C]) looked up bilinearly at unit vectors (h, w, 3): (h, w[, C]), the same dtype."""
+    return remap_sphere(erp, sampling_maps(directions, *erp.shape[:2]))
+
+
+def remap_sphere(erp: Array, maps: Maps) -> Array:
+    """`sample_erp` through ready maps of the same panorama size."""
+    sampled: Array = cv2.remap(pad_sphere(erp), *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return sampled.reshape(*maps[0].shape, *erp.shape[2:])  # (h, w[, C]): cv2 drops a single channel
+
+
+def rotation_maps(rotation: Array, height: int, width: int) -> Maps:
+    """Maps that turn a panorama of this size by `rotation` (3, 3); see `rotate_erp`."""
+    parts = _erp_parts(height, width)
+    before = rotation.T.astype(np.float32) @ parts  # what lies at d after the turn lay at Rᵀ d before it
+    return _maps_of_parts(before.reshape(3, height, width), height, width)
+
+
+@lru_cache(maxsize=8)
+def _erp_parts(height: int, width: int) -> Array:
+    """The directions of all pixels as x, y and z apart, (3, height · width) float32."""
+    return np.moveaxis(erp_directions(height, width), -1, 0).reshape(3, -1).astype(np.float32)
+
+
+def rotate_erp(erp: Array, rotation: Array) -> Array:
+    """The sphere turned by `rotation` (3, 3): what was seen in direction d is then seen in direction R d.
+
+    Args:
+        erp: panorama (H, W[, C]), any dtype that cv2 resamples (uint8, uint16, float32, float64).
+        rotation: active rotation about body axes, e.g. of `sphere.rotation_yaw_pitch_roll`. The maps of the last
+            few rotations are cached; for a stream of random rotations use `rotation_maps` and `remap_sphere`.
+    """
+    height, width = erp.shape[:2]
+    key = np.ascontiguousarray(rotation, dtype=np.float64).tobytes()
+    return remap_sphere(erp, _cached_rotation_maps(key, height, width))
+
+
+@lru_cache(maxsize=8)
+def _cached_rotation_maps(key: bytes, height: int, width: int) -> Maps:
+    return rotation_maps(np.frombuffer(key).reshape(3, 3), height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Viewport:
+    """A perspective (rectilinear) window on the sphere, as a headset or a pinhole camera sees it.
+
+    Args:
+        rotation: (3, 3), body axes of the viewport to body axes of the panorama: its first column is where the
+            middle of the window looks, its third column what is up there.
+        horizontal_fov_rad: angle between the left and right edges, in (0, π).
+        height, width: size in pixels; pixels are square.
+
+    Raises:
+        ParameterError: the field of view is not between 0 and 180 degrees.
+    """
+
+    rotation: Array
+    horizontal_fov_rad: float
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.horizontal_fov_rad < math.pi:
+            raise ParameterError(
+                f"the horizontal field of view is {math.degrees(self.horizontal_fov_rad):g}°",
+                "choose a smaller one (60° to 110° is usual)",
+                expected="more than 0° and less than 180°",
+            )
+
+    @property
+    def focal_px(self) -> float:
+        """Focal length in pixels."""
+        return self.width / 2 / math.tan(self.horizontal_fov_rad / 2)
+
+    @cached_property
+    def directions(self) -> Array:
+        """Unit vectors, in the panorama's body axes, of the window's pixel centres: (height, width, 3)."""
+        x = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal_px
+        y = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal_px
+        rays = np.stack(np.broadcast_arrays(1.0, -x[None, :], -y[:, None]), axis=-1)  # (h, w, 3), viewport axes
+        rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+        turned: Array = rays @ self.rotation.T
+        return turned
+
+    @cached_property
+    def solid_angles_sr(self) -> Array:
+        """Solid angle of each pixel, (height, width) float64 steradians: cos³ of its angle from the axis, over f²."""
+        solid: Array = (self.directions @ self.rotation[:, 0]) ** 3 / self.focal_px**2
+        return solid
+
+    def project(self, vectors: Array) -> tuple[Array, Array, Array]:
+        """Pixel coordinates x, y (integers are pixel centres) of vectors (..., 3), and whether they lie inside."""
+        forward, left, up = np.moveaxis(np.asarray(vectors) @ self.rotation, -1, 0)
+        in_front = forward > 1e-9
+        safe = np.where(in_front, forward, 1.0)
+        x = self.width / 2 - 0.5 - self.focal_px * left / safe
+        y = self.height / 2 - 0.5 - self.focal_px * up / safe
+        inside = in_front & (x >= -0.5) & (x < self.width - 0.5) & (y >= -0.5) & (y < self.height - 0.5)
+        return x, y, inside
+
+    def unproject(self, x: Array, y: Array) -> Array:
+        """Unit vectors (..., 3) of pixel coordinates in the window: the inverse of `project`."""
+        left = -(np.asarray(x, dtype=np.float64) + 0.5 - self.width / 2) / self.focal_px
+        up = -(np.asarray(y, dtype=np.float64) + 0.5 - self.height / 2) / self.focal_px
+        rays = np.stack(np.broadcast_arrays(1.0, left, up), axis=-1)
+        rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+        turned: Array = rays @ self.rotation.T
+        return turned
+
+    def cut_from(self, erp: Array) -> Array:
+        """What the window shows of a panorama (H, W[, C]): (height, width[, C])."""
+        return sample_erp(erp, self.directions)
+
+
+def place_on_sphere(picture: Array, viewport: Viewport, height: int, width: int) -> tuple[Array, Array]:
+    """A planar picture seen through a viewport's window, as a panorama, with the mask of where it lies.
+
+    Args:
+        picture: (h, w[, C]) that fills the window; its own pixel size need not be the viewport's. Where the panorama
+            is coarser than the picture, the picture is first reduced by area, so that nothing aliases.
+        viewport: where the picture lies; height and width give its aspect.
+        height, width: of the panorama.
+
+    Returns:
+        The panorama (height, width[, C]), zero outside the picture, and the mask (height, width) bool.
+    """
+    pixels_per_rad = width / (2 * math.pi)
+    window_px = 2 * math.tan(viewport.horizontal_fov_rad / 2) * pixels_per_rad  # the window's width, at its middle
+    scale = min(1.0, window_px / picture.shape[1])
+    if scale < 1:
+        size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    x, y, inside = viewport.project(erp_directions(height, width))
+    map_x = (x + 0.5) * (picture.shape[1] / viewport.width) - 0.5
+    map_y = (y + 0.5) * (picture.shape[0] / viewport.height) - 0.5
+    placed = cv2.remap(
+        picture,
+        np.where(inside, map_x, -1).astype(np.float32),
+        np.where(inside, map_y, -1).astype(np.float32),
+        interpolation=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    placed[~inside] = 0
+    return placed, inside

@@ -1,0 +1,178 @@
+"""The plots of a report, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sal360.outputs.overlay import FULL_SCALE, draw_overlay
+from sal360.replay.frame_table import FrameRow, column
+from sal360.replay.recording import ReplayedFrame
+from sal360.sphere import Array, vector_to_pixel
+
+MAX_WIDTH = 1280
+_TARGET_BGR, _FIXATION_BGR = (255, 255, 255), (80, 255, 80)
+
+
+def overlay_of(answer: ReplayedFrame, row: FrameRow, fixations: Array | None) -> Array:
+    """The map over the frame, (h, w, 3) uint8 BGR at most `MAX_WIDTH` wide, also of a frame without a map.
+
+    A white ring is the gaze target, green crosses are the fixations (n, 3) of the ground truth.
+    """
+    assert answer.picture is not None
+    image, channels = answer.picture
+    width = min(MAX_WIDTH, image.shape[1])
+    height = round(image.shape[0] * width / image.shape[1])
+    picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    if channels == "rgb":
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    if answer.density is not None:
+        picture = draw_overlay(picture, answer.density)
+    size = max(4, width // 100)
+    if fixations is not None:
+        for at in _pixels(*vector_to_pixel(fixations, height, width)):
+            cv2.drawMarker(picture, at, _FIXATION_BGR, cv2.MARKER_TILTED_CROSS, size, max(1, size // 5), cv2.LINE_AA)
+    if row.target is not None:
+        for at in _pixels(*vector_to_pixel(row.target, height, width)):
+            cv2.circle(picture, at, 2 * size, _TARGET_BGR, max(1, size // 4), cv2.LINE_AA)
+    return picture
+
+
+def _pixels(u: Array, v: Array) -> Iterable[tuple[int, int]]:
+    return ((round(float(x)), round(float(y))) for x, y in zip(np.ravel(u), np.ravel(v), strict=True))
+
+
+_SIZE_INCHES = (9.0, 2.6)
+_COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: where it is, and what it is called."""
+
+    label: str
+    x: Array
+    y: Array
+
+
+def plots_of(rows: list[FrameRow], resources: Mapping[str, Array], mean_map: Array | None) -> dict[str, bytes]:
+    """PNG files by title.
+
+    Args:
+        rows: of all frames.
+        resources: "time_s" and curves over it, as `live` samples them; empty where there are none.
+        mean_map: (h, w), the mean of all maps, relative to uniform.
+    """
+    plots: dict[str, bytes] = {}
+    for title, name in (("Latency", "latency_ms"), ("Cost of a frame", "cost_ms")):
+        series = _over_time(rows, name)
+        if len(series.y):
+            plots[title] = _spread_plot(series, "ms")
+    if len(column(rows, "flicker")):
+        plots["Flicker"] = _time_plot([_over_time(rows, "flicker", "share of the density that moved")], "share")
+        plots["Turn of the camera"] = _time_plot(
+            [_over_time(rows, "yaw_deg", "turn since the frame before")], "degrees"
+        )
+    if len(column(rows, "target_azimuth_deg")):
+        angles = [_over_time(rows, f"target_{name}_deg", f"{name} of the target") for name in ("azimuth", "elevation")]
+        plots["Gaze target"] = _time_plot(angles, "degrees", dots=True)
+    scores = sorted({name for row in rows for name in row.scores})
+    for protocol in sorted({name.split("_", 1)[0] for name in scores}):
+        of_protocol = [name for name in scores if name.startswith(f"{protocol}_")]
+        plots[f"Metrics, {protocol} protocol"] = _stacked_plot([_over_time(rows, name) for name in of_protocol])
+    for name, values in resources.items():
+        if name != "time_s" and len(values):
+            plots[name] = _time_plot([Series(name, resources["time_s"], values)], name)
+    if mean_map is not None:
+        plots["Mean map"] = _map_picture(mean_map)
+    return plots
+
+
+def contact_sheet(pictures: list[Array], columns: int = 2, width: int = 640) -> bytes:
+    """Pictures (h, w, 3) uint8 BGR of equal shape side by side, as a JPEG file."""
+    height = round(pictures[0].shape[0] * width / pictures[0].shape[1])
+    small = [cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) for picture in pictures]
+    small += [np.full_like(small[0], 255)] * (-len(small) % columns)
+    lines = [np.hstack(small[first : first + columns]) for first in range(0, len(small), columns)]
+    return bytes(cv2.imencode(".jpg", np.vstack(lines), (cv2.IMWRITE_JPEG_QUALITY, 85))[1])
+
+
+def _over_time(rows: list[FrameRow], name: str, label: str = "") -> Series:
+    """A column or score over the seconds since the first frame, where it is known."""
+    start_ns = rows[0].stamp_ns if rows else 0
+    known = [row for row in rows if len(column([row], name))]
+    seconds = np.array([(row.stamp_ns - start_ns) / 1e9 for row in known])
+    return Series(label or name.replace("_", " "), seconds, column(known, name))
+
+
+def _time_plot(series: list[Series], unit: str, *, dots: bool = False) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    for each, colour in zip(series, _COLOURS, strict=False):
+        axes.plot(each.x, each.y, "." if dots else "-", label=each.label, color=colour, linewidth=1.2, markersize=4)
+    if len(series) > 1 or series[0].label != unit:
+        axes.legend(loc="upper right", fontsize="small")
+    axes.set(xlabel="s", ylabel=unit)
+    axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def _stacked_plot(series: list[Series]) -> bytes:
+    """Curves of different units, each on axes of its own, above each other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_SIZE_INCHES[0], 1.3 * len(series) + 0.4), layout="constrained")
+    for axes, each, colour in zip(
+        figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0], series, _COLOURS, strict=False
+    ):
+        axes.plot(each.x, each.y, ".-", color=colour, linewidth=1.2, markersize=4)
+        axes.set_ylabel(each.label.split(" ", 1)[1])
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("s")
+    return _png(figure)
+
+
+def _spread_plot(series: Series, unit: str) -> bytes:
+    """The values over time, and beside it how they are spread."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    over_time, spread = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    over_time.plot(series.x, series.y, color=_COLOURS[0], linewidth=1.2)
+    for percent, style in ((50, "-"), (95, "--")):
+        value = float(np.percentile(series.y, percent))
+        label = f"{percent} % below {value:.1f} {unit}"
+        for axes in (over_time, spread):
+            axes.axhline(value, color=_COLOURS[1], linestyle=style, linewidth=1, label=label)
+    over_time.legend(loc="lower right", fontsize="small")
+    spread.hist(series.y, bins=max(10, math.isqrt(len(series.y))), orientation="horizontal", color=_COLOURS[0])
+    over_time.set(xlabel="s", ylabel=unit, ylim=(0, None))
+    spread.set_xlabel("frames")
+    over_time.grid(alpha=0.3)
+    return _png(figure)
+
+
+def _map_picture(density: Array) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(
+        density, cmap="inferno", vmin=0, vmax=min(FULL_SCALE, float(density.max())), extent=(180, -180, -90, 90)
+    )
+    axes.set(xlabel="azimuth, degrees (left is positive)", ylabel="elevation, degrees", xticks=range(180, -181, -60))
+    figure.colorbar(picture, label="density, relative to uniform", shrink=0.8)
+    return _png(figure)
+
+
+def _png(figure: object) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)  # type: ignore[attr-defined]
+    return file.getvalue()

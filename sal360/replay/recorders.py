@@ -1,0 +1,159 @@
+"""A rosbag2 MCAP bag with the maps beside the frames, to look at in RViz and Foxglove."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from sal360.errors import DataError, FrameError, Sal360Error
+from sal360.replay.recording import RecordedFrame, ReplayedFrame
+from sal360.sources.bag import message_types
+from sal360.sphere import Array
+
+if TYPE_CHECKING:
+    import av
+
+_TIME_BASE = Fraction(1, 90_000)
+
+
+class OverlayVideo:
+    """A video that is being written; the `with` block finishes it.
+
+    Args:
+        path: of the MP4 file.
+
+    Raises:
+        Sal360Error: this PyAV has no H.264 encoder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import av  # here, so that a missing PyAV is one line, and none where no video is wanted
+
+        self._container = av.open(str(path), "w", format="mp4")
+        self._stream: av.VideoStream | None = None
+        self._first_ns = 0
+        self._last_pts = -1
+
+    def write(self, picture_bgr: Array, stamp_ns: int) -> None:
+        """Append a picture (H, W, 3) uint8 BGR at the first one's size; a time that goes back is put after the last."""
+        from av import VideoFrame
+
+        if self._stream is None:
+            self._stream = self._start(picture_bgr.shape[0], picture_bgr.shape[1])
+            self._first_ns = stamp_ns
+        size = self._stream.width, self._stream.height
+        if picture_bgr.shape[1::-1] != size:
+            picture_bgr = cv2.resize(picture_bgr, size, interpolation=cv2.INTER_AREA)
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture_bgr), format="bgr24")
+        pts = round((stamp_ns - self._first_ns) / 1e9 / _TIME_BASE)
+        frame.pts = self._last_pts = max(pts, self._last_pts + 1)
+        frame.time_base = _TIME_BASE
+        self._container.mux(self._stream.encode(frame))
+
+    def _start(self, height: int, width: int) -> av.VideoStream:
+        from av import FFmpegError
+
+        try:
+            stream = self._container.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
+        except (ValueError, FFmpegError):
+            raise Sal360Error(
+                "PyAV has no H.264 encoder", "pip install av, or say --no-video", expected="a build with libx264"
+            ) from None
+        stream.width, stream.height = (2 * max(1, size // 2) for size in (width, height))  # 4:2:0 wants even sizes
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = _TIME_BASE
+        return stream
+
+    def __enter__(self) -> OverlayVideo:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._stream is not None and kind is None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+_IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+_POINT = "geometry_msgs/msg/PointStamped"
+MAP_TOPIC, OVERLAY_TOPIC, TARGET_TOPIC = "/saliency", "/saliency/overlay/compressed", "/saliency/target"
+
+
+class SaliencyBag:
+    """A bag that is being written; the `with` block finishes it.
+
+    Args:
+        path: of its folder, which must not exist.
+        topic, message_type: of the frames, copied as they were recorded.
+
+    Raises:
+        DataError: the frames' topic has the name of one that is written here.
+    """
+
+    def __init__(self, path: Path, topic: str, message_type: str) -> None:
+        from rosbags.rosbag2 import StoragePlugin, Writer
+
+        if topic in (MAP_TOPIC, OVERLAY_TOPIC, TARGET_TOPIC):
+            raise DataError(f"the frames are on {topic}", "choose another --topic", expected="a camera's topic")
+        self._store = message_types()
+        self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer.open()
+        self._types = {topic: message_type, MAP_TOPIC: _IMAGE, OVERLAY_TOPIC: _COMPRESSED, TARGET_TOPIC: _POINT}
+        self._topic = topic
+        self._connections = {
+            name: self._writer.add_connection(name, kind, typestore=self._store) for name, kind in self._types.items()
+        }
+
+    def write(self, answer: ReplayedFrame, overlay_bgr: Array | None, target: Array | None) -> None:
+        """Write a frame, its map as 32FC1, its overlay as JPEG and the target, with the frame's header and time.
+
+        Args:
+            target: unit vector (3,) in the camera's body axes; None where there is none.
+        """
+        frame, density = answer.frame, answer.density
+        try:
+            data = frame.message.ros2_bytes()
+        except FrameError:  # bytes of a ROS 1 bag that are no message have no form in ROS 2
+            return
+        when_ns = frame.message.recorded_ns
+        self._writer.write(self._connections[self._topic], when_ns, data)
+        if density is None or overlay_bgr is None:
+            return
+        header = self._header(frame)
+        height, width = density.shape
+        self._write(
+            MAP_TOPIC,
+            when_ns,
+            header=header,
+            height=height,
+            width=width,
+            encoding="32FC1",
+            is_bigendian=0,
+            step=4 * width,
+            data=np.ascontiguousarray(density, "<f4").view(np.uint8).reshape(-1),  # (h, w) → (4hw,) bytes
+        )
+        jpeg = cv2.imencode(".jpg", overlay_bgr, (cv2.IMWRITE_JPEG_QUALITY, 85))[1].reshape(-1)
+        self._write(OVERLAY_TOPIC, when_ns, header=header, format="jpeg", data=jpeg)
+        if target is not None:
+            point = self._store.types["geometry_msgs/msg/Point"](*(float(each) for each in target))
+            self._write(TARGET_TOPIC, when_ns, header=header, point=point)
+
+    def _header(self, frame: RecordedFrame) -> Any:
+        seconds, nanoseconds = divmod(frame.stamp_ns, 10**9)
+        stamp = self._store.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+        return self._store.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame.fields.header.frame_id)
+
+    def _write(self, topic: str, when_ns: int, **fields: Any) -> None:
+        kind = self._types[topic]
+        data = self._store.serialize_cdr(self._store.types[kind](**fields), kind)
+        self._writer.write(self._connections[topic], when_ns, data)
+
+    def __enter__(self) -> SaliencyBag:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.close()

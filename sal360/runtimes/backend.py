@@ -1,0 +1,210 @@
+"""What every runtime offers: frames in, density maps out, from any thread."""
+
+from __future__ import annotations
+
+import abc
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+
+from sal360.errors import FrameError, ModelError
+from sal360.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
+from sal360.sphere import Array
+
+ANY_BATCH = (1, 2**31 - 1)
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+class Backend(abc.ABC):
+    """A model file that is loaded and ready to run.
+
+    Args of every subclass:
+        path: the model file.
+        device: "cpu" or "cuda:N".
+        precision: one of `PRECISIONS`, or "auto": the best that the file and the device allow.
+        threads: processor threads; 0 leaves the number to the runtime.
+
+    Raises:
+        ModelError: naming what the file or the runtime lacks.
+    """
+
+    name: ClassVar[str]
+    """The runtime, as `open_model` knows it."""
+    package: ClassVar[str] = ""
+    """What to install for it; empty: a package of the runtime's name."""
+    suffixes: ClassVar[tuple[str, ...]]
+    """Kinds of model file that it opens."""
+    devices: ClassVar[tuple[str, ...]]
+    """Kinds of device that it runs on."""
+
+    spec: ModelSpec
+    device: str
+    """Where it runs: "cpu" or "cuda:N"."""
+    precision: str
+    """The arithmetic of the convolutions: one of `PRECISIONS`."""
+
+    batch_limits: tuple[int, int] = ANY_BATCH
+    """Fewest and most frames that one call of the runtime takes."""
+
+    def __init__(self, path: Path, *, device: str, precision: str, threads: int) -> None:
+        self._lock = threading.Lock()
+        self._is_open = False
+        try:
+            self._open(path, device, precision, threads)
+        except ImportError as error:
+            raise ModelError(
+                f"{self.name} is installed and cannot be imported ({cause(error)})",
+                "install it again, or choose another backend",
+                expected="a working runtime",
+            ) from None
+        self._is_open = True
+
+    @classmethod
+    @abc.abstractmethod
+    def is_installed(cls, device: str) -> bool:
+        """Whether the runtime can be imported here and has what it needs for this kind of device."""
+
+    @abc.abstractmethod
+    def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
+        """Load the file; sets spec, device, precision and, where it is not any, batch_limits."""
+
+    @abc.abstractmethod
+    def _run(self, frames: Array) -> Array:
+        """Maps (N, h, w) float32, in memory that no later call touches, of N frames within `batch_limits`."""
+
+    @abc.abstractmethod
+    def _release(self) -> None:
+        """Give back what the runtime holds."""
+
+    def infer(self, frames: Array) -> Array:
+        """Density maps (N, h, w) float32, relative to uniform, of frames (N, H, W, 3) uint8 RGB.
+
+        H and W are the spec's input size. One call runs at a time; any thread may call.
+
+        Raises:
+            FrameError: the frames have another shape or type.
+            ModelError: the backend is closed, or the runtime failed.
+        """
+        expected = (self.spec.input_height, self.spec.input_width, 3)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] < 1 or frames.shape[1:] != expected:
+            raise FrameError(
+                f"the model got frames {frames.shape} {frames.dtype}",
+                "resize them first, as sal360.predictor.Predictor does",
+                expected=f"(N, {', '.join(map(str, expected))}) uint8 with N at least 1",
+                reason="wrong_size",
+            )
+        frames = np.require(frames, requirements=("C", "W"))  # OpenVINO takes no read-only memory, as bags hand out
+        with self._lock:
+            if not self._is_open:
+                raise ModelError(
+                    f"the {self.name} model is closed", "open the model file again", expected="an open one"
+                )
+            fewest, most = self.batch_limits
+            if fewest <= len(frames) <= most:
+                return self._run(frames)
+            maps = [self._run_padded(frames[start : start + most]) for start in range(0, len(frames), most)]
+        return np.concatenate(maps)
+
+    def _run_padded(self, frames: Array) -> Array:
+        """Run a part of a batch, repeating its last frame where the runtime wants more than there are."""
+        missing = max(0, self.batch_limits[0] - len(frames))
+        padded = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
+        return self._run(padded)[: len(frames)]
+
+    def close(self) -> None:
+        """Free the runtime's memory; a second call does nothing."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                self._release()
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output as a runtime reports it; a dimension of −1 is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        sizes = ", ".join("N" if size < 0 else str(size) for size in self.shape)
+        return f"{self.name} {self.dtype} ({sizes})"
+
+
+def batch_limits(spec: ModelSpec, inputs: list[TensorInfo], outputs: list[TensorInfo], source: str) -> tuple[int, int]:
+    """The batch sizes that a loaded graph takes, after comparing its input and output with its spec.
+
+    Raises:
+        ModelError: a name, type or size is not what the spec promises.
+    """
+    frame = TensorInfo(INPUT_NAME, "uint8", (-1, spec.input_height, spec.input_width, 3))
+    saliency = TensorInfo(OUTPUT_NAME, "float32", (-1, spec.output_height, spec.output_width))
+    for found, promised in ((inputs, frame), (outputs, saliency)):
+        if not (len(found) == 1 and _fits(found[0], promised)):
+            raise ModelError(
+                f"{source} has {', '.join(map(str, found)) or 'nothing'}",
+                "export the model again with python -m training.export",
+                expected=f"only {promised}, as its spec says",
+            )
+    batch = inputs[0].shape[0]
+    return ANY_BATCH if batch < 0 else (batch, batch)
+
+
+def _fits(found: TensorInfo, promised: TensorInfo) -> bool:
+    sizes_fit = len(found.shape) == len(promised.shape) and all(
+        size in (-1, expected) for size, expected in zip(found.shape[1:], promised.shape[1:], strict=True)
+    )
+    return found.name == promised.name and found.dtype == promised.dtype and sizes_fit
+
+
+def precision_of_graph(asked: str, spec: ModelSpec, runtime: str) -> str:
+    """The precision of a runtime that computes in whatever the graph holds.
+
+    Raises:
+        ModelError: another one was asked for.
+    """
+    if asked not in ("auto", spec.precision):
+        raise ModelError(
+            f"{runtime} was asked for {asked} and the model was exported in {spec.precision}",
+            f"choose precision auto, or export the model again with --precision {asked}",
+            expected="the precision of the file",
+        )
+    return spec.precision
+
+
+def cause(error: BaseException) -> str:
+    """What a runtime's message says went wrong: its summary or last line, after its own source positions."""
+    message, has_summary, summary = str(error).rpartition("Summary:")
+    lines = [line.strip(" -") for line in summary.splitlines() if line.strip()]
+    if not lines:
+        return message.strip() or type(error).__name__
+    return "; ".join(lines) if has_summary else lines[-1]
+
+
+def refused(runtime: str, path: Path, error: BaseException) -> ModelError:
+    """The error for a file that a runtime cannot load."""
+    return ModelError(
+        f"{runtime} cannot load {path} ({cause(error)})",
+        "export the model again with python -m training.export, or choose another backend",
+        expected="a whole model of operators that it knows",
+    )
+
+
+def failed(runtime: str, error: BaseException) -> ModelError:
+    """The error for a loaded model that stops working."""
+    return ModelError(
+        f"{runtime} failed during inference ({cause(error)})",
+        "open the model again, or choose another backend",
+        expected="a map",
+    )

@@ -1,0 +1,181 @@
+"""ModelSpec: all that the node must know of a model, carried inside the model file itself.
+
+In ONNX it is one metadata entry (`METADATA_KEY`) that holds JSON; a TensorRT engine carries the same JSON in its
+sidecar. `training` writes it, `sal360_ros` reads it, and nothing else passes between them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sal360.errors import ModelError
+
+METADATA_KEY = "sal360_spec"
+SPEC_VERSION = 1
+INPUT_NAME = "frame"
+OUTPUT_NAME = "saliency"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model file is, takes and gives.
+
+    The input `frame` is uint8, N x input_height x input_width x 3, RGB, equirectangular. The output `saliency` is
+    float32, N x output_height x output_width: density relative to uniform on the sphere, so that its
+    solid-angle-weighted mean is 1.
+    """
+
+    name: str
+    """Short name of the model ("sal360-compact")."""
+    version: str
+    """Version of the weights ("1.0.0")."""
+    input_height: int
+    """Rows of the input frame, pixels."""
+    input_width: int
+    """Columns of the input frame, pixels: twice the rows."""
+    output_height: int
+    """Rows of the map, pixels."""
+    output_width: int
+    """Columns of the map, pixels."""
+    trained_on: str
+    """Data sets, for people."""
+    weights_license: str
+    """SPDX name or a sentence."""
+    precision: str = "fp32"
+    """Arithmetic inside the graph: fp32, fp16, bf16 or int8."""
+    projection: str = "erp"
+    """Projection of the input frame; only "erp" is defined."""
+    git_revision: str = "unknown"
+    """Revision of the training code."""
+    prior_log_rows: tuple[float, ...] = ()
+    """The equator prior inside the graph: what it adds to the log-density of each output row, in nats.
+
+    Empty when the model has none. Because it is added before the normalisation, a reader can take it out again or
+    change its strength exactly: see `predictor.scale_prior`.
+    """
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """How the exported file compares with the model it was exported from (maximum and mean difference, CC)."""
+    spec_version: int = SPEC_VERSION
+    """Version of this structure."""
+
+    def to_json(self) -> str:
+        """The spec as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> ModelSpec:
+        """Read what `to_json` wrote; `source` names the file in errors.
+
+        Raises:
+            ModelError: the text is no spec, is of a newer version, or its fields do not fit each other.
+        """
+        remedy = "export the model again with python -m training.export"
+        try:
+            fields = json.loads(text)
+            version = int(fields["spec_version"])
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise ModelError(
+                f"the spec in {source} cannot be read ({error})", remedy, expected="a sal360 model spec"
+            ) from None
+        if version > SPEC_VERSION:
+            raise ModelError(
+                f"{source} has a spec of version {version}",
+                "update sal360_ros",
+                expected=f"version {SPEC_VERSION} or older",
+            )
+        known = {each.name for each in dataclasses.fields(cls)}
+        fields = {name: value for name, value in fields.items() if name in known}
+        try:
+            fields["spec_version"] = version
+            fields["prior_log_rows"] = tuple(float(value) for value in fields.get("prior_log_rows", ()))
+            spec = cls(**fields)
+            spec.check(source)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"the spec in {source} is malformed ({error})", remedy, expected="all its fields"
+            ) from None
+        return spec
+
+    def check(self, source: str) -> None:
+        """Refuse a spec whose fields contradict each other.
+
+        Raises:
+            ModelError: naming the field.
+        """
+        remedy = "export the model again with python -m training.export"
+        for name in ("input_height", "input_width", "output_height", "output_width"):
+            size = getattr(self, name)
+            if type(size) is not int or size < 1:  # a bool is an int too
+                raise ModelError(f"{source} says {name} = {size!r}", remedy, expected="a positive number of pixels")
+        for name in ("name", "version", "trained_on", "weights_license", "precision", "git_revision"):
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise ModelError(f"{source} says {name} = {text!r}", remedy, expected="a text")
+        if self.projection != "erp":
+            raise ModelError(
+                f"{source} takes the projection {self.projection!r}",
+                "update sal360_ros",
+                expected="erp (equirectangular)",
+            )
+        if self.prior_log_rows and len(self.prior_log_rows) != self.output_height:
+            raise ModelError(
+                f"{source} has a prior of {len(self.prior_log_rows)} rows",
+                remedy,
+                expected=f"{self.output_height} rows",
+            )
+        if not all(map(math.isfinite, self.prior_log_rows)):
+            raise ModelError(f"{source} has a prior with a row that is not a number", remedy, expected="finite rows")
+
+
+def write_onnx_spec(model: Any, spec: ModelSpec) -> None:
+    """Put the spec into the metadata of a loaded `onnx.ModelProto`, in place of any older one."""
+    kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=METADATA_KEY, value=spec.to_json())
+
+
+def read_onnx_spec(path: str | Path) -> ModelSpec:
+    """The spec inside an ONNX file, read without any runtime.
+
+    Raises:
+        ModelError: the file is missing, is no ONNX model, or has no spec; or the package onnx is missing.
+    """
+    try:
+        import onnx  # heavy, and only needed when a model is opened
+    except ModuleNotFoundError:
+        raise ModelError(
+            "the Python module onnx is missing", "pip install onnx", expected="what reads model files"
+        ) from None
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(
+            f"there is no model file {path}", "check the path, or leave it empty", expected="an ONNX model"
+        )
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises its own family of errors
+        raise ModelError(
+            f"{path} is no ONNX model ({_first_line(error)})",
+            "export or download it again",
+            expected="a whole ONNX file",
+        ) from None
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            return ModelSpec.from_json(entry.value, str(path))
+    raise ModelError(
+        f"{path} is an ONNX model without a sal360 spec",
+        "export it with python -m training.export",
+        expected=f"the metadata entry {METADATA_KEY}",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

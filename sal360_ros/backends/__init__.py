@@ -1,6 +1,0 @@
-"""Runtimes that execute a model file, one small class each; `open_model` and `open_bundled_model` choose."""
-
-from sal360_ros.backends.backend import Backend
-from sal360_ros.backends.choice import BACKEND_NAMES, open_bundled_model, open_model
-
-__all__ = ["BACKEND_NAMES", "Backend", "open_bundled_model", "open_model"]

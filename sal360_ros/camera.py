@@ -1,0 +1,77 @@
+"""PanoramaCamera: pictures, a video or a bag published as a 360° camera would publish them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from sal360.errors import FrameError
+from sal360.samples import bundled_panoramas
+from sal360.sources import Frame, open_source
+from sal360_ros.messages import image_message
+from sal360_ros.parameter_table import ParameterTable
+from sal360_ros.parameters import CameraParameters
+from sal360_ros.qos import mismatch_logger, output_qos, overridable
+
+
+class PanoramaCamera(Node):
+    """Publishes the frames of a source at a steady rate, stamped when they are sent; see `CameraParameters`.
+
+    Raises:
+        DataError: the source cannot be read.
+        ParameterError: a parameter is out of its range.
+    """
+
+    def __init__(self, name: str = "panorama_camera", **of_node: Any) -> None:
+        super().__init__(name, automatically_declare_parameters_from_overrides=True, **of_node)
+        self._values = ParameterTable(self, CameraParameters()).read()
+        self._frames = open_source(
+            self._values.source or bundled_panoramas(),
+            topic=self._values.source_topic,
+            loop=self._values.loop,
+            rate_hz=self._values.rate_hz,
+            hold_s=self._values.hold_s,
+            yaw_rate_rad_s=math.radians(self._values.yaw_rate_deg_s),
+            height_px=self._values.height_px,
+            on_bad_frame=self._skip,
+        )
+        is_raw = self._values.image_transport == "raw"
+        topic = self.resolve_topic_name("image")
+        topic = topic if is_raw else self.resolve_topic_name(f"{topic}/compressed")
+        self._publisher = self.create_publisher(
+            Image if is_raw else CompressedImage,
+            topic,
+            output_qos(),
+            event_callbacks=PublisherEventCallbacks(
+                incompatible_qos=mismatch_logger(topic, "publisher", self.get_logger().warning)
+            ),
+            qos_overriding_options=overridable(),
+        )
+        self._timer = self.create_timer(1 / self._values.rate_hz, self._publish_next)
+
+    def _skip(self, error: FrameError, name: str) -> None:
+        self.get_logger().warning(f"{name} left out: {error}")
+
+    def _publish_next(self) -> None:
+        frame = next(self._frames, None)
+        if frame is None:
+            self._timer.cancel()
+            self.get_logger().info("the source has ended")
+            return
+        header = Header(frame_id=self._values.frame_id, stamp=self.get_clock().now().to_msg())
+        self._publisher.publish(self._message(frame, header))
+
+    def _message(self, frame: Frame, header: Header) -> Image | CompressedImage:
+        if self._values.image_transport == "raw":
+            return image_message(frame.image, f"{frame.channels}8", header)
+        bgr = frame.image if frame.channels == "bgr" else frame.image[..., ::-1].copy()
+        _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._values.jpeg_quality])
+        message = CompressedImage(header=header, format="jpeg")
+        message.data.frombytes(jpeg.data)
+        return message

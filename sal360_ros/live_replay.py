@@ -1,0 +1,316 @@
+"""Play a recording over DDS into the real node, in a process of its own, and receive what a subscriber would.
+
+The stamps of the frames are replaced by the times of their publication, as a camera would stamp them: so the ages that
+the node reports are true, and a map is known by its stamp. Topics and node live in a namespace of their own, so that a
+robot on the same network is not disturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, Image
+
+from sal360.density import as_density
+from sal360.errors import DataError, FrameError, ParameterError
+from sal360.images import read_map
+from sal360.replay.recording import LiveRun, Recording, ReplayedFrame
+from sal360.replay.resources import ResourceSampler
+from sal360.sources.bag import COMPRESSED
+from sal360.sphere import Array
+from sal360_ros.diagnostics import PERIOD_S
+from sal360_ros.processes import NodeProcess, ProcessError, bring_up
+from sal360_ros.qos import input_qos
+from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+
+_MATCH_TIMEOUT_S = 20.0
+_QUIET_S = 2.0  # after this time without a further map, no more are expected
+_FRAME_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # as drivers of 360° cameras publish
+
+
+@dataclass(frozen=True)
+class ReceivedMap:
+    """Where a map's bytes lie, and when it came; times are Unix epoch, nanoseconds."""
+
+    height: int
+    width: int
+    step: int
+    encoding: str
+    is_bigendian: bool
+    offset: int
+    length: int
+    arrived_ns: int
+    published_ns: int
+    """By the publisher's middleware."""
+
+
+@dataclass(frozen=True)
+class _Message:
+    """The fields of sensor_msgs/Image that a map is read from."""
+
+    height: int
+    width: int
+    step: int
+    encoding: str
+    is_bigendian: bool
+    data: bytes
+
+
+class MapSpool:
+    """A file of the maps' bytes, gone when it is closed."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="sal360-maps-")  # noqa: SIM115 - closed by `close`
+        self._end = 0
+
+    def append(self, message: Any, arrived_ns: int, published_ns: int) -> ReceivedMap:
+        """Keep a sensor_msgs/Image."""
+        length = memoryview(message.data).nbytes
+        self._file.write(message.data)
+        received = ReceivedMap(
+            message.height,
+            message.width,
+            message.step,
+            message.encoding,
+            bool(message.is_bigendian),
+            self._end,
+            length,
+            arrived_ns,
+            published_ns,
+        )
+        self._end += length
+        return received
+
+    def density(self, received: ReceivedMap) -> Array:
+        """The map (h, w) float32, as a density relative to uniform.
+
+        Raises:
+            DataError: it is no map.
+        """
+        self._file.seek(received.offset)
+        data = self._file.read(received.length)
+        fields = {name: getattr(received, name) for name in ("height", "width", "step", "encoding", "is_bigendian")}
+        return as_density(read_map(_Message(**fields, data=data)), "that the node published")
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+    def __enter__(self) -> MapSpool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def play_live(recording: Recording, parameters: Mapping[str, Any], rate: float = 1.0) -> Iterator[LiveRun]:
+    """Start a node, play the recording into it, stop it, and give what was received.
+
+    Args:
+        parameters: of the node.
+        rate: times the recorded speed.
+
+    Raises:
+        ParameterError: the rate is not above 0.
+        ProcessError: the node does not start, refuses its parameters, or ends.
+        DataError: there is no frame that can be played.
+    """
+    if not rate > 0:
+        raise ParameterError(f"the rate is {rate:g}", "1 is the recorded speed", expected="a number above 0")
+    keep_freed_memory()
+    use_shared_memory_profile()
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # a replay is no business of the network's
+    namespace = f"/sal360_replay_{os.getpid()}"
+    transport = "compressed" if recording.type == COMPRESSED else "raw"
+    settings = {"encoding": "32FC1", **parameters, "image_transport": transport}
+    remappings = {"__ns": namespace, "/diagnostics": f"{namespace}/diagnostics"}
+    with MapSpool() as spool:
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            with (
+                TemporaryDirectory(prefix="sal360-replay-") as logs,
+                _Client(namespace, recording.type, spool) as client,
+                NodeProcess("sal360_ros.saliency_node", settings, remappings, log=Path(logs) / "node.log") as process,
+            ):
+                bring_up(client.node, f"{namespace}/saliency_node", process)
+                with ResourceSampler(process.pid) as sampler:
+                    client.play(recording, rate, process.check_alive)
+        finally:
+            rclpy.shutdown()
+        measured = {**sampler.figures(), **client.map_hz(), "max_publish_delay_ms": client.max_delay_s * 1000}
+        frames = _received_frames(recording, spool, client.sent_ns, client.received)
+        yield LiveRun(frames, client.about, measured, sampler.curves())
+
+
+def _received_frames(
+    recording: Recording, spool: MapSpool, sent_ns: Mapping[int, int], received: Mapping[int, ReceivedMap]
+) -> Iterator[ReplayedFrame]:
+    """What became of each frame of the recording, in order.
+
+    Args:
+        sent_ns: when each frame (by its index) was published, which is also the stamp that it was given.
+        received: the map of each stamp.
+    """
+    for frame in recording.frames():
+        try:
+            picture = frame.picture()
+        except FrameError as error:
+            yield ReplayedFrame(frame, None, reason=error.reason)
+            continue
+        stamp_ns = sent_ns.get(frame.index, -1)
+        answer = received.get(stamp_ns)
+        if answer is None:
+            yield ReplayedFrame(frame, picture)
+            continue
+        yield ReplayedFrame(
+            frame,
+            picture,
+            spool.density(answer),
+            latency_ms=(answer.arrived_ns - stamp_ns) / 1e6,
+            age_at_publish_ms=(answer.published_ns - stamp_ns) / 1e6,
+        )
+
+
+class _Client:
+    """The camera and the subscriber of a live replay, in one ROS node."""
+
+    def __init__(self, namespace: str, message_type: str, spool: MapSpool) -> None:
+        self.node = Node("sal360_replay", namespace=namespace)
+        kind, topic = (CompressedImage, "image/compressed") if message_type == COMPRESSED else (Image, "image")
+        self._publisher = self.node.create_publisher(kind, topic, _FRAME_QOS)
+        # the annotations of rclpy do not know callbacks that also take the message's info
+        self.node.create_subscription(Image, "saliency", self._on_map, input_qos(depth=10))  # type: ignore[arg-type]
+        self.node.create_subscription(DiagnosticArray, "diagnostics", self._on_diagnostics, 10)
+        self._spool = spool
+        self.sent_ns: dict[int, int] = {}
+        self.received: dict[int, ReceivedMap] = {}
+        self.about: dict[str, str] = {}
+        self.max_delay_s = 0.0
+        self._last_arrival_s = 0.0
+
+    def _on_map(self, message: Image, info: Mapping[str, int]) -> None:
+        arrived_ns = time.time_ns()
+        self._last_arrival_s = time.monotonic()
+        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        self.received[stamp_ns] = self._spool.append(message, arrived_ns, info["source_timestamp"])
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.about = {value.key: value.value for value in status.values}
+
+    def play(self, recording: Recording, rate: float, check: Callable[[], None]) -> None:
+        """Publish the frames at the times of their recording, and receive until no more maps come.
+
+        Args:
+            check: raises when the node has ended.
+        """
+        with self._spinning():
+            self._await_subscriber(check)
+            start_s = first_ns = None
+            for frame in recording.frames():
+                if frame.fields is None:
+                    continue  # DDS would not carry it
+                data = frame.message.ros2_bytes()
+                if start_s is None or first_ns is None:
+                    start_s, first_ns = time.monotonic(), frame.message.recorded_ns
+                due_s = start_s + (frame.message.recorded_ns - first_ns) / 1e9 / rate
+                time.sleep(max(0.0, due_s - time.monotonic()))
+                check()
+                self.max_delay_s = max(self.max_delay_s, time.monotonic() - due_s)
+                self.sent_ns[frame.index] = stamp_ns = time.time_ns()
+                self._publisher.publish(_with_stamp(data, stamp_ns))
+            if start_s is None:
+                raise DataError(
+                    f"no message on {recording.topic} can be played", "record it again", expected="whole messages"
+                )
+            self._await_quiet(check)
+            self._await_diagnostics(check)
+
+    @contextlib.contextmanager
+    def _spinning(self) -> Iterator[None]:
+        """Receive in a thread of its own."""
+        stopped = threading.Event()
+        executor = SingleThreadedExecutor()
+        executor.add_node(self.node)
+
+        def spin() -> None:
+            while not stopped.is_set():
+                executor.spin_once(timeout_sec=0.1)
+
+        thread = threading.Thread(target=spin, name="receiver", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+            executor.remove_node(self.node)
+            executor.shutdown()
+
+    def _await_subscriber(self, check: Callable[[], None]) -> None:
+        deadline_s = time.monotonic() + _MATCH_TIMEOUT_S
+        while not self._publisher.get_subscription_count():
+            check()
+            if time.monotonic() > deadline_s:
+                raise ProcessError(
+                    f"the node did not subscribe to {self._publisher.topic_name}",
+                    "see its parameters",
+                    expected="a connection",
+                )
+            time.sleep(0.05)
+        time.sleep(0.3)  # the other side learns of a match a little later, and loses what comes before
+
+    def _await_quiet(self, check: Callable[[], None]) -> None:
+        ended_s = time.monotonic()
+        last_stamp_ns = max(self.sent_ns.values())
+        while time.monotonic() - max(ended_s, self._last_arrival_s) < _QUIET_S and last_stamp_ns not in self.received:
+            check()
+            time.sleep(0.02)
+
+    def _await_diagnostics(self, check: Callable[[], None]) -> None:
+        """The node's counts once more, after its last frame."""
+        self.about = {}
+        deadline_s = time.monotonic() + 2 * PERIOD_S
+        while not self.about and time.monotonic() < deadline_s:
+            check()
+            time.sleep(0.02)
+
+    def map_hz(self) -> dict[str, float]:
+        """Maps that arrived a second, of two and more."""
+        arrivals_ns = [each.arrived_ns for each in self.received.values()]
+        if len(arrivals_ns) < 2:
+            return {}
+        return {"map_hz": (len(arrivals_ns) - 1) * 1e9 / (max(arrivals_ns) - min(arrivals_ns))}
+
+    def __enter__(self) -> _Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.node.destroy_node()
+
+
+def _with_stamp(data: bytes, stamp_ns: int) -> bytes:
+    """A serialised message that begins with a header, with another stamp in it; one copy, for frames are large.
+
+    CDR: four bytes of encapsulation, the second of which is 1 for little-endian, then the first field.
+    """
+    order = "<" if data[1] == 1 else ">"
+    return b"".join((data[:4], struct.pack(f"{order}iI", *divmod(stamp_ns, 10**9)), memoryview(data)[12:]))

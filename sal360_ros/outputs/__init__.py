@@ -1,1 +1,0 @@
-"""What consumers take from a saliency map: pure numpy, no ROS."""

@@ -1,1 +1,0 @@
-"""Replay a recorded bag through the predictor or the live node, and evaluate the answers."""

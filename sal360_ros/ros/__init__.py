@@ -1,1 +1,0 @@
-"""Everything that speaks ROS 2: the only folder that imports rclpy."""

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from sal360.density import as_density
+from sal360.errors import DataError
+from sal360.replay.ground_truth import GroundTruth
+from sal360.replay.recording import Recording
+from sal360.sources.bag import Bag
+from sal360.sphere import body_to_frame, erp_directions, solid_angles
+
+
+@pytest.fixture
+def recording(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> Any:
+    """The turning scene in a bag with every kind of ground-truth topic."""
+    points, vectors = [], []
+    for stamp, fixations in zip(turning_scene.stamps_ns, turning_scene.fixations, strict=True):
+        # gaze at 60 Hz: three samples around each frame, in metres and not of length 1
+        for offset_ns, (x, y, z) in zip((-16_000_000, 0, 16_000_000), 3 * fixations.astype(float), strict=False):
+            header = mcap_bag.header(stamp + offset_ns)
+            point = mcap_bag.new("geometry_msgs/msg/Point", x=x, y=y, z=z)
+            vector = mcap_bag.new("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+            points.append((stamp, mcap_bag.new("geometry_msgs/msg/PointStamped", header=header, point=point)))
+            vectors.append((stamp, mcap_bag.new("geometry_msgs/msg/Vector3Stamped", header=header, vector=vector)))
+    topics = {
+        "/camera": turning_scene.image_messages(mcap_bag),
+        "/map": turning_scene.map_messages(mcap_bag),
+        "/map8": turning_scene.map_messages(mcap_bag, "mono8"),
+        "/cloud": turning_scene.cloud_messages(mcap_bag),
+        "/point": points,
+        "/vector": vectors,
+    }
+    with Bag(mcap_bag.write(tmp_path / "run", topics)) as bag:
+        yield Recording(bag, "/camera")
+
+
+def test_maps_become_densities(recording: Any, turning_scene: Any) -> None:
+    exact, coarse = GroundTruth(recording, ["/map"]), GroundTruth(recording, ["/map8"])
+    for index, values in enumerate(turning_scene.maps):
+        density = exact.at(index).density
+        assert (density * solid_angles(20, 40)).sum() == pytest.approx(4 * np.pi, rel=1e-5)
+        np.testing.assert_allclose(density / density.max(), values / values.max(), rtol=1e-5)
+        np.testing.assert_allclose(coarse.at(index).density, density, atol=density.max() / 200)
+
+
+def test_clouds_become_fixations_with_their_observers_and_density(recording: Any, turning_scene: Any) -> None:
+    truth = GroundTruth(recording, ["/cloud"])
+    for index, expected in enumerate(turning_scene.fixations):
+        record = truth.at(index)
+        np.testing.assert_allclose(record.fixations, expected, atol=1e-6)
+        np.testing.assert_array_equal(record.observer, turning_scene.OBSERVERS)
+        # the density is that of von Mises-Fisher kernels, by definition
+        cosine = erp_directions(256, 512) @ expected.T.astype(float)
+        mass = np.exp((cosine - 1) / np.deg2rad(3.34) ** 2).sum(axis=-1)
+        mean = (mass * solid_angles(256, 512)).sum() / (4 * np.pi)
+        np.testing.assert_allclose(record.density, mass / mean, rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_is_not_replaced_by_the_density_of_fixations(recording: Any, turning_scene: Any) -> None:
+    record = GroundTruth(recording, ["/map", "/cloud"]).at(1)
+    np.testing.assert_allclose(record.density, as_density(turning_scene.maps[1], "expected"), rtol=1e-6)
+    assert len(record.fixations) == 5
+
+
+def test_a_frame_without_fixations_or_map_has_no_density(recording: Any, turning_scene: Any, tmp_path: Path) -> None:
+    (tmp_path / f"{turning_scene.stamps_ns[0]}.csv").write_text("x,y,z\n")
+    record = GroundTruth(recording, [str(tmp_path)]).at(0)
+    assert len(record.fixations) == 0
+    assert record.density is None
+
+
+@pytest.mark.parametrize("topic", ["/point", "/vector"])
+def test_gaze_samples_belong_to_the_nearest_frame_and_are_directions(
+    recording: Any, turning_scene: Any, topic: str
+) -> None:
+    truth = GroundTruth(recording, [topic])
+    for index, expected in enumerate(turning_scene.fixations):
+        np.testing.assert_allclose(truth.at(index).fixations, expected[:3], atol=1e-6)
+
+
+def test_entries_far_from_every_frame_belong_to_none(recording: Any) -> None:
+    truth = GroundTruth(recording, ["/point"], tolerance_s=0.01)
+    assert truth.unmatched == 12
+    assert all(len(truth.at(index).fixations) == 1 for index in range(6))
+    assert GroundTruth(recording, ["/point"]).unmatched == 0
+
+
+@pytest.mark.parametrize("convention", ["body", "optical", "openxr"])
+def test_fixations_in_other_axes_are_turned(
+    recording: Any, turning_scene: Any, convention: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "gaze"
+    folder.mkdir()
+    vectors = body_to_frame(turning_scene.fixations[2].astype(float), convention)
+    lines = [f"{x},{y},{z},{observer}" for (x, y, z), observer in zip(vectors, (7, 8, 9, 7, 8), strict=True)]
+    (folder / f"{turning_scene.stamps_ns[2]}.csv").write_text("\n".join(["x,y,z,observer", *lines]))
+    record = GroundTruth(recording, [str(folder)], convention=convention).at(2)
+    np.testing.assert_allclose(record.fixations, turning_scene.fixations[2], atol=1e-6)
+    assert record.observer.tolist() == [7, 8, 9, 7, 8]
+
+
+def test_a_folder_of_maps_is_matched_by_the_stamps_in_its_names(
+    recording: Any, turning_scene: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "gaze"
+    folder.mkdir()
+    first, second, third = turning_scene.stamps_ns[:3]
+    np.save(folder / f"{first}.npy", turning_scene.maps[0])
+    np.save(folder / f"{second / 1e9:.3f}.npy", turning_scene.maps[1])
+    scaled = turning_scene.maps[2] / turning_scene.maps[2].max()
+    cv2.imwrite(str(folder / f"{third}.png"), np.round(65535 * scaled).astype(np.uint16))
+    truth = GroundTruth(recording, [str(folder)])
+    for index in range(3):
+        expected = as_density(turning_scene.maps[index], "expected")
+        np.testing.assert_allclose(truth.at(index).density, expected, atol=1e-3)
+    assert truth.at(3) is None
+
+
+def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_scene: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "gaze"
+    folder.mkdir()
+    stamp = turning_scene.stamps_ns[0]
+    np.save(folder / f"{stamp - 20_000_000}.npy", turning_scene.maps[3])
+    np.save(folder / f"{stamp + 1_000_000}.npy", turning_scene.maps[0])
+    np.save(folder / f"{stamp + 30_000_000}.npy", turning_scene.maps[4])
+    density = GroundTruth(recording, [str(folder)]).at(0).density
+    np.testing.assert_allclose(density, as_density(turning_scene.maps[0], "expected"), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("notes.txt", b"", "holds no ground truth"),
+        ("first.csv", b"x,y,z\n1,0,0", r"first\.csv is not named by a stamp"),
+        ("nan.csv", b"x,y,z\n1,0,0", r"nan\.csv is not named by a stamp"),
+        ("1700000000.csv", b"x,y\n1,0", r"is no table of fixations"),
+        ("1700000000.csv", b"x,y,z\n1,0,up", r"is no table of fixations"),
+        ("1700000000.csv", b"x,y,z\n0,0,0", r"no unit vectors"),
+        ("1700000000.csv", b"x,y,z\n1,nan,0", r"no unit vectors"),
+        ("1700000000.npy", b"no array", r"cannot be read"),
+        ("1700000000.png", b"no picture", r"cannot be decoded"),
+        ("12.5.csv", b"x,y,z\n1,0,0", r"no entry of .* lies within 0.05 s of a frame"),
+    ],
+)
+def test_a_malformed_folder_is_one_clear_line(
+    recording: Any, tmp_path: Path, name: str, content: bytes, line: str
+) -> None:
+    folder = tmp_path / "gaze"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=line) as caught:
+        GroundTruth(recording, [str(folder)]).at(0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [np.zeros((4, 8)), -np.ones((4, 8)), np.full((4, 8), np.nan)])
+def test_a_map_that_is_no_density_is_refused(recording: Any, turning_scene: Any, tmp_path: Path, values: Any) -> None:
+    folder = tmp_path / "gaze"
+    folder.mkdir()
+    np.save(folder / f"{turning_scene.stamps_ns[0]}.npy", values)
+    with pytest.raises(DataError, match=r"the map .*\.npy has a mean of"):
+        GroundTruth(recording, [str(folder)]).at(0)
+
+
+def test_a_topic_of_another_type_is_refused(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> None:
+    topics = {
+        "/camera": ("sensor_msgs/msg/Image", turning_scene.image_messages(mcap_bag)),
+        "/imu": ("sensor_msgs/msg/Imu", [(1, b"\0\1\0\0")]),
+    }
+    with Bag(mcap_bag.write_typed(tmp_path / "run", topics)) as bag, pytest.raises(DataError, match="carries sensor_m"):
+        GroundTruth(Recording(bag, "/camera"), ["/imu"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"point_step": 4}, {"width": 1000}, {"fields": []}, {"row_step": 7}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_malformed_cloud_is_one_clear_line(
+    mcap_bag: Any, turning_scene: Any, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    (when, cloud), *_ = turning_scene.cloud_messages(mcap_bag)
+    for name, value in changes.items():
+        object.__setattr__(cloud, name, value)
+    topics = {"/camera": turning_scene.image_messages(mcap_bag), "/cloud": [(when, cloud)]}
+    with (
+        Bag(mcap_bag.write(tmp_path / "run", topics)) as bag,
+        pytest.raises(DataError, match="a point cloud on /cloud"),
+    ):
+        GroundTruth(Recording(bag, "/camera"), ["/cloud"])

@@ -1,0 +1,342 @@
+"""open_model: what it chooses, and the one line for everything that cannot be opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import cv2
+import onnx
+import pytest
+
+from sal360.errors import ModelError, ParameterError, Sal360Error
+from sal360.metrics import cc, kld
+from sal360.predictor import resize_frame
+from sal360.runtimes import BACKEND_NAMES, onnxruntime_backend, open_bundled_model, open_model, selection
+from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend
+from sal360.runtimes.openvino_backend import OpenVinoBackend
+from sal360.samples import bundled_panoramas
+from sal360.weights import bundled_model
+
+CPU_BACKENDS = ("openvino", "onnxruntime")
+ALL_INSTALLED = all(importlib.util.find_spec(name) for name in CPU_BACKENDS)
+
+pytestmark = pytest.mark.skipif(not ALL_INSTALLED, reason="onnxruntime and OpenVINO are not both installed")
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Hides a package from the search for installed ones."""
+    find_spec = importlib.util.find_spec
+
+    def hide(*names):
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name in names else find_spec(name, *rest)
+        )
+
+    return hide
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(selection, "cuda_device_count", lambda: 0)
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    monkeypatch.setattr(selection, "cuda_device_count", lambda: 1)
+
+
+def opening(path, **options) -> str:
+    """The message of the refusal, after checking that it is one line."""
+    with pytest.raises(Sal360Error) as raised:
+        open_model(path, **options)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_openvino_is_the_first_choice_on_a_processor_and_the_log_says_so(tiny_model, caplog):
+    with caplog.at_level(logging.INFO, "sal360"), open_model(tiny_model) as backend:
+        assert backend.name == "openvino"
+    (record,) = caplog.records
+    assert f"tiny 0.0.1: openvino on cpu in {backend.precision}" in record.getMessage()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_onnxruntime_serves_where_openvino_is_not_installed(tiny_model, without):
+    without("openvino")
+    with open_model(tiny_model) as backend:
+        assert (backend.name, backend.precision) == ("onnxruntime", "fp32")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("best", "form"), [("int8", "int8"), ("bf16", "fp32"), ("fp32", "fp32")])
+def test_the_bundled_model_comes_in_the_form_that_the_processor_prefers(monkeypatch, best, form):
+    monkeypatch.setattr(OpenVinoBackend, "best_precision", classmethod(lambda _: best))
+    with open_bundled_model() as backend:
+        assert (backend.name, backend.spec.precision) == ("openvino", form)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("asked", "form"),
+    [({"precision": "fp32"}, "fp32"), ({"precision": "int8"}, "int8"), ({"backend": "onnxruntime"}, "fp32")],
+)
+def test_what_is_asked_for_decides_the_form_of_the_bundled_model(monkeypatch, asked, form):
+    monkeypatch.setattr(OpenVinoBackend, "best_precision", classmethod(lambda _: "bf16" if form == "int8" else "int8"))
+    with open_bundled_model(**asked) as backend:
+        assert backend.spec.precision == form
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_the_bundled_int8_form_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(selection.TensorRtBackend, "is_installed", classmethod(lambda *_: True))
+    with pytest.raises(ModelError, match="int8 was asked for on cuda:0, and the bundled int8 model is for processors"):
+        open_bundled_model(precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "machine", "best"),
+    [
+        (["FP32", "INT8", "BF16"], "x86_64", "bf16"),
+        (["FP32", "INT8"], "x86_64", "int8"),
+        (["FP32", "INT8"], "AMD64", "int8"),
+        (["FP32", "FP16", "INT8"], "aarch64", "fp32"),
+    ],
+)
+def test_the_processor_tells_what_it_computes_best(monkeypatch, capabilities, machine, best):
+    core = SimpleNamespace(get_property=lambda *_: capabilities)
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert OpenVinoBackend.best_precision() == best
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_broken_openvino_is_said_in_one_line_for_the_bundled_model_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises
+    monkeypatch.setattr(OpenVinoBackend, "is_installed", classmethod(lambda *_: True))
+    with pytest.raises(ModelError, match="openvino is installed and cannot be imported"):
+        open_bundled_model()
+
+
+def test_both_forms_of_the_bundled_model_say_nearly_the_same():
+    frames = [
+        resize_frame(cv2.imread(str(path))[..., ::-1], 384, 768) for path in sorted(bundled_panoramas().glob("*.jpg"))
+    ]
+    exact, quantised = (
+        open_model(bundled_model(form), backend="openvino", device="cpu", precision=form) for form in ("fp32", "int8")
+    )
+    with exact, quantised:
+        assert quantised.spec == dataclasses.replace(exact.spec, precision="int8", parity=quantised.spec.parity)
+        for frame in frames:
+            one, other = exact.infer(frame[None])[0], quantised.infer(frame[None])[0]
+            assert cc(one, other) > 0.99
+            assert kld(one, other) < 0.01
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_the_choice_can_be_overridden(tiny_model, name):
+    with open_model(tiny_model, backend=name, device="cpu", precision="fp32") as backend:
+        assert (backend.name, backend.precision) == (name, "fp32")
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_gpu_is_left_alone_when_no_runtime_for_it_is_installed(tiny_model, monkeypatch):
+    for each in selection.BACKENDS:
+        if "cuda" in each.devices:
+            monkeypatch.setattr(each, "is_installed", classmethod(lambda _, device: device == "cpu"))
+    with open_model(tiny_model) as backend:
+        assert backend.device == "cpu"
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_gpu_is_used_when_a_runtime_for_it_is_installed(tiny_model, monkeypatch):
+    class GpuRuntime(OnnxRuntimeBackend):
+        name = "gpu-runtime"
+        devices = ("cuda",)
+        is_installed = classmethod(lambda *_: True)
+
+        def _open(self, path, device, precision, threads):
+            super()._open(path, "cpu", precision, threads)
+            self.device = device
+
+    monkeypatch.setattr(selection, "BACKENDS", (OpenVinoBackend, GpuRuntime))
+    with open_model(tiny_model) as backend:
+        assert (backend.name, backend.device) == ("gpu-runtime", "cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"backend": "caffe"}, "backend is 'caffe'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"device": "cuda:one"}, "device is 'cuda:one'"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"threads": -1}, "threads is -1"),
+        ({"threads": 100_000}, "threads is 100000"),
+    ],
+)
+def test_an_unknown_option_is_named(tiny_model, options, named):
+    assert opening(tiny_model, **options).startswith(named)
+
+
+def test_the_known_backends_are_listed(tiny_model):
+    message = opening(tiny_model, backend="caffe")
+    assert all(name in message for name in BACKEND_NAMES)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert f"no model file {tmp_path / 'none.onnx'}" in opening(tmp_path / "none.onnx")
+    assert f"no model file {tmp_path}" in opening(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(range(256)) * 64], ids=["empty", "text", "noise"])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    assert str(path) in opening(path)
+
+
+def test_every_truncation_of_a_model_is_refused(tmp_path, tiny_model):
+    whole = tiny_model.read_bytes()
+    path = tmp_path / "model.onnx"
+    for size in range(1, len(whole), len(whole) // 16):
+        path.write_bytes(whole[:size])
+        assert str(path) in opening(path)
+
+
+def test_a_model_without_a_spec_is_refused(tmp_path, tiny_model):
+    model = onnx.load(tiny_model)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "without a sal360 spec" in opening(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_a_graph_that_is_not_what_its_spec_says_is_refused(make_model, name):
+    path = make_model(output_height=8, output_width=16, prior_log_rows=())
+    assert "only saliency float32 (N, 8, 16)" in opening(path, backend=name, device="cpu")
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_an_operator_that_the_runtime_does_not_know_is_named(tmp_path, tiny_model, name):
+    model = onnx.load(tiny_model)
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Quux"
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "Quux" in opening(tmp_path / "model.onnx", backend=name, device="cpu")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_device_that_is_absent_is_refused(tiny_model):
+    assert "this machine has 0 CUDA devices" in opening(tiny_model, device="cuda", backend="onnxruntime")
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_device_number_beyond_the_last_is_refused(tiny_model):
+    assert "device cuda:1" in opening(tiny_model, device="cuda:1")
+
+
+def test_a_backend_that_does_not_run_on_the_device_is_refused(tiny_model):
+    assert "backend openvino cannot run tiny.onnx on cuda" in opening(tiny_model, backend="openvino", device="cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_runtime_that_is_not_installed_is_named(tiny_model, without):
+    without("openvino")
+    message = opening(tiny_model, backend="openvino")
+    assert "openvino is not installed" in message
+    assert "; pip install openvino (" in message
+    without("openvino", "onnxruntime")
+    assert "openvino and onnxruntime are not installed" in opening(tiny_model, device="cpu")
+
+
+def test_a_broken_installation_is_named(tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libbroken.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    assert "onnxruntime is installed and cannot be imported" in opening(tiny_model, backend="onnxruntime", device="cpu")
+
+
+def test_onnxruntime_is_not_asked_for_another_precision_than_the_file_s(tiny_model):
+    message = opening(tiny_model, backend="onnxruntime", precision="bf16", device="cpu")
+    assert "asked for bf16" in message
+    assert "--precision bf16" in message
+
+
+def test_a_quantised_file_is_not_run_as_a_floating_point_one(make_model):
+    path = make_model(precision="int8")
+    assert "the model was exported in int8" in opening(path, backend="openvino", precision="bf16")
+
+
+def test_bf16_is_refused_where_the_processor_has_none(tiny_model, monkeypatch):
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    assert "no bf16" in opening(tiny_model, backend="openvino", precision="bf16")
+    with open_model(tiny_model, backend="openvino") as backend:
+        assert backend.precision == "fp32"
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_tensorrt_inside_onnxruntime_is_chosen_only_where_its_libraries_are(found, monkeypatch):
+    """onnxruntime-gpu lists the provider in either case."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setattr(onnxruntime_backend, "_loads", lambda library: found and library.startswith("libnvinfer"))
+    assert onnxruntime_backend.OnnxRuntimeTensorRtBackend.is_installed("cuda:0") is found
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_tensorrt_inside_onnxruntime_has_a_cache_on_a_fresh_account(tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none" / "yet"))
+    monkeypatch.setattr(onnxruntime_backend.OnnxRuntimeTensorRtBackend, "is_installed", classmethod(lambda *_: True))
+    with pytest.warns(UserWarning, match="ExecutionProvider"):  # onnxruntime's own, one for each that it lacks
+        message = opening(tiny_model, backend="onnxruntime-tensorrt", device="cuda")
+    assert "could not start its TensorrtExecutionProvider; expected the CUDA and TensorRT libraries" in message
+    [(_, options), *_] = onnxruntime_backend.OnnxRuntimeTensorRtBackend.providers("cuda:1")
+    assert options["device_id"] == "1"
+    assert {options["trt_engine_cache_path"], options["trt_timing_cache_path"]} == {
+        str(tmp_path / "none" / "yet" / "sal360_ros" / "onnxruntime")
+    }
+    assert (tmp_path / "none" / "yet" / "sal360_ros" / "onnxruntime").is_dir()
+    assert "trt_cuda_graph_enable" not in options  # it would give every frame the first one's map
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_onnxruntime_does_not_go_on_without_its_gpu_provider(tiny_model, monkeypatch):
+    monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: True))
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # onnxruntime's own
+        message = opening(tiny_model, backend="onnxruntime", device="cuda")
+    assert "could not start its CUDAExecutionProvider" in message
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_a_processor_needs_no_torch(tiny_model, name):
+    program = (
+        "import sys; from sal360.predictor import Predictor; "
+        f"Predictor({str(tiny_model)!r}, backend={name!r}, device='cpu').close(); "
+        "print(*sorted(each for each in sys.modules if each.split('.')[0] in ('torch', 'training', 'rclpy')))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.split() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"hello"], ids=["empty", "text"])
+def test_a_file_that_is_no_torch_program_is_refused(tmp_path, content):
+    pytest.importorskip("torch")
+    path = tmp_path / "model.pt2"
+    path.write_bytes(content)
+    assert f"torch cannot load {path}" in opening(path, device="cpu")
+
+
+def test_errors_of_the_two_kinds_are_told_apart(tiny_model, tmp_path):
+    with pytest.raises(ParameterError):
+        open_model(tiny_model, backend="caffe")
+    with pytest.raises(ModelError):
+        open_model(tmp_path / "none.onnx")

@@ -1,0 +1,306 @@
+"""The TensorRT backend: what it does per frame, what it keeps between starts, and every refusal in one line."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+
+import numpy as np
+import pytest
+
+from sal360.cli import build_engine, main
+from sal360.errors import ModelError
+from sal360.runtimes import open_model, selection
+from sal360.runtimes.tensorrt.builder import load_tensorrt
+from sal360.runtimes.tensorrt.engine import read_engine_info, sidecar_path
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+
+LIBRARIES = pytest.mark.parametrize("library", ["tensorrt", "tensorrt_rtx"])
+
+
+def opening(path) -> str:
+    with pytest.raises(ModelError) as raised:
+        open_model(path, device="cuda")
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def engines(gpu):
+    return sorted((gpu.cache / "sal360_ros" / "engines").glob("*.engine"))
+
+
+def built_engine(gpu, path):
+    """The engine that opening the model leaves in the cache."""
+    open_model(path, device="cuda").close()
+    (engine,) = engines(gpu)
+    return engine
+
+
+def test_it_is_the_first_choice_where_there_is_a_card(make_gpu, tiny_model):
+    make_gpu()
+    with open_model(tiny_model) as backend:
+        assert (backend.name, backend.device, backend.precision) == ("tensorrt", "cuda:0", "fp32")
+
+
+def test_classic_tensorrt_replays_one_graph_and_waits_once_a_frame(make_gpu, tiny_model, frames):
+    gpu = make_gpu("tensorrt")
+    with open_model(tiny_model, device="cuda") as backend:
+        backend.infer(frames[:1])
+        del gpu.cuda.calls[:]
+        backend.infer(frames[1:2])
+    assert gpu.cuda.calls[:3] == ["cuCtxSetCurrent", "cuGraphLaunch", "cuStreamSynchronize"]
+
+
+def test_tensorrt_rtx_captures_by_itself_and_waits_once_a_frame(make_gpu, tiny_model, frames):
+    gpu = make_gpu("tensorrt_rtx")
+    with open_model(tiny_model, device="cuda") as backend:
+        backend.infer(frames[:1])
+        assert backend._engine.runtime_config.cuda_graph_strategy == gpu.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        del gpu.cuda.calls[:]
+        backend.infer(frames[1:2])
+        assert gpu.cuda.calls == [
+            "cuCtxSetCurrent",
+            "cuMemcpyHtoDAsync_v2",
+            "cuMemcpyDtoHAsync_v2",
+            "cuStreamSynchronize",
+        ]
+
+
+@LIBRARIES
+def test_nothing_is_allocated_after_the_first_frame(make_gpu, tiny_model, frames, library):
+    gpu = make_gpu(library)
+    with open_model(tiny_model, device="cuda") as backend:
+        backend.infer(frames[:1])
+        held = sorted(gpu.cuda.leaks)
+        for _ in range(3):
+            backend.infer(frames)
+        assert sorted(gpu.cuda.leaks) == held
+
+
+@LIBRARIES
+def test_closing_gives_everything_back(make_gpu, tiny_model, frames, library):
+    gpu = make_gpu(library)
+    for _ in range(3):
+        with open_model(tiny_model, device="cuda") as backend:
+            backend.infer(frames)
+        assert gpu.cuda.leaks == []
+
+
+@LIBRARIES
+@pytest.mark.parametrize("call", ["cuStreamCreate", "cuMemHostAlloc", "cuMemAlloc_v2", "cuCtxSetCurrent"])
+def test_an_opening_that_fails_gives_everything_back(make_gpu, tiny_model, library, call):
+    gpu = make_gpu(library)
+    gpu.cuda.fails[call] = 2
+    assert opening(tiny_model).startswith(f"CUDA's {call} failed (out of memory)")
+    gpu.cuda.fails.clear()
+    assert gpu.cuda.leaks == []
+
+
+def test_batches_of_several_sizes_run_on_one_engine(make_gpu, tiny_model, exact, frames):
+    gpu = make_gpu("tensorrt")
+    library = load_tensorrt("tensorrt")
+    from sal360.runtimes.tensorrt.cache import engine_for
+    from sal360.runtimes.tensorrt.driver import CudaDevice
+
+    device = CudaDevice(0)
+    path = engine_for(tiny_model, library, device, max_batch=2)
+    device.release()
+    with open_model(path) as backend:
+        assert backend.batch_limits == (1, 2)
+        for number in (2, 1, 3, 2):
+            np.testing.assert_allclose(backend.infer(frames[:number]), exact(frames[:number]), rtol=1e-5)
+    assert gpu.cuda.leaks == []
+
+
+def test_an_engine_that_cannot_be_captured_runs_without_a_graph_and_says_so(
+    make_gpu, tiny_model, exact, frames, caplog
+):
+    gpu = make_gpu("tensorrt")
+    gpu.cuda.fails["cuStreamBeginCapture_v2"] = 900
+    with caplog.at_level(logging.WARNING), open_model(tiny_model, device="cuda") as backend:
+        for _ in range(2):
+            np.testing.assert_allclose(backend.infer(frames[:1]), exact(frames[:1]), rtol=1e-5)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["running without a CUDA graph"]
+
+
+def test_a_failure_during_inference_is_one_line_and_the_next_frame_may_work(make_gpu, tiny_model, frames):
+    gpu = make_gpu()
+    with open_model(tiny_model, device="cuda") as backend:
+        gpu.refuses_to_run = True
+        with pytest.raises(ModelError, match="kernel launch failed"):
+            backend.infer(frames[:1])
+        gpu.refuses_to_run = False
+        assert backend.infer(frames[:1]).shape == (1, 16, 32)
+
+
+def test_the_engine_is_built_once_and_found_again(make_gpu, tiny_model):
+    gpu = make_gpu()
+    for _ in range(3):
+        open_model(tiny_model, device="cuda").close()
+    assert len(gpu.builds) == len(engines(gpu)) == 1
+
+
+def test_another_model_card_or_version_has_another_engine(make_gpu, make_model):
+    gpu = make_gpu()
+    model = make_model()
+    open_model(model, device="cuda").close()
+    open_model(make_model(version="2"), device="cuda").close()
+    gpu.cuda.name = "Fake RTX 3060"
+    open_model(model, device="cuda").close()
+    gpu.cuda.capability = (8, 6)
+    open_model(model, device="cuda").close()
+    gpu.module.__version__ = "1.8.0"
+    open_model(model, device="cuda").close()
+    assert len(gpu.builds) == len(engines(gpu)) == 5
+
+
+def test_a_build_that_was_interrupted_is_done_again(make_gpu, tiny_model):
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    whole = engine.read_bytes()
+    sidecar_path(engine).unlink()
+    assert built_engine(gpu, tiny_model) == engine
+    engine.write_bytes(whole[: len(whole) // 2])
+    assert built_engine(gpu, tiny_model).read_bytes() == whole
+    assert len(gpu.builds) == 3
+
+
+def test_what_rtx_compiled_for_the_card_is_kept(make_gpu, tiny_model, frames):
+    gpu = make_gpu("tensorrt_rtx")
+    for _ in range(2):
+        with open_model(tiny_model, device="cuda") as backend:
+            backend.infer(frames)
+    assert gpu.seen_caches == [b"compiled kernels"]
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(make_gpu, tiny_model):
+    gpu = make_gpu()
+    gpu.cache.write_text("a file where the folder should be")
+    message = opening(tiny_model)
+    assert f"the engine cache {gpu.cache / 'sal360_ros' / 'engines'} cannot be written" in message
+    assert "XDG_CACHE_HOME" in message
+    assert gpu.builds == []  # noticed before the build
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_engine_whole(make_gpu, tiny_model, monkeypatch):
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    before = engine.read_bytes(), sidecar_path(engine).read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sal360.files.os.fsync", full)
+    with pytest.raises(ModelError, match="No space left on device"):
+        build_engine.main([str(tiny_model), "--force-engine-update"])
+    assert (engine.read_bytes(), sidecar_path(engine).read_bytes()) == before
+    assert sorted(path.name for path in engine.parent.iterdir()) == [engine.name, sidecar_path(engine).name]
+    assert gpu.cuda.leaks == []
+
+
+def test_the_command_builds_only_when_needed_or_forced(make_gpu, tiny_model, capsys):
+    gpu = make_gpu()
+    for forced in ([], [], ["--force-engine-update"]):
+        assert main(["build-engine", str(tiny_model), *forced]) == 0
+    assert len(gpu.builds) == 2
+    assert capsys.readouterr().out.splitlines() == [str(engines(gpu)[0])] * 3
+
+
+def test_an_engine_is_opened_by_its_own_file(make_gpu, tiny_model, exact, frames):
+    gpu = make_gpu()
+    with open_model(built_engine(gpu, tiny_model)) as backend:
+        assert backend.spec.name == "tiny"
+        np.testing.assert_allclose(backend.infer(frames), exact(frames), rtol=1e-5)
+
+
+def test_an_engine_of_another_version_is_refused_with_the_remedy(make_gpu, tiny_model):
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    gpu.module.__version__ = "1.99.0"
+    message = opening(engine)
+    assert f"was built by tensorrt_rtx {read_engine_info(engine).library_version}" in message
+    assert "expected tensorrt_rtx 1.99.0" in message
+    assert "build_engine" in message
+
+
+def test_an_engine_for_another_kind_of_card_is_refused_with_the_remedy(make_gpu, tiny_model):
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    gpu.cuda.capability = (12, 0)
+    message = opening(engine)
+    assert "was built for compute capability 8.9" in message
+    assert "expected 12.0" in message
+
+
+def test_an_engine_that_classic_tensorrt_tuned_on_another_card_is_refused(make_gpu, tiny_model):
+    gpu = make_gpu("tensorrt")
+    engine = built_engine(gpu, tiny_model)
+    gpu.cuda.name = "Fake L4"  # the same compute capability
+    assert "was tuned on Fake RTX 4090; expected Fake L4" in opening(engine)
+
+
+@pytest.mark.parametrize("damage", ["cut", "no sidecar", "text", "newer", "a field short"])
+def test_a_damaged_engine_is_refused(make_gpu, tiny_model, damage):
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    sidecar = sidecar_path(engine)
+    if damage == "cut":
+        engine.write_bytes(engine.read_bytes()[:-1])
+    elif damage == "no sidecar":
+        sidecar.unlink()
+    elif damage == "text":
+        sidecar.write_text("{")
+    elif damage == "newer":
+        sidecar.write_text(sidecar.read_text().replace('"sidecar_version": 1', '"sidecar_version": 2'))
+    else:
+        sidecar.write_text(sidecar.read_text().replace("onnx_sha256", "onnx"))
+    assert engine.name in opening(engine)
+    assert gpu.cuda.leaks == []
+
+
+def test_an_engine_that_the_runtime_refuses_is_one_line(make_gpu, tiny_model):
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    gpu.engines.clear()
+    assert f"refuses {engine} (Serialization assertion failed)" in opening(engine)
+    assert gpu.cuda.leaks == []
+
+
+def test_the_refusal_of_the_real_runtime_without_a_card_is_one_line(make_gpu, tiny_model, monkeypatch):
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        pass
+    else:
+        pytest.skip("this machine has an NVIDIA driver, and the runtime would use it")
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    monkeypatch.setattr(type(gpu.module), "Runtime", property(lambda self: self._real.Runtime))
+    message = opening(engine)
+    assert f"refuses {engine}" in message
+    assert "CUDA" in message
+    assert gpu.cuda.leaks == []
+
+
+def test_without_a_driver_there_is_one_line(tiny_model, make_gpu, monkeypatch):
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    monkeypatch.setattr(selection, "cuda_device_count", lambda: 0)
+    assert "this machine has 0 CUDA devices" in opening(engine)
+    with pytest.raises(ModelError, match="cannot run"):
+        open_model(engine, device="cpu")
+
+
+def test_another_precision_than_the_file_s_is_refused_before_anything_is_built(make_gpu, tiny_model):
+    gpu = make_gpu()
+    with pytest.raises(ModelError, match="--precision fp16"):
+        open_model(tiny_model, device="cuda", precision="fp16")
+    assert gpu.builds == []
+
+
+def test_an_old_tensorrt_is_refused(make_gpu, tiny_model):
+    gpu = make_gpu("tensorrt")
+    gpu.module.__version__ = "8.6.1"
+    assert "tensorrt 8.6.1 is installed; expected 10.0 or newer" in opening(tiny_model)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sal360.errors import DataError, FrameError, ParameterError
+from sal360.projection import rotate_erp
+from sal360.samples import bundled_panoramas
+from sal360.sources import open_source
+from sal360.sources.pictures import panned
+from sal360.sphere import rotation_yaw_pitch_roll
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures whose natural order is not that of their letters, each of one grey."""
+    for name, grey in (("pano10.png", 100), ("pano9.png", 50), ("Pano1.png", 10)):
+        cv2.imwrite(str(tmp_path / name), np.full((16, 32, 3), grey, np.uint8))
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_a_folder_is_read_in_natural_order_with_stamps_at_the_rate(folder: Path) -> None:
+    frames = list(open_source(folder, rate_hz=10))
+    assert [frame.name for frame in frames] == ["Pano1", "pano9", "pano10"]
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [10, 50, 100]
+    np.testing.assert_allclose([frame.stamp_s for frame in frames], [0, 0.1, 0.2])
+
+
+def test_pictures_are_held_and_looped(folder: Path) -> None:
+    frames = list(itertools.islice(open_source(folder, rate_hz=4, hold_s=0.5, loop=True), 8))
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [10, 10, 50, 50, 100, 100, 10, 10]
+    np.testing.assert_allclose([frame.stamp_s for frame in frames], np.arange(8) / 4)
+    assert len({frame.name for frame in frames}) == 8
+
+
+def test_a_picture_is_one_frame_and_in_a_loop_endless(folder: Path) -> None:
+    assert len(list(open_source(folder / "pano9.png"))) == 1
+    assert len(list(itertools.islice(open_source(folder / "pano9.png", loop=True), 50))) == 50
+
+
+def test_panning_equals_a_turn_of_the_camera() -> None:
+    erp = cv2.resize(cv2.imread(str(bundled_panoramas() / "city.jpg")), (256, 128), interpolation=cv2.INTER_AREA)
+    for yaw_rad in (0.0, 0.3, -2.0, math.pi, 7.0):
+        turned = rotate_erp(erp, rotation_yaw_pitch_roll(yaw_rad=-yaw_rad))  # the scene turns against the camera
+        difference = np.abs(panned(erp, yaw_rad).astype(int) - turned)
+        assert np.quantile(difference, 0.999) <= 3  # rotate_erp interpolates in steps of 1/32 of a pixel
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(8, 12), (8, 13, 3), (8, 1), (8, 2, 3)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("yaw_rad", [1e-9, 0.4, -3.0])
+def test_panning_is_a_mean_of_neighbouring_columns_of_any_array(dtype, shape, order, yaw_rad) -> None:
+    values = np.asarray(np.random.default_rng(0).integers(0, 200, shape), dtype, order=order)
+    shift_px = yaw_rad / (2 * math.pi) * shape[1]
+    expected = np.zeros(shape)
+    for column in range(shape[1]):
+        left = math.floor(column - shift_px)
+        share = column - shift_px - left
+        expected[:, column] = (1 - share) * values[:, left % shape[1]] + share * values[:, (left + 1) % shape[1]]
+    np.testing.assert_allclose(panned(values, yaw_rad), expected, atol=0.51 if dtype == np.uint8 else 1e-4)
+
+
+def test_a_panned_picture_turns_at_the_rate_and_comes_round(tmp_path: Path) -> None:
+    erp = np.zeros((32, 64, 3), np.uint8)
+    erp[:, 32] = 255  # straight ahead
+    cv2.imwrite(str(tmp_path / "mark.png"), erp)
+    frames = list(open_source(tmp_path / "mark.png", rate_hz=16, hold_s=1, yaw_rate_rad_s=2 * math.pi))
+    columns = [int(frame.image[16, :, 0].argmax()) for frame in frames]
+    # a turn to the left moves what was ahead to the right: four columns a frame, through the seam
+    assert columns == [(32 + 4 * i) % 64 for i in range(16)]
+
+
+def test_pictures_are_scaled_before_they_are_panned(folder: Path) -> None:
+    (frame,) = open_source(folder / "pano9.png", height_px=8, yaw_rate_rad_s=1)
+    assert frame.image.shape == (8, 16, 3)
+
+
+def test_an_unreadable_picture_is_raised_or_told_and_left_out(folder: Path) -> None:
+    (folder / "pano2.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    with pytest.raises(FrameError, match=r"pano2\.jpg cannot be decoded"):
+        list(open_source(folder))
+    told: list[str] = []
+    assert len(list(open_source(folder, on_bad_frame=lambda _, name: told.append(name)))) == 3
+    assert told == ["pano2.jpg"]
+
+
+def test_a_loop_over_nothing_but_unreadable_pictures_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no")
+    with pytest.raises(DataError, match="no picture could be decoded"):
+        list(open_source(tmp_path, loop=True, on_bad_frame=lambda *_: None))
+
+
+def write_video(path: Path, codec: str, count: int = 40) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (64, 32))
+    assert writer.isOpened()
+    for index in range(count):
+        writer.write(np.full((32, 64, 3), 5 * index, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "mp4v"), ("clip.avi", "MJPG")])
+def test_a_video_gives_every_frame_with_the_stamps_of_its_container(tmp_path: Path, name: str, codec: str) -> None:
+    frames = list(open_source(write_video(tmp_path / name, codec)))
+    assert len(frames) == 40
+    np.testing.assert_allclose([frame.stamp_s for frame in frames], np.arange(40) / 10, atol=1e-3)
+    assert [abs(int(frame.image.mean()) - 5 * i) <= 4 for i, frame in enumerate(frames)] == [True] * 40
+
+
+def test_a_looped_video_goes_on(tmp_path: Path) -> None:
+    frames = list(itertools.islice(open_source(write_video(tmp_path / "clip.mp4", "mp4v", 5), loop=True), 12))
+    np.testing.assert_allclose(np.diff([frame.stamp_s for frame in frames]), 0.1, atol=1e-3)
+
+
+def test_a_truncated_video_gives_what_it_has_and_then_says_so(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", "MJPG")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    frames = []
+    with pytest.raises(DataError, match=r"ends after \d+ of 40 frames"):
+        frames.extend(open_source(path))
+    assert 0 < len(frames) < 30
+
+
+def test_what_is_no_source_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    (tmp_path / "model.bin").write_bytes(b"?")
+    with pytest.raises(DataError, match="cannot be opened as a video"):
+        open_source(tmp_path / "clip.mp4")
+    with pytest.raises(DataError, match="of no known kind"):
+        open_source(tmp_path / "model.bin")
+    with pytest.raises(DataError, match="there is nothing at"):
+        open_source(tmp_path / "absent.mp4")
+
+
+@pytest.mark.parametrize("option", [{"rate_hz": 0}, {"rate_hz": math.nan}, {"hold_s": -1}, {"height_px": -2}])
+def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
+    with pytest.raises(ParameterError):
+        open_source(bundled_panoramas(), **option)  # type: ignore[arg-type]

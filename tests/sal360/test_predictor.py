@@ -1,0 +1,220 @@
+"""The predictor: any frame in, a density on the sphere out."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sal360.errors import FrameError, ParameterError
+from sal360.predictor import Predictor, check_frame, resize_frame, scale_prior
+from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend
+from sal360.sphere import solid_angles
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_model):
+    pytest.importorskip("onnxruntime")
+    with Predictor(tiny_model, backend="onnxruntime", device="cpu", threads=1) as opened:
+        yield opened
+
+
+def picture(height, width):
+    return np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def mean_on_sphere(density):
+    return float((density * solid_angles(*density.shape)).sum() / (4 * math.pi))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (96, 192), (8, 16), (161, 320), (100, 203)])
+def test_frames_of_any_size_give_a_density(predictor, size):
+    density = predictor.predict(picture(*size))
+    assert density.shape == (16, 32)
+    assert density.dtype == np.float32
+    assert mean_on_sphere(density) == pytest.approx(1, abs=1e-4)
+
+
+def test_bgr_is_rgb_in_the_other_order(predictor):
+    frame = picture(64, 128)
+    np.testing.assert_array_equal(predictor.predict(frame, "bgr"), predictor.predict(frame[..., ::-1].copy(), "rgb"))
+    assert not np.array_equal(predictor.predict(frame, "bgr"), predictor.predict(frame, "rgb"))
+
+
+def test_a_large_frame_is_averaged_down(predictor):
+    small = picture(32, 64)
+    large = small.repeat(5, axis=0).repeat(5, axis=1)
+    np.testing.assert_allclose(predictor.predict(large), predictor.predict(small), rtol=1e-4)
+    checkerboard = (np.indices((320, 640)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
+    gray = np.full((32, 64, 3), 128, np.uint8)
+    np.testing.assert_allclose(predictor.predict(checkerboard), predictor.predict(gray), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 16), (13, 26), (16, 32), (20, 40), (23, 47), (40, 80)])
+def test_every_pixel_of_a_larger_frame_counts_about_as_much(size):
+    """A white pixel anywhere shows at the model's size, nowhere more than about twice as much as elsewhere."""
+    shown = []
+    for row, column in np.ndindex(*size):
+        frame = np.zeros((*size, 3), np.uint8)
+        frame[row, column] = 255
+        shown.append(float(resize_frame(frame, 8, 16).sum()))
+    assert min(shown) > 0.5 * np.mean(shown)
+    assert max(shown) < 2.1 * np.mean(shown)
+
+
+@pytest.mark.parametrize("size", [(20, 40), (23, 47), (40, 80)])
+def test_grey_shown_as_colour_is_resized_like_colour(size):
+    grey = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    view = np.broadcast_to(grey[..., None], (*size, 3))
+    np.testing.assert_array_equal(resize_frame(view, 8, 16), resize_frame(view.copy(), 8, 16))
+
+
+def test_strided_and_read_only_frames_are_taken(predictor):
+    frame = picture(64, 256)
+    view = frame[:, ::2]
+    view.flags.writeable = False
+    np.testing.assert_array_equal(predictor.predict(view), predictor.predict(view.copy()))
+    padded = np.zeros((64, 140, 3), np.uint8)  # rows longer than the picture, as cameras send them
+    padded[:, :128] = view
+    np.testing.assert_array_equal(predictor.predict(padded[:, :128]), predictor.predict(view.copy()))
+
+
+def test_the_frame_is_not_changed(predictor):
+    for size in ((32, 64), (64, 128)):
+        frame = picture(*size)
+        kept = frame.copy()
+        predictor.predict(frame, "bgr")
+        np.testing.assert_array_equal(frame, kept)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (np.zeros((64, 128), np.uint8), "not_colour"),
+        (np.zeros((64, 128, 4), np.uint8), "not_colour"),
+        (np.zeros((64, 128, 3), np.uint16), "not_colour"),
+        (np.zeros((480, 640, 3), np.uint8), "not_2_to_1"),
+        (np.zeros((0, 0, 3), np.uint8), "not_2_to_1"),
+        (np.zeros((64, 0, 3), np.uint8), "not_2_to_1"),
+    ],
+)
+def test_wrong_frames_are_refused_by_reason(predictor, wrong, reason):
+    with pytest.raises(FrameError) as raised:
+        predictor.predict(wrong)
+    assert raised.value.reason == reason
+
+
+def test_an_unknown_order_of_channels_is_refused(predictor):
+    with pytest.raises(ParameterError, match="'gbr'"):
+        predictor.predict(picture(32, 64), "gbr")
+
+
+@pytest.mark.parametrize(("height", "width"), [(320, 640), (322, 640), (960, 1920), (1, 2), (100, 208), (100, 192)])
+def test_sizes_of_about_two_to_one_are_accepted(height, width):
+    check_frame(height, width)
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (100, 209), (100, 191), (640, 320), (0, 0)])
+def test_other_sizes_are_refused(height, width):
+    with pytest.raises(FrameError, match=f"{width} x {height}"):
+        check_frame(height, width)
+
+
+@given(strength=st.floats(0, 3), seed=st.integers(0, 1000))
+def test_scaling_the_prior_is_exact(strength, seed):
+    """Against the definition: the same log-density with the prior's rows times `strength`."""
+    random = np.random.default_rng(seed)
+    rows = random.normal(0, 1, 16)
+    evidence = random.normal(0, 1, (16, 32))
+    model = spec_with(rows)
+
+    def density(scale):
+        mass = np.exp(evidence + scale * rows[:, None])
+        return mass / mean_on_sphere(mass)
+
+    scaled = scale_prior(density(1).astype(np.float32), model, strength)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, density(strength), rtol=1e-4)
+
+
+def spec_with(rows):
+    from sal360.spec import ModelSpec
+
+    return ModelSpec("m", "1", 32, 64, 16, 32, "nothing", "MIT", prior_log_rows=tuple(rows))
+
+
+def test_strength_one_leaves_the_map_as_it_is():
+    density = np.random.default_rng(0).random((16, 32), dtype=np.float32)
+    assert scale_prior(density, spec_with(np.ones(16)), 1.0) is density
+
+
+def test_without_its_prior_the_model_is_the_model_without_a_prior(tiny_model, predictor):
+    frame = picture(32, 64)
+    with Predictor(tiny_model, backend="onnxruntime", device="cpu", prior_strength=0) as without:
+        density = without.predict(frame)
+    evidence = predictor.predict(frame) / np.exp(predictor.spec.prior_log_rows)[:, None]
+    np.testing.assert_allclose(density, evidence / mean_on_sphere(evidence), rtol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 11, math.nan, math.inf])
+def test_a_strength_out_of_range_is_refused(tiny_model, strength):
+    with pytest.raises(ParameterError, match="prior_strength"):
+        Predictor(tiny_model, prior_strength=strength)
+
+
+def test_scaling_a_prior_that_the_model_does_not_have_is_refused(make_model):
+    with pytest.raises(ParameterError, match="no equator prior"):
+        Predictor(make_model(prior_log_rows=()), backend="onnxruntime", device="cpu", prior_strength=0.5)
+
+
+def test_a_map_that_is_not_finite_is_refused(predictor, monkeypatch):
+    broken = np.ones((1, 16, 32), np.float32)
+    broken[0, 3, 4] = np.nan
+    monkeypatch.setattr(predictor._backend, "infer", lambda _: broken)
+    with pytest.raises(FrameError) as raised:
+        predictor.predict(picture(32, 64))
+    assert raised.value.reason == "map_not_finite"
+
+
+def test_the_description_names_model_runtime_device_and_precision(predictor):
+    assert predictor.description == "tiny 0.0.1, onnxruntime on cpu in fp32"
+
+
+def test_the_first_frame_finds_a_warm_model(tiny_model, monkeypatch):
+    from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend
+
+    runs = []
+    run = OnnxRuntimeBackend._run
+    monkeypatch.setattr(
+        OnnxRuntimeBackend, "_run", lambda self, frames: (runs.append(len(frames)), run(self, frames))[1]
+    )
+    Predictor(tiny_model, backend="onnxruntime", device="cpu").close()
+    assert runs == [1]
+
+
+def test_a_model_that_fails_on_its_first_frame_is_closed_again(tiny_model, monkeypatch):
+    closed = []
+    monkeypatch.setattr(OnnxRuntimeBackend, "_run", lambda *_: np.full((1, 16, 32), np.nan, np.float32))
+    monkeypatch.setattr(OnnxRuntimeBackend, "_release", lambda _: closed.append(True))
+    with pytest.raises(FrameError, match="not finite"):
+        Predictor(tiny_model, backend="onnxruntime", device="cpu")
+    assert closed == [True]
+
+
+def test_shrinking_agrees_with_the_mean_of_each_block(predictor, monkeypatch):
+    seen = []
+    infer = predictor._backend.infer
+    monkeypatch.setattr(predictor._backend, "infer", lambda frames: (seen.append(frames.copy()), infer(frames))[1])
+    frame = cv2.GaussianBlur(picture(96, 192), (0, 0), 2)
+    predictor.predict(frame)
+    blocks = frame.reshape(32, 3, 64, 3, 3).mean(axis=(1, 3))  # (32, 64, 3)
+    assert np.abs(seen[0][0] - blocks).max() <= 0.5001
+
+
+def test_a_grey_frame_whose_channel_is_shown_three_times_is_answered_like_its_copy(predictor):
+    grey = np.broadcast_to(picture(100, 200)[..., :1], (100, 200, 3))  # stride 0: how mono8 comes, without a copy
+    np.testing.assert_array_equal(predictor.predict(grey), predictor.predict(grey.copy()))

@@ -1,0 +1,184 @@
+"""The executables as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rclpy
+from sensor_msgs.msg import Image
+
+from sal360.spec import read_onnx_spec
+from sal360.sphere import solid_angles
+from sal360.weights import bundled_model
+from sal360_ros.processes import NodeProcess, ProcessError, bring_up
+from sal360_ros.shared_memory import PROFILE_VARIABLES, use_shared_memory_profile
+
+pytestmark = pytest.mark.ros
+MODULES = ("sal360_ros.saliency_node", "sal360_ros.panorama_camera")
+TIMEOUT_S = 60.0
+
+
+def start(module, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_until_signals_are_in_hand(process):
+    """Wait for main's first line, where SIGINT is blocked; before it, the signal is Python's own affair."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        if int(re.search(r"SigBlk:\s+(\w+)", status)[1], 16) & 1 << (signal.SIGINT - 1):
+            return
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    ("stop", "delay_s"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.3), (signal.SIGINT, 0.7), (signal.SIGINT, 1.5)]
+)
+def test_a_signal_at_any_moment_of_the_start_ends_the_process_cleanly(module, stop, delay_s):
+    process = start(module)
+    wait_until_signals_are_in_hand(process)
+    time.sleep(delay_s)
+    process.send_signal(stop)
+    process.send_signal(stop)  # the impatient second one changes nothing
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+
+
+def test_a_process_that_cannot_finish_says_so_and_ends_all_the_same(tmp_path):
+    """As while a runtime compiles a model for minutes and takes no notice of anything."""
+    (tmp_path / "stubborn.py").write_text(
+        "import time\n"
+        "from rclpy.node import Node\n"
+        "class Stubborn(Node):\n"
+        "    def __init__(self):\n"
+        "        super().__init__('stubborn')\n"
+        "        self.create_timer(0.01, lambda: print('busy', flush=True) or time.sleep(600))\n"
+    )
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r}); from sal360_ros import executable; "
+        "executable.GRACE_S = 0.2; sys.exit(executable.run('stubborn', 'Stubborn'))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout.readline() == "busy\n"
+    process.terminate()
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert output == "not done after 0.2 s: ended while something was still running\n"
+
+
+def shared_memory_of(pid):
+    """The middleware's files in /dev/shm that a process has mapped."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return {line.split()[-1] for line in maps.splitlines() if "/dev/shm/fastrtps" in line or "/dev/shm/fastdds" in line}
+
+
+def test_an_active_node_leaves_nothing_in_shared_memory_when_it_is_told_to_stop(driver, tiny_model, tmp_path):
+    parameters = {"model": str(tiny_model), "backend": "onnxruntime", "device": "cpu"}
+    with NodeProcess(MODULES[0], parameters, log=tmp_path / "log") as process:
+        bring_up(driver, "/saliency_node", process)
+        own = shared_memory_of(process.pid) - shared_memory_of(os.getpid())
+        status = process.stop()
+    assert own, "the node to use shared memory"
+    assert status == 0, process.log.read_text()
+    assert not [name for name in own if Path(name).exists()]
+
+
+def test_a_process_that_ends_before_its_time_is_told_with_its_last_line(tmp_path):
+    with NodeProcess(MODULES[1], {"source": "/no/such/folder"}, log=tmp_path / "log") as process:
+        deadline = time.monotonic() + TIMEOUT_S
+        while process._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(ProcessError, match=r"ended with status 2 \(«error: there is nothing at /no/such/folder;"):
+            process.check_alive()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-p", "rate_hz:=fast"], "rate_hz"),
+        (["-p", "rate_hz:=0.0"], "expected a number (write 1.0, not 1) from 0.1 to 1000"),
+        (["-p", "image_transport:=theora"], "expected one of raw, compressed"),
+        (["-r", "__node:=a-b"], "expected arguments, files and names that ROS takes"),
+        (["--params-file", "/no/such.yaml"], "/no/such.yaml"),
+        (["-p", "no_value"], "no_value"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_status_2(arguments, line):
+    process = start(MODULES[1], "--ros-args", *arguments)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, output
+    assert line in output.splitlines()[-1]
+    assert output.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["saliency_node", "panorama_camera"])
+def test_the_scripts_that_ros2_run_starts_are_the_executables(repository, name):
+    script = repository / "scripts" / name
+    assert script.read_text().startswith("#!/usr/bin/env python3\n")
+    assert os.access(script, os.X_OK)
+    environment = dict(os.environ, PYTHONPATH=os.fspath(repository))
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    wait_until_signals_are_in_hand(process)
+    process.terminate()
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
+
+
+def test_the_transport_profile_is_the_shipped_one_unless_the_user_chose(monkeypatch, repository):
+    monkeypatch.setattr(os, "environ", {})
+    use_shared_memory_profile()
+    assert os.environ == dict.fromkeys(PROFILE_VARIABLES, os.fspath(repository / "config" / "fastdds_shm.xml"))
+    monkeypatch.setattr(os, "environ", {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"})
+    use_shared_memory_profile()
+    assert os.environ == {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+
+
+def test_the_profile_gives_the_node_a_segment_that_holds_large_images(graph, tmp_path):
+    with NodeProcess(MODULES[1], log=tmp_path / "log") as process:
+        graph.wait_for(
+            lambda: any(os.stat(name).st_size >= 64 * 2**20 for name in shared_memory_of(process.pid)),
+            "a segment of 64 MB",
+        )
+
+
+def test_the_bundled_model_answers_the_bundled_camera(driver, tmp_path):
+    if not bundled_model().is_file():
+        pytest.skip("the bundled model is not in this checkout")
+    maps = []
+    driver.create_subscription(Image, "saliency", maps.append, 10)
+    with (
+        NodeProcess(MODULES[0], {"encoding": "32FC1", "threads": 1}, log=tmp_path / "node.log") as node,
+        NodeProcess(MODULES[1], {"height_px": 320, "rate_hz": 5.0}, log=tmp_path / "camera.log") as camera,
+    ):
+        bring_up(driver, "/saliency_node", node)
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(maps) < 3:
+            node.check_alive()
+            camera.check_alive()
+            assert time.monotonic() < deadline, node.log.read_text()
+            rclpy.spin_once(driver, timeout_sec=0.1)
+    spec = read_onnx_spec(bundled_model())
+    density = np.frombuffer(maps[-1].data, np.float32).reshape(spec.output_height, spec.output_width)
+    assert (density * solid_angles(*density.shape)).sum() / (4 * np.pi) == pytest.approx(1, rel=1e-2)
+    assert density.max() > 2  # it prefers some places
+    assert maps[-1].header.frame_id == "panorama_camera"

@@ -1,0 +1,68 @@
+"""The launch file: its arguments everywhere, and the launched node where the launch system is installed."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import signal
+import subprocess
+
+import pytest
+from lifecycle_msgs.srv import GetState
+
+from sal360_ros.parameter_table import flatten
+from sal360_ros.parameters import CameraParameters, SaliencyParameters
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture(scope="module")
+def constants(repository):
+    """The tables at the top of the launch file, which cannot be imported without the launch system."""
+    tree = ast.parse((repository / "launch" / "saliency.launch.py").read_text())
+    found = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign):
+            found[statement.targets[0].id] = statement.value
+    arguments = {
+        key.value: value.elts[0].value if isinstance(value.elts[0], ast.Constant) else ast.unparse(value.elts[0])
+        for key, value in zip(found["ARGUMENTS"].keys, found["ARGUMENTS"].values, strict=True)
+    }
+    return arguments, ast.literal_eval(found["PASSED_ON"])
+
+
+def test_arguments_that_are_parameters_have_no_default_of_their_own(constants):
+    arguments, passed_on = constants
+    of_nodes = {name for values in (SaliencyParameters(), CameraParameters()) for name, _, _ in flatten(values)}
+    assert set(passed_on) <= of_nodes
+    assert all(arguments[name] == "" for name in passed_on)
+    assert arguments["camera_source"] == ""
+    assert not (set(arguments) - set(passed_on)) & of_nodes
+
+
+@pytest.mark.slow
+def test_launch_brings_the_node_to_active_and_ends_cleanly(graph, tmp_path):
+    if shutil.which("ros2") is None:
+        pytest.skip("the launch system is not installed here")
+    log = tmp_path / "launch.log"
+    with log.open("wb") as output:
+        launch = subprocess.Popen(
+            ["ros2", "launch", "sal360_ros", "saliency.launch.py", "namespace:=launched", "camera:=true"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        client = graph.call(graph.node.create_client, GetState, "/launched/saliency_node/get_state")
+        graph.wait_for(client.service_is_ready, "the node's services")
+
+        def state():
+            future = client.call_async(GetState.Request())
+            graph.wait_for(future.done, "an answer")
+            return future.result().current_state.label
+
+        graph.wait_for(lambda: state() == "active", "the state active")
+    finally:
+        launch.send_signal(signal.SIGINT)
+        status = launch.wait(60)
+    assert status == 0, log.read_text()
+    assert log.read_text().count("process has finished cleanly") == 2

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sal360.images import read_map
+from sal360.predictor import Predictor
+from sal360.sources.bag import Bag
+
+pytestmark = pytest.mark.ros
+pytest.importorskip("rclpy", reason="the ROS 2 libraries are not installed")
+
+
+def stretched(entries: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """Twice the frames' distance in time, so that a busy machine answers them all."""
+    first, _ = entries[0]
+    return [(first + 2 * (when - first), message) for when, message in entries]
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_a_subscriber_receives_the_map_of_every_frame_and_bad_ones_are_named(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tiny_model: Path, tmp_path: Path, transport: str
+) -> None:
+    if transport == "raw":
+        entries = turning_scene.image_messages(mcap_bag)
+        bad = mcap_bag.image(1, turning_scene.frames[0], "bgr8", step=3)
+        reason = "bad_step"
+    else:
+        frames = zip(turning_scene.stamps_ns, turning_scene.frames, strict=True)
+        entries = [(stamp, mcap_bag.compressed(stamp, frame, ".png")) for stamp, frame in frames]
+        bad = mcap_bag.compressed(1, turning_scene.frames[0])
+        bad.data = bad.data[:200]
+        reason = "corrupt_jpeg"
+    entries = stretched(entries)
+    message_type = entries[0][1].__msgtype__
+    # before them one message that the node refuses and one that is not even a message
+    start, _ = entries[0]
+    entries = [(start - 2 * 10**8, bad), (start - 10**8, b"\0\1\0\0no"), *entries]
+    bag = mcap_bag.write_typed(tmp_path / "run", {"/camera": (message_type, entries)})
+    options = ("--live", "--output", tmp_path / "out", "--no-video", "--smoothing-time-constant-s", 0)
+    outcome = run_evaluate(bag, *options, "--require", "answered==6")
+    assert outcome.status == 0, outcome.out + outcome.err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["rejected"] == {reason: 1, "bad_message": 1}
+    assert report["node"][f"rejected.{reason}"] == "1"
+    assert report["node"]["answered"] == "6"
+    figures = report["figures"]
+    assert 0 < figures["p50_age_at_publish_ms"] <= figures["p50_latency_ms"] <= figures["max_latency_ms"]
+    assert figures["peak_rss_mb"] > 10
+    with (tmp_path / "out" / "frames.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["stamp_ns"]) for row in rows[2:]] == turning_scene.stamps_ns, "the report keeps the recorded stamps"
+    with Predictor(tiny_model, backend="onnxruntime") as predictor, Bag(tmp_path / "out" / "saliency_bag") as written:
+        for message, frame in zip(written.messages(["/saliency"]), turning_scene.frames, strict=True):
+            np.testing.assert_allclose(read_map(message.decode()), predictor.predict(frame, "bgr"), rtol=1e-4)
+
+
+def test_frames_that_come_too_fast_are_dropped_and_counted(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    message = mcap_bag.image(1, np.zeros((512, 1024, 3), np.uint8), "rgb8")
+    start, _ = turning_scene.image_messages(mcap_bag)[0]
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": [(start + i * 10**6, message) for i in range(60)]})
+    options = ("--live", "--rate", "10", "--output", tmp_path / "out", "--no-video", "--no-bag")
+    outcome = run_evaluate(bag, *options, "--require", "answered_share>=100%")
+    assert outcome.status == 1, outcome.out + outcome.err
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())["figures"]
+    assert figures["answered"] + figures["dropped"] == figures["frames"] == 60
+    assert figures["answered"] >= 1
+
+
+def test_a_node_that_refuses_its_model_is_one_line(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
+    outcome = run_evaluate(bag, "--live", "--output", tmp_path / "out", model=tmp_path / "absent.onnx")
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

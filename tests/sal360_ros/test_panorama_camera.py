@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CompressedImage, Image
+
+from sal360.errors import DataError, ParameterError
+from sal360_ros.camera import PanoramaCamera
+from sal360_ros.messages import decode_frame, stamp_nanoseconds
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def make_camera(graph):
+    def make(**parameters):
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        return graph.add(PanoramaCamera(context=graph.context, parameter_overrides=overrides))
+
+    return make
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A file with a panorama (32, 64) whose columns can be told from each other; no compression changes it."""
+    columns = np.broadcast_to(4 * np.arange(64, dtype=np.uint8)[None, :, None], (32, 64, 3)).copy()
+    cv2.imwrite(str(tmp_path / "columns.png"), columns)
+    return tmp_path / "columns.png"
+
+
+def test_shows_the_bundled_panoramas_when_nothing_is_named(graph, make_camera):
+    frames = graph.received(Image, "image")
+    make_camera(height_px=64, frame_id="theta")
+    graph.wait_for(lambda: len(frames) >= 3, "frames")
+    assert {(frame.height, frame.width, frame.encoding, frame.header.frame_id) for frame in frames} == {
+        (64, 128, "bgr8", "theta")
+    }
+    stamps = [stamp_nanoseconds(frame.header) for frame in frames]
+    assert stamps == sorted(stamps)
+    age_s = (graph.node.get_clock().now().nanoseconds - stamps[-1]) * 1e-9
+    assert 0 <= age_s < 30
+
+
+def test_pans_a_picture_as_a_camera_that_turns_to_the_left(graph, make_camera, picture):
+    frames = graph.received(Image, "image")
+    make_camera(source=str(picture), rate_hz=50.0, yaw_rate_deg_s=50 * 360 / 64)  # one column a frame
+    graph.wait_for(lambda: len(frames) >= 5, "frames")
+    first, second = (decode_frame(frame)[0][0, :, 0].astype(int) for frame in frames[:2])
+    # what was in column u of one frame lies further right in the next, by as many columns as frames were between
+    steps = [shift for shift in range(64) if np.abs(np.roll(first, shift) - second).max() <= 1]
+    assert steps in ([1], [2])
+
+
+def test_sends_jpeg_where_image_transport_has_it(graph, make_camera, picture):
+    frames = graph.received(CompressedImage, "image/compressed")
+    make_camera(source=str(picture), image_transport="compressed", yaw_rate_deg_s=0.0, jpeg_quality=100)
+    graph.wait_for(lambda: frames, "frames")
+    assert frames[0].format == "jpeg"
+    shown = decode_frame(frames[0])[0]
+    assert np.abs(shown.astype(int) - cv2.imread(str(picture))).max() <= 3
+
+
+def test_ends_with_its_source_when_it_shall_not_loop(graph, make_camera, picture):
+    make_camera(source=str(picture), loop=False, hold_s=0.0, rate_hz=100.0)
+    graph.wait_for_line("the source has ended")
+
+
+def test_leaves_out_pictures_that_cannot_be_read_and_names_them(graph, make_camera, picture):
+    (picture.parent / "broken.png").write_bytes(b"no picture")
+    frames = graph.received(Image, "image")
+    make_camera(source=str(picture.parent), hold_s=0.0)
+    graph.wait_for_line("broken.png left out")
+    graph.wait_for(lambda: len(frames) >= 2, "the other picture")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"source": "/no/such"}, DataError, "there is nothing at /no/such"),
+        ({"rate_hz": 0.0}, ParameterError, "rate_hz"),
+        ({"image_transport": "theora"}, ParameterError, "one of raw, compressed"),
+    ],
+)
+def test_refuses_to_start_with_what_it_cannot_show(graph, parameters, error, message):
+    overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+    with pytest.raises(error, match=message):
+        PanoramaCamera(context=graph.context, parameter_overrides=overrides)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from sal360_ros.diagnostics import ThrottledWarnings, saliency_status
+from sal360_ros.statistics import SILENCE_S, WINDOW_S, FrameStatistics
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def stream(statistics, clock, seconds, rate_hz=10):
+    for _ in range(round(seconds * rate_hz)):
+        clock.now_s += 1 / rate_hz
+        statistics.count_received()
+        statistics.count_answered(processing_s=0.02, age_s=0.03)
+
+
+def test_rates_are_those_of_the_window_and_totals_those_since_the_start(clock):
+    statistics = FrameStatistics(clock)
+    stream(statistics, clock, 2)
+    assert statistics.snapshot().answered_hz == pytest.approx(10)
+    stream(statistics, clock, 20)
+    assert statistics.snapshot().received_hz == pytest.approx(10, rel=0.05)
+    assert statistics.snapshot().answered == 220
+    clock.now_s += WINDOW_S + 1
+    assert statistics.snapshot().answered_hz == 0
+    assert statistics.snapshot().answered == 220
+
+
+def test_percentiles_are_those_of_the_window(clock):
+    statistics = FrameStatistics(clock)
+    for value_ms in range(1, 101):
+        statistics.count_answered(processing_s=value_ms / 1e3, age_s=2 * value_ms / 1e3)
+    snapshot = statistics.snapshot()
+    assert snapshot.processing.p50_s == pytest.approx(0.0505)
+    assert snapshot.age.p95_s == pytest.approx(0.1901)
+    clock.now_s += WINDOW_S + 1
+    assert math.isnan(statistics.snapshot().processing.p50_s)
+
+
+def test_ages_by_a_foreign_clock_are_unknown_and_not_misleading(clock):
+    statistics = FrameStatistics(clock)
+    statistics.count_answered(processing_s=0.01, age_s=1.7e9)
+    assert math.isnan(statistics.snapshot().age.p50_s)
+    assert statistics.snapshot().processing.p50_s == pytest.approx(0.01)
+
+
+def test_silence_is_told_from_a_pause(clock):
+    statistics = FrameStatistics(clock)
+    assert not statistics.snapshot().is_silent
+    clock.now_s += SILENCE_S + 0.1
+    assert statistics.snapshot().is_silent
+    statistics.count_received()
+    assert not statistics.snapshot().is_silent
+
+
+@pytest.mark.parametrize(
+    ("answers", "rejections", "state", "trouble", "level", "message"),
+    [
+        (10, 0, "active", "", DiagnosticStatus.OK, "10.0 maps a second"),
+        (10, 1, "active", "", DiagnosticStatus.WARN, "rejecting frames, most of them for bad_step"),
+        (0, 3, "active", "", DiagnosticStatus.ERROR, "rejecting frames, most of them for bad_step"),
+        (10, 0, "active", "two of them", DiagnosticStatus.WARN, "two of them"),
+        (0, 0, "inactive", "", DiagnosticStatus.OK, "inactive"),
+    ],
+)
+def test_the_level_says_whether_somebody_must_look(clock, answers, rejections, state, trouble, level, message):
+    statistics = FrameStatistics(clock)
+    stream(statistics, clock, answers / 10)
+    for _ in range(rejections):
+        statistics.count_rejected("bad_step")
+    clock.now_s = max(clock.now_s, 100.1)
+    status = saliency_status("/node", state, statistics.snapshot(), {"model": "m"}, trouble)
+    assert (status.level, status.message, status.name) == (level, message, "/node: saliency")
+    values = {pair.key: pair.value for pair in status.values}
+    assert values["rejected"] == str(rejections)
+    assert values.get("rejected.bad_step", "0") == str(rejections)
+    assert values["model"] == "m"
+
+
+def judged(statistics):
+    status = saliency_status("/node", "active", statistics.snapshot(), {})
+    return status.level, status.message
+
+
+def test_the_reason_that_is_told_is_the_one_of_now(clock):
+    statistics = FrameStatistics(clock)
+    for _ in range(100):
+        statistics.count_rejected("short_data")
+    clock.now_s += WINDOW_S + 1
+    stream(statistics, clock, 1)
+    statistics.count_rejected("not_2_to_1")
+    assert judged(statistics) == (DiagnosticStatus.WARN, "rejecting frames, most of them for not_2_to_1")
+    assert statistics.snapshot().rejected == {"short_data": 100, "not_2_to_1": 1}
+
+
+def test_a_runtime_that_hangs_is_an_error(clock):
+    statistics = FrameStatistics(clock)
+    stream(statistics, clock, 1)
+    clock.now_s += 3600  # a pause of the camera is none
+    for _ in range(2 + round(WINDOW_S)):
+        statistics.count_received()
+        assert judged(statistics) == (DiagnosticStatus.OK, "0.0 maps a second")
+        clock.now_s += 0.5
+    clock.now_s += WINDOW_S
+    assert judged(statistics) == (DiagnosticStatus.ERROR, "frames arrive and none was answered for 5 s")
+    statistics.count_answered(processing_s=0.02, age_s=0.03)
+    assert judged(statistics)[0] == DiagnosticStatus.OK
+
+
+def test_a_kind_of_warning_is_said_at_once_and_then_with_the_number_held_back(clock):
+    said = []
+    warnings = ThrottledWarnings(said.append, period_s=5, clock=clock)
+    for _ in range(4):
+        warnings.warn("step", "wrong step")
+    warnings.warn("size", "wrong size")
+    clock.now_s += 6
+    warnings.warn("step", "wrong step")
+    assert said == ["wrong step", "wrong size", "wrong step (and 3 more since the last such line)"]

@@ -1,0 +1,100 @@
+"""Files of a data set found and paired by the identity in their names, never by the order of a listing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from sal360.errors import DataError
+
+_ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
+
+
+@dataclass
+class Inventory:
+    """What a copy of a data set holds."""
+
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of each kind of file: how many are there, and how many the whole data set has."""
+    problems: list[str] = field(default_factory=list)
+    """One line for each missing, short or malformed file."""
+
+    def count(self, kind: str, found: int, expected: int) -> None:
+        """Note how many files of a kind there are."""
+        self.counts[kind] = (found, expected)
+
+    def try_file(self, read: Callable[[], object]) -> None:
+        """Call `read` and note what is wrong, if something is."""
+        try:
+            read()
+        except DataError as error:
+            self.problems.append(error.found + (f"; expected {error.expected}" if error.expected else ""))
+
+    def report(self) -> str:
+        """One line a kind of file, then one line a problem, for people."""
+        lines = [
+            f"{kind}: {found} of {expected}" + ("" if found >= expected else f", {expected - found} missing")
+            for kind, (found, expected) in self.counts.items()
+        ]
+        return "\n".join([*lines, *self.problems, "complete" if self.is_complete else "not complete"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is missing and nothing is broken."""
+        return not self.problems and all(found >= expected for found, expected in self.counts.values())
+
+
+def check_picture_end(path: Path) -> None:
+    """DataError if a JPEG or PNG file lacks its end mark: it was cut short. The picture is not decoded."""
+    end = _ENDS[path.suffix.lower()]
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))  # some writers pad after the mark
+        tail = file.read()
+    if end not in tail:
+        raise DataError(f"{path} is cut short", "copy it again", expected="a whole picture")
+
+
+Identity = TypeVar("Identity", bound=Hashable)
+
+
+def require_folder(root: str | Path) -> Path:
+    """The folder as a path; DataError if there is none."""
+    path = Path(root)
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}", "check the path", expected="the root of the data set")
+    return path
+
+
+def files_by_identity(
+    root: Path, pattern: re.Pattern[str], identity: Callable[[re.Match[str], Path], Identity]
+) -> dict[Identity, Path]:
+    """All files below `root` whose whole name matches, by what `identity` makes of the match and the path.
+
+    Raises:
+        DataError: two files have the same identity.
+    """
+    found: dict[Identity, Path] = {}
+    for path in sorted(root.rglob("*")):
+        match = pattern.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        key = identity(match, path)
+        if key in found:
+            raise DataError(f"{found[key]} and {path} are both {key}", "remove one of them", expected="one file each")
+        found[key] = path
+    return found
+
+
+def require_files(found: Mapping[Identity, object], wanted: Iterable[Identity], what: str, root: Path) -> None:
+    """DataError that counts and names what is missing of `wanted`."""
+    missing = [each for each in wanted if each not in found]
+    if missing:
+        some = ", ".join(str(each) for each in missing[:8]) + (", …" if len(missing) > 8 else "")
+        raise DataError(
+            f"{root} lacks {len(missing)} {what}: {some}",
+            "get the missing files (python -m training.data.check names all of them)",
+            expected="a whole copy",
+        )

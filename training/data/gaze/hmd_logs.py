@@ -1,0 +1,193 @@
+"""Raw head and eye logs of a headset, and the fixations in them by a velocity threshold (I-VT).
+
+Two layouts of the Salient360! recordings are known, by the names in their header: head rotation as a quaternion
+(`cameraRotation.x` … `.w`) or as Euler angles in degrees (`cam_pitch`, `cam_yaw`, `cam_roll`), both of Unity
+(x right, y up, z forward); gaze of each eye as a direction in the head (`rightEyeDirection.x`, `rightGazeDir.x`, …).
+
+Directions follow the fixation lists that the Salient360! toolbox (David et al., MMSys 2018) makes from these logs:
+Unity's (x, y, z) is (−x, z, y) in body axes, so x counts to the left of the panorama; of logs with Euler angles the
+vertical is negated as well. With the right eye, 90 Hz and a smoothed velocity they agree to hundredths of a degree.
+The toolbox does not negate the vertical of the head of those logs: only their gaze is comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+from scipy.signal import savgol_filter
+from scipy.spatial.transform import Rotation, Slerp
+
+from sal360.errors import DataError, ParameterError
+from sal360.sphere import Array, angular_distance
+from training.data.gaze.records import Scanpath, directions_of_positions
+
+Eye = Literal["left", "right"]
+
+_TIME = ("ocutimestamp", "oculots")
+_EYE = ("{eye}eyedirection", "{eye}gazedir")
+_QUATERNION = tuple(f"camerarotation.{axis}" for axis in "xyzw")
+_EULER = ("cam_yaw", "cam_pitch", "cam_roll")
+_SECONDS = (1.0, 1e-3, 1e-6, 1e-9)  # units that time stamps may have
+_SMOOTHING = 9  # samples of the quadratic Savitzky-Golay filter over the velocity
+
+
+@dataclass(frozen=True)
+class VelocityThreshold:
+    """What counts as a fixation."""
+
+    threshold_deg_s: float = 120.0
+    """Gaze slower than this belongs to a fixation, degrees per second."""
+    minimum_s: float = 0.08
+    """Shortest fixation, seconds."""
+
+
+def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0) -> tuple[Array, Array]:
+    """Gaze on the sphere at a constant rate.
+
+    Between samples the eye's direction follows a cubic spline and the head turns by slerp; invalid samples (zeros or
+    NaN) are bridged.
+
+    Args:
+        path: CSV with one header row.
+        eye: whose direction is gaze.
+        rate_hz: of the result; the logs have 120 or 250 Hz.
+
+    Returns:
+        Time (n,) seconds since the first sample, and unit vectors (n, 3) in body axes.
+
+    Raises:
+        DataError: the file is missing, of an unknown layout, or has too few valid samples.
+    """
+    path = Path(path)
+    names = _header(path)
+    time_column = _one_of(path, names, _TIME)
+    eye_name = _one_of(path, names, tuple(name.format(eye=eye) + ".x" for name in _EYE))[:-2]
+    is_euler = _EULER[0] in names
+    head_columns = [_one_of(path, names, (name,)) for name in (_EULER if is_euler else _QUATERNION)]
+    columns = [time_column, *(f"{eye_name}.{axis}" for axis in "xyz"), *head_columns]
+    table = _read_columns(path, [names.index(_one_of(path, names, (name,))) for name in columns])
+    time_s, in_head, head = _seconds(table[:, 0], path), table[:, 1:4], table[:, 4:]
+    valid = np.isfinite(table).all(axis=1) & (in_head != 0).any(axis=1)
+    valid &= np.diff(time_s, prepend=-1) > 0  # stamps may repeat
+    fresh = valid & np.append((np.diff(in_head, axis=0) != 0).all(axis=1), True)  # the tracker repeats old samples
+    if fresh.sum() < _SMOOTHING:
+        raise DataError(
+            f"{path} has {fresh.sum()} valid samples", "leave this log out", expected=f"at least {_SMOOTHING}"
+        )
+    at = np.linspace(0, time_s[-1], int(time_s[-1] * rate_hz))
+    gaze = CubicSpline(time_s[fresh], in_head[fresh])(np.clip(at, time_s[fresh][0], time_s[fresh][-1]))
+    posed = _posed_samples(head, valid)
+    rotation = Rotation.from_euler("YXZ", head[posed], degrees=True) if is_euler else Rotation.from_quat(head[posed])
+    turned = Slerp(time_s[posed], rotation)(np.clip(at, time_s[posed][0], time_s[posed][-1])).apply(gaze)
+    right, up, forward = turned.T / np.linalg.norm(turned, axis=1)
+    return at, np.stack([-right, forward, -up if is_euler else up], axis=1)
+
+
+def _posed_samples(head: Array, valid: Array) -> Array:
+    """Indices of the valid samples that the head's poses belong to.
+
+    The log repeats a pose until the display's next frame. The toolbox takes it at its last repetition but one, and the
+    head to turn evenly in between; taking every repetition would make it turn in steps.
+    """
+    changes = np.append((np.diff(head, axis=0) != 0).any(axis=1), True)
+    usable = np.flatnonzero(valid)
+    posed = np.flatnonzero(valid & changes) - 1
+    return np.unique(np.concatenate([usable[[0, -1]], posed[(posed >= 0) & valid[posed]]]))
+
+
+def detect_fixations(time_s: Array, directions: Array, criterion: VelocityThreshold = VelocityThreshold()) -> Scanpath:
+    """Fixations by velocity threshold (I-VT; Salvucci and Goldberg, 2000): one mean direction each.
+
+    A single sample that differs from both its neighbours joins them. A fixation that the start of the recording cuts
+    is kept however short, because its length is not known.
+
+    Args:
+        time_s: (n,) increasing.
+        directions: unit vectors (n, 3).
+        criterion: the threshold and the shortest fixation.
+
+    Raises:
+        ParameterError: there are fewer samples than the velocity's filter takes.
+    """
+    if len(time_s) < _SMOOTHING:
+        raise ParameterError(f"{len(time_s)} samples", "record for longer", expected=f"at least {_SMOOTHING}")
+    speed = angular_distance(directions[1:], directions[:-1]) / np.diff(time_s)
+    speed = savgol_filter(np.append(speed, speed[0]), _SMOOTHING, 2)
+    still = speed <= np.deg2rad(criterion.threshold_deg_s)
+    for i in range(1, len(still) - 1):
+        if still[i] != still[i - 1] and still[i] != still[i + 1]:
+            still[i] = still[i - 1]
+    edges = np.flatnonzero(np.diff(still, prepend=False, append=False))
+    means, starts, durations = [], [], []
+    for first, end in edges.reshape(-1, 2):  # (2 · fixations,) → (fixations, 2): first sample, one past the last
+        if first > 0 and time_s[end - 1] - time_s[first - 1] < criterion.minimum_s:
+            continue
+        mean = directions[first:end].mean(axis=0)
+        means.append(mean / np.linalg.norm(mean))
+        starts.append(time_s[first])
+        durations.append(time_s[min(end, len(time_s) - 1)] - time_s[first])
+    return Scanpath(np.array(means).reshape(-1, 3), np.array(starts), np.array(durations))
+
+
+def read_fixation_list(path: str | Path) -> Scanpath:
+    """A fixation list of the Salient360! toolbox: columns 0 and 1 are x and y, 12 and 14 start and duration in ms.
+
+    Raises:
+        DataError: the file is missing or malformed, or a fixation lies outside the panorama.
+    """
+    path = Path(path)
+    table = _read_columns(path, [0, 1, 12, 14], header_rows=0)
+    if not ((table[:, :2] >= 0) & (table[:, :2] <= 1)).all():
+        raise DataError(
+            f"{path} has a fixation outside the panorama", "make the list again", expected="x and y from 0 to 1"
+        )
+    return Scanpath(directions_of_positions(table[:, 0], table[:, 1]), table[:, 2] / 1000, table[:, 3] / 1000)
+
+
+def _header(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "check the path", expected="a CSV log of a headset")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return [name.strip().lower() for name in file.readline().split(",")]
+
+
+def _one_of(path: Path, names: Sequence[str], candidates: Sequence[str]) -> str:
+    for candidate in candidates:
+        if candidate in names:
+            return candidate
+    raise DataError(
+        f"{path} has no column {' or '.join(candidates)}", "check the header", expected="a known layout of log"
+    )
+
+
+def _read_columns(path: Path, columns: list[int], header_rows: int = 1) -> Array:
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "check the path", expected="a CSV file")
+    rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[header_rows:]
+    if not rows:
+        raise DataError(f"{path} has no rows", "copy the file again", expected="samples")
+    try:
+        # only these columns, because some logs lack a comma further right
+        return np.loadtxt(rows, delimiter=",", usecols=columns, ndmin=2)
+    except ValueError as error:
+        raise DataError(
+            f"{path} is malformed ({error})", "copy the file again", expected="numbers in every row"
+        ) from None
+
+
+def _seconds(stamps: Array, path: Path) -> Array:
+    """Seconds since the first stamp: the unit is the one in which samples are 1 to 50 ms apart."""
+    since_first = stamps - stamps[0]
+    for unit_s in _SECONDS:
+        if 1e-3 <= np.median(np.diff(since_first)) * unit_s <= 0.05:
+            return since_first * unit_s
+    raise DataError(
+        f"the time stamps of {path} have a median step of {np.median(np.diff(since_first)):g}",
+        "check the time column",
+        expected="1 to 50 ms in seconds, milliseconds, microseconds or nanoseconds",
+    )

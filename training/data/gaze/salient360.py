@@ -1,0 +1,213 @@
+"""Salient360! images: panoramas, raw saliency maps and scanpaths of head (H) or head and eyes (HE).
+
+Gutiérrez et al., "Introducing UN Salient360! Benchmark" (QoMEX 2018). On disk, in any folders below the root:
+`P{n}_{W}x{H}.jpg`, `HEsalmap_{n}_2048x1024_32b.bin`, `Hsalmap_{n}_…`, and `Scanpaths/{L,R}/HEscanpath_{n}.txt` with a
+header row and the columns index, longitude, latitude, start in milliseconds; index 0 starts the next observer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sal360.density import HEADSET_SIGMA_DEG
+from sal360.errors import DataError
+from sal360.ground_truth import GazeRecord
+from sal360.sphere import Array, solid_angles
+from training.data.gaze.dataset_files import (
+    Inventory,
+    check_picture_end,
+    files_by_identity,
+    require_files,
+    require_folder,
+)
+from training.data.gaze.records import GazeRecords, directions_of_positions
+from training.data.gaze.splits import salient360_split
+from training.data.panoramas import read_panorama
+
+_NAME = re.compile(r".*_(\d+)x(\d+)(?:x(\d+))?_(16|32|64)b\.bin")
+
+
+def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating]]:
+    """(frames, height, width, dtype) that the name promises and the file's size keeps.
+
+    Raises:
+        DataError: the file is missing, has another name or another size.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise DataError(
+            f"{path} has no size in its name",
+            "restore its name",
+            expected="name_{width}x{height}[x{frames}]_{bits}b.bin",
+        )
+    width, height, frames, bits = (int(each or 1) for each in match.groups())
+    dtype = np.dtype(f"<f{bits // 8}")
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "copy the data set again", expected="a saliency map")
+    expected = frames * height * width * dtype.itemsize
+    size = path.stat().st_size
+    if size != expected:
+        what = "is cut short: it has" if size < expected else "has"
+        raise DataError(f"{path} {what} {size} bytes", "copy it again", expected=f"{expected} as its name says")
+    return frames, height, width, dtype
+
+
+def read_density(path: str | Path, frame: int = 0) -> Array:
+    """One map as a density relative to uniform: (height, width) float32, solid-angle-weighted mean 1.
+
+    Args:
+        path: of a picture's map, or of a video's, of which only the frame's part is read.
+        frame: from 0.
+
+    Raises:
+        DataError: the file is missing or short, or the map is negative, not finite or empty.
+    """
+    path = Path(path)
+    frames, height, width, dtype = map_shape(path)
+    if not 0 <= frame < frames:
+        raise DataError(f"frame {frame} of {path}", "choose another frame", expected=f"0 to {frames - 1}")
+    pixels = height * width
+    values = np.fromfile(path, dtype, count=pixels, offset=frame * pixels * dtype.itemsize).astype(np.float64)
+    values = values.reshape(height, width)  # (height · width,) → (height, width)
+    return density_of_map(values, str(path))
+
+
+def density_of_map(values: Array, source: str) -> Array:
+    """A map of any scale as a density relative to uniform, (h, w) float32; `source` names it in errors.
+
+    Raises:
+        DataError: the map is negative, not finite or empty.
+    """
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise DataError(
+            f"{source} has values that are negative or not finite", "copy it again", expected="a saliency map"
+        )
+    total = float(values.sum(axis=1, dtype=np.float64) @ solid_angles(*values.shape)[:, 0])
+    if total == 0:
+        raise DataError(f"{source} is zero everywhere", "copy it again", expected="a saliency map")
+    return (values * (4 * math.pi / total)).astype(np.float32)
+
+
+Movement = Literal["HE", "H"]
+Eye = Literal["L", "R"]
+
+IMAGES = 85
+"""How many the whole data set has; numbers lie within 1 to 98 with gaps."""
+_PICTURE = re.compile(r"P(\d+)_(\d+)x(\d+)\.jpe?g", re.IGNORECASE)
+_MAP = re.compile(r"(HE|H)salmap_(\d+)_\d+x\d+_\d+b\.bin")
+_SCANPATH = re.compile(r"(HE|H)scanpath_(\d+)\.txt")
+
+
+class Salient360(GazeRecords):
+    """Records of one split; names are P1 to P98.
+
+    Args:
+        root: of the copy.
+        split: train, validation (P75 to P98) or all.
+        movement: HE, head and eyes, or H, the head alone.
+        eye: whose scanpaths, where the copy has them by eye.
+        panorama_height: rows of the panoramas as they are read, pixels.
+
+    Raises:
+        DataError: a picture of the split lacks its map or scanpaths, or there is none.
+    """
+
+    def __init__(
+        self, root: str | Path, split: str, movement: Movement = "HE", eye: Eye = "R", panorama_height: int = 512
+    ) -> None:
+        self.sigma_deg = HEADSET_SIGMA_DEG  # of its own maps
+        self._root, self._panorama_height = require_folder(root), panorama_height
+        self._pictures, maps, scanpaths = _index(self._root)
+        ids = salient360_split(self._pictures, split)
+        if not ids:
+            raise DataError(
+                f"{root} has no picture of the split {split}", "check the path", expected="P{n}_{W}x{H}.jpg"
+            )
+        self._maps = {number: path for (of, number), path in maps.items() if of == movement}
+        self._scanpaths = {
+            number: path for (of, number, by), path in scanpaths.items() if of == movement and by in (eye, "")
+        }
+        require_files(self._maps, ids, f"{movement} saliency maps", self._root)
+        require_files(self._scanpaths, ids, f"{movement} scanpaths", self._root)
+        self.names = tuple(f"P{each}" for each in ids)
+
+    def read(self, index: int) -> GazeRecord:
+        number = int(self.names[index][1:])
+        fixations, observer, time_s = read_scanpaths(self._scanpaths[number])
+        return GazeRecord(
+            name=self.names[index],
+            panorama=partial(read_panorama, self._pictures[number], self._panorama_height),
+            fixations=fixations,
+            observer=observer,
+            time_s=time_s,
+            density=read_density(self._maps[number]),
+        )
+
+
+def read_scanpaths(path: Path) -> tuple[Array, Array, Array]:
+    """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all observers of one panorama.
+
+    Raises:
+        DataError: the file is missing or malformed, or a fixation lies outside the panorama.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "copy the data set again", expected="scanpaths")
+    rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    try:
+        table = np.loadtxt(rows, delimiter=",", usecols=(0, 1, 2, 3), ndmin=2) if rows else np.zeros((0, 4))
+    except ValueError as error:
+        raise DataError(
+            f"{path} is malformed ({error})", "copy it again", expected="index, longitude, latitude, start"
+        ) from None
+    inside = ((table[:, 1:3] >= 0) & (table[:, 1:3] <= 1)).all(axis=1)  # NaN is never inside
+    if not inside.all():
+        line = int(np.flatnonzero(~inside)[0]) + 2
+        raise DataError(
+            f"line {line} of {path} is outside the panorama", "copy it again", expected="positions from 0 to 1"
+        )
+    if len(table) == 0 or table[0, 0] != 0:
+        raise DataError(f"{path} does not start with index 0", "copy it again", expected="whole scanpaths")
+    observer = np.cumsum(table[:, 0] == 0) - 1
+    return directions_of_positions(table[:, 1], table[:, 2]), observer, table[:, 3] / 1000
+
+
+def inventory(root: str | Path) -> Inventory:
+    """What a copy holds: every picture needs its HE map and scanpaths."""
+    folder = require_folder(root)
+    pictures, maps, scanpaths = _index(folder)
+    found = Inventory()
+    found.count("pictures", len(pictures), IMAGES)
+    for movement in ("HE", "H"):
+        of_movement = [number for of, number in maps if of == movement]
+        found.count(f"{movement} saliency maps", len(of_movement), IMAGES)
+        found.problems += [f"P{n} lacks its {movement} map" for n in sorted(set(pictures) - set(of_movement))]
+    for eye in sorted({by for _, _, by in scanpaths}) or ["R"]:
+        of_eye = [number for of, number, by in scanpaths if of == "HE" and by == eye]
+        found.count(f"HE scanpaths {eye}".rstrip(), len(of_eye), IMAGES)
+        found.problems += [f"P{n} lacks its HE scanpaths {eye}".rstrip() for n in sorted(set(pictures) - set(of_eye))]
+    for path in pictures.values():
+        found.try_file(partial(check_picture_end, path))
+    for path in maps.values():
+        found.try_file(partial(map_shape, path))
+    for path in scanpaths.values():
+        found.try_file(partial(read_scanpaths, path))
+    return found
+
+
+def _index(root: Path) -> tuple[dict[int, Path], dict[tuple[str, int], Path], dict[tuple[str, int, str], Path]]:
+    """Pictures by number, maps by movement and number, scanpaths by movement, number and eye ("" if not by eye)."""
+
+    def eye_of(path: Path) -> str:
+        return path.parent.name if path.parent.name in ("L", "R") else ""
+
+    return (
+        files_by_identity(root, _PICTURE, lambda match, _: int(match[1])),
+        files_by_identity(root, _MAP, lambda match, _: (match[1], int(match[2]))),
+        files_by_identity(root, _SCANPATH, lambda match, path: (match[1], int(match[2]), eye_of(path))),
+    )

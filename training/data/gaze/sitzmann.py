@@ -1,0 +1,177 @@
+"""Sitzmann et al., "Saliency in VR" (IEEE TVCG 24(4), 2018): 22 panoramas seen in three ways.
+
+On disk: `cubemap_0000.png` (equirectangular in spite of its name) and the runs of all people in
+`{vr,seated_vr,browser}/cubemap_0000.pck`, pickles of Python 2. A pickle can run any code; these are read by an
+unpickler that knows numpy's arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sal360.density import spherical_density
+from sal360.errors import DataError
+from sal360.ground_truth import GazeRecord
+from sal360.sphere import Array
+from training.data.gaze.dataset_files import (
+    Inventory,
+    check_picture_end,
+    files_by_identity,
+    require_files,
+    require_folder,
+)
+from training.data.gaze.records import GazeRecords, directions_of_positions
+from training.data.panoramas import read_panorama
+
+Condition = Literal["vr", "seated_vr", "browser"]
+
+PANORAMAS = 22
+CONDITIONS = ("vr", "seated_vr", "browser")
+SIGMA_DEG = 1.0
+"""Blur of a fixation in the authors' own maps, degrees."""
+_PICTURE = re.compile(r"(cubemap_\d{4})\.png")
+_RUNS = re.compile(r"(cubemap_\d{4})\.pck")
+
+
+class Sitzmann(GazeRecords):
+    """Records of all panoramas; names are cubemap_0000 to cubemap_0021.
+
+    Args:
+        root: of the copy.
+        condition: how they looked: vr (standing), seated_vr or browser.
+        sigma_deg: blur of a fixation, degrees.
+        map_height: rows of the densities.
+        panorama_height: rows of the panoramas as they are read, pixels.
+
+    Raises:
+        DataError: a panorama lacks its runs, or there is none.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        condition: Condition = "vr",
+        sigma_deg: float = SIGMA_DEG,
+        map_height: int = 512,
+        panorama_height: int = 512,
+    ) -> None:
+        folder = require_folder(root)
+        self.sigma_deg, self._map_height, self._panorama_height = sigma_deg, map_height, panorama_height
+        self._pictures, runs = _index(folder)
+        if not self._pictures:
+            raise DataError(f"{root} has no panorama", "check the path", expected="cubemap_0000.png and others")
+        self._runs = {name: path for (of, name), path in runs.items() if of == condition}
+        require_files(self._runs, self._pictures, f"{condition} runs (.pck)", folder)
+        self.names = tuple(sorted(self._pictures))
+
+    def read(self, index: int) -> GazeRecord:
+        name = self.names[index]
+        fixations, observer, time_s = read_runs(self._runs[name])
+        return GazeRecord(
+            name=name,
+            panorama=partial(read_panorama, self._pictures[name], self._panorama_height),
+            fixations=fixations,
+            observer=observer,
+            time_s=time_s,
+            density=spherical_density(fixations, self._map_height, 2 * self._map_height, self.sigma_deg),
+        )
+
+
+def read_runs(path: Path) -> tuple[Array, Array, Array]:
+    """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all runs on one panorama.
+
+    Each run's `gaze_fixations` (samples, 2) holds, at every sample, the position of the fixation it belongs to as
+    shares of the panorama's width and height, or zeros; consecutive equal rows are one fixation.
+
+    Raises:
+        DataError: the file is missing, is no pickle of this layout, asks for anything but numpy's arrays, or holds a
+            fixation outside the panorama.
+    """
+    found = _unpickle(path)
+    runs = found.get("data") if isinstance(found, dict) else None
+    if not isinstance(runs, list) or not runs:
+        raise DataError(f"{path} has no runs", "copy it again", expected="a dictionary with a list 'data'")
+    directions, observers, times = [], [], []
+    for number, run in enumerate(runs):
+        try:
+            positions, stamps = np.asarray(run["gaze_fixations"], float), np.asarray(run["timestamp"], float).ravel()
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"run {number} of {path} is malformed ({error!r})",
+                "copy it again",
+                expected="gaze_fixations and timestamp",
+            ) from None
+        if positions.ndim != 2 or positions.shape[1] != 2:
+            continue  # a run without a fixation has an empty list
+        starts = np.append(True, (np.diff(positions, axis=0) != 0).any(axis=1)) & (positions != 0).any(axis=1)
+        x, y = positions[starts].T
+        if not ((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).all():
+            raise DataError(
+                f"run {number} of {path} has a fixation outside the panorama",
+                "copy it again",
+                expected="positions from 0 to 1",
+            )
+        directions.append(directions_of_positions(x, y))
+        observers.append(np.full(len(x), number))
+        same_length = len(stamps) == len(positions)
+        times.append(stamps[starts] - stamps[0] if same_length else np.full(len(x), np.nan))
+    if sum(len(each) for each in directions) == 0:
+        raise DataError(f"{path} has no fixation in any run", "copy it again", expected="gaze_fixations (n, 2)")
+    return np.concatenate(directions), np.concatenate(observers), np.concatenate(times)
+
+
+def inventory(root: str | Path) -> Inventory:
+    """What a copy holds: every panorama needs its runs in each condition."""
+    folder = require_folder(root)
+    pictures, runs = _index(folder)
+    found = Inventory()
+    found.count("panoramas", len(pictures), PANORAMAS)
+    for condition in CONDITIONS:
+        names = [name for of, name in runs if of == condition]
+        found.count(f"runs {condition}", len(names), PANORAMAS)
+        found.problems += [f"{name} lacks its runs {condition}" for name in sorted(set(pictures) - set(names))]
+    for path in pictures.values():
+        found.try_file(partial(check_picture_end, path))
+    for path in runs.values():
+        found.try_file(partial(read_runs, path))
+    return found
+
+
+def _index(root: Path) -> tuple[dict[str, Path], dict[tuple[str, str], Path]]:
+    """Pictures by name, runs by condition and name."""
+    return (
+        files_by_identity(root, _PICTURE, lambda match, _: match[1]),
+        files_by_identity(root, _RUNS, lambda match, path: (path.parent.name, match[1])),
+    )
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Knows what numpy's arrays and scalars need, under numpy's old and new names, and refuses all else."""
+
+    _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+    _NAMES = ("_reconstruct", "scalar", "ndarray", "dtype")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in self._MODULES and name in self._NAMES:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        if (module, name) == ("_codecs", "encode"):  # how Python 2 writes bytes; it has no effects
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _unpickle(path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "copy it again", expected="runs of the data set")
+    try:
+        with path.open("rb") as file:
+            return _ArraysOnly(file, encoding="latin1").load()
+    except Exception as error:  # a broken pickle can raise anything
+        raise DataError(
+            f"{path} is refused ({error})", "copy it again", expected="a pickle of lists, dictionaries and numpy arrays"
+        ) from None

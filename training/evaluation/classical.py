@@ -1,0 +1,102 @@
+"""BMS360: Boolean map saliency made right for the sphere.
+
+Zhang and Sclaroff (ICCV 2013) threshold each colour channel at many levels; in each Boolean map the regions that do not
+touch the picture's border are figure and get attention, the more the less of the picture they fill. Lebreton and Raake
+(Signal Processing: Image Communication 69, 2018) change this for panoramas, and so does this module:
+- the left and right edges are no border: regions go on across the seam;
+- the border that is left, the first and last row, lies at other places of the sphere when the panorama is turned, so
+  several turned panoramas are analysed and the maps turned back and averaged;
+- areas are solid angles, and the last blur is on the sphere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from sal360.density import blur_sphere
+from sal360.projection import rotate_erp
+from sal360.sphere import Array, rotation_yaw_pitch_roll, solid_angles
+from training.data.views import resize
+
+_SPECTRAL_HEIGHT = 64  # the authors' scale
+_SPECTRAL_BLUR_DEG = 5.0
+
+
+def spectral_residual(panorama: Array) -> Array:
+    """The map (64, 128) float64, not negative, of a panorama (H, W, 3) uint8 RGB."""
+    grey = cv2.cvtColor(resize(panorama, _SPECTRAL_HEIGHT), cv2.COLOR_RGB2GRAY).astype(np.float64)
+    spectrum = np.fft.fft2(grey)
+    log_amplitude = np.log(np.abs(spectrum) + 1e-9)
+    residual = log_amplitude - cv2.blur(log_amplitude, (3, 3))
+    unusual = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))) ** 2
+    return np.maximum(blur_sphere(unusual, _SPECTRAL_BLUR_DEG), 0)
+
+
+_BOOLEAN_HEIGHT = 128
+_STEP = 16  # between thresholds, of 256 levels
+_OPENING_PX, _DILATION_PX = 3, 3
+_BOOLEAN_BLUR_DEG = 5.0
+_TURNS = (
+    rotation_yaw_pitch_roll(),
+    rotation_yaw_pitch_roll(pitch_rad=math.pi / 2),  # the poles come to front and back
+    rotation_yaw_pitch_roll(roll_rad=math.pi / 2),  # the poles come to the sides
+)
+
+
+def boolean_map_saliency(panorama: Array) -> Array:
+    """The map (128, 256) float64, not negative, of a panorama (H, W, 3) uint8 RGB."""
+    small = resize(panorama, _BOOLEAN_HEIGHT)
+    attention = np.zeros(small.shape[:2])
+    for turn in _TURNS:
+        turned = _attention(cv2.cvtColor(rotate_erp(small, turn), cv2.COLOR_RGB2LAB))
+        attention += rotate_erp(turned, turn.T)
+    return np.maximum(blur_sphere(attention, _BOOLEAN_BLUR_DEG), 0)
+
+
+def _attention(lab: Array) -> Array:
+    """Sum of the attention maps of all Boolean maps of a picture (h, w, 3), (h, w) float64."""
+    weights = solid_angles(*lab.shape[:2])
+    attention = np.zeros(lab.shape[:2])
+    opening = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_OPENING_PX, _OPENING_PX))
+    dilation = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_DILATION_PX, _DILATION_PX))
+    for channel in cv2.split(lab):
+        for threshold in range(int(channel.min()), int(channel.max()), _STEP):
+            above = channel > threshold
+            for boolean in (above, ~above):
+                figure = surrounded(_morph(boolean.astype(np.uint8), cv2.MORPH_OPEN, opening))
+                figure = _morph(figure, cv2.MORPH_DILATE, dilation)
+                area = float((figure * weights).sum())
+                if area > 0:
+                    attention += figure / math.sqrt(area)
+    return attention
+
+
+def surrounded(boolean: Array) -> Array:
+    """The regions of a Boolean map (h, w) uint8 that touch neither the first nor the last row: (h, w) uint8.
+
+    Regions are connected by edges and corners, also across the seam.
+    """
+    count, labels = cv2.connectedComponents(boolean, connectivity=8)
+    left, right = labels[:, 0], labels[:, -1]
+    # each pixel of the first column has three neighbours in the last one
+    pairs = np.concatenate(
+        [np.stack([left, right]), np.stack([left[1:], right[:-1]]), np.stack([left[:-1], right[1:]])], axis=1
+    )
+    first, second = pairs[:, (pairs > 0).all(axis=0)]
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(count, count))
+    region = connected_components(graph, directed=False)[1][labels]  # (h, w)
+    at_border = np.unique(np.concatenate([region[0], region[-1]])[np.concatenate([boolean[0], boolean[-1]]) > 0])
+    return ((boolean > 0) & ~np.isin(region, at_border)).astype(np.uint8)
+
+
+def _morph(boolean: Array, operation: int, element: Array) -> Array:
+    """A morphological operation that sees across the seam."""
+    margin = element.shape[1]
+    padded = np.concatenate([boolean[:, -margin:], boolean, boolean[:, :margin]], axis=1)
+    result: Array = cv2.morphologyEx(padded, operation, element)[:, margin:-margin]
+    return result

@@ -1,0 +1,182 @@
+"""Saliency at several input scales, weighted pixel by pixel: the remedy that the supplementary (B) names for depth.
+
+Hierarchical multi-scale attention (Tao, Sapra, Catanzaro, arXiv:2005.10821): one network sees the panorama whole,
+halved, quartered. At each scale a small head says where this scale is to be believed rather than the next finer one.
+With content L and weight α of a scale, L' of the next finer one, and U the doubling of size, from the coarsest on:
+
+    L' ← U(α · L) + (1 − U(α)) · L'
+
+Two scales cost a quarter more than one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn import functional as F
+
+from training.models.compact import CircularConv2d
+from training.models.layers import wrap_columns
+from training.models.prior import row_weights
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3x3 around the sphere, pointwise 1x1, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.depthwise = CircularConv2d(in_channels, in_channels, kernel, groups=in_channels)
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) → (B, out_channels, h, w)."""
+        return F.relu(self.pointwise(self.depthwise(x)))
+
+
+def upsample_circular(x: Tensor) -> Tensor:
+    """Twice the size, bilinear, with columns that wrap: (B, C, h, w) → (B, C, 2h, 2w)."""
+    x = wrap_columns(x, 1, 1)  # (B, C, h, w + 2)
+    x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+    return x[..., 2:-2]  # without the two columns that each neighbour became
+
+
+class SeparableDecoder(nn.Module):
+    """From the coarsest stride down, each level adds its lateral to the upsampled sum of those above.
+
+    Args:
+        pyramid_channels: channels of the encoder's features by stride.
+        strides: the levels that are used, a gapless chain of factors of two; the smallest is the map's stride.
+        channels: of every level.
+    """
+
+    def __init__(self, pyramid_channels: Mapping[int, int], strides: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.feature_channels = channels
+        self.strides = sorted(strides, reverse=True)
+        self.laterals = nn.ModuleList(nn.Conv2d(pyramid_channels[stride], channels, 1) for stride in self.strides)
+        self.smooths = nn.ModuleList(SeparableConv(channels, channels, 5) for _ in self.strides)
+        self.head = nn.Conv2d(channels, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # every convolution here has a bias
+        nn.init.normal_(self.head.weight, std=0.01)  # an untrained model says "uniform"
+
+    def forward(self, pyramid: Mapping[int, Tensor]) -> Tensor:
+        """Features by stride → log-density up to a constant, (B, h, w) at the smallest stride."""
+        return self.read_out(self.features(pyramid))
+
+    def features(self, pyramid: Mapping[int, Tensor]) -> Tensor:
+        """Features by stride → the last features before the map, (B, channels, h, w) at the smallest stride."""
+        x: Tensor | None = None
+        for stride, lateral, smooth in zip(self.strides, self.laterals, self.smooths, strict=True):
+            level = lateral(pyramid[stride])  # (B, channels, H / stride, W / stride)
+            x = smooth(level if x is None else level + upsample_circular(x))
+        assert x is not None  # there is at least one stride
+        return x
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """Last features (B, channels, h, w) → log-density up to a constant, (B, h, w)."""
+        logits: Tensor = self.head(features).squeeze(1)  # (B, h, w)
+        return logits
+
+
+class PaperDecoder(nn.Module):
+    """The paper's decoder (supplementary; Xavier weights, bias .01): 512 x 10 x 20 latent → 160 x 320 map.
+
+    The last sigmoid is left out: under the softmax over the sphere that turns the map into a density, log-sigmoid of
+    the same value gives the paper's map up to its normalisation.
+
+    Args:
+        in_channels: of the latent.
+        circular: wrap the columns; the paper pads zeros.
+    """
+
+    def __init__(self, in_channels: int = 512, *, circular: bool = True) -> None:
+        super().__init__()
+        up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for out_channels, grow in ((512, 1), (512, 1), (256, 1), (128, 0), (128, 1), (64, 0), (64, 0)):
+            layers += [CircularConv2d(channels, out_channels, 3, circular=circular), nn.ReLU()] + [up] * grow
+            channels = out_channels
+        layers.append(nn.Conv2d(channels, 1, 1))
+        self.feature_channels = channels
+        self.layers = nn.Sequential(*layers)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.constant_(module.bias, 0.01)  # type: ignore[arg-type]  # every convolution here has a bias
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(B, in_channels, h, w) → log-density up to a constant, (B, 16 h, 16 w)."""
+        return self.read_out(self.features(latent))
+
+    def features(self, latent: Tensor) -> Tensor:
+        """(B, in_channels, h, w) → the last features before the map, (B, 64, 16 h, 16 w)."""
+        features: Tensor = self.layers[:-1](latent)
+        return features
+
+    def read_out(self, features: Tensor) -> Tensor:
+        """Last features (B, 64, h, w) → log-density up to a constant, (B, h, w)."""
+        return F.logsigmoid(self.layers[-1](features).squeeze(1))  # (B, h, w)
+
+
+_FIRST_LOGIT = -2.0
+"""Where the weights begin: the coarse scale counts 12 %, so that a model starts out much like its finest scale."""
+
+
+class ScaleAttention(nn.Module):
+    """Weights between scales, and the content that all scales give together.
+
+    Args:
+        channels: of the decoder's features.
+        map_heights: rows of the content at each scale, the finest first, each half the one before.
+    """
+
+    def __init__(self, channels: int, map_heights: Sequence[int]) -> None:
+        super().__init__()
+        last = nn.Conv2d(channels, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, _FIRST_LOGIT)  # type: ignore[arg-type]  # it has a bias
+        self.weight = nn.Sequential(SeparableConv(channels, channels), last)
+        self.map_heights = tuple(map_heights)
+        for height in map_heights:
+            self.register_buffer(f"log_row_weights_{height}", row_weights(height).log(), persistent=False)  # (h, 1)
+
+    def forward(self, x: Tensor, features: Callable[[Tensor], Tensor], read_out: Callable[[Tensor], Tensor]) -> Tensor:
+        """Content of all scales together.
+
+        Args:
+            x: normalised panoramas (B, 3, H, W).
+            features: from panoramas of any scale (B, 3, H', W') to the decoder's features (B, C, h', w').
+            read_out: from features to log-density up to a constant, (B, h', w').
+
+        Returns:
+            Log-density, relative to uniform where one scale is believed alone, at the finest scale, (B, h, w).
+        """
+        pyramid = [x]
+        while len(pyramid) < len(self.map_heights):
+            pyramid.append(functional.avg_pool2d(pyramid[-1], 2))
+        found = features(pyramid.pop())  # (B, C, h', w')
+        content = self.log_density(read_out(found))  # (B, 1, h', w')
+        while pyramid:
+            weight = torch.sigmoid(self.weight(found))  # (B, 1, h', w')
+            found = features(pyramid.pop())  # (B, C, 2h', 2w')
+            finer = self.log_density(read_out(found))  # (B, 1, 2h', 2w')
+            content = upsample_circular(weight * content) + (1 - upsample_circular(weight)) * finer
+        return content[:, 0]
+
+    def log_density(self, content: Tensor) -> Tensor:
+        """Log-density up to a constant (B, h, w) as log of the density relative to uniform on the sphere (B, 1, h, w).
+
+        Only then do the scales speak of one quantity, whatever constant each pass of the network adds.
+        """
+        log_weights: Tensor = getattr(self, f"log_row_weights_{content.shape[1]}")  # (h, 1)
+        log_mass = torch.logsumexp((content + log_weights).flatten(1), dim=1)  # (B,)
+        log_mean = log_mass - math.log(content.shape[1] * content.shape[2])
+        return (content - log_mean[:, None, None])[:, None]
