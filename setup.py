@@ -41,7 +41,7 @@ setup(
     package_data={
         "sal360": ["py.typed", "weights/*.onnx", "weights/*.md", "samples/*.jpg", "samples/*.md"],
         "sal360_ros": ["py.typed"],
-        "training": ["py.typed"],
+        "training": ["py.typed", "recipes/*.yaml"],
     },
     entry_points={"console_scripts": ["sal360 = sal360.cli:main"]},
     data_files=[
@@ -85,6 +85,7 @@ setup(
             "hypothesis",
             "ruff==0.17.6",  # formatting differs between releases
             "mypy==2.4.1",  # so do findings
+            "import-linter>=2.3",
             "types-PyYAML",
             "catkin_pkg",
             "colcon-common-extensions",

@@ -3,7 +3,7 @@
 A `Task` brings a model, batches and a loss; `train` brings the devices, precision, optimiser, curves, checkpoints and
 resuming. Start it as one process, or as many with torchrun:
 
-    torchrun --nproc-per-node 8 -m training.pretrain --config config/pretrain.yaml --data.root PANORAMAS
+    torchrun --nproc-per-node 8 -m training.pretrain --config training/recipes/pretrain.yaml --data.root PANORAMAS
 """
 
 from __future__ import annotations

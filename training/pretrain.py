@@ -1,7 +1,7 @@
 """Contrastive pretraining of an encoder on unlabelled panoramas.
 
-    python -m training.pretrain --config config/pretrain.yaml --data.root PANORAMAS
-    torchrun --nproc-per-node 8 -m training.pretrain --config config/pretrain.yaml --data.root PANORAMAS
+    python -m training.pretrain --config training/recipes/pretrain.yaml --data.root PANORAMAS
+    torchrun --nproc-per-node 8 -m training.pretrain --config training/recipes/pretrain.yaml --data.root PANORAMAS
 
 The run's folder gets the settings, views.png (what is being learnt), TensorBoard curves, checkpoints, and at the end
 summary.png.

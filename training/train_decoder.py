@@ -1,6 +1,6 @@
 """Train a saliency decoder on human gaze, on a frozen or a fine-tuned encoder.
 
-    python -m training.train_decoder --config config/train_compact.yaml --data.root OSIE --data.panoramas PANORAMAS
+    python -m training.train_decoder --config training/recipes/compact.yaml --data.root OSIE --data.panoramas PANORAMAS
 
 Checkpoints, TensorBoard curves and, at each evaluation, a picture of predictions beside ground truth are written to
 the run's folder. `python -m training.export` makes a model file of it.

@@ -76,6 +76,6 @@ def test_a_band_is_stretched_about_the_equator_and_the_other_half_stays(up: bool
 
 
 def test_the_papers_batch_fits_into_an_epoch_of_its_61_training_panoramas(repository: Path) -> None:
-    config = read_config(TrainDecoderConfig, "", ["--config", str(repository / "config/train_paper.yaml")])
+    config = read_config(TrainDecoderConfig, "", ["--config", str(repository / "training/recipes/train_paper.yaml")])
     samples = GazePanoramas([record()] * 61, HEIGHT, MAP, config.data.augment, seed=0)
     assert steps_per_epoch(len(samples), config.loop.batch_size) == 7

@@ -18,7 +18,9 @@ from training.train_decoder import TrainDecoderConfig
 
 def row(repository: Path, *options: str) -> TrainDecoderConfig:
     """The shipped settings with the options that its heading names."""
-    return read_config(TrainDecoderConfig, "", ["--config", str(repository / "config/train_paper.yaml"), *options])
+    return read_config(
+        TrainDecoderConfig, "", ["--config", str(repository / "training/recipes/train_paper.yaml"), *options]
+    )
 
 
 def test_decoder_has_the_papers_parameters() -> None:

@@ -27,7 +27,7 @@ from training.retrieval import Retrieval, top_scores
 
 TINY = (
     "--config",
-    "config/pretrain.yaml",
+    "training/recipes/pretrain.yaml",
     "--data.height=64",
     "--data.cache=",
     "--model.height=64",
@@ -250,7 +250,7 @@ def test_shipped_settings_load(repository: Path, name: str) -> None:
 
 
 def test_the_papers_recipe_has_the_papers_constants(repository: Path) -> None:
-    config = read_config(PretrainConfig, "", ["--config", str(repository / "config/pretrain_paper.yaml")])
+    config = read_config(PretrainConfig, "", ["--config", str(repository / "training/recipes/pretrain_paper.yaml")])
     assert (config.loop.epochs, config.loop.batch_size) == (250, 20)
     assert (config.optimiser.name, config.optimiser.learning_rate, config.optimiser.weight_decay) == ("sgd", 0.01, 1e-4)
     assert (config.objective.loss, config.objective.negatives) == ("nce", 16000)

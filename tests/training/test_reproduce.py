@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
+import yaml
 
+from sal360.errors import TrainingError
+from sal360.spec import read_onnx_spec
 from sal360.weights import bundled_model
+from training import make_weights
 from training.analyse import ANALYSES
 from training.average import AverageConfig
 from training.calibrate import CalibrateConfig
@@ -17,6 +20,7 @@ from training.config import read_config
 from training.data.check import INVENTORIES
 from training.evaluate import EvaluateConfig
 from training.export import ExportConfig
+from training.make_weights import MakeWeightsConfig
 from training.pretrain import PretrainConfig
 from training.teach import TeachConfig
 from training.train_decoder import TrainDecoderConfig
@@ -65,51 +69,72 @@ def test_every_row_of_the_paper_has_its_command(settings):
     assert len({each.loop.run for each in decoders}) == len(decoders)
 
 
-def test_every_command_of_make_weights_is_accepted_and_starts_from_what_came_before(repository):
-    done = subprocess.run(
-        ["make", "--dry-run", "weights", "OSIE=gaze", "PANORAMAS=pictures"],
-        cwd=repository, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+def test_every_step_of_make_weights_is_accepted_and_starts_from_what_came_before():
+    config = MakeWeightsConfig("gaze", "pictures", runs="runs/weights", dry_run=True)
     kinds = {
-        "train_decoder": TrainDecoderConfig,
-        "average": AverageConfig,
-        "teach": TeachConfig,
-        "calibrate": CalibrateConfig,
-        "export": ExportConfig,
+        "training.train_decoder": TrainDecoderConfig,
+        "training.average": AverageConfig,
+        "training.teach": TeachConfig,
+        "training.calibrate": CalibrateConfig,
+        "training.export": ExportConfig,
     }
     made = set()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(repository)
-        for line in done.stdout.replace("\\\n", " ").splitlines():
-            command = re.search(r"-m training\.(\w+) ([^|;]+)", line)
-            if not command:
-                continue
-            loop = re.search(r"for seed in ([\d ]+);", line)
-            for seed in loop[1].split() if loop else [""]:
-                config = read_config(kinds[command[1]], "", shlex.split(command[2].replace("$seed", seed)))
-                if command[1] == "train_decoder":
-                    assert (config.data.root, config.data.panoramas) == ("gaze", "pictures")
-                    assert {config.start, config.data.taught} - {""} <= made
-                    made.add(config.loop.run)
-                else:
-                    assert {getattr(config, "checkpoint", ""), *getattr(config, "checkpoints", ())} - {""} <= made
-                    made.add(config.output)
-                    skipped_if = re.match(r"test -[df] (\S+) \|\|", line)
-                    assert skipped_if is None or skipped_if[1] == config.output
-    forms = [bundled_model("fp32"), bundled_model("int8")]
-    files = [path for path in sorted(made) if path.endswith(".onnx")]
-    assert [Path(path).name for path in files] == [path.name for path in forms]
-    assert f"cp {' '.join(files)} sal360/weights/" in done.stdout
-    assert config.version in Path(config.checkpoint).parent.name  # nothing of another version is taken for this one's
+    for step, (_, _, module, *options) in make_weights.commands(config):
+        settings = read_config(kinds[module], "", options)
+        if isinstance(settings, TrainDecoderConfig):
+            assert (settings.data.root, settings.data.panoramas) == ("gaze", "pictures")
+            needs, result = {settings.start, settings.data.taught}, settings.loop.run
+        else:
+            needs = {getattr(settings, "checkpoint", ""), *getattr(settings, "checkpoints", ())}
+            result = settings.output
+        assert needs - {""} <= made, step.name
+        assert result == f"runs/weights/{step.name}"
+        made.add(result)
+    assert {f"runs/weights/{bundled_model(form).name}" for form in ("fp32", "int8")} <= made
+    assert make_weights.VERSION in MakeWeightsConfig.runs  # nothing of another version is taken for this one's
+    assert settings.version == make_weights.VERSION == read_onnx_spec(bundled_model()).version
+
+
+def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run(command, **_):
+        ran.append(command[2])
+        return subprocess.CompletedProcess(command, int(command[2] == "training.teach"))
+
+    monkeypatch.setattr(make_weights.subprocess, "run", run)
+    (tmp_path / "longer").mkdir()
+    config = MakeWeightsConfig(str(tmp_path), str(tmp_path), runs=str(tmp_path))
+    with pytest.raises(TrainingError, match=r"the step smooth\.npz failed"):
+        make_weights.make_weights(config)
+    assert ran == ["training.train_decoder"] * 5 + ["training.average", "training.teach"]
+    assert "longer: done before" in capsys.readouterr().out
 
 
 def test_every_shipped_setting_of_decoder_training_is_accepted(repository):
-    paths = sorted((repository / "config").glob("train_*.yaml"))
-    assert len(paths) >= 5
-    for path in paths:
-        assert read_config(TrainDecoderConfig, "", ["--config", str(path)]).loop.run.startswith("runs/")
+    recipes = repository / "training/recipes"
+    overlays = sorted(recipes.glob("compact_*.yaml"))
+    assert len(overlays) >= 5
+    base = ["--config", str(recipes / "compact.yaml")]
+    runs = [base, *([*base, "--config", str(overlay)] for overlay in overlays)]
+    for options in [*runs, ["--config", str(recipes / "train_paper.yaml")]]:
+        assert read_config(TrainDecoderConfig, "", options).loop.run.startswith("runs/")
+
+
+def test_an_overlay_repeats_nothing_of_its_base(repository):
+    def settings(path, values=None, prefix=""):
+        for name, value in (values or yaml.safe_load(path.read_text())).items():
+            if isinstance(value, dict):
+                yield from settings(path, value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", str(value)
+
+    recipes = repository / "training/recipes"
+    base = set(settings(recipes / "compact.yaml"))
+    for overlay in recipes.glob("compact_*.yaml"):
+        assert not base & set(settings(overlay)), overlay.name
 
 
 def test_the_shipped_evaluation_settings_are_accepted(repository):
-    config = read_config(EvaluateConfig, "", ["--config", str(repository / "config/evaluate.yaml")])
+    config = read_config(EvaluateConfig, "", ["--config", str(repository / "training/recipes/evaluate.yaml")])
     assert config.protocols == ("standard", "paper")

@@ -1,0 +1,277 @@
+"""Make the bundled model again from its data: five training stages, averages, taught maps, calibration, export.
+
+    python -m training.make_weights --osie OSIE --panoramas PANORAMAS
+
+Every step is a command that also runs by itself (`--dry_run` prints them). A step whose result is there is skipped, and
+a training step goes on from its newest checkpoint, so an interrupted run continues where it stopped. All steps take
+some three hours on two cores.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sal360.errors import TrainingError, one_line_errors
+from sal360.weights import bundled_model
+from training.config import read_config, require
+
+VERSION = "1.3.0"
+"""Version of the weights that these steps make. Each version has run folders of its own."""
+TRAINED_ON = (
+    "ImageNet (encoder), OSIE gaze on photographs placed on panoramas, and its own maps of these panoramas drawn larger"
+)
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class MakeWeightsConfig:
+    """Where the data are, and where the runs go."""
+
+    osie: str
+    """Folder of the OSIE data set."""
+    panoramas: str
+    """Folder of the panoramas."""
+    runs: str = f"runs/sal360-compact-{VERSION}"
+    """Folder of the steps' results."""
+    dry_run: bool = False
+    """Print the commands and run nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("osie", "panoramas"):
+            folder = getattr(self, name)
+            require(name, repr(folder), self.dry_run or Path(folder).is_dir(), "a folder that exists")
+
+
+class Step(Protocol):
+    """A command with one result."""
+
+    @property
+    def name(self) -> str:
+        """Name of the result below the runs' folder."""
+
+    def command(self, config: MakeWeightsConfig) -> list[str]:
+        """Module below `training`, and its options."""
+
+    @property
+    def runs_again(self) -> bool:
+        """Whether the command runs although its result exists."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Decoder training by `recipes/compact.yaml` and one overlay."""
+
+    name: str
+    overlay: str = ""
+    seed: int | None = None
+    start: str = ""
+    """Result of an earlier step whose weights this one starts from."""
+    taught: str = ""
+    """Result of an earlier `Teach`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that differ from the recipe's."""
+
+    def command(self, config: MakeWeightsConfig) -> list[str]:
+        recipes = [RECIPES / "compact.yaml", *([RECIPES / f"{self.overlay}.yaml"] if self.overlay else [])]
+        options = {
+            "data.root": config.osie,
+            "data.panoramas": config.panoramas,
+            "loop.run": f"{config.runs}/{self.name}",
+            "loop.resume": "auto",
+            **({} if self.seed is None else {"loop.seed": self.seed}),
+            **({"start": f"{config.runs}/{self.start}"} if self.start else {}),
+            **({"data.taught": f"{config.runs}/{self.taught}"} if self.taught else {}),
+            **self.options,
+        }
+        configs = [part for recipe in recipes for part in ("--config", str(recipe))]
+        return ["train_decoder", *configs, *_as_options(options)]
+
+    @property
+    def runs_again(self) -> bool:
+        return True  # the command itself goes on from its newest checkpoint
+
+
+@dataclass(frozen=True)
+class Average:
+    """The mean of the weights of several runs."""
+
+    name: str
+    of: tuple[str, ...]
+
+    def command(self, config: MakeWeightsConfig) -> list[str]:
+        checkpoints = [f"{config.runs}/{each}" for each in self.of]
+        return ["average", *_as_options({"checkpoints": checkpoints, "output": f"{config.runs}/{self.name}"})]
+
+    @property
+    def runs_again(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Teach:
+    """Maps of the panoramas by a model that sees them at several sizes."""
+
+    name: str
+    teacher: str
+    heights: tuple[int, ...]
+
+    def command(self, config: MakeWeightsConfig) -> list[str]:
+        options = {
+            "checkpoints": [f"{config.runs}/{self.teacher}"],
+            "panoramas": config.panoramas,
+            "heights": list(self.heights),
+            "output": f"{config.runs}/{self.name}",
+        }
+        return ["teach", *_as_options(options)]
+
+    @property
+    def runs_again(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Temperature, blur and prior strength for panoramas."""
+
+    name: str
+    checkpoint: str
+
+    def command(self, config: MakeWeightsConfig) -> list[str]:
+        options = {
+            "checkpoint": f"{config.runs}/{self.checkpoint}",
+            "panoramas": config.panoramas,
+            "output": f"{config.runs}/{self.name}",
+        }
+        return ["calibrate", *_as_options(options)]
+
+    @property
+    def runs_again(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Export:
+    """A model file, made anew each time: it names the revision of the code."""
+
+    name: str
+    checkpoint: str
+    precision: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def command(self, config: MakeWeightsConfig) -> list[str]:
+        options = {
+            "checkpoint": f"{config.runs}/{self.checkpoint}",
+            "panoramas": config.panoramas,
+            "version": VERSION,
+            "trained_on": TRAINED_ON,
+            "precision": self.precision,
+            "output": f"{config.runs}/{self.name}",
+            **self.options,
+        }
+        return ["export", *_as_options(options)]
+
+    @property
+    def runs_again(self) -> bool:
+        return True  # the file names the revision of the code
+
+
+FILES = tuple(bundled_model(form) for form in ("fp32", "int8"))
+STEPS: tuple[Step, ...] = (
+    Train("first"),
+    *(Train(f"longer_{seed}", "compact_longer", seed, start="first") for seed in (1, 2)),
+    Average("longer", ("longer_1", "longer_2")),
+    *(Train(f"smooth_{seed}", "compact_smooth", seed, start="longer") for seed in (3, 4)),
+    Average("smooth", ("smooth_3", "smooth_4")),
+    Teach("smooth.npz", "smooth", (384, 576, 768)),
+    Train(
+        "small_0",
+        "compact_small",
+        seed=0,
+        start="smooth",
+        taught="smooth.npz",
+        options={
+            "loop.steps": 500,
+            "optimiser.learning_rate": 1.0e-3,
+            "optimiser.encoder_factor": 0.15,
+            "data.placement.fov_deg": [45, 90],
+            "data.placement.inset_share": 0.7,
+        },
+    ),
+    *(Train(f"small_{seed}", "compact_small", seed, start="small_0", taught="smooth.npz") for seed in (1, 2)),
+    Average("small", ("small_1", "small_2")),
+    Teach("small.npz", "small", (576, 768, 960)),
+    Train(
+        "panoramas_0",
+        "compact_panoramas",
+        seed=21,
+        start="small",
+        taught="small.npz",
+        options={
+            "loop.steps": 500,
+            "optimiser.learning_rate": 1.2e-3,
+            "data.placement.slots": 2,
+            "data.placement.mean_photographs": 2,
+        },
+    ),
+    *(Train(f"panoramas_{seed}", "compact_panoramas", seed, "panoramas_0", "small.npz") for seed in (31, 32)),
+    Average("panoramas", ("panoramas_31", "panoramas_32", "small")),
+    Calibrate("calibrated", "panoramas"),
+    Export(FILES[0].name, "calibrated", "fp32"),
+    # int8 sees each of the 62 panoramas once
+    Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),
+)
+
+
+def commands(config: MakeWeightsConfig) -> Iterator[tuple[Step, list[str]]]:
+    """Each step, and the command line that runs it."""
+    for step in STEPS:
+        module, *options = step.command(config)
+        yield step, [sys.executable, "-m", f"training.{module}", *options]
+
+
+def make_weights(config: MakeWeightsConfig) -> None:
+    """Run every step whose result is missing, then put the model files beside the code.
+
+    Raises:
+        TrainingError: a step failed; it said why.
+    """
+    for step, command in commands(config):
+        result = Path(config.runs) / step.name
+        if config.dry_run:
+            print(shlex.join(command))
+        elif result.exists() and not step.runs_again:
+            print(f"{step.name}: done before")
+        else:
+            begin_s = time.monotonic()
+            if subprocess.run(command, check=False).returncode:
+                raise TrainingError(f"the step {step.name} failed", "correct what it said and run this command again")
+            print(f"{step.name}: {(time.monotonic() - begin_s) / 60:.1f} min", flush=True)
+    if not config.dry_run:  # only now: both files name the revision of an unchanged source tree
+        for path in FILES:
+            shutil.copyfile(Path(config.runs) / path.name, path)
+
+
+def _as_options(options: Mapping[str, Any]) -> list[str]:
+    """Options as jsonargparse reads them."""
+    parts = []
+    for name, value in options.items():
+        text = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+        parts += [f"--{name}", text]
+    return parts
+
+
+def main() -> None:
+    """The command `python -m training.make_weights`."""
+    make_weights(read_config(MakeWeightsConfig, "Make the bundled model again from its data."))
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
