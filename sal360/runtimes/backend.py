@@ -11,44 +11,39 @@ from typing import ClassVar
 
 import numpy as np
 
+from sal360.arrays import Density, Pixels
 from sal360.errors import FrameError, ModelError
 from sal360.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
-from sal360.sphere import Array
 
-ANY_BATCH = (1, 2**31 - 1)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+"""Every arithmetic that a model file or a runtime may use."""
+ANY_BATCH = (1, 2**31 - 1)
+"""The batch limits of a graph that takes any number of frames."""
 
 
 class Backend(abc.ABC):
-    """A model file that is loaded and ready to run.
+    """A loaded model, ready to run.
 
     Args of every subclass:
         path: the model file.
         device: "cpu" or "cuda:N".
-        precision: one of `PRECISIONS`, or "auto": the best that the file and the device allow.
-        threads: processor threads; 0 leaves the number to the runtime.
+        precision: one of `PRECISIONS`, or "auto" for the best that the file and the device allow.
+        threads: CPU threads; 0 lets the runtime choose.
 
     Raises:
-        ModelError: naming what the file or the runtime lacks.
+        ModelError: the file or the installation is not usable.
     """
 
     name: ClassVar[str]
-    """The runtime, as `open_model` knows it."""
-    package: ClassVar[str] = ""
-    """What to install for it; empty: a package of the runtime's name."""
-    suffixes: ClassVar[tuple[str, ...]]
-    """Kinds of model file that it opens."""
-    devices: ClassVar[tuple[str, ...]]
-    """Kinds of device that it runs on."""
+    """The runtime's name, as `open_model` takes it."""
 
     spec: ModelSpec
     device: str
     """Where it runs: "cpu" or "cuda:N"."""
     precision: str
-    """The arithmetic of the convolutions: one of `PRECISIONS`."""
-
+    """Arithmetic of the convolutions: one of `PRECISIONS`."""
     batch_limits: tuple[int, int] = ANY_BATCH
-    """Fewest and most frames that one call of the runtime takes."""
+    """Min and max number of frames that the runtime takes in one call."""
 
     def __init__(self, path: Path, *, device: str, precision: str, threads: int) -> None:
         self._lock = threading.Lock()
@@ -57,66 +52,67 @@ class Backend(abc.ABC):
             self._open(path, device, precision, threads)
         except ImportError as error:
             raise ModelError(
-                f"{self.name} is installed and cannot be imported ({cause(error)})",
-                "install it again, or choose another backend",
-                expected="a working runtime",
+                f"{self.name} is installed but cannot be imported ({cause(error)})",
+                "reinstall it, or choose another backend",
             ) from None
         self._is_open = True
 
     @classmethod
     @abc.abstractmethod
     def is_installed(cls, device: str) -> bool:
-        """Whether the runtime can be imported here and has what it needs for this kind of device."""
+        """Whether the runtime is installed with what this kind of device ("cpu" or "cuda") needs."""
 
     @abc.abstractmethod
     def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
-        """Load the file; sets spec, device, precision and, where it is not any, batch_limits."""
+        """Load the file; set spec, device, precision and, where the batch is limited, batch_limits."""
 
     @abc.abstractmethod
-    def _run(self, frames: Array) -> Array:
-        """Maps (N, h, w) float32, in memory that no later call touches, of N frames within `batch_limits`."""
+    def _run(self, frames: Pixels) -> Density:
+        """Maps (N, h, w) float32 of N frames within `batch_limits`; later calls leave the returned memory alone."""
 
     @abc.abstractmethod
     def _release(self) -> None:
-        """Give back what the runtime holds."""
+        """Free what the runtime holds."""
 
-    def infer(self, frames: Array) -> Array:
-        """Density maps (N, h, w) float32, relative to uniform, of frames (N, H, W, 3) uint8 RGB.
+    def infer(self, frames: Pixels) -> Density:
+        """Density maps of a batch of frames; thread-safe, one call runs at a time.
 
-        H and W are the spec's input size. One call runs at a time; any thread may call.
+        Args:
+            frames: (N, H, W, 3) uint8 RGB, N at least 1; H and W are the spec's input size.
+
+        Returns:
+            (N, h, w) float32 at the spec's output size, relative to uniform.
 
         Raises:
             FrameError: the frames have another shape or type.
-            ModelError: the backend is closed, or the runtime failed.
+            ModelError: the model is closed, or the runtime failed.
         """
         expected = (self.spec.input_height, self.spec.input_width, 3)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] < 1 or frames.shape[1:] != expected:
             raise FrameError(
                 f"the model got frames {frames.shape} {frames.dtype}",
-                "resize them first, as sal360.predictor.Predictor does",
+                "resize them first, or use sal360.Predictor",
                 expected=f"(N, {', '.join(map(str, expected))}) uint8 with N at least 1",
                 reason="wrong_size",
             )
-        frames = np.require(frames, requirements=("C", "W"))  # OpenVINO takes no read-only memory, as bags hand out
+        frames = np.require(frames, requirements=("C", "W"))  # frames of a bag are read-only; OpenVINO refuses those
         with self._lock:
             if not self._is_open:
-                raise ModelError(
-                    f"the {self.name} model is closed", "open the model file again", expected="an open one"
-                )
+                raise ModelError(f"the {self.name} model is closed", "open the model file again")
             fewest, most = self.batch_limits
             if fewest <= len(frames) <= most:
                 return self._run(frames)
             maps = [self._run_padded(frames[start : start + most]) for start in range(0, len(frames), most)]
         return np.concatenate(maps)
 
-    def _run_padded(self, frames: Array) -> Array:
-        """Run a part of a batch, repeating its last frame where the runtime wants more than there are."""
+    def _run_padded(self, frames: Pixels) -> Density:
+        """Run part of a batch; repeat its last frame where the runtime needs more frames."""
         missing = max(0, self.batch_limits[0] - len(frames))
         padded = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
         return self._run(padded)[: len(frames)]
 
     def close(self) -> None:
-        """Free the runtime's memory; a second call does nothing."""
+        """Free the model; a second call does nothing."""
         with self._lock:
             if self._is_open:
                 self._is_open = False
@@ -143,10 +139,10 @@ class TensorInfo:
 
 
 def batch_limits(spec: ModelSpec, inputs: list[TensorInfo], outputs: list[TensorInfo], source: str) -> tuple[int, int]:
-    """The batch sizes that a loaded graph takes, after comparing its input and output with its spec.
+    """Min and max batch size of a loaded graph, after checking its input and output against its spec.
 
     Raises:
-        ModelError: a name, type or size is not what the spec promises.
+        ModelError: a name, type or size differs from the spec.
     """
     frame = TensorInfo(INPUT_NAME, "uint8", (-1, spec.input_height, spec.input_width, 3))
     saliency = TensorInfo(OUTPUT_NAME, "float32", (-1, spec.output_height, spec.output_width))
@@ -169,22 +165,21 @@ def _fits(found: TensorInfo, promised: TensorInfo) -> bool:
 
 
 def precision_of_graph(asked: str, spec: ModelSpec, runtime: str) -> str:
-    """The precision of a runtime that computes in whatever the graph holds.
+    """The precision of a runtime that computes in the types of the graph.
 
     Raises:
-        ModelError: another one was asked for.
+        ModelError: another precision was asked for.
     """
     if asked not in ("auto", spec.precision):
         raise ModelError(
-            f"{runtime} was asked for {asked} and the model was exported in {spec.precision}",
+            f"{runtime} was asked for {asked} but the model was exported in {spec.precision}",
             f"choose precision auto, or export the model again with --precision {asked}",
-            expected="the precision of the file",
         )
     return spec.precision
 
 
 def cause(error: BaseException) -> str:
-    """What a runtime's message says went wrong: its summary or last line, after its own source positions."""
+    """The cause in a runtime's message: its summary or last line, without the source positions before it."""
     message, has_summary, summary = str(error).rpartition("Summary:")
     lines = [line.strip(" -") for line in summary.splitlines() if line.strip()]
     if not lines:
@@ -197,14 +192,11 @@ def refused(runtime: str, path: Path, error: BaseException) -> ModelError:
     return ModelError(
         f"{runtime} cannot load {path} ({cause(error)})",
         "export the model again with python -m training.export, or choose another backend",
-        expected="a whole model of operators that it knows",
     )
 
 
 def failed(runtime: str, error: BaseException) -> ModelError:
-    """The error for a loaded model that stops working."""
+    """The error for a loaded model that fails during inference."""
     return ModelError(
-        f"{runtime} failed during inference ({cause(error)})",
-        "open the model again, or choose another backend",
-        expected="a map",
+        f"{runtime} failed during inference ({cause(error)})", "open the model again, or choose another backend"
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError
 from sal360.files import cache_folder
 from sal360.runtimes.backend import Backend, TensorInfo, batch_limits, failed, precision_of_graph, refused
 from sal360.spec import INPUT_NAME, OUTPUT_NAME, read_onnx_spec
-from sal360.sphere import Array
 
 Provider = tuple[str, dict[str, Any]]
 
@@ -23,16 +23,15 @@ class OnnxRuntimeBackend(Backend):
     """onnxruntime's own kernels, on the processor or on CUDA, in the precision of the graph."""
 
     name = "onnxruntime"
-    suffixes = (".onnx",)
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    libraries: ClassVar[str] = "the CUDA libraries that this onnxruntime was built for"
+    gpu_libraries = "CUDA and cuDNN"
+    """What the GPU provider loads when a session starts."""
 
     @classmethod
     def is_installed(cls, device: str) -> bool:
         if importlib.util.find_spec("onnxruntime") is None:
             return False
         if device == "cpu":
-            return True  # every build has it, and the import takes a fifth of a second
+            return True  # every build has it, and the import takes 0.2 s
         try:
             import onnxruntime
         except ImportError:
@@ -41,7 +40,7 @@ class OnnxRuntimeBackend(Backend):
 
     @classmethod
     def providers(cls, device: str) -> list[Provider]:
-        """onnxruntime's execution providers for a device; the first is the one that must start."""
+        """onnxruntime's execution providers for a device; the first one must start."""
         kind, _, index = device.partition(":")
         if kind == "cpu":
             return [("CPUExecutionProvider", {})]
@@ -61,22 +60,22 @@ class OnnxRuntimeBackend(Backend):
         options.log_severity_level = 3  # errors only
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # onnxruntime's classes share no other base
+        except Exception as error:  # onnxruntime's exceptions share no other base
             raise refused(self.name, path, error) from None
-        if providers[0][0] not in session.get_providers():  # onnxruntime itself would go on without it
+        if providers[0][0] not in session.get_providers():  # onnxruntime would silently go on without it
             raise ModelError(
                 f"onnxruntime could not start its {providers[0][0]}",
-                "install them (see docs/deploy.md), or choose another backend or device cpu",
-                expected=self.libraries,
+                f"install the {self.gpu_libraries} libraries that this onnxruntime was built for (docs/deploy.md), or "
+                "choose another backend or device cpu",
             )
         inputs = [_tensor_info(node) for node in session.get_inputs()]
         outputs = [_tensor_info(node) for node in session.get_outputs()]
         self.batch_limits = batch_limits(self.spec, inputs, outputs, str(path))
         self._session: Any = session
 
-    def _run(self, frames: Array) -> Array:
+    def _run(self, frames: Pixels) -> Density:
         try:
-            maps: Array = self._session.run([OUTPUT_NAME], {INPUT_NAME: frames})[0]
+            maps: Density = self._session.run([OUTPUT_NAME], {INPUT_NAME: frames})[0]
         except Exception as error:
             raise failed(self.name, error) from None
         return maps
@@ -86,21 +85,19 @@ class OnnxRuntimeBackend(Backend):
 
 
 class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
-    """onnxruntime with TensorRT engines for the parts of the graph that TensorRT takes, cached between starts."""
+    """onnxruntime with TensorRT engines for the parts of the graph that TensorRT supports, cached between starts."""
 
     name = "onnxruntime-tensorrt"
-    package = "onnxruntime-gpu tensorrt"
-    devices = ("cuda",)
-    libraries = "the CUDA and TensorRT libraries that this onnxruntime was built for"
+    gpu_libraries = "CUDA, cuDNN and TensorRT"
 
     @classmethod
     def is_installed(cls, device: str) -> bool:
-        # onnxruntime-gpu lists the provider whether or not TensorRT is there
+        # onnxruntime-gpu lists the provider whether or not TensorRT is installed
         return super().is_installed(device) and any(map(_loads, _TENSORRT_LIBRARIES))
 
     @classmethod
     def providers(cls, device: str) -> list[Provider]:
-        """As above. No CUDA graph: it would replay the addresses of the first frame, and each frame has its own."""
+        """As above, without CUDA graphs: they would read every frame from the address of the first one."""
         index = device.partition(":")[2] or "0"
         folder = str(cache_folder() / "onnxruntime")
         options = {

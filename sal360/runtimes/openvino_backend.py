@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
-import platform
 from pathlib import Path
 from typing import Any
 
+from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError
 from sal360.runtimes.backend import ANY_BATCH, Backend, TensorInfo, batch_limits, failed, refused
 from sal360.spec import ModelSpec, read_onnx_spec
-from sal360.sphere import Array
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoBackend(Backend):
-    """OpenVINO's processor plugin, tuned for the latency of one frame.
+    """OpenVINO's CPU plugin, tuned for the latency of one frame.
 
-    A graph whose batch size is free is compiled for one frame at a time: with fixed shapes light models run up to
-    1.7 times as fast, and a batch gains nothing on a processor that one frame already fills.
+    A graph with a free batch size is compiled for one frame at a time: with fixed shapes light models run up to 1.7
+    times as fast, and a batch gains nothing on a processor that one frame already fills.
     """
 
     name = "openvino"
-    suffixes = (".onnx",)
-    devices = ("cpu",)
 
     @classmethod
     def is_installed(cls, device: str) -> bool:
         return device == "cpu" and importlib.util.find_spec("openvino") is not None
-
-    @classmethod
-    def best_precision(cls) -> str:
-        """What suits this processor, of a model that is there as fp32 and as int8: bf16, int8 or fp32.
-
-        bf16 is nearly exact and as quick as int8 for depthwise networks. Without it, on x86, int8 takes .4 to .6 of the
-        time of fp32 (measured with AVX2; VNNI can only help). Other processors were not measured.
-        """
-        try:
-            import openvino
-
-            if _has_bf16(openvino.Core()):
-                return "bf16"
-        except (ImportError, OSError, RuntimeError):  # opening the file will say what is wrong
-            return "fp32"
-        return "int8" if platform.machine() in ("x86_64", "AMD64") else "fp32"
 
     def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
         import openvino
@@ -70,13 +51,13 @@ class OpenVinoBackend(Backend):
         except RuntimeError as error:
             raise refused(self.name, path, error) from None
 
-    def _run(self, frames: Array) -> Array:
+    def _run(self, frames: Pixels) -> Density:
         import openvino
 
         try:
             self._request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
             self._request.infer()
-            maps: Array = self._request.get_output_tensor().data.copy()  # the request writes there again next time
+            maps: Density = self._request.get_output_tensor().data.copy()  # the next request overwrites it
         except RuntimeError as error:
             raise failed(self.name, error) from None
         return maps
@@ -85,26 +66,34 @@ class OpenVinoBackend(Backend):
         self._request = None
 
 
+def processor_has_bf16() -> bool | None:
+    """Whether this processor has bf16 arithmetic; None when OpenVINO does not start (opening a model says why)."""
+    try:
+        import openvino
+
+        return _has_bf16(openvino.Core())
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
 def _has_bf16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _precision(asked: str, spec: ModelSpec, *, has_bf16: bool) -> tuple[str, str]:
-    """The precision to report and OpenVINO's hint for it; a quantised graph's other operators follow the hint."""
+    """The precision to report and OpenVINO's hint for it; the other operators of an int8 graph follow the hint."""
     best = "bf16" if has_bf16 else "fp32"
     if spec.precision == "int8" and asked in ("auto", "int8"):
         return "int8", _HINTS[best]
     chosen = best if asked == "auto" else asked
     if chosen not in _HINTS or spec.precision == "int8":
         raise ModelError(
-            f"openvino was asked for {asked} and the model was exported in {spec.precision}",
-            "choose precision auto, or export the model in the one you need",
+            f"openvino was asked for {asked} but the model was exported in {spec.precision}",
+            "choose precision auto, or export the model in the precision that you need",
             expected="fp32 or bf16 for a floating-point model, int8 for a quantised one",
         )
     if chosen == "bf16" and best != "bf16":
-        raise ModelError(
-            "this processor has no bf16 arithmetic", "choose precision fp32 or auto", expected="AVX-512 BF16 or AMX"
-        )
+        raise ModelError("this processor has no bf16 arithmetic (AVX-512 BF16 or AMX)", "choose precision fp32 or auto")
     return chosen, _HINTS[chosen]
 
 

@@ -1,33 +1,82 @@
-"""Opens a model file with the runtime and on the device that suit it best, or that were asked for."""
+"""Which runtime opens a model file, on which device, and in which precision.
+
+`BACKENDS` is the table of runtimes. To add one, write its class in a module of its own and add a row here.
+"""
 
 from __future__ import annotations
 
 import logging
+import platform
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sal360.errors import ModelError, ParameterError
 from sal360.runtimes.backend import PRECISIONS, Backend
 from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeTensorRtBackend
-from sal360.runtimes.openvino_backend import OpenVinoBackend
+from sal360.runtimes.openvino_backend import OpenVinoBackend, processor_has_bf16
 from sal360.runtimes.tensorrt.backend import TensorRtBackend
 from sal360.runtimes.tensorrt.driver import cuda_device_count
+from sal360.runtimes.tensorrt.engine import SUFFIX as ENGINE
 from sal360.runtimes.torch_backend import TorchBackend
+from sal360.settings import check_choice, check_range
 from sal360.weights import bundled_model
 
-BACKENDS: tuple[type[Backend], ...] = (
-    TensorRtBackend,
-    OpenVinoBackend,
-    OnnxRuntimeTensorRtBackend,
-    OnnxRuntimeBackend,
-    TorchBackend,
-)
-"""All runtimes, the faster ones first: the automatic choice takes the first that is installed."""
 
-BACKEND_NAMES = ("auto", *(backend.name for backend in BACKENDS))
+@dataclass(frozen=True)
+class BackendRow:
+    """A runtime and what the selection and the documentation must know of it."""
+
+    backend: type[Backend]
+    suffixes: tuple[str, ...]
+    """Kinds of model file that it opens."""
+    install: Mapping[str, str]
+    """Kind of device that it runs on, "cpu" or "cuda" → what `pip install` needs for it there."""
+    precisions: tuple[str, ...]
+    """Arithmetic that it offers; unless it says more, only that of the file."""
+
+    @property
+    def name(self) -> str:
+        """The runtime's name, for `backend`."""
+        return self.backend.name
+
+
+BACKENDS = (
+    BackendRow(TensorRtBackend, (".onnx", ENGINE), {"cuda": "tensorrt"}, PRECISIONS),
+    BackendRow(OpenVinoBackend, (".onnx",), {"cpu": "openvino"}, ("fp32", "bf16", "int8")),
+    BackendRow(OnnxRuntimeTensorRtBackend, (".onnx",), {"cuda": "onnxruntime-gpu[cuda,cudnn] tensorrt"}, PRECISIONS),
+    BackendRow(
+        OnnxRuntimeBackend,
+        (".onnx",),
+        {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu[cuda,cudnn]"},
+        PRECISIONS,
+    ),
+    BackendRow(TorchBackend, (".pt2",), {"cpu": "torch", "cuda": "torch"}, ("fp32", "fp16", "bf16")),
+)
+"""All runtimes, faster ones first: "auto" takes the first that is installed for the file and the device."""
+
+BACKEND_NAMES = ("auto", *(row.name for row in BACKENDS))
 MAX_THREADS = 256
 
 _log = logging.getLogger(__name__)
+
+
+def backend_rows() -> list[tuple[str, ...]]:
+    """The table of runtimes for the documentation: a header, then name, files, devices, precisions, packages."""
+    header = ("backend", "model files", "devices", "precisions", "`pip install`")
+    rows = [
+        (
+            f"`{row.name}`",
+            ", ".join(f"`{suffix}`" for suffix in row.suffixes),
+            ", ".join(row.install),
+            ", ".join(row.precisions),
+            "; ".join(f"{device}: `{packages}`" for device, packages in row.install.items()),
+        )
+        for row in BACKENDS
+    ]
+    return [header, *rows]
 
 
 def open_model(
@@ -42,25 +91,23 @@ def open_model(
 
     Args:
         path: ONNX file, TensorRT engine or torch program that `training.export` wrote.
-        backend: one of `BACKEND_NAMES`. "auto" takes the fastest one installed for the device and logs which.
-        device: "cpu", "cuda", "cuda:N" or "auto": CUDA where there are a GPU and a runtime for it.
-        precision: "fp32", "fp16", "bf16", "int8" or "auto": the fastest that the file and the device allow.
-        threads: processor threads; 0 leaves the number to the runtime.
+        backend: one of `BACKEND_NAMES`; "auto" takes the fastest runtime installed for the device and logs which.
+        device: "cpu", "cuda", "cuda:N" or "auto"; "auto" takes CUDA where there are a GPU and a runtime for it.
+        precision: "fp32", "fp16", "bf16", "int8" or "auto"; "auto" takes the fastest that the file and device allow.
+        threads: CPU threads, 0 to `MAX_THREADS`; 0 lets the runtime choose.
 
     Raises:
-        ParameterError: an argument is none of these.
-        ModelError: there is no such file, it is no model, or no runtime here can run it as asked.
+        ParameterError: an argument is out of its range.
+        ModelError: the file does not exist or is not a model, or no runtime here can run it as asked.
     """
     path = Path(path)
     _check_arguments(backend, device, precision, threads)
     if not path.is_file():
-        raise ModelError(
-            f"there is no model file {path}", "check the path, or leave it empty", expected="an ONNX model"
-        )
-    chosen, device = _choose(path, backend, device)
-    opened = chosen(path, device=device, precision=precision, threads=threads)
+        raise ModelError(f"there is no model file {path}", "check the path; without a model, the bundled one is used")
+    row, device = _choose(path, backend, device)
+    opened = row.backend(path, device=device, precision=precision, threads=threads)
     _log.info(
-        "%s %s: %s on %s in %s (asked: backend %s, device %s, precision %s, threads %d)",
+        "%s %s: %s on %s in %s (asked for: backend %s, device %s, precision %s, threads %d)",
         *(opened.spec.name, opened.spec.version, opened.name, opened.device, opened.precision),
         *(backend, device, precision, threads),
     )
@@ -70,80 +117,82 @@ def open_model(
 def open_bundled_model(
     *, backend: str = "auto", device: str = "auto", precision: str = "auto", threads: int = 0
 ) -> Backend:
-    """The bundled model in the form that suits the machine: int8 where OpenVINO's processor prefers it, fp32 elsewhere.
+    """Open the bundled model in the form that suits the machine; see `bundled_form`.
 
-    An explicit precision decides instead. Arguments and exceptions are those of `open_model`, and int8 on a GPU is
-    refused: the bundled form of it is for processors.
+    Arguments and exceptions are those of `open_model`.
     """
     _check_arguments(backend, device, precision, threads)
-    runtime, place = _choose(bundled_model(), backend, device)
-    wanted = precision
-    if precision == "auto" and runtime is OpenVinoBackend:
-        wanted = OpenVinoBackend.best_precision()
-    if wanted == "int8" and place != "cpu":
-        raise ModelError(
-            f"precision int8 was asked for on {place}, and the bundled int8 model is for processors",
-            "export one with python -m training.export --precision int8 --tensorrt true",
-            expected="precision auto, fp32, or a model of your own",
-        )
-    path = bundled_model("int8" if wanted == "int8" else "fp32")
+    row, chosen_device = _choose(bundled_model(), backend, device)
+    path = bundled_model(bundled_form(row, chosen_device, precision))
     return open_model(path, backend=backend, device=device, precision=precision, threads=threads)
 
 
-def _check_arguments(backend: str, device: str, precision: str, threads: int) -> None:
-    _check_one_of("backend", backend, BACKEND_NAMES)
-    _check_one_of("precision", precision, ("auto", *PRECISIONS))
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ParameterError(f"device is {device!r}", "choose one of these", expected="auto, cpu, cuda or cuda:N")
-    if not 0 <= threads <= MAX_THREADS:
-        raise ParameterError(
-            f"threads is {threads}", "choose another", expected=f"0 (the runtime's choice) to {MAX_THREADS}"
+def bundled_form(row: BackendRow, device: str, precision: str) -> Literal["fp32", "int8"]:
+    """Which of the two bundled files to open: the only place where int8 is chosen.
+
+    int8 is opened when it is asked for, and for precision "auto" when OpenVINO runs on an x86 processor without bf16:
+    int8 takes .4 to .6 of the time of fp32 there (measured with AVX2; VNNI can only help). Where the processor has
+    bf16, OpenVINO runs the fp32 file in bf16: nearly exact, and as fast as int8 for depthwise networks. onnxruntime is
+    slower with int8 than with fp32. Processors other than x86 were not measured and get fp32, as GPUs do.
+
+    Raises:
+        ModelError: int8 was asked for on a GPU; the bundled int8 file is for processors.
+    """
+    if precision == "auto" and row.backend is OpenVinoBackend:
+        is_x86 = platform.machine() in ("x86_64", "AMD64")
+        return "int8" if is_x86 and processor_has_bf16() is False else "fp32"
+    if precision == "int8" and device != "cpu":
+        raise ModelError(
+            f"precision int8 was asked for on {device}, but the bundled int8 model is for processors",
+            "choose precision auto, or export an int8 model for the GPU: "
+            "python -m training.export --precision int8 --tensorrt",
         )
+    return "int8" if precision == "int8" else "fp32"
 
 
-def _check_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ParameterError(f"{name} is {value!r}", "choose one of these", expected=f"one of {', '.join(known)}")
+def _check_arguments(backend: str, device: str, precision: str, threads: int) -> None:
+    check_choice("backend", backend, BACKEND_NAMES)
+    check_choice("precision", precision, ("auto", *PRECISIONS))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ParameterError(f"device is {device!r}", "set it to auto, cpu, cuda or cuda:N")
+    check_range("threads", threads, 0, MAX_THREADS)
 
 
-def _has_gpu_runtime(path: Path, backend: str) -> bool:
-    return cuda_device_count() > 0 and any(each.is_installed("cuda") for each in _candidates(path, backend, "cuda"))
+def _candidates(path: Path, backend: str, kind: str) -> list[BackendRow]:
+    """The runtimes, among those asked for, that open this kind of file on this kind of device."""
+    suffix = path.suffix.lower()
+    return [row for row in BACKENDS if backend in ("auto", row.name) and suffix in row.suffixes and kind in row.install]
 
 
-def _candidates(path: Path, backend: str, kind: str) -> list[type[Backend]]:
-    """The runtimes that could open this kind of file on this kind of device, as far as was asked for."""
-    return [
-        each
-        for each in BACKENDS
-        if backend in ("auto", each.name) and path.suffix.lower() in each.suffixes and kind in each.devices
-    ]
-
-
-def _choose(path: Path, backend: str, device: str) -> tuple[type[Backend], str]:
-    """The runtime for this file, and the device by its full name."""
+def _choose(path: Path, backend: str, device: str) -> tuple[BackendRow, str]:
+    """The runtime for a file, and the device by its full name ("cpu" or "cuda:N")."""
     if device == "auto":
         device = "cuda" if _has_gpu_runtime(path, backend) else "cpu"
     device = "cuda:0" if device == "cuda" else device
     kind, _, index = device.partition(":")
     candidates = _candidates(path, backend, kind)
     if not candidates:
-        able = [f"{each.name} ({' or '.join(each.suffixes)} on {' or '.join(each.devices)})" for each in BACKENDS]
+        able = [f"{row.name} ({' or '.join(row.suffixes)} on {' or '.join(row.install)})" for row in BACKENDS]
         raise ModelError(
             f"backend {backend} cannot run {path.name} on {kind}",
-            "choose backend auto or device auto, or export the model for the other runtime",
+            "choose backend auto or device auto, or export the model for another runtime",
             expected=f"one of {', '.join(able)}",
         )
     if kind == "cuda" and int(index) >= (count := cuda_device_count()):
         raise ModelError(
-            f"device {device} was asked for and this machine has {count} CUDA devices",
-            "choose device cpu, or look whether nvidia-smi shows the card",
-            expected="an NVIDIA GPU with its driver",
+            f"device {device} was asked for, but this machine has {count} CUDA devices",
+            "choose device cpu, or check that nvidia-smi lists the GPU",
         )
-    for each in candidates:
-        if each.is_installed(kind):
-            return each, device
+    for row in candidates:
+        if row.backend.is_installed(kind):
+            return row, device
+    names = " and ".join(row.name for row in candidates)
     raise ModelError(
-        f"{' and '.join(each.name for each in candidates)} {'is' if len(candidates) == 1 else 'are'} not installed",
-        f"pip install {candidates[0].package or candidates[0].name} (docs/deploy.md names a GPU's packages)",
-        expected="a runtime for the model",
+        f"{names} {'is' if len(candidates) == 1 else 'are'} not installed{' for CUDA' if kind == 'cuda' else ''}",
+        f"pip install {candidates[0].install[kind]} (docs/deploy.md lists the packages for each device)",
     )
+
+
+def _has_gpu_runtime(path: Path, backend: str) -> bool:
+    rows = _candidates(path, backend, "cuda")
+    return cuda_device_count() > 0 and any(row.backend.is_installed("cuda") for row in rows)

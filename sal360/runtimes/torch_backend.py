@@ -1,4 +1,4 @@
-"""torch.export programs (.pt2): for machines that run torch anyway, on the processor or on CUDA."""
+"""torch.export programs (.pt2), on the processor or on CUDA, for machines that run torch anyway."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError
 from sal360.runtimes.backend import ANY_BATCH, Backend, failed, precision_of_graph, refused
 from sal360.spec import METADATA_KEY, ModelSpec
-from sal360.sphere import Array
 
 
 class TorchBackend(Backend):
-    """A program that `training.export` wrote, in the precision that it was exported in.
+    """A program that `training.export` wrote, in the precision in which it was exported.
 
-    Frames are uint8 with the channels last, and so the convolutions' weights are laid out: nothing is transposed.
+    Frames are uint8 with the channels last, and the weights of the convolutions are laid out alike: nothing is
+    transposed.
     """
 
     name = "torch"
-    suffixes = (".pt2",)
-    devices = ("cpu", "cuda")
 
     @classmethod
     def is_installed(cls, device: str) -> bool:
@@ -44,13 +43,12 @@ class TorchBackend(Backend):
             raise ModelError(
                 f"{path} is a torch program without a sal360 spec",
                 "export it with python -m training.export --torch-program",
-                expected=f"the entry {METADATA_KEY}",
             )
         self.spec = ModelSpec.from_json(entries[METADATA_KEY], str(path))
         self.device = device
         self.precision = precision_of_graph(precision, self.spec, self.name)
         if threads:
-            torch.set_num_threads(threads)  # of the whole process: torch has no others
+            torch.set_num_threads(threads)  # for the whole process: torch has no other setting
         if device != "cpu":
             from torch.export.passes import move_to_device_pass
 
@@ -59,14 +57,14 @@ class TorchBackend(Backend):
         self._torch: Any = torch
         self._module: Any = program.module().to(memory_format=torch.channels_last)
 
-    def _run(self, frames: Array) -> Array:
+    def _run(self, frames: Pixels) -> Density:
         torch = self._torch
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(frames)
                 if self.device != "cpu":
                     batch = batch.pin_memory().to(self.device, non_blocking=True)
-                maps: Array = self._module(batch).cpu().numpy()  # waits for the device
+                maps: Density = self._module(batch).cpu().numpy()  # waits for the device
         except RuntimeError as error:
             raise failed(self.name, error) from None
         return maps
@@ -76,7 +74,7 @@ class TorchBackend(Backend):
 
 
 def _batch_limits(program: Any) -> tuple[int, int]:
-    """The batch sizes that a program takes: fixed, or any that it was exported for."""
+    """Min and max batch size of a program: fixed, or the range that it was exported for."""
     (frame,) = (node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
     batch = frame.meta["val"].shape[0]
     if isinstance(batch, int):

@@ -79,7 +79,8 @@ def test_onnxruntime_serves_where_openvino_is_not_installed(tiny_model, without)
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(("best", "form"), [("int8", "int8"), ("bf16", "fp32"), ("fp32", "fp32")])
 def test_the_bundled_model_comes_in_the_form_that_the_processor_prefers(monkeypatch, best, form):
-    monkeypatch.setattr(OpenVinoBackend, "best_precision", classmethod(lambda _: best))
+    monkeypatch.setattr(selection, "processor_has_bf16", lambda: best == "bf16")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64" if best == "fp32" else "x86_64")
     with open_bundled_model() as backend:
         assert (backend.name, backend.spec.precision) == ("openvino", form)
 
@@ -90,7 +91,8 @@ def test_the_bundled_model_comes_in_the_form_that_the_processor_prefers(monkeypa
     [({"precision": "fp32"}, "fp32"), ({"precision": "int8"}, "int8"), ({"backend": "onnxruntime"}, "fp32")],
 )
 def test_what_is_asked_for_decides_the_form_of_the_bundled_model(monkeypatch, asked, form):
-    monkeypatch.setattr(OpenVinoBackend, "best_precision", classmethod(lambda _: "bf16" if form == "int8" else "int8"))
+    monkeypatch.setattr(selection, "processor_has_bf16", lambda: form == "int8")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with open_bundled_model(**asked) as backend:
         assert backend.spec.precision == form
 
@@ -98,31 +100,33 @@ def test_what_is_asked_for_decides_the_form_of_the_bundled_model(monkeypatch, as
 @pytest.mark.usefixtures("one_gpu")
 def test_the_bundled_int8_form_is_refused_on_a_gpu(monkeypatch):
     monkeypatch.setattr(selection.TensorRtBackend, "is_installed", classmethod(lambda *_: True))
-    with pytest.raises(ModelError, match="int8 was asked for on cuda:0, and the bundled int8 model is for processors"):
+    with pytest.raises(ModelError, match="int8 was asked for on cuda:0, but the bundled int8 model is for processors"):
         open_bundled_model(precision="int8")
 
 
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
-    ("capabilities", "machine", "best"),
+    ("capabilities", "machine", "form"),
     [
-        (["FP32", "INT8", "BF16"], "x86_64", "bf16"),
+        (["FP32", "INT8", "BF16"], "x86_64", "fp32"),  # which OpenVINO runs in bf16
         (["FP32", "INT8"], "x86_64", "int8"),
         (["FP32", "INT8"], "AMD64", "int8"),
         (["FP32", "FP16", "INT8"], "aarch64", "fp32"),
     ],
 )
-def test_the_processor_tells_what_it_computes_best(monkeypatch, capabilities, machine, best):
+def test_the_processor_tells_which_form_is_the_fastest(monkeypatch, capabilities, machine, form):
     core = SimpleNamespace(get_property=lambda *_: capabilities)
     monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert OpenVinoBackend.best_precision() == best
+    (openvino,) = (row for row in selection.BACKENDS if row.name == "openvino")
+    assert selection.bundled_form(openvino, "cpu", "auto") == form
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_broken_openvino_is_said_in_one_line_for_the_bundled_model_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises
     monkeypatch.setattr(OpenVinoBackend, "is_installed", classmethod(lambda *_: True))
-    with pytest.raises(ModelError, match="openvino is installed and cannot be imported"):
+    with pytest.raises(ModelError, match="openvino is installed but cannot be imported"):
         open_bundled_model()
 
 
@@ -149,9 +153,9 @@ def test_the_choice_can_be_overridden(tiny_model, name):
 
 @pytest.mark.usefixtures("one_gpu")
 def test_a_gpu_is_left_alone_when_no_runtime_for_it_is_installed(tiny_model, monkeypatch):
-    for each in selection.BACKENDS:
-        if "cuda" in each.devices:
-            monkeypatch.setattr(each, "is_installed", classmethod(lambda _, device: device == "cpu"))
+    for row in selection.BACKENDS:
+        if "cuda" in row.install:
+            monkeypatch.setattr(row.backend, "is_installed", classmethod(lambda _, device: device == "cpu"))
     with open_model(tiny_model) as backend:
         assert backend.device == "cpu"
 
@@ -160,14 +164,14 @@ def test_a_gpu_is_left_alone_when_no_runtime_for_it_is_installed(tiny_model, mon
 def test_a_gpu_is_used_when_a_runtime_for_it_is_installed(tiny_model, monkeypatch):
     class GpuRuntime(OnnxRuntimeBackend):
         name = "gpu-runtime"
-        devices = ("cuda",)
         is_installed = classmethod(lambda *_: True)
 
         def _open(self, path, device, precision, threads):
             super()._open(path, "cpu", precision, threads)
             self.device = device
 
-    monkeypatch.setattr(selection, "BACKENDS", (OpenVinoBackend, GpuRuntime))
+    row = selection.BackendRow(GpuRuntime, (".onnx",), {"cuda": "gpu-runtime"}, ("fp32",))
+    monkeypatch.setattr(selection, "BACKENDS", (row, *selection.BACKENDS[1:]))
     with open_model(tiny_model) as backend:
         assert (backend.name, backend.device) == ("gpu-runtime", "cuda:0")
 
@@ -261,7 +265,7 @@ def test_a_broken_installation_is_named(tiny_model, tmp_path, monkeypatch):
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('libbroken.so: no such file')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
-    assert "onnxruntime is installed and cannot be imported" in opening(tiny_model, backend="onnxruntime", device="cpu")
+    assert "onnxruntime is installed but cannot be imported" in opening(tiny_model, backend="onnxruntime", device="cpu")
 
 
 def test_onnxruntime_is_not_asked_for_another_precision_than_the_file_s(tiny_model):
@@ -298,7 +302,7 @@ def test_tensorrt_inside_onnxruntime_has_a_cache_on_a_fresh_account(tiny_model, 
     monkeypatch.setattr(onnxruntime_backend.OnnxRuntimeTensorRtBackend, "is_installed", classmethod(lambda *_: True))
     with pytest.warns(UserWarning, match="ExecutionProvider"):  # onnxruntime's own, one for each that it lacks
         message = opening(tiny_model, backend="onnxruntime-tensorrt", device="cuda")
-    assert "could not start its TensorrtExecutionProvider; expected the CUDA and TensorRT libraries" in message
+    assert "could not start its TensorrtExecutionProvider; install the CUDA, cuDNN and TensorRT libraries" in message
     [(_, options), *_] = onnxruntime_backend.OnnxRuntimeTensorRtBackend.providers("cuda:1")
     assert options["device_id"] == "1"
     assert {options["trt_engine_cache_path"], options["trt_timing_cache_path"]} == {
