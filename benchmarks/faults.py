@@ -1,6 +1,6 @@
-"""What a saliency node meets in the field, for `soak.py`: a camera that can misbehave, and a list of faults.
+"""Faults for `soak.py`: what a saliency node meets in the field, and a camera that can misbehave.
 
-Every fault ends with the stream as it was before: the camera at its usual size and rate, the node active.
+After each fault, the stream is as before: the camera at its usual size and rate, the node active.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class Camera:
-    """Publishes noise on `image` from a thread of its own until it is stopped."""
+    """Publishes noise on `image` from its own thread until it is stopped."""
 
     def __init__(self, node: Node, rate_hz: float) -> None:
         self._node = node
@@ -61,12 +61,12 @@ class Camera:
         self._thread.start()
 
     def set_size(self, height: int, width: int, encoding: str = "rgb8") -> None:
-        """Change what the next frames are."""
+        """Set size and encoding of the next frames."""
         pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
         self._message = image_message(pixels, encoding, Header(frame_id="soak"))
 
     def publish_one(self) -> None:
-        """Send a frame now."""
+        """Publish one frame now."""
         with self.lock:
             message = self._message
             message.header.stamp = self._node.get_clock().now().to_msg()
@@ -74,7 +74,7 @@ class Camera:
             self.publisher.publish(message)
 
     def restart(self, absence_s: float) -> None:
-        """Leave the graph and come back."""
+        """Leave the graph, and return after `absence_s`."""
         with self.lock:
             self._node.destroy_publisher(self.publisher)
             time.sleep(absence_s)
@@ -95,7 +95,7 @@ class Camera:
 
 
 def be_a_crowd() -> None:
-    """Five subscribers of each output, for a while; runs in a process of its own."""
+    """Five subscribers per output for `CROWD_S`; runs in a child process."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("crowd")
     made = [
@@ -111,12 +111,12 @@ def be_a_crowd() -> None:
 
 
 class Faults:
-    """All faults; calling one blocks until it is over.
+    """All faults; each call blocks until the fault is over.
 
     Args:
-        node: of the driver; spun only through `spin` and by the transitions.
+        node: the driver's node; only `spin` and the transitions spin it.
         process: the node under test.
-        spin: runs the driver's callbacks for some seconds.
+        spin: runs the driver's callbacks for a number of seconds.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Faults:
         self._node, self._process, self._camera, self._spin = node, process, camera, spin
         self._random = random.Random(seed)
         self.crowds: Counter[str] = Counter()
-        self._sizes = itertools.cycle(reversed(SIZES))  # the warm-up meets the largest
+        self._sizes = itertools.cycle(reversed(SIZES))  # largest first: in the warm-up
         self._parameters = node.create_client(SetParameters, f"{NODE}/set_parameters")
         self.all: dict[str, Callable[[], None]] = {
             name.removeprefix("fault_"): getattr(self, name) for name in sorted(dir(self)) if name.startswith("fault_")
@@ -145,7 +145,7 @@ class Faults:
             self._spin(0.01)
 
     def fault_burst(self) -> None:
-        """A hundred frames as fast as they go."""
+        """A hundred frames without a pause."""
         for _ in range(100):
             self._camera.publish_one()
 
@@ -162,20 +162,20 @@ class Faults:
         self._camera.set_size(*SIZES[0])
 
     def fault_camera_restart(self) -> None:
-        """The camera goes and comes back."""
+        """The camera leaves the graph and returns."""
         self._camera.restart(self._random.uniform(0.1, 2.0))
 
     def fault_stamps(self) -> None:
-        """Stamps an hour back, and forward again."""
+        """Stamps jump back by an hour, and forward again."""
         self._camera.stamp_offset_s = -3600
         self._spin(1.0)
         self._camera.stamp_offset_s = 0
 
     def fault_subscribers(self) -> None:
-        """Five subscribers of each output come and go, in a process of their own.
+        """Five subscribers per output come and go, in a child process.
 
-        Reliable ones, as many tools are: if the crowd hangs in Fast DDS for that (see `qos.input_qos`), it is ended by
-        force and counted, one fault more for the node.
+        They are reliable, like many tools. If the crowd hangs in Fast DDS because of that (see `qos.input_qos`), it is
+        killed and counted, which is one more fault for the node.
         """
         crowd = multiprocessing.get_context("spawn").Process(target=be_a_crowd, daemon=True)
         crowd.start()
@@ -194,12 +194,12 @@ class Faults:
             change_state(self._node, NODE, transition, self._process)
 
     def fault_reconfiguration(self) -> None:
-        """Free the model and load it again."""
+        """Unload the model and load it again."""
         for transition in (DEACTIVATE, CLEANUP, CONFIGURE, ACTIVATE):
             change_state(self._node, NODE, transition, self._process)
 
     def fault_parameters(self) -> None:
-        """Valid and invalid values."""
+        """Valid and invalid parameter values."""
         values: list[tuple[str, Any]] = [
             ("prior_strength", self._random.choice((0.5, 1.0, 99.0, float("nan")))),
             ("encoding", self._random.choice(("mono8", "32FC1", "jpeg"))),

@@ -1,11 +1,11 @@
-"""A camera process, the real node and a subscriber: what arrives, and when.
+"""Loss and latency from a camera process through the real node to a subscriber.
 
     python benchmarks/node_latency.py [--seconds 10] [--model FILE] [--threads N] [--all-outputs] [--json]
 
-The camera publishes raw best-effort frames of depth 1 (the hardest case: nothing is sent twice) through the shipped
-shared-memory profile. A frame counts as handled when its map arrived or a newer frame took its place in the node;
-what the middleware lost on its way is counted apart. With --all-outputs the subscriber takes every topic of the node at
-once, and the rate of each is measured.
+The camera publishes best-effort frames with depth 1 through the shared-memory profile: the hardest case, since nothing
+is sent twice. A frame counts as handled if its map arrived or a newer frame replaced it in the node; frames lost in
+transport are counted separately. With --all-outputs, the subscriber takes every topic of the node at once, and the rate
+of each is measured.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CASES = (
 
 
 def camera(case: Case, seconds: float, published: Any) -> None:
-    """Publish the same picture with fresh stamps; runs in a process of its own and tells the stamps it sent."""
+    """Publish one picture again and again with new stamps, then report the stamps; runs in a child process."""
     from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
     keep_freed_memory()
@@ -85,7 +85,7 @@ def camera(case: Case, seconds: float, published: Any) -> None:
         publisher.publish(message)
         stamps.append(stamp_ns(message))
     published.put(stamps)
-    time.sleep(1.0)  # the last frame is still on its way
+    time.sleep(1.0)  # the last frame may still be in transport
     rclpy.shutdown()
 
 
@@ -93,8 +93,8 @@ def stamp_ns(message: Any) -> int:
     return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
 
 
-def measure(case: Case, seconds: float, of_node: dict[str, Any], *, all_outputs: bool) -> dict[str, Any]:
-    """Run one case and return its figures; `of_node` holds parameters of the node."""
+def measure(case: Case, seconds: float, node_parameters: dict[str, Any], *, all_outputs: bool) -> dict[str, Any]:
+    """Run one case with these node parameters and return its figures."""
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from faults import OUTPUTS
@@ -103,7 +103,7 @@ def measure(case: Case, seconds: float, of_node: dict[str, Any], *, all_outputs:
     from sal360_ros.processes import NodeProcess, bring_up
     from sal360_ros.qos import input_qos
 
-    parameters = {**of_node, "image_transport": case.transport}
+    parameters = {**node_parameters, "image_transport": case.transport}
     rclpy.init()
     node = rclpy.create_node("benchmark_subscriber")
     arrivals: dict[int, int] = {}
@@ -140,7 +140,7 @@ def measure(case: Case, seconds: float, of_node: dict[str, Any], *, all_outputs:
             rate_hz = (len(arrivals) - begin_answers) / passed_s
             rates_hz = {f"{topic} Hz": count / passed_s for topic, count in counts.items()}
             stamps = published.get()
-            end_s = time.monotonic() + 2.5  # until the next diagnostics have all counts
+            end_s = time.monotonic() + 2.5  # until diagnostics contain all frames
             while time.monotonic() < end_s:
                 rclpy.spin_once(node, timeout_sec=0.1)
             memory_mb = watched.memory_info().rss / 2**20
@@ -177,19 +177,26 @@ def cpu_s(process: psutil.Process) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each case, after a warm-up")
-    parser.add_argument("--model", default="", help="model file; empty: the bundled one")
-    parser.add_argument("--threads", type=int, default=0, help="of the model; 0: the runtime's choice")
-    parser.add_argument("--all-outputs", action="store_true", help="subscribe to every topic of the node")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="duration of each case, after a warm-up (default: %(default)g)"
+    )
+    parser.add_argument("--model", default="", help="model file (default: the bundled model)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="CPU threads of the model; 0: the runtime's default (default: %(default)d)",
+    )
+    parser.add_argument("--all-outputs", action="store_true", help="subscribe to all topics of the node")
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     arguments = parser.parse_args()
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     results = []
     for case in CASES:
         print(f"{case} …", file=sys.stderr)
-        of_node = {"model": arguments.model, "threads": arguments.threads}
-        results.append(measure(case, arguments.seconds, of_node, all_outputs=arguments.all_outputs))
+        node_parameters = {"model": arguments.model, "threads": arguments.threads}
+        results.append(measure(case, arguments.seconds, node_parameters, all_outputs=arguments.all_outputs))
     if arguments.json:
         print(json.dumps({"cases": results}))
         return

@@ -1,11 +1,11 @@
-"""Endurance: a camera at 30 Hz and random faults against the real node; exits 1 when something grows or stays down.
+"""Endurance test: a camera at 30 Hz and random faults against the real node; exits 1 if anything grows or stays down.
 
     python benchmarks/soak.py --minutes 30 [--plot soak.png] [--json]
 
-Every fault of `faults.py` happens once as a warm-up, then in random order. Sampled once a second: the map rate and the
-node's memory, threads, file handles and shared-memory files. What counts is the least value of the last third against
-that of the second: peaks come with large frames and crowds of subscribers, the heap takes minutes to settle, and a leak
-raises the floor for ever. After each fault a map of a frame from then on must come within a second.
+Every fault of `faults.py` happens once as a warm-up, then in random order. Once per second, the map rate and the node's
+memory, threads, file handles and shared-memory files are sampled. The minimum of the last third is compared with that
+of the second third: large frames and crowds of subscribers cause peaks, the heap needs minutes to settle, but a leak
+raises the minimum. After each fault, a map of a new frame must arrive within a second.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Soak:
         self._newest_stamp_s = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
 
     def spin(self, seconds: float) -> None:
-        """Run callbacks and take samples for a while."""
+        """Run callbacks and take samples for some seconds."""
         end_s = time.monotonic() + seconds
         while (now_s := time.monotonic()) < end_s:
             rclpy.spin_once(self._node, timeout_sec=min(0.05, end_s - now_s))
@@ -89,7 +89,7 @@ class Soak:
         self._next_sample_s = now_s + 1
 
     def run_fault(self, name: str) -> None:
-        """One fault, and how long the next answer takes once it is over."""
+        """Run one fault and measure the time from its end to the next map."""
         self._faults.all[name]()
         over_s, over = time.time(), time.monotonic()
         while not over_s <= self._newest_stamp_s < over_s + GIVE_UP_S:
@@ -99,7 +99,7 @@ class Soak:
         self.recoveries.append((name, time.monotonic() - over))
 
     def run(self, minutes: float) -> None:
-        """Every fault once, then random ones with a second or two between them."""
+        """Every fault once, then random ones, 0.5 to 2 s apart."""
         for name in self._faults.all:
             self.run_fault(name)
             self.spin(1.0)
@@ -122,19 +122,19 @@ def floor(samples: list[dict[str, float]], name: str) -> float:
 
 
 def judge(soak: Soak) -> dict[str, Any]:
-    """The figures, and what is wrong with them."""
+    """The figures of a run, and its troubles."""
     third = len(soak.samples) // 3
     troubles = []
     growth = {}
     for name, allowed in ALLOWED_GROWTH.items():
         growth[name] = floor(soak.samples[-third:], name) - floor(soak.samples[third : 2 * third], name)
         if growth[name] > allowed:
-            troubles.append(f"{name} grew by {growth[name]:g}, allowed are {allowed:g}")
+            troubles.append(f"{name} grew by {growth[name]:g}, more than the allowed {allowed:g}")
     slowest: dict[str, float] = {}
     for name, seconds in soak.recoveries:
         slowest[name] = max(seconds, slowest.get(name, 0.0))
     troubles += [
-        f"{seconds:.2f} s to recover from {name}" for name, seconds in slowest.items() if seconds > RECOVERY_LIMIT_S
+        f"recovery from {name} took {seconds:.2f} s" for name, seconds in slowest.items() if seconds > RECOVERY_LIMIT_S
     ]
     if soak.crowds["failed"]:
         troubles.append(f"{soak.crowds['failed']} crowds of subscribers ended with an error")
@@ -152,7 +152,7 @@ def judge(soak: Soak) -> dict[str, Any]:
 
 
 def plot(samples: list[dict[str, float]], path: Path) -> None:
-    """One curve for each value over time."""
+    """Plot each value over time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -172,16 +172,21 @@ def plot(samples: list[dict[str, float]], path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--minutes", type=float, default=30.0, help="below 20 the heap still settles, and memory may be said to grow"
+        "--minutes",
+        type=float,
+        default=30.0,
+        help="duration; below 20 minutes the heap has not settled, and memory may seem to grow (default: %(default)g)",
     )
-    parser.add_argument("--model", default="", help="model file; empty: the bundled one")
-    parser.add_argument("--seed", type=int, default=360, help="of the faults")
-    parser.add_argument("--plot", type=Path, help="picture of the samples over time")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a summary")
+    parser.add_argument("--model", default="", help="model file (default: the bundled model)")
+    parser.add_argument("--seed", type=int, default=360, help="seed of the random faults (default: %(default)d)")
+    parser.add_argument("--plot", type=Path, help="write a plot of the samples over time to this file")
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of a summary")
     arguments = parser.parse_args()
     if not arguments.minutes >= 0.2:
         raise ParameterError(
-            f"--minutes is {arguments.minutes:g}", "30 tells a leak from settling", expected="at least 0.2"
+            f"--minutes is {arguments.minutes:g}",
+            "30 minutes tell a leak from a heap that settles",
+            expected="at least 0.2",
         )
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

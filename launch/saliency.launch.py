@@ -1,7 +1,7 @@
-"""Start the saliency node and bring it to the state active: `ros2 launch sal360_ros saliency.launch.py`.
+"""Start the saliency node and activate it: `ros2 launch sal360_ros saliency.launch.py`.
 
-An argument that is left empty leaves the value to the parameters file, and what that does not name to the node itself:
-no default stands here a second time.
+An empty argument leaves the value to the parameters file, and a parameter that is not in that file keeps the node's own
+default. So no default is repeated here.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ SHIPPED_PARAMETERS = Path(get_package_share_directory("sal360_ros")) / "config" 
 ARGUMENTS = {
     "image_topic": ("image", "topic of the 360° camera; with image_transport compressed, without its /compressed"),
     "image_transport": ("", "raw or compressed"),
-    "model": ("", "model file; the bundled one if neither this nor the parameters file names any"),
+    "model": ("", "model file; empty, and not in the parameters file: the bundled model"),
     "device": ("", "auto, cpu, cuda or cuda:N"),
-    "params_file": (str(SHIPPED_PARAMETERS), "parameters of the node"),
-    "namespace": ("", "of the node and of its topics"),
-    "camera": ("false", "true also starts a camera that shows camera_source"),
-    "camera_source": ("", "picture, folder, video or bag; starts the camera too. Empty: the bundled panoramas"),
+    "params_file": (str(SHIPPED_PARAMETERS), "YAML file with the parameters of the node"),
+    "namespace": ("", "namespace of the node and its topics"),
+    "camera": ("false", "true: also start a camera that plays camera_source"),
+    "camera_source": ("", "picture, folder, video or bag; also starts the camera. Empty: the bundled panoramas"),
 }
-CHOICES = {"camera": ["true", "false", "True", "False"]}  # anything else would start no camera and say nothing
+CHOICES = {"camera": ["true", "false", "True", "False"]}  # any other value would silently start no camera
 PASSED_ON = ("image_transport", "model", "device")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node, the events that activate it, and the camera if it is asked for."""
+    """The node, the events that activate it, and the camera if requested."""
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
         for name, (default, description) in ARGUMENTS.items()
@@ -47,10 +47,10 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """What to start with the arguments that were given."""
+    """The actions for the given arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     if not Path(given["params_file"]).is_file():  # launch_ros would go on without it
-        raise RuntimeError(f"there is no params_file {given['params_file']}; expected a YAML file; check the path")
+        raise RuntimeError(f"params_file {given['params_file']} does not exist; check the path")
     remappings = [("image", given["image_topic"])]
     node = LifecycleNode(
         package="sal360_ros",
@@ -79,14 +79,14 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _texts(values: dict[str, str], names: Iterable[str]) -> dict[str, ParameterValue]:
-    """The values that were given, as text parameters also where they look like numbers."""
+    """The non-empty values as string parameters, also where they look like numbers."""
     return {name: ParameterValue(values[name], value_type=str) for name in names if values[name]}
 
 
 def _activated(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
-    """Configure the node, and activate it once that has succeeded.
+    """The events that configure the node, and activate it when that has succeeded.
 
-    Only from `configuring`: a later deactivation by hand, which also ends in `inactive`, is not undone.
+    Only from `configuring`: a manual deactivation later, which also leads to `inactive`, must not be undone.
     """
 
     def change(transition: int) -> EmitEvent:

@@ -1,4 +1,4 @@
-"""PanoramaCamera: pictures, a video or a bag published as a 360° camera would publish them."""
+"""PanoramaCamera publishes pictures, a video or a bag in place of a 360° camera."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sal360_ros.qos import mismatch_logger, output_qos, overridable
 
 
 class PanoramaCamera(Node):
-    """Publishes the frames of a source at a steady rate, stamped when they are sent; see `CameraParameters`.
+    """Publishes the frames of a source at a fixed rate, stamped with the time of publication; see `CameraParameters`.
 
     Raises:
         DataError: the source cannot be read.
         ParameterError: a parameter is out of its range.
     """
 
-    def __init__(self, name: str = "panorama_camera", **of_node: Any) -> None:
-        super().__init__(name, automatically_declare_parameters_from_overrides=True, **of_node)
+    def __init__(self, name: str = "panorama_camera", **node_options: Any) -> None:
+        super().__init__(name, automatically_declare_parameters_from_overrides=True, **node_options)
         self._values = ParameterTable(self, CameraParameters()).read()
         self._frames = open_source(
             self._values.source or bundled_panoramas(),
@@ -56,7 +56,7 @@ class PanoramaCamera(Node):
         self._timer = self.create_timer(1 / self._values.rate_hz, self._publish_next)
 
     def _skip(self, error: FrameError, name: str) -> None:
-        self.get_logger().warning(f"{name} left out: {error}")
+        self.get_logger().warning(f"{name} skipped: {error}")
 
     def _publish_next(self) -> None:
         frame = next(self._frames, None)

@@ -1,7 +1,9 @@
-"""The demo: a 360° camera and the saliency node as processes of their own, and this process as their subscriber.
+"""Run a 360° camera and the saliency node on a live ROS 2 graph and measure what a subscriber receives.
 
-`sal360 demo [SOURCE]` measures what a subscriber of `saliency` gets, then records the overlay, and
-fails when anything of that is missing.
+    sal360 demo [SOURCE]
+
+Camera and node are child processes. This process subscribes to `saliency`, reports rate and latency, records the
+overlay, and fails if any of this is missing.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sal360.arrays import Pixels
 from sal360.errors import ParameterError, Sal360Error
 from sal360.files import written_beside
 from sal360.images import decode_image
@@ -24,49 +27,56 @@ from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profil
 
 NAMESPACE = "/sal360_demo"
 NODE = f"{NAMESPACE}/saliency_node"
-_FIRST_ANSWER_S = 30.0
+_FIRST_MAP_TIMEOUT_S = 30.0
 
 
 class DemoError(Sal360Error):
-    """Something of the demo did not come."""
+    """A part of the demo did not work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; 0 when every part of it was seen to work."""
+    """Run the demo; returns 0 when every part of it worked."""
     options = _parse(arguments)
     keep_freed_memory()
     use_shared_memory_profile()
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # a demo is no business of the network's
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # keep the demo off the network
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
     with _running_graph(options, output) as (node, check):
         latency_s, seconds, status = _measure(node, check, options.seconds)
         _report(latency_s, seconds, status, options)
         picture, video, frames = _record_overlay(node, check, options.seconds / 2, output)
-    print(f"  overlay         {frames} pictures in {video}\n                  the last one in {picture}")
+    print(f"  overlay         {frames} frames in {video}\n                  the last one in {picture}")
     return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sal360 demo", description=__doc__.split("\n")[0])
     parser.add_argument(
-        "source", nargs="?", default="", help="picture, folder, video or bag; default: bundled pictures"
+        "source", nargs="?", default="", help="picture, folder, video or bag (default: the bundled panoramas)"
     )
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long to measure (default: %(default)g)")
-    parser.add_argument("--rate", type=float, default=30.0, help="camera frames a second (default: %(default)g)")
-    parser.add_argument("--height", type=int, default=960, help="rows of the camera's frames (default: %(default)d)")
-    parser.add_argument("--model", default="", help="model file; default: the bundled one")
-    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="duration of the measurement, seconds (default: %(default)g)"
+    )
+    parser.add_argument("--rate", type=float, default=30.0, help="camera frames per second (default: %(default)g)")
+    parser.add_argument(
+        "--height",
+        type=int,
+        default=960,
+        help="height of the camera frames, pixels; 0: that of the source (default: %(default)d)",
+    )
+    parser.add_argument("--model", default="", help="model file (default: the bundled model)")
+    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="output folder (default: %(default)s)")
     options = parser.parse_args(arguments)
     if not options.seconds > 0:
-        raise ParameterError(f"--seconds is {options.seconds:g}", "8 is the default", expected="more than 0")
+        raise ParameterError(f"--seconds is {options.seconds:g}", "the default is 8", expected="a number above 0")
     return options
 
 
 @contextmanager
 def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
-    """A node of this process beside an active saliency node and a camera; and a function that checks that they live."""
-    import rclpy  # after the environment is settled, which the middleware reads once
+    """Start an active saliency node and a camera; yield a node of this process and a check that both still run."""
+    import rclpy  # the middleware reads the environment once, so it must be complete
     from rclpy.signals import SignalHandlerOptions
 
     from sal360_ros.processes import NodeProcess, bring_up
@@ -94,7 +104,7 @@ def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[
 
 
 def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[list[float], float, dict[str, str]]:
-    """Stamp-to-arrival of each map, how long the maps were counted, and the node's own account of itself."""
+    """Latency of each map from stamp to arrival, the duration of the measurement, and the node's diagnostics."""
     from diagnostic_msgs.msg import DiagnosticArray
     from sensor_msgs.msg import Image
 
@@ -107,7 +117,7 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
         now_s = node.get_clock().now().nanoseconds / 1e9
         density = np.frombuffer(message.data, np.float32)
         if not np.isfinite(density).all() or density.max() <= 0:
-            raise DemoError("a map that is empty or not finite", "try another --model", expected="a density")
+            raise DemoError("a map is empty or not finite", "try another --model")
         latency_s.append(now_s - (message.header.stamp.sec + message.header.stamp.nanosec / 1e9))
 
     def on_diagnostics(message: DiagnosticArray) -> None:
@@ -117,18 +127,14 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
 
     subscription = node.create_subscription(Image, "saliency", on_map, input_qos(depth=10))
     diagnostics = node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
-    _spin(node, check, _FIRST_ANSWER_S, "waiting for the first map", until=lambda: bool(latency_s))
+    _spin(node, check, _FIRST_MAP_TIMEOUT_S, "waiting for the first map", until=lambda: bool(latency_s))
     if not latency_s:
-        raise DemoError(
-            f"no map for {_FIRST_ANSWER_S:g} s", "see the logs in the output folder", expected="maps on saliency"
-        )
+        raise DemoError(f"no map arrived within {_FIRST_MAP_TIMEOUT_S:g} s", "see the logs in the output folder")
     latency_s.clear()
     seconds = _spin(node, check, duration_s, "measuring")
     if not latency_s or not status:
         missing = "maps" if not latency_s else "diagnostics"
-        raise DemoError(
-            f"no {missing} for {seconds:.0f} s", "see the logs in the output folder", expected="a steady stream"
-        )
+        raise DemoError(f"no {missing} arrived within {seconds:.0f} s", "see the logs in the output folder")
     node.destroy_subscription(subscription)
     node.destroy_subscription(diagnostics)
     return latency_s, seconds, status
@@ -137,26 +143,26 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
 def _report(latency_s: list[float], seconds: float, status: dict[str, str], options: argparse.Namespace) -> None:
     p50_ms, p95_ms = 1e3 * np.percentile(latency_s, (50, 95))
     print(f"  model           {status.get('model', '?')}")
-    size = f"{2 * options.height} x {options.height}" if options.height else "the source's own size"
+    size = f"{2 * options.height} x {options.height}" if options.height else "the source's size"
     print(f"  camera          {size} at {options.rate:g} Hz")
-    print(f"  maps            {len(latency_s) / seconds:.1f} a second")
+    print(f"  maps            {len(latency_s) / seconds:.1f} per second")
     print(f"  latency         p50 {p50_ms:.1f} ms, p95 {p95_ms:.1f} ms from the frame's stamp to the subscriber")
     counted = {name: status.get(name, "?") for name in ("received", "answered", "dropped_stale", "lost_in_transport")}
     print(
-        "  frames          {received} received, {answered} answered, {dropped_stale} dropped for a newer one, "
-        "{lost_in_transport} lost on the way".format(**counted)
+        "  frames          {received} received, {answered} answered, {dropped_stale} replaced by a newer one, "
+        "{lost_in_transport} lost in transport".format(**counted)
     )
 
 
 def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, output: Path) -> tuple[Path, Path, int]:
-    """The overlay as a subscriber sees it: the last picture, a video, and how many pictures it has."""
+    """Record `saliency/overlay`; returns the paths of the last picture and of the video, and the number of frames."""
     from sensor_msgs.msg import Image
 
     from sal360.replay.recorders import OverlayVideo
     from sal360_ros.qos import input_qos
 
     picture_path, video_path = output / "overlay.png", output / "overlay.mp4"
-    last: list[np.ndarray] = []
+    last: list[Pixels] = []
     count = 0
     with written_beside(video_path) as temporary, OverlayVideo(temporary) as video:
 
@@ -171,7 +177,7 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
         _spin(node, check, duration_s, "recording the overlay")
         node.destroy_subscription(subscription)
         if not last:
-            raise DemoError("no overlay", "see the logs in the output folder", expected="pictures on saliency/overlay")
+            raise DemoError("no overlay arrived", "see the logs in the output folder")
     with written_beside(picture_path) as temporary:
         cv2.imwrite(str(temporary), last[0])
     return picture_path, video_path, count
@@ -180,7 +186,7 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
 def _spin(
     node: Any, check: Callable[[], None], duration_s: float, what: str, until: Callable[[], bool] = lambda: False
 ) -> float:
-    """Handle messages for a while, or until something is so; returns the seconds that it took."""
+    """Handle messages for `duration_s` or until `until` is true; returns the elapsed seconds."""
     import rclpy
     from tqdm import tqdm
 

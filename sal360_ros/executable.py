@@ -1,6 +1,6 @@
-"""How each of our executables starts and stops: cleanly, whenever SIGINT or SIGTERM come.
+"""Start and stop of the executables: whenever SIGINT or SIGTERM arrives, they exit cleanly.
 
-Only light modules are imported here: the signals must be in hand before the heavy imports begin.
+This module imports only light modules, because signals must be blocked before the slow imports begin.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from sal360.errors import ParameterError, one_line_errors
 from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
-GRACE_S = 4.0  # `ros2 launch` loses its patience after 5 s
+GRACE_S = 4.0  # `ros2 launch` sends the next signal after 5 s
 
 
 def run(module: str, node_class: str) -> int:
     """Run one node until SIGINT or SIGTERM.
 
     Args:
-        module: where the node's class is; imported only now.
-        node_class: name of a `rclpy.node.Node` that is made without arguments.
+        module: module of the node's class; imported here, after the signals are blocked.
+        node_class: name of a `rclpy.node.Node` subclass whose constructor needs no arguments.
 
     Returns:
-        Exit status: 0 after a signal, 2 after an error that was said in one line on stderr.
+        Exit status: 0 after a signal, 2 after an error, which is printed on stderr in one line.
     """
-    # Blocked in this and every later thread, a signal waits until somebody asks for it: nothing is ever interrupted.
+    # Blocked in this thread and all later ones, a signal stays pending until a thread waits for it: no code is ever
+    # interrupted by it.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     keep_freed_memory()
     use_shared_memory_profile()
@@ -51,7 +52,7 @@ def _run(module: str, node_class: str, finished: threading.Event) -> int:
         executor = SingleThreadedExecutor()
         node = make_node()
     except Exception as error:
-        rclpy.try_shutdown()
+        rclpy.utilities.try_shutdown()
         raise _start_error(error) from error
     stopping = threading.Event()
     stop = node.create_guard_condition(stopping.set)
@@ -69,29 +70,25 @@ def _run(module: str, node_class: str, finished: threading.Event) -> int:
 
 
 def _start_error(error: Exception) -> Exception:
-    """What rclpy says of arguments, files and names that it cannot take, in one line; other errors as they are."""
+    """An error of rclpy about ROS arguments, parameter files or names as a `ParameterError`; any other as it is."""
     from rclpy.exceptions import NameValidationException
     from rclpy.impl.implementation_singleton import rclpy_implementation
 
-    of_arguments = (
+    argument_errors = (
         NameValidationException,
         rclpy_implementation.RCLError,
         rclpy_implementation.RCLInvalidROSArgsError,
         rclpy_implementation.UnknownROSArgsError,
     )
-    if not isinstance(error, of_arguments):
+    if not isinstance(error, argument_errors):
         return error
-    return ParameterError(
-        " ".join(str(error).split()),
-        "correct what follows --ros-args",
-        expected="arguments, files and names that ROS takes",
-    )
+    return ParameterError(" ".join(str(error).split()), "correct what follows --ros-args")
 
 
 def _await_signal(stop: Any, finished: threading.Event) -> None:
     signal.sigwait(STOP_SIGNALS)
     stop.trigger()
     if not finished.wait(GRACE_S):
-        # a runtime that compiles a model cannot be interrupted
-        print(f"not done after {GRACE_S:g} s: ended while something was still running", file=sys.stderr, flush=True)
+        # for example a runtime that compiles a model, which cannot be interrupted
+        print(f"shutdown timed out after {GRACE_S:g} s; exiting", file=sys.stderr, flush=True)
         os._exit(1)

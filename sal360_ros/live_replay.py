@@ -1,8 +1,8 @@
-"""Play a recording over DDS into the real node, in a process of its own, and receive what a subscriber would.
+"""Play a recording over DDS into the real node, which runs as a child process, and collect what a subscriber receives.
 
-The stamps of the frames are replaced by the times of their publication, as a camera would stamp them: so the ages that
-the node reports are true, and a map is known by its stamp. Topics and node live in a namespace of their own, so that a
-robot on the same network is not disturbed.
+Each frame gets the time of its publication as its stamp, as a camera would stamp it. So the ages that the node reports
+are real, and a stamp identifies a map. Topics and node are in their own namespace, so that a robot on the same network
+is not disturbed.
 """
 
 from __future__ import annotations
@@ -28,116 +28,41 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from sal360.arrays import Density
 from sal360.density import as_density
 from sal360.errors import DataError, FrameError, ParameterError
 from sal360.images import read_map
 from sal360.replay.recording import LiveRun, Recording, ReplayedFrame
 from sal360.replay.resources import ResourceSampler
 from sal360.sources.bag import COMPRESSED
-from sal360.sphere import Array
 from sal360_ros.diagnostics import PERIOD_S
 from sal360_ros.processes import NodeProcess, ProcessError, bring_up
 from sal360_ros.qos import input_qos
 from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
 _MATCH_TIMEOUT_S = 20.0
-_QUIET_S = 2.0  # after this time without a further map, no more are expected
+_QUIET_S = 2.0  # no further maps are expected after this time without one
 _FRAME_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # as drivers of 360° cameras publish
-
-
-@dataclass(frozen=True)
-class ReceivedMap:
-    """Where a map's bytes lie, and when it came; times are Unix epoch, nanoseconds."""
-
-    height: int
-    width: int
-    step: int
-    encoding: str
-    is_bigendian: bool
-    offset: int
-    length: int
-    arrived_ns: int
-    published_ns: int
-    """By the publisher's middleware."""
-
-
-@dataclass(frozen=True)
-class _Message:
-    """The fields of sensor_msgs/Image that a map is read from."""
-
-    height: int
-    width: int
-    step: int
-    encoding: str
-    is_bigendian: bool
-    data: bytes
-
-
-class MapSpool:
-    """A file of the maps' bytes, gone when it is closed."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="sal360-maps-")  # noqa: SIM115 - closed by `close`
-        self._end = 0
-
-    def append(self, message: Any, arrived_ns: int, published_ns: int) -> ReceivedMap:
-        """Keep a sensor_msgs/Image."""
-        length = memoryview(message.data).nbytes
-        self._file.write(message.data)
-        received = ReceivedMap(
-            message.height,
-            message.width,
-            message.step,
-            message.encoding,
-            bool(message.is_bigendian),
-            self._end,
-            length,
-            arrived_ns,
-            published_ns,
-        )
-        self._end += length
-        return received
-
-    def density(self, received: ReceivedMap) -> Array:
-        """The map (h, w) float32, as a density relative to uniform.
-
-        Raises:
-            DataError: it is no map.
-        """
-        self._file.seek(received.offset)
-        data = self._file.read(received.length)
-        fields = {name: getattr(received, name) for name in ("height", "width", "step", "encoding", "is_bigendian")}
-        return as_density(read_map(_Message(**fields, data=data)), "that the node published")
-
-    def close(self) -> None:
-        """Remove the file."""
-        self._file.close()
-
-    def __enter__(self) -> MapSpool:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 @contextlib.contextmanager
 def play_live(recording: Recording, parameters: Mapping[str, Any], rate: float = 1.0) -> Iterator[LiveRun]:
-    """Start a node, play the recording into it, stop it, and give what was received.
+    """Start a node, play the recording into it, stop it, and yield what was received.
 
     Args:
-        parameters: of the node.
-        rate: times the recorded speed.
+        parameters: ROS parameters of the node.
+        rate: playback speed relative to the recording.
 
     Raises:
         ParameterError: the rate is not above 0.
         ProcessError: the node does not start, refuses its parameters, or ends.
-        DataError: there is no frame that can be played.
+        DataError: no frame can be played.
     """
     if not rate > 0:
         raise ParameterError(f"the rate is {rate:g}", "1 is the recorded speed", expected="a number above 0")
     keep_freed_memory()
     use_shared_memory_profile()
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # a replay is no business of the network's
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # keep the replay off the network
     namespace = f"/sal360_replay_{os.getpid()}"
     transport = "compressed" if recording.type == COMPRESSED else "raw"
     settings = {"encoding": "32FC1", **parameters, "image_transport": transport}
@@ -156,18 +81,18 @@ def play_live(recording: Recording, parameters: Mapping[str, Any], rate: float =
         finally:
             rclpy.shutdown()
         measured = {**sampler.figures(), **client.map_hz(), "max_publish_delay_ms": client.max_delay_s * 1000}
-        frames = _received_frames(recording, spool, client.sent_ns, client.received)
-        yield LiveRun(frames, client.about, measured, sampler.curves())
+        frames = _replayed_frames(recording, spool, client.sent_ns, client.received)
+        yield LiveRun(frames, client.node_values, measured, sampler.curves())
 
 
-def _received_frames(
+def _replayed_frames(
     recording: Recording, spool: MapSpool, sent_ns: Mapping[int, int], received: Mapping[int, ReceivedMap]
 ) -> Iterator[ReplayedFrame]:
-    """What became of each frame of the recording, in order.
+    """The outcome of each frame of the recording, in order.
 
     Args:
-        sent_ns: when each frame (by its index) was published, which is also the stamp that it was given.
-        received: the map of each stamp.
+        sent_ns: frame index → time of publication, which is also the frame's stamp.
+        received: stamp → map.
     """
     for frame in recording.frames():
         try:
@@ -196,13 +121,13 @@ class _Client:
         self.node = Node("sal360_replay", namespace=namespace)
         kind, topic = (CompressedImage, "image/compressed") if message_type == COMPRESSED else (Image, "image")
         self._publisher = self.node.create_publisher(kind, topic, _FRAME_QOS)
-        # the annotations of rclpy do not know callbacks that also take the message's info
+        # rclpy's annotations lack callbacks with the message info
         self.node.create_subscription(Image, "saliency", self._on_map, input_qos(depth=10))  # type: ignore[arg-type]
         self.node.create_subscription(DiagnosticArray, "diagnostics", self._on_diagnostics, 10)
         self._spool = spool
         self.sent_ns: dict[int, int] = {}
         self.received: dict[int, ReceivedMap] = {}
-        self.about: dict[str, str] = {}
+        self.node_values: dict[str, str] = {}
         self.max_delay_s = 0.0
         self._last_arrival_s = 0.0
 
@@ -214,20 +139,23 @@ class _Client:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            self.about = {value.key: value.value for value in status.values}
+            self.node_values = {value.key: value.value for value in status.values}
 
     def play(self, recording: Recording, rate: float, check: Callable[[], None]) -> None:
-        """Publish the frames at the times of their recording, and receive until no more maps come.
+        """Publish the frames at their recorded times, and receive until no more maps arrive.
 
         Args:
-            check: raises when the node has ended.
+            check: raises if the node has ended.
+
+        Raises:
+            DataError: no frame can be played.
         """
         with self._spinning():
             self._await_subscriber(check)
             start_s = first_ns = None
             for frame in recording.frames():
                 if frame.fields is None:
-                    continue  # DDS would not carry it
+                    continue  # DDS would not deliver it
                 data = frame.message.ros2_bytes()
                 if start_s is None or first_ns is None:
                     start_s, first_ns = time.monotonic(), frame.message.recorded_ns
@@ -238,15 +166,13 @@ class _Client:
                 self.sent_ns[frame.index] = stamp_ns = time.time_ns()
                 self._publisher.publish(_with_stamp(data, stamp_ns))
             if start_s is None:
-                raise DataError(
-                    f"no message on {recording.topic} can be played", "record it again", expected="whole messages"
-                )
+                raise DataError(f"no message on {recording.topic} can be played", "record the bag again")
             self._await_quiet(check)
             self._await_diagnostics(check)
 
     @contextlib.contextmanager
     def _spinning(self) -> Iterator[None]:
-        """Receive in a thread of its own."""
+        """Receive messages in a separate thread."""
         stopped = threading.Event()
         executor = SingleThreadedExecutor()
         executor.add_node(self.node)
@@ -271,12 +197,11 @@ class _Client:
             check()
             if time.monotonic() > deadline_s:
                 raise ProcessError(
-                    f"the node did not subscribe to {self._publisher.topic_name}",
-                    "see its parameters",
-                    expected="a connection",
+                    f"the node did not subscribe to {self._publisher.topic_name} within {_MATCH_TIMEOUT_S:g} s",
+                    "check its parameters",
                 )
             time.sleep(0.05)
-        time.sleep(0.3)  # the other side learns of a match a little later, and loses what comes before
+        time.sleep(0.3)  # the node learns of the match a little later, and loses what is sent before
 
     def _await_quiet(self, check: Callable[[], None]) -> None:
         ended_s = time.monotonic()
@@ -286,15 +211,15 @@ class _Client:
             time.sleep(0.02)
 
     def _await_diagnostics(self, check: Callable[[], None]) -> None:
-        """The node's counts once more, after its last frame."""
-        self.about = {}
+        """Wait for the node's counters from after its last frame."""
+        self.node_values = {}
         deadline_s = time.monotonic() + 2 * PERIOD_S
-        while not self.about and time.monotonic() < deadline_s:
+        while not self.node_values and time.monotonic() < deadline_s:
             check()
             time.sleep(0.02)
 
     def map_hz(self) -> dict[str, float]:
-        """Maps that arrived a second, of two and more."""
+        """The rate of the received maps; empty for fewer than two."""
         arrivals_ns = [each.arrived_ns for each in self.received.values()]
         if len(arrivals_ns) < 2:
             return {}
@@ -308,9 +233,85 @@ class _Client:
 
 
 def _with_stamp(data: bytes, stamp_ns: int) -> bytes:
-    """A serialised message that begins with a header, with another stamp in it; one copy, for frames are large.
+    """A serialised message that begins with a header, with its stamp replaced; one copy, because frames are large.
 
-    CDR: four bytes of encapsulation, the second of which is 1 for little-endian, then the first field.
+    CDR has a header of four bytes, whose second is 1 for little-endian; the first field of the message follows.
     """
     order = "<" if data[1] == 1 else ">"
     return b"".join((data[:4], struct.pack(f"{order}iI", *divmod(stamp_ns, 10**9)), memoryview(data)[12:]))
+
+
+class MapSpool:
+    """A temporary file for the data of the received maps; `close` deletes it."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="sal360-maps-")  # noqa: SIM115 - closed by `close`
+        self._end = 0
+
+    def append(self, message: Any, arrived_ns: int, published_ns: int) -> ReceivedMap:
+        """Store a sensor_msgs/Image; the times are nanoseconds since the Unix epoch."""
+        length = memoryview(message.data).nbytes
+        self._file.write(message.data)
+        received = ReceivedMap(
+            message.height,
+            message.width,
+            message.step,
+            message.encoding,
+            bool(message.is_bigendian),
+            self._end,
+            length,
+            arrived_ns,
+            published_ns,
+        )
+        self._end += length
+        return received
+
+    def density(self, received: ReceivedMap) -> Density:
+        """The map (h, w) float32, as a density relative to uniform.
+
+        Raises:
+            DataError: the message is not a map.
+        """
+        self._file.seek(received.offset)
+        data = self._file.read(received.length)
+        fields = {name: getattr(received, name) for name in ("height", "width", "step", "encoding", "is_bigendian")}
+        return as_density(read_map(_ImageFields(**fields, data=data)), "that the node published")
+
+    def close(self) -> None:
+        """Delete the file."""
+        self._file.close()
+
+    def __enter__(self) -> MapSpool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class ReceivedMap:
+    """The position of a map's data in the spool, and its times in nanoseconds since the Unix epoch."""
+
+    height: int
+    width: int
+    step: int
+    encoding: str
+    is_bigendian: bool
+    offset: int
+    length: int
+    arrived_ns: int
+    """Time of the callback in this process."""
+    published_ns: int
+    """Source timestamp, set by the publisher's middleware."""
+
+
+@dataclass(frozen=True)
+class _ImageFields:
+    """The fields of sensor_msgs/Image that `read_map` needs."""
+
+    height: int
+    width: int
+    step: int
+    encoding: str
+    is_bigendian: bool
+    data: bytes

@@ -1,7 +1,7 @@
-"""Start our executables as processes of their own and bring them to life, as `ros2 launch` would.
+"""Start the executables as child processes and take lifecycle nodes through their transitions, as `ros2 launch` does.
 
-For the demo, live replay, benchmarks and tests, which all need a real node behind a real graph, also where the
-launch system is not installed.
+The demo, the live replay, the benchmarks and the tests need a real node on a real graph, also on machines without the
+launch system.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 CLEANUP = Transition.TRANSITION_CLEANUP
-STATE_AFTER = {  # of the transitions that can be asked for here
+STATE_AFTER = {  # transition → the state it leads to
     CONFIGURE: State.PRIMARY_STATE_INACTIVE,
     ACTIVATE: State.PRIMARY_STATE_ACTIVE,
     DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
@@ -42,23 +42,23 @@ TRANSITION_STATES = {
     State.TRANSITION_STATE_SHUTTINGDOWN,
     State.TRANSITION_STATE_ERRORPROCESSING,
 }
-ANSWER_S = 5.0
-"""How long an answer is awaited before the node is asked anew: a model is loaded in less on most machines."""
+REPLY_TIMEOUT_S = 5.0
+"""Time to wait for a service reply before the node is asked again."""
 
 
 class ProcessError(Sal360Error):
-    """A node process did not start, or ended by itself."""
+    """A node process did not start, does not respond, or ended unexpectedly."""
 
 
 class NodeProcess:
-    """One of our executables, running in a process of its own; stops with the `with` block.
+    """An executable of this package, running as a child process; leaving the `with` block stops it.
 
     Args:
         module: the executable's module, e.g. "sal360_ros.saliency_node".
         parameters: ROS parameters by name.
         remappings: ROS remappings, e.g. {"image": "/camera/image", "__node": "eyes"}.
-        environment: further environment variables.
-        log: file that takes what the process prints; without it, the process prints where this one does.
+        environment: additional environment variables.
+        log: file for the output of the process; None: it prints to this process's stdout and stderr.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class NodeProcess:
     ) -> None:
         command = [sys.executable, "-m", module, "--ros-args"]
         for name, value in (parameters or {}).items():
-            # rcl reads the value as YAML: a text that looks like a number or a truth value needs its quotes
+            # rcl parses the value as YAML: a string that looks like a number or a boolean needs quotes
             text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
             command += ["-p", f"{name}:={text}"]
         for old, new in (remappings or {}).items():
@@ -80,7 +80,7 @@ class NodeProcess:
         full_environment.update(environment or {})
         self.module = module
         self.log = log
-        output = open(log, "wb") if log is not None else None  # noqa: SIM115 - lives as long as the process
+        output = open(log, "wb") if log is not None else None  # noqa: SIM115 - closed below
         try:
             self._process = subprocess.Popen(
                 command,
@@ -88,7 +88,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
-                start_new_session=True,  # Ctrl-C is for the caller, who stops the node: one that ends first is a fault
+                start_new_session=True,  # Ctrl-C goes to this process only, which then stops the child
             )
         finally:
             if output is not None:
@@ -96,30 +96,26 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """Process ID."""
         return self._process.pid
 
     def check_alive(self) -> None:
-        """Do nothing while the process runs.
+        """Raise if the process has ended.
 
         Raises:
-            ProcessError: it has ended; the message carries the last line that it printed.
+            ProcessError: the process has ended; the message contains the last line that it printed.
         """
         status = self._process.poll()
         if status is not None:
-            raise ProcessError(
-                f"{self.module} ended with status {status}{self._last_line()}",
-                "see its output",
-                expected="a running node",
-            )
+            raise ProcessError(f"{self.module} ended with status {status}{self._last_line()}", "see its output")
 
     def _last_line(self) -> str:
         lines = self.log.read_text(errors="replace").split("\n") if self.log is not None else []
         said = [line for line in lines if line.strip()]
-        return f" («{said[-1].strip()}»)" if said else ""
+        return f": {said[-1].strip()}" if said else ""
 
     def stop(self, timeout_s: float = 10.0) -> int:
-        """End the process as Ctrl-C would (by force after the time-out) and return its status."""
+        """Send SIGINT, after the timeout SIGKILL, and return the exit status."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -138,50 +134,50 @@ class NodeProcess:
 def change_state(
     node: Node, name: str, transition: int, process: NodeProcess | None = None, timeout_s: float = 60.0
 ) -> None:
-    """Ask the lifecycle node `name` for a transition and wait until it is done.
+    """Request a transition of the lifecycle node `name` and wait until it is complete.
 
-    The answer of a service can be lost while its ends are still finding each other, so a question that stays without
-    one is followed by another: which state the node is in. Only where the first did not take effect is it repeated.
+    A service request or its reply can get lost while DDS discovery is still under way. So when no reply comes, the node
+    is asked for its state, and the request is repeated only if it had no effect.
 
     Args:
-        node: any node of the caller's, which is spun here; nothing else may spin it meanwhile.
+        node: any node of the caller; it is spun here, and nothing else may spin it meanwhile.
         transition: CONFIGURE, ACTIVATE, DEACTIVATE or CLEANUP.
+        process: the process of the lifecycle node; if it ends, this fails at once.
 
     Raises:
-        ProcessError: the node does not answer in time, refuses, or its process ended.
+        ProcessError: the node does not respond in time, refuses the transition, or its process ended.
     """
     goal = STATE_AFTER[transition]
     deadline = time.monotonic() + timeout_s
     changes = node.create_client(ChangeState, f"{name}/change_state")
     states = node.create_client(GetState, f"{name}/get_state")
     request = ChangeState.Request(transition=Transition(id=transition))
-    asked_before = False
+    requested_before = False
     try:
         while time.monotonic() < deadline:
-            answer = _answer(node, changes, request, process, deadline)
-            if answer is not None and answer.success:
+            reply = _call(node, changes, request, process, deadline)
+            if reply is not None and reply.success:
                 return
-            if answer is None or asked_before:  # it may have taken effect all the same
+            if reply is None or requested_before:  # it may have taken effect nevertheless
                 state_id = _state_at_rest(node, states, process, deadline)
                 if state_id == goal:
                     return
-            if answer is not None:
+            if reply is not None:
                 raise ProcessError(
                     f"{name} refused transition {transition}",
-                    "see what the node printed",
-                    expected="a node that can take it",
+                    "see the output of the node",
                 )
-            asked_before = True
+            requested_before = True
     finally:
         node.destroy_client(changes)
         node.destroy_client(states)
     raise ProcessError(
-        f"{name} did not answer for {timeout_s:g} s", "start it", expected="a lifecycle node of that name"
+        f"{name} did not respond within {timeout_s:g} s", "check that a lifecycle node of that name runs"
     )
 
 
-def _answer(node: Node, client: Client, request: Any, process: NodeProcess | None, deadline: float) -> Any | None:
-    """The answer of a service, or None if none came within ANSWER_S of the question or until the deadline."""
+def _call(node: Node, client: Client, request: Any, process: NodeProcess | None, deadline: float) -> Any | None:
+    """The reply of a service; None if none arrived within `REPLY_TIMEOUT_S` of the request or before the deadline."""
     future = None
     until = deadline
     while time.monotonic() < until:
@@ -189,7 +185,7 @@ def _answer(node: Node, client: Client, request: Any, process: NodeProcess | Non
             process.check_alive()
         if future is None and client.wait_for_service(timeout_sec=0.1):
             future = client.call_async(request)
-            until = min(deadline, time.monotonic() + ANSWER_S)
+            until = min(deadline, time.monotonic() + REPLY_TIMEOUT_S)
         if future is not None:
             rclpy.spin_until_future_complete(node, future, timeout_sec=0.1)
             if future.done():
@@ -200,11 +196,11 @@ def _answer(node: Node, client: Client, request: Any, process: NodeProcess | Non
 
 
 def _state_at_rest(node: Node, client: Client, process: NodeProcess | None, deadline: float) -> int | None:
-    """The state's number once the node is in no transition, or None if it does not say until the deadline."""
+    """The ID of the primary state after any transition has ended; None if it is not known before the deadline."""
     while time.monotonic() < deadline:
-        answer = _answer(node, client, GetState.Request(), process, deadline)
-        if answer is not None and answer.current_state.id not in TRANSITION_STATES:
-            return int(answer.current_state.id)
+        reply = _call(node, client, GetState.Request(), process, deadline)
+        if reply is not None and reply.current_state.id not in TRANSITION_STATES:
+            return int(reply.current_state.id)
         time.sleep(0.1)
     return None
 

@@ -1,4 +1,4 @@
-"""The shared-memory profile that lets large images through, and the memory allocator's part in it."""
+"""Settings for large images: the Fast DDS profile with shared memory, and malloc."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 # Fast DDS 2 (to Jazzy) reads the first, Fast DDS 3 (from Kilted) the second.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
-# options of glibc's mallopt(3)
+# option numbers of glibc's mallopt(3)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def shared_memory_profile() -> Path | None:
-    """The Fast DDS profile (`config/fastdds_shm.xml`), in a checkout or installed."""
+    """The path of `config/fastdds_shm.xml`, in a checkout or installed; None if it is not there."""
     package = Path(__file__).resolve().parents[1]
     places = [package / "config", Path(sys.prefix) / "share" / "sal360_ros" / "config"]
     places += [
@@ -27,9 +27,9 @@ def shared_memory_profile() -> Path | None:
 
 
 def use_shared_memory_profile() -> None:
-    """Have this process's Fast DDS send through our profile, unless the user has chosen transports.
+    """Select the shipped Fast DDS profile for this process, unless the user has configured the transports.
 
-    Without it, the sender's segment is 512 KB and a best-effort message above that is lost.
+    Without it, the sender's shared-memory segment is 512 KB, and larger best-effort messages are lost.
     """
     profile = shared_memory_profile()
     chosen = any(name in os.environ for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS"))
@@ -38,10 +38,10 @@ def use_shared_memory_profile() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have malloc keep large blocks for the next frame instead of asking the kernel for zeroed pages each time.
+    """Make malloc reuse large blocks for the next frame instead of requesting new pages from the kernel.
 
-    An image of 22 MB is copied several times between the middleware and Python; the page faults of fresh memory cost
-    three to five times as much as the copies.
+    An image of 22 MB is copied several times between the middleware and Python; the page faults of new memory take
+    three to five times as long as the copies.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -50,5 +50,5 @@ def test_what_grows_is_named(judged, name, curve):
 
 
 def test_a_slow_recovery_and_a_crowd_that_failed_are_troubles(judged):
-    assert judged(recovery_s=1.5) == ["1.50 s to recover from pause"]
+    assert judged(recovery_s=1.5) == ["recovery from pause took 1.50 s"]
     assert judged(crowds={"left": 1, "failed": 2}) == ["2 crowds of subscribers ended with an error"]

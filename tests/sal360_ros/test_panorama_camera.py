@@ -71,7 +71,7 @@ def test_leaves_out_pictures_that_cannot_be_read_and_names_them(graph, make_came
     (picture.parent / "broken.png").write_bytes(b"no picture")
     frames = graph.received(Image, "image")
     make_camera(source=str(picture.parent), hold_s=0.0)
-    graph.wait_for_line("broken.png left out")
+    graph.wait_for_line("broken.png skipped")
     graph.wait_for(lambda: len(frames) >= 2, "the other picture")
 
 

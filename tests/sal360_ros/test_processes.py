@@ -50,7 +50,7 @@ def lose(monkeypatch):
             return Future()
 
         monkeypatch.setattr(Client, "call_async", call_or_lose)
-        monkeypatch.setattr(processes, "ANSWER_S", 0.5)
+        monkeypatch.setattr(processes, "REPLY_TIMEOUT_S", 0.5)
 
     return lose
 
@@ -74,10 +74,10 @@ def test_a_refusal_is_told_whatever_was_lost_before(driver, node, lose, what):
     node.willing = False
     if what != "nothing":
         lose(what)
-    with pytest.raises(ProcessError, match="/counting_node refused transition 1; expected a node that can take it"):
+    with pytest.raises(ProcessError, match="/counting_node refused transition 1; see the output of the node"):
         change_state(driver, NAME, CONFIGURE)
 
 
 def test_a_node_that_never_answers_is_given_up(driver):
-    with pytest.raises(ProcessError, match=r"/nobody did not answer for 0\.3 s"):
+    with pytest.raises(ProcessError, match=r"/nobody did not respond within 0\.3 s"):
         change_state(driver, "/nobody", CONFIGURE, timeout_s=0.3)
