@@ -1,10 +1,17 @@
-# Two commands do all: `make demo` and `make test`. Each makes its own virtual environment the first time.
+# Two commands do everything: `make demo` and `make test`. Each makes its own virtual environment the first time.
 PYTHON ?= python3
-DEMO_VENV := .venv/demo
-TEST_VENV := .venv/test
-# with arguments of the caller's, a part of the tests may hold none that they choose (status 5)
+# Whose wheels: jazzy or kilted, which exclude each other. `:=`, because an installed ROS exports a ROS_DISTRO of its own.
+ROS_DISTRO := jazzy
+ROS_EXTRA_jazzy := ros
+ROS_EXTRA_kilted := ros-kilted
+ROS_EXTRA := $(or $(ROS_EXTRA_$(ROS_DISTRO)),$(error ROS_DISTRO is "$(ROS_DISTRO)"; choose jazzy or kilted))
+DEMO_VENV := .venv/demo$(ROS_EXTRA:ros%=%)
+TEST_VENV := .venv/test$(ROS_EXTRA:ros%=%)
+# the wheels' mark in the environment of a process that has found its libraries: another environment's would hide ours
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+# with PYTEST_ARGS, one of the two runs may select no test (status 5)
 PYTEST = $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS) $(1) || { [ $$? = 5 ] && [ -n "$(PYTEST_ARGS)" ]; }
-# twice quiet: only errors, not what setuptools thinks of editable installations
+# --quiet twice: errors only, without setuptools' notes on editable installations
 PIP_INSTALL = install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test weights clean
@@ -17,7 +24,7 @@ test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/lint-imports --no-cache
-# two processes: the tests of the training fork loaders, which is not safe beside the threads that the middleware leaves
+# two processes: the training tests fork data loaders, which is unsafe beside the middleware's threads
 	$(call PYTEST,--ignore tests/training)
 	$(call PYTEST,tests/training)
 
@@ -25,20 +32,20 @@ test: $(TEST_VENV)/ready
 weights: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/python -m training.make_weights --osie "$(OSIE)" --panoramas "$(PANORAMAS)"
 
-# The environments are made anew when what they are made from changes; the marker is written last, so that an
-# interrupted installation is done again.
+# An environment is rebuilt when setup.py or constraints.txt changes. The marker comes last, so that an interrupted
+# installation starts over.
 $(DEMO_VENV)/ready: setup.py constraints.txt
 	@echo "Setting up $(DEMO_VENV) once: 1 GB, a minute or so after the downloads"
 	$(PYTHON) -m venv --clear $(DEMO_VENV)
 	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
-	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --editable ".[ros,cpu,replay]"
+	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --editable ".[$(ROS_EXTRA),cpu,replay]"
 	touch $@
 
 $(TEST_VENV)/ready: setup.py constraints.txt
 	@echo "Setting up $(TEST_VENV) once: 7 GB, most of it torch, a few minutes after the downloads"
 	$(PYTHON) -m venv --clear $(TEST_VENV)
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
-	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[ros,cpu,replay,train,dev]"
+	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[$(ROS_EXTRA),cpu,replay,train,dev]"
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[oracle]" \
 	    || echo "pysaliency needs a C compiler and python3-dev: without it, the metrics are not compared with it"
 	touch $@

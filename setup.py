@@ -6,28 +6,39 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# cv-bridge 1.13.0.post0 calls ndarray.tostring, which numpy 2.3 removed.
-NUMPY = "numpy<2.3"
 # No window is opened, and the other wheel needs libGL and glib, which servers and containers have not.
 OPENCV = "opencv-python-headless"
 
 PACKAGES = ("sal360", "sal360_ros", "training")
 
-# The ROS 2 Jazzy libraries as wheels (CPython 3.10 to 3.13, x86-64), for machines without an installed ROS.
-ROS = [
-    "ros-jazzy-rclpy",
-    "ros-jazzy-rmw-fastrtps-cpp",
-    "ros-jazzy-sensor-msgs",
-    "ros-jazzy-std-msgs",
-    "ros-jazzy-geometry-msgs",
-    "ros-jazzy-nav-msgs",
-    "ros-jazzy-visualization-msgs",
-    "ros-jazzy-diagnostic-msgs",
-    "ros-jazzy-lifecycle-msgs",
-    "ros-jazzy-std-srvs",
-    "cv-bridge==1.13.0.post0",  # the only release on PyPI that is pure Python and knows ROS 2
-]
-REPLAY = ["rosbags>=0.10", "av>=12", "matplotlib>=3.10", "psutil"]  # 3.10: horizontal box plots
+
+def ros(distribution):
+    """The ROS 2 libraries as wheels (CPython 3.10 to 3.14, x86-64), for machines without an installed ROS.
+
+    The wheels of two distributions exclude each other: an environment holds those of one.
+    """
+    packages = (
+        "rclpy",
+        "rmw-fastrtps-cpp",
+        "sensor-msgs",
+        "std-msgs",
+        "geometry-msgs",
+        "nav-msgs",
+        "visualization-msgs",
+        "diagnostic-msgs",
+        "lifecycle-msgs",
+        "std-srvs",
+    )
+    return [
+        *(f"ros-{distribution}-{package}" for package in packages),
+        # The only release on PyPI that is pure Python and knows ROS 2. It calls ndarray.tostring, which numpy 2.3
+        # removed, and Python 3.14 has no older numpy: there the node converts the overlay itself.
+        'cv-bridge==1.13.0.post0; python_version < "3.14"',
+        'numpy<2.3; python_version < "3.14"',
+    ]
+
+
+REPLAY = ["rosbags>=0.10", "av>=12", "matplotlib>=3.10", "psutil", "jinja2"]  # matplotlib 3.10: horizontal box plots
 
 VERSION = re.search(r'__version__ = "(.+)"', Path("sal360/__init__.py").read_text(encoding="utf-8"))[1]
 
@@ -53,9 +64,10 @@ setup(
         ("lib/sal360_ros", glob("scripts/*")),
     ],
     zip_safe=False,
-    install_requires=[NUMPY, OPENCV, "pyyaml", "onnx>=1.16", "tqdm"],
+    install_requires=["numpy", OPENCV, "pyyaml", "onnx>=1.16", "tqdm"],
     extras_require={
-        "ros": ROS,
+        "ros": ros("jazzy"),
+        "ros-kilted": ros("kilted"),
         "cpu": ["onnxruntime>=1.17", "openvino>=2024.4"],
         "replay": REPLAY,
         "train": [
@@ -68,6 +80,7 @@ setup(
             "webdataset",
             "scipy",
             "scikit-learn",
+            "openpyxl",
             "onnxscript",
             "onnxruntime>=1.17",
             "openvino>=2024.4",

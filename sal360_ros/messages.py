@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import Any
 
@@ -59,11 +60,13 @@ def image_message(pixels: Array, encoding: str, header: Header) -> Image:
 
 
 def picture_message(picture_bgr: Array, header: Header) -> Image:
-    """A bgr8 Image of a picture (H, W, 3) uint8, made by cv_bridge: for what people look at, off the hot path.
+    """A bgr8 Image of a picture (H, W, 3) uint8, made by cv_bridge where it is installed: for what people look at.
 
     Raises:
-        FrameError: cv_bridge cannot be imported or used; builds for another numpy are the usual cause.
+        FrameError: cv_bridge is installed and fails; a build for another numpy is the usual cause.
     """
+    if importlib.util.find_spec("cv_bridge") is None:  # Python 3.14 has no numpy that the wheel works with
+        return image_message(picture_bgr, "bgr8", header)
     try:
         message = _bridge().cv2_to_imgmsg(picture_bgr, "bgr8")
     except Exception as error:  # an extension built for another numpy raises whatever it likes

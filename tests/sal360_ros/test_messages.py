@@ -55,8 +55,10 @@ def test_pictures_for_people_are_bgr8_under_the_given_header():
     np.testing.assert_array_equal(decode_frame(message)[0], picture)
 
 
-def test_a_broken_cv_bridge_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+def test_a_broken_cv_bridge_is_named(monkeypatch, tmp_path):
+    (tmp_path / "cv_bridge.py").write_text("raise ImportError('built for another numpy')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
     with pytest.raises(FrameError, match=r"cv_bridge failed .* expected a cv_bridge that fits the installed numpy"):
         picture_message(np.zeros((2, 4, 3), np.uint8), HEADER)
 
@@ -74,3 +76,10 @@ def test_stamps_that_are_no_time_are_numbers_all_the_same():
     header = Header()
     header.stamp.sec, header.stamp.nanosec = -5, 4_000_000_000
     assert stamp_nanoseconds(header) == -1_000_000_000
+
+
+def test_pictures_for_people_need_no_cv_bridge(monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    with_it = picture_message(picture, Header(frame_id="camera"))
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)  # as where it is not installed
+    assert picture_message(picture, Header(frame_id="camera")) == with_it
