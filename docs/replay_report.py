@@ -1,4 +1,4 @@
-"""The picture of a report of evaluate_bag: a bag of the bundled panoramas, its report, and a browser that shows it."""
+"""Makes images/replay_report.jpg: a bag of the bundled panoramas, its report, and a browser that takes a screenshot."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 
 import cv2
 
+from sal360.arrays import Pixels
 from sal360.errors import ParameterError
 from sal360.samples import bundled_panoramas
 from sal360.sources import open_source
 from sal360.sources.bag import message_types
-from sal360.sphere import Array
 
 RATE_HZ, SECONDS_EACH = 10.0, 3.0
 TOPIC, TYPE = "/camera/image/compressed", "sensor_msgs/msg/CompressedImage"
 WINDOW_PX = (860, 1064)
 
 
-def replay_report(folder: Path) -> Array:
-    """The upper part of the report, (H, W, 3) uint8 BGR; `folder` takes the bag and the report.
+def replay_report(folder: Path) -> Pixels:
+    """The top of the report, (H, W, 3) uint8 BGR; the bag and the report are written to `folder`.
 
     Raises:
-        ParameterError: there is no browser.
+        ParameterError: Chromium and Chrome are missing.
     """
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        raise ParameterError("there is no chromium", "install chromium", expected="a browser that takes screenshots")
+        raise ParameterError("neither chromium nor google-chrome is installed", "install one of them")
     bag = _turning_camera(folder / "turning_camera")
-    evaluate = ["-m", "sal360.cli.evaluate", bag.name, "--output", "report", "--no-video"]
+    evaluate = ["-m", "sal360", "evaluate", bag.name, "--output", "report", "--no-video"]
     requirements = ["--require", "answered_share>=1", "--require", "flicker<0.1"]
     subprocess.run(
         [sys.executable, *evaluate, *requirements],
@@ -43,14 +43,14 @@ def replay_report(folder: Path) -> Array:
     picture = folder / "report.png"
     window = f"--window-size={WINDOW_PX[0]},{WINDOW_PX[1]}"
     page = (folder / "report" / "report.html").resolve().as_uri()
-    # no sandbox: the page is ours, and in containers there is none to be had
+    # no sandbox: the page is our own, and Chromium's sandbox does not work in containers
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", window, f"--screenshot={picture}"]
     subprocess.run([browser, *options, page], check=True, stderr=subprocess.DEVNULL)
     return cv2.imread(str(picture))
 
 
 def _turning_camera(path: Path) -> Path:
-    """A bag of a camera that turns in each of the bundled panoramas."""
+    """A bag of a camera that turns inside each of the bundled panoramas."""
     from rosbags.rosbag2 import StoragePlugin, Writer
 
     store = message_types()

@@ -13,34 +13,38 @@ from sal360.replay.recording import LivePlayer
 
 
 class Command(NamedTuple):
-    """A subcommand; its module is imported only when it runs."""
+    """A subcommand, whose module is imported only when it runs."""
 
     module: str
-    """Module whose `main(arguments: Sequence[str]) -> int | None` does the work."""
+    """Module with `main(arguments: Sequence[str]) -> int | None`; its parser is an `options.CommandParser`."""
     summary: str
     """One line for `sal360 --help`."""
 
 
-# `sal360_ros` is named here and imported nowhere in the library: the commands that need ROS 2 start there.
+# sal360_ros is only named, not imported: the library runs without ROS 2
 COMMANDS = {
     "predict": Command("sal360.cli.predict", "write the saliency maps of pictures"),
-    "evaluate": Command("sal360.cli.evaluate", "evaluate a recorded bag: accuracy, latency, loss and flicker"),
-    "demo": Command("sal360_ros.demo", "run a 360° camera and the node on a live ROS 2 graph and measure them"),
-    "build-engine": Command("sal360.cli.build_engine", "build a model's TensorRT engine before the first start"),
+    "evaluate": Command(
+        "sal360.cli.evaluate", "evaluate a recorded bag: accuracy, latency, dropped frames and flicker"
+    ),
+    "demo": Command("sal360_ros.demo", "start a 360° camera and the node on a ROS 2 graph, and measure them"),
+    "build-engine": Command(
+        "sal360.cli.build_engine", "build a model's TensorRT engine, so that the first start is fast"
+    ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the subcommand that the arguments (default: those of the process) begin with.
+    """Run the subcommand that the arguments (default: those of the process) start with.
 
     Returns:
-        Exit status: the subcommand's own; 2 after an error, said in one line.
+        Exit status: the subcommand's own; 2 after an error, which is one line on stderr.
     """
     return one_line_errors(lambda: _run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def live_player() -> LivePlayer:
-    """What plays a recording into the real node; it needs ROS 2.
+    """The function that plays a recording into the real node.
 
     Raises:
         ModuleNotFoundError: ROS 2 is not installed, or not sourced.
@@ -58,9 +62,7 @@ def _run(arguments: list[str]) -> int | None:
         print(f"sal360 {sal360.__version__}")
         return 0
     if name not in COMMANDS:
-        raise ParameterError(
-            f"there is no command {name!r}", "see sal360 --help", expected=f"one of {', '.join(COMMANDS)}"
-        )
+        raise ParameterError(f"unknown command {name!r}", "see sal360 --help", expected=f"one of {', '.join(COMMANDS)}")
     command = importlib.import_module(COMMANDS[name].module)
     status: int | None = command.main(rest)
     return status
@@ -74,6 +76,6 @@ def _help() -> str:
         "Where would people look in a 360° picture?\n\n"
         f"commands:\n{commands}\n\n"
         "options:\n"
-        f"  {'--help':{width}}  show this help; sal360 COMMAND --help shows the command's options\n"
+        f"  {'--help':{width}}  show this help, or that of a command: sal360 COMMAND --help\n"
         f"  {'--version':{width}}  show the version"
     )

@@ -1,31 +1,71 @@
-"""Options that several subcommands share: which model runs, and how."""
+"""What the subcommands share: one style of help and errors, and the options that choose the model and how it runs."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
+from sal360.errors import ParameterError
 from sal360.runtimes import BACKEND_NAMES
 from sal360.runtimes.backend import PRECISIONS
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Parser of one subcommand: `--help` shows the defaults, and a wrong option is an error of one line.
+
+    Args:
+        command: the subcommand's name and positional arguments ("evaluate BAG").
+        description: text above the options in `--help`; its line breaks are kept.
+    """
+
+    def __init__(self, command: str, description: str) -> None:
+        name, *positional = command.split(maxsplit=1)
+        super().__init__(
+            prog=f"sal360 {name}",
+            usage=" ".join(["%(prog)s", "[OPTIONS]", *positional]),
+            description=description,
+            formatter_class=_HelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error that argparse found.
+
+        Raises:
+            ParameterError: always.
+        """
+        raise ParameterError(message, f"see {self.prog} --help")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Appends the default to the help of each option that takes a value and has one."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        has_default = action.nargs != 0 and str(action.default) not in ("None", "", "[]", argparse.SUPPRESS)
+        return f"{text} (default: %(default)s)" if has_default else text
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options whose values `model_options` hands to a `Predictor`."""
-    add = parser.add_argument
-    add("--model", default="", help="model file (default: the bundled model)")
-    add("--backend", choices=BACKEND_NAMES, default="auto", help="runtime (default: %(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic (default: %(default)s)")
-    add("--threads", type=int, default=0, help="CPU threads; 0 lets the runtime choose (default: %(default)s)")
+    add = parser.add_argument_group("model").add_argument
+    add("--model", default="", metavar="FILE", help="model file (default: the bundled model)")
+    add("--backend", choices=BACKEND_NAMES, default="auto", help="runtime")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic precision")
+    add("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: the runtime's choice")
     add(
         "--prior-strength",
         type=float,
         default=1.0,
-        help="strength of the equator prior: 1 as trained, 0 without (default: %(default)s)",
+        metavar="X",
+        help="strength of the equator prior; 1: as trained, 0: none",
     )
 
 
 def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of `Predictor`, as the options gave them."""
+    """Keyword arguments of `Predictor` from the options of `add_model_options`."""
     names = ("model", "backend", "device", "precision", "threads", "prior_strength")
     return {name: getattr(arguments, name) for name in names}

@@ -1,7 +1,9 @@
 """Write the saliency maps of pictures.
 
-For each equirectangular picture: <stem>.npy, the density relative to uniform (float32, at the model's output size),
-and <stem>_overlay.png for looking at. Folders stand for the pictures in them.
+For each equirectangular picture, the output folder gets NAME.npy, the density relative to uniform (float32, at the
+model's output size), and NAME_overlay.png, the heat map over the picture.
+
+Exit status: 0 success; 1 some pictures were skipped; 2 an error.
 """
 
 from __future__ import annotations
@@ -15,18 +17,18 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sal360.cli.options import add_model_options, model_options
+from sal360.arrays import Density, Pixels
+from sal360.cli.options import CommandParser, add_model_options, model_options
 from sal360.errors import FrameError
 from sal360.files import written_beside
 from sal360.images import read_picture
 from sal360.outputs.overlay import FULL_SCALE, draw_overlay
 from sal360.predictor import Predictor
 from sal360.sources.pictures import pictures_in
-from sal360.sphere import Array
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict all pictures; 1 when one of them had to be skipped."""
+    """Predict all pictures; 1 if one of them was skipped."""
     options = _parser().parse_args(arguments)
     pictures = find_pictures(options.pictures)
     predictor = Predictor(**model_options(options))
@@ -43,17 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 overlay = draw_overlay(frame, density, full_scale=options.full_scale)
                 _write(options.output, name, density, overlay)
                 if name != picture.stem:
-                    tqdm.write(f"{picture} is written as {name}: the name {picture.stem} is taken", file=sys.stderr)
+                    tqdm.write(
+                        f"{picture} is written as {name}, because {picture.stem} is already used", file=sys.stderr
+                    )
             progress.update()
     print(f"{len(pictures) - skipped} of {len(pictures)} maps in {options.output} ({predictor.description})")
     return 1 if skipped else 0
 
 
 def find_pictures(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths` and the pictures of the folders among them, none of them twice.
+    """The files among `paths` and the pictures in the folders among them, without repetitions.
 
     Raises:
-        DataError: a folder holds no picture.
+        DataError: a folder holds no pictures.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -63,7 +67,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
 
 
 def output_names(pictures: Iterable[Path]) -> Iterator[str]:
-    """A name for each picture's results: its stem, with a number where an earlier picture has that name."""
+    """A file-name stem for each picture's results: its own, with a number if an earlier picture has the same."""
     taken: set[str] = set()
     for picture in pictures:
         name, number = picture.stem, 1
@@ -74,13 +78,13 @@ def output_names(pictures: Iterable[Path]) -> Iterator[str]:
         yield name
 
 
-def _read(picture: Path) -> Array:
+def _read(picture: Path) -> Pixels:
     if not picture.exists():
-        raise FrameError(f"there is no {picture}", "check the path", expected="a picture or a folder", reason="missing")
+        raise FrameError("the file does not exist", "check the path", reason="missing")
     return read_picture(picture)
 
 
-def _write(folder: Path, name: str, density: Array, overlay: Array) -> None:
+def _write(folder: Path, name: str, density: Density, overlay: Pixels) -> None:
     with written_beside(folder / f"{name}.npy") as temporary:
         np.save(temporary, density)
     with written_beside(folder / f"{name}_overlay.png") as temporary:
@@ -89,20 +93,10 @@ def _write(folder: Path, name: str, density: Array, overlay: Array) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sal360 predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("predict PICTURE...", __doc__)
     add = parser.add_argument
-    add("pictures", type=Path, nargs="+", metavar="IMAGE", help="equirectangular pictures, or folders of them")
-    add(
-        "--output",
-        type=Path,
-        default=Path("out/predict"),
-        metavar="DIR",
-        help="folder of the results (default: %(default)s)",
-    )
-    add("--full-scale", type=float, default=FULL_SCALE, help="density of the brightest colour (default: %(default)s)")
+    add("pictures", type=Path, nargs="+", metavar="PICTURE", help="equirectangular picture, or folder of pictures")
+    add("--output", type=Path, default=Path("out/predict"), metavar="DIR", help="output folder")
+    add("--full-scale", type=float, default=FULL_SCALE, metavar="X", help="density with the brightest colour")
     add_model_options(parser)
     return parser

@@ -1,4 +1,4 @@
-"""Go through the answers of a run once: rows, video, bag and the pictures for the report."""
+"""One pass over the replayed frames: results of each frame, the overlay video, the bag, and pictures for the report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sal360.arrays import Density, Pixels
 from sal360.files import written_beside
-from sal360.replay.frame_table import FrameRow, RowMaker
-from sal360.replay.ground_truth import GroundTruth
+from sal360.replay.frame_table import FrameResult, FrameTable
 from sal360.replay.plots import overlay_of
+from sal360.replay.recorded_gaze import RecordedGaze
 from sal360.replay.recorders import OverlayVideo, SaliencyBag
 from sal360.replay.recording import Recording, ReplayedFrame
-from sal360.sphere import Array
 
 VIDEO_NAME, BAG_NAME = "overlay.mp4", "saliency_bag"
 _SHEET_PICTURES = 6
@@ -26,62 +26,79 @@ _SHEET_PICTURES = 6
 
 @dataclass
 class Evaluation:
-    """What going through the answers gave."""
+    """Results of one pass over the replayed frames."""
 
-    rows: list[FrameRow] = field(default_factory=list)
-    mean_map: Array | None = None
-    """(h, w), the mean of all maps."""
-    sheet: list[Array] = field(default_factory=list)
-    """Some overlays, evenly over the recording, (h, w, 3) uint8 BGR."""
+    results: list[FrameResult] = field(default_factory=list)
+    """One for each frame, in order."""
+    mean_map: Density | None = None
+    """(h, w), the mean of all maps; None if there was no map."""
+    sheet: list[Pixels] = field(default_factory=list)
+    """Overlays at even distances over the recording, (h, w, 3) uint8 BGR."""
     video: str = ""
-    """Name of the video in the folder; "" where none was wanted, or no frame could be shown."""
+    """File name of the video; "" if it was not wanted, or no frame could be shown."""
 
 
-def evaluate_answers(
-    answers: Iterable[ReplayedFrame],
+def evaluate_frames(
+    replayed_frames: Iterable[ReplayedFrame],
     recording: Recording,
     folder: Path,
     *,
-    truth: GroundTruth | None = None,
+    gaze: RecordedGaze | None = None,
     protocols: Sequence[str] = (),
     video: bool = True,
     bag: bool = True,
 ) -> Evaluation:
-    """Evaluate the answers and write `VIDEO_NAME` and the bag `BAG_NAME` into the folder, whole or not at all.
+    """Evaluate the frames and write `VIDEO_NAME` and the bag `BAG_NAME` into the folder, each complete or not at all.
+
+    Args:
+        gaze: where people looked; None computes no metrics.
+        protocols: keys of `frame_table.PROTOCOLS`.
+        video, bag: whether to write these.
 
     Raises:
         DataError: ground truth is malformed.
         OSError: the folder cannot be written.
     """
-    result = Evaluation()
-    maker = RowMaker(protocols)
-    count = recording.bag.topics[recording.topic].count
-    shown = {round(each) for each in np.linspace(0, max(0, count - 1), _SHEET_PICTURES)}
-    total: Array | None = None
-    answered = 0
+    evaluation = Evaluation()
+    table = FrameTable(protocols)
+    last_index = max(0, recording.frame_count - 1)
+    in_sheet = {round(index) for index in np.linspace(0, last_index, _SHEET_PICTURES)}
+    maps = _MeanMap()
     with contextlib.ExitStack() as stack:
-        writer: OverlayVideo | None = None
-        beside = stack.enter_context(_bag_into(folder / BAG_NAME, recording)) if bag else None
-        for answer in answers:
-            record = truth.at(answer.frame.index) if truth else None
-            row = maker.row(answer, record)
-            result.rows.append(row)
+        video_writer: OverlayVideo | None = None
+        bag_writer = stack.enter_context(_bag_into(folder / BAG_NAME, recording)) if bag else None
+        for replayed in replayed_frames:
+            record = gaze.at(replayed.frame.index) if gaze else None
+            result = table.add(replayed, record)
             overlay = None
-            if answer.picture is not None:
-                overlay = overlay_of(answer, row, record.fixations if record else None)
-                if video:  # begun with the first picture: a video without any is no file that plays
-                    writer = writer or stack.enter_context(_video_into(folder / VIDEO_NAME))
-                    writer.write(overlay, answer.frame.stamp_ns)
-                    result.video = VIDEO_NAME
-                if answer.frame.index in shown:
-                    result.sheet.append(overlay)
-            if beside:
-                beside.write(answer, overlay, row.target)
-            if answer.density is not None:
-                total = answer.density if total is None else total + answer.density
-                answered += 1
-    result.mean_map = None if total is None else total / answered
-    return result
+            if replayed.picture is not None:
+                overlay = overlay_of(replayed, result, record.fixations if record else None)
+                if video:  # opened with the first picture, because a video without pictures does not play
+                    video_writer = video_writer or stack.enter_context(_video_into(folder / VIDEO_NAME))
+                    video_writer.write(overlay, replayed.frame.stamp_ns)
+                    evaluation.video = VIDEO_NAME
+                if replayed.frame.index in in_sheet:
+                    evaluation.sheet.append(overlay)
+            if bag_writer:
+                bag_writer.write(replayed, overlay, result.target)
+            maps.add(replayed.density)
+    evaluation.results = table.results
+    evaluation.mean_map = maps.mean()
+    return evaluation
+
+
+class _MeanMap:
+    def __init__(self) -> None:
+        self._total: Density | None = None
+        self._count = 0
+
+    def add(self, density: Density | None) -> None:
+        if density is not None:
+            self._total = density if self._total is None else self._total + density
+            self._count += 1
+
+    def mean(self) -> Density | None:
+        return None if self._total is None else self._total / np.float32(self._count)
 
 
 @contextlib.contextmanager
@@ -92,7 +109,7 @@ def _video_into(path: Path) -> Iterator[OverlayVideo]:
 
 @contextlib.contextmanager
 def _bag_into(path: Path, recording: Recording) -> Iterator[SaliencyBag]:
-    """A bag is a folder: it is written under another name and takes the old one's place when it is whole."""
+    """Write the bag, a folder, under a temporary name; it replaces an older one when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as unfinished:
         temporary = Path(unfinished) / path.name

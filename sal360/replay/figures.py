@@ -1,4 +1,4 @@
-"""Thresholds of a run, as a robot's CI states them: "p95_latency_ms<50"."""
+"""The figures of a run, and thresholds on them as a robot's CI states them: "p95_latency_ms<50"."""
 
 from __future__ import annotations
 
@@ -12,97 +12,101 @@ import numpy as np
 
 from sal360.errors import ParameterError
 from sal360.metrics import METRICS
-from sal360.replay.frame_table import FrameRow, column
+from sal360.replay.frame_table import FrameResult, column
 
 MEANINGS = {
     "frames": "frames in the recording",
     "answered": "frames with a map",
-    "answered_share": "the same, as a share of all frames",
-    "dropped": "frames without a map because a newer one came first, or lost in transport",
+    "answered_share": "frames with a map, share of all frames, 0 to 1",
+    "dropped": "usable frames without a map: replaced by a newer frame, or lost in transport",
     "rejected": "frames that cannot be used: undecodable, malformed or not 2:1",
     "duration_s": "from the first frame's stamp to the last one's",
     "latency_ms": "from a frame's publication to its map's arrival at a subscriber",
-    "age_at_publish_ms": "from a frame's publication to its map's",
-    "jitter_ms": "mean change of latency from one answer to the next (RFC 3550, 6.4.1, not smoothed)",
+    "age_at_publish_ms": "from a frame's publication to its map's publication",
+    "jitter_ms": "mean change of latency from one map to the next (RFC 3550, 6.4.1, not smoothed)",
     "cost_ms": "wall time of decoding, predicting and smoothing one frame, without transport or queue",
-    "cpu_ms_per_frame": "processor time for one frame, all threads together",
-    "cpu_percent": "processor time of the node over the run; 100 is one core",
-    "peak_rss_mb": "largest resident memory of the process that predicts",
-    "max_publish_delay_ms": "how far the replay itself fell behind the recording",
-    "threads": "most threads at once",
-    "map_hz": "maps that arrive a second",
-    "flicker": "mean share of the density that moves from map to map beside the camera's turn, 0 to 1",
-    "yaw_rate_deg_s": "mean speed of the camera's turn, estimated from the frames",
-    "targets_per_minute": "gaze targets a minute, as the node's saliency/target chooses them by default",
-    "frames_with_truth": "frames with ground truth that were answered",
+    "cpu_ms_per_frame": "CPU time per frame, summed over threads",
+    "cpu_percent": "mean CPU load of the node; 100 is one core",
+    "peak_rss_mb": "peak resident memory of the process that predicts",
+    "max_publish_delay_ms": "maximum delay of the replay behind the recorded times",
+    "threads": "maximum number of threads at once",
+    "map_hz": "maps received per second",
+    "flicker": "mean share of the density that moves from map to map, apart from the camera's turn, 0 to 1",
+    "yaw_rate_deg_s": "mean absolute yaw rate of the camera, estimated from the frames",
+    "targets_per_minute": "gaze targets per minute, as saliency/target chooses them by default",
+    "frames_with_truth": "answered frames with ground truth",
 }
+"""What each figure means; those of `_PERCENTILES_OF` get a prefix of `_PREFIXES`."""
 _ONLY_LIVE = {"jitter_ms", "cpu_percent", "threads", "map_hz", "max_publish_delay_ms"}
 _ONLY_OFFLINE = {"cpu_ms_per_frame"}
-_SPREAD = ("latency_ms", "age_at_publish_ms", "cost_ms")
+_PERCENTILES_OF = ("latency_ms", "age_at_publish_ms", "cost_ms")
+_PREFIXES = {"p50": "median", "p95": "95th percentile", "p99": "99th percentile", "max": "maximum"}
 
 
-def figures_of(rows: list[FrameRow], measured: Mapping[str, float]) -> dict[str, float]:
+def figures_of(results: Sequence[FrameResult], measured: Mapping[str, float]) -> dict[str, float]:
     """All figures of a run.
 
     Args:
-        rows: of all its frames.
-        measured: what only the run itself knows (memory, processor time).
+        results: one for each frame.
+        measured: figures that only the run itself can measure (memory, CPU load).
     """
-    status = [row.status for row in rows]
-    stamps_s = np.array([row.stamp_ns for row in rows], np.int64) / 1e9
+    status = [each.status for each in results]
+    stamps_s = np.array([each.stamp_ns for each in results], np.int64) / 1e9
     figures: dict[str, float] = {
-        "frames": len(rows),
+        "frames": len(results),
         "answered": status.count("answered"),
-        "answered_share": status.count("answered") / len(rows) if rows else 0.0,
+        "answered_share": status.count("answered") / len(results) if results else 0.0,
         "dropped": status.count("dropped"),
         "rejected": status.count("rejected"),
-        "duration_s": float(np.ptp(stamps_s)) if rows else 0.0,
+        "duration_s": float(np.ptp(stamps_s)) if results else 0.0,
     }
-    for name in _SPREAD:
-        values = column(rows, name)
+    for name in _PERCENTILES_OF:
+        values = column(results, name)
         if len(values):
             p50, p95, p99 = np.percentile(values, (50, 95, 99))
             figures |= {f"p50_{name}": p50, f"p95_{name}": p95, f"p99_{name}": p99, f"max_{name}": values.max()}
-    latencies = column(rows, "latency_ms")
+    latencies = column(results, "latency_ms")
     if len(latencies) > 1:
         figures["jitter_ms"] = np.abs(np.diff(latencies)).mean()
     for name, source in (("flicker", "flicker"), ("cpu_ms_per_frame", "cpu_ms")):
-        values = column(rows, source)
+        values = column(results, source)
         if len(values):
             figures[name] = values.mean()
-    turned_deg = np.abs(column(rows, "yaw_deg")).sum()
+    turned_deg = np.abs(column(results, "yaw_deg")).sum()
     if figures["duration_s"] > 0:
         figures["yaw_rate_deg_s"] = turned_deg / figures["duration_s"]
-        targets = len(set(column(rows, "target_since_s")))
+        targets = len(set(column(results, "target_since_s")))
         figures["targets_per_minute"] = 60 * targets / figures["duration_s"]
-    with_truth = [row for row in rows if row.scores]
+    with_truth = [each for each in results if each.scores]
     if with_truth:
         figures["frames_with_truth"] = len(with_truth)
-    for name in sorted({name for row in with_truth for name in row.scores}):
+    for name in sorted({name for each in with_truth for name in each.scores}):
         figures[name] = column(with_truth, name).mean()
     return {name: float(value) for name, value in {**figures, **measured}.items()}
 
 
 def figure_names(*, live: bool, protocols: Sequence[str]) -> set[str]:
-    """The figures that a run can have; of `protocols` those with ground truth for them."""
+    """Names of the figures that a run can have.
+
+    Args:
+        protocols: for which the run has ground truth.
+    """
     spread = ("latency_ms", "age_at_publish_ms") if live else ("cost_ms",)
-    names = {f"{prefix}_{name}" for name in spread for prefix in _SPREAD_WORDS}
-    names |= set(MEANINGS) - set(_SPREAD) - (_ONLY_OFFLINE if live else _ONLY_LIVE)
+    names = {f"{prefix}_{name}" for name in spread for prefix in _PREFIXES}
+    names |= set(MEANINGS) - set(_PERCENTILES_OF) - (_ONLY_OFFLINE if live else _ONLY_LIVE)
     names |= {f"{protocol}_{metric}" for protocol in protocols for metric in METRICS}
     return names if protocols else names - {"frames_with_truth"}
 
 
 def meaning(name: str) -> str:
-    """What a figure says, in words."""
+    """A figure's meaning, in words."""
     if name in MEANINGS:
         return MEANINGS[name]
     prefix, _, rest = name.partition("_")
-    if prefix in _SPREAD_WORDS:
-        return f"{_SPREAD_WORDS[prefix]} {MEANINGS[rest]}"
+    if prefix in _PREFIXES:
+        return f"{_PREFIXES[prefix]}, {MEANINGS[rest]}"
     return f"mean {rest} over the frames with ground truth, {prefix} protocol"
 
-
-_SPREAD_WORDS = {"p50": "median,", "p95": "95th percentile,", "p99": "99th percentile,", "max": "largest,"}
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -116,14 +120,14 @@ _PATTERN = re.compile(r"\s*([A-Za-z]\w*)\s*(<=|>=|==|<|>)\s*([+-]?(?:\d+\.?\d*|\
 
 @dataclass(frozen=True)
 class Requirement:
-    """One threshold: a figure's name, an operator and a number."""
+    """One threshold: the name of a figure, an operator and a number."""
 
     figure: str
     relation: str
     limit: float
 
     def holds(self, figures: Mapping[str, float]) -> bool:
-        """Whether the run meets it; a figure that it has not (no frame was answered) or that is NaN meets nothing."""
+        """Whether the run meets it; a figure that is missing (no map) or NaN does not meet any requirement."""
         return _OPERATORS[self.relation](figures.get(self.figure, math.nan), self.limit)
 
     def __str__(self) -> str:
@@ -131,16 +135,16 @@ class Requirement:
 
 
 def parse_requirement(text: str) -> Requirement:
-    """The requirement that a text such as "p95_latency_ms<50" or "answered_share >= 99 %" states.
+    """Parse a requirement such as "p95_latency_ms<50" or "answered_share >= 99 %".
 
     Raises:
-        ParameterError: it is not a name, one of < <= > >= ==, and a number.
+        ParameterError: the text is not a name, one of < <= > >= ==, and a number.
     """
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise ParameterError(
             f"the requirement is {text!r}",
-            'write "p95_latency_ms<50"',
+            'write it like "p95_latency_ms<50"',
             expected="a figure, one of < <= > >= ==, and a number",
         )
     figure, relation, number, percent = match.groups()
@@ -151,12 +155,12 @@ def check_names(requirements: Sequence[Requirement], known: Collection[str]) -> 
     """Refuse requirements on figures that a run cannot have.
 
     Raises:
-        ParameterError: naming those it can.
+        ParameterError: with the known names.
     """
     unknown = sorted({each.figure for each in requirements} - set(known))
     if unknown:
         raise ParameterError(
             f"this run has no figure {', '.join(unknown)}",
-            "correct --require, or choose --live or --ground-truth that gives it",
+            "correct --require, or add --live or --ground-truth if the figure needs it",
             expected="one of " + ", ".join(sorted(known)),
         )

@@ -1,4 +1,4 @@
-"""The plots of a report, as PNG bytes."""
+"""The pictures of a report: overlays, the sheet of overlays (JPEG), and plots (PNG)."""
 
 from __future__ import annotations
 
@@ -6,44 +6,49 @@ import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from sal360.arrays import Density, Floats, Pixels
 from sal360.outputs.overlay import FULL_SCALE, draw_overlay
-from sal360.replay.frame_table import FrameRow, column
+from sal360.replay.frame_table import FrameResult, column
 from sal360.replay.recording import ReplayedFrame
-from sal360.sphere import Array, vector_to_pixel
+from sal360.sphere import vector_to_pixel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_WIDTH = 1280
 _TARGET_BGR, _FIXATION_BGR = (255, 255, 255), (80, 255, 80)
 
 
-def overlay_of(answer: ReplayedFrame, row: FrameRow, fixations: Array | None) -> Array:
-    """The map over the frame, (h, w, 3) uint8 BGR at most `MAX_WIDTH` wide, also of a frame without a map.
+def overlay_of(replayed: ReplayedFrame, result: FrameResult, fixations: Floats | None) -> Pixels:
+    """The map over the frame, (h, w, 3) uint8 BGR with a maximum width of `MAX_WIDTH`; the frame alone without a map.
 
-    A white ring is the gaze target, green crosses are the fixations (n, 3) of the ground truth.
+    A white ring marks the gaze target, green crosses mark the fixations (n, 3) of the ground truth.
     """
-    assert answer.picture is not None
-    image, channels = answer.picture
+    assert replayed.picture is not None
+    image, channels = replayed.picture
     width = min(MAX_WIDTH, image.shape[1])
     height = round(image.shape[0] * width / image.shape[1])
     picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     if channels == "rgb":
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    if answer.density is not None:
-        picture = draw_overlay(picture, answer.density)
+    if replayed.density is not None:
+        picture = draw_overlay(picture, replayed.density)
     size = max(4, width // 100)
     if fixations is not None:
         for at in _pixels(*vector_to_pixel(fixations, height, width)):
             cv2.drawMarker(picture, at, _FIXATION_BGR, cv2.MARKER_TILTED_CROSS, size, max(1, size // 5), cv2.LINE_AA)
-    if row.target is not None:
-        for at in _pixels(*vector_to_pixel(row.target, height, width)):
+    if result.target is not None:
+        for at in _pixels(*vector_to_pixel(result.target, height, width)):
             cv2.circle(picture, at, 2 * size, _TARGET_BGR, max(1, size // 4), cv2.LINE_AA)
-    return picture
+    return np.asarray(picture, np.uint8)
 
 
-def _pixels(u: Array, v: Array) -> Iterable[tuple[int, int]]:
+def _pixels(u: Floats, v: Floats) -> Iterable[tuple[int, int]]:
     return ((round(float(x)), round(float(y))) for x, y in zip(np.ravel(u), np.ravel(v), strict=True))
 
 
@@ -52,49 +57,49 @@ _COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280")
 
 
 @dataclass(frozen=True)
-class Series:
-    """One curve: where it is, and what it is called."""
-
+class _Series:
     label: str
-    x: Array
-    y: Array
+    x: Floats
+    y: Floats
 
 
-def plots_of(rows: list[FrameRow], resources: Mapping[str, Array], mean_map: Array | None) -> dict[str, bytes]:
+def plots_of(results: list[FrameResult], resources: Mapping[str, Floats], mean_map: Density | None) -> dict[str, bytes]:
     """PNG files by title.
 
     Args:
-        rows: of all frames.
-        resources: "time_s" and curves over it, as `live` samples them; empty where there are none.
+        results: one for each frame.
+        resources: "time_s" and curves over it, as `resources.ResourceSampler` gives them; may be empty.
         mean_map: (h, w), the mean of all maps, relative to uniform.
     """
     plots: dict[str, bytes] = {}
-    for title, name in (("Latency", "latency_ms"), ("Cost of a frame", "cost_ms")):
-        series = _over_time(rows, name)
+    for title, name in (("Latency", "latency_ms"), ("Cost per frame", "cost_ms")):
+        series = _over_time(results, name)
         if len(series.y):
-            plots[title] = _spread_plot(series, "ms")
-    if len(column(rows, "flicker")):
-        plots["Flicker"] = _time_plot([_over_time(rows, "flicker", "share of the density that moved")], "share")
+            plots[title] = _histogram_plot(series, "ms")
+    if len(column(results, "flicker")):
+        plots["Flicker"] = _time_plot([_over_time(results, "flicker", "share of the density that moved")], "share")
         plots["Turn of the camera"] = _time_plot(
-            [_over_time(rows, "yaw_deg", "turn since the frame before")], "degrees"
+            [_over_time(results, "yaw_deg", "turn since the frame before")], "degrees"
         )
-    if len(column(rows, "target_azimuth_deg")):
-        angles = [_over_time(rows, f"target_{name}_deg", f"{name} of the target") for name in ("azimuth", "elevation")]
+    if len(column(results, "target_azimuth_deg")):
+        angles = [
+            _over_time(results, f"target_{name}_deg", f"{name} of the target") for name in ("azimuth", "elevation")
+        ]
         plots["Gaze target"] = _time_plot(angles, "degrees", dots=True)
-    scores = sorted({name for row in rows for name in row.scores})
+    scores = sorted({name for each in results for name in each.scores})
     for protocol in sorted({name.split("_", 1)[0] for name in scores}):
         of_protocol = [name for name in scores if name.startswith(f"{protocol}_")]
-        plots[f"Metrics, {protocol} protocol"] = _stacked_plot([_over_time(rows, name) for name in of_protocol])
+        plots[f"Metrics, {protocol} protocol"] = _stacked_plot([_over_time(results, name) for name in of_protocol])
     for name, values in resources.items():
         if name != "time_s" and len(values):
-            plots[name] = _time_plot([Series(name, resources["time_s"], values)], name)
+            plots[name] = _time_plot([_Series(name, resources["time_s"], values)], name)
     if mean_map is not None:
         plots["Mean map"] = _map_picture(mean_map)
     return plots
 
 
-def contact_sheet(pictures: list[Array], columns: int = 2, width: int = 640) -> bytes:
-    """Pictures (h, w, 3) uint8 BGR of equal shape side by side, as a JPEG file."""
+def contact_sheet(pictures: list[Pixels], columns: int = 2, width: int = 640) -> bytes:
+    """Pictures (h, w, 3) uint8 BGR side by side, as a JPEG file."""
     height = round(pictures[0].shape[0] * width / pictures[0].shape[1])
     small = [cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) for picture in pictures]
     small += [np.full_like(small[0], 255)] * (-len(small) % columns)
@@ -102,15 +107,15 @@ def contact_sheet(pictures: list[Array], columns: int = 2, width: int = 640) -> 
     return bytes(cv2.imencode(".jpg", np.vstack(lines), (cv2.IMWRITE_JPEG_QUALITY, 85))[1])
 
 
-def _over_time(rows: list[FrameRow], name: str, label: str = "") -> Series:
-    """A column or score over the seconds since the first frame, where it is known."""
-    start_ns = rows[0].stamp_ns if rows else 0
-    known = [row for row in rows if len(column([row], name))]
-    seconds = np.array([(row.stamp_ns - start_ns) / 1e9 for row in known])
-    return Series(label or name.replace("_", " "), seconds, column(known, name))
+def _over_time(results: list[FrameResult], name: str, label: str = "") -> _Series:
+    """The known values of a column or score, over the seconds since the first frame."""
+    start_ns = results[0].stamp_ns if results else 0
+    known = [each for each in results if len(column([each], name))]
+    seconds = np.array([(each.stamp_ns - start_ns) / 1e9 for each in known])
+    return _Series(label or name.replace("_", " "), seconds, column(known, name))
 
 
-def _time_plot(series: list[Series], unit: str, *, dots: bool = False) -> bytes:
+def _time_plot(series: list[_Series], unit: str, *, dots: bool = False) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
@@ -124,8 +129,8 @@ def _time_plot(series: list[Series], unit: str, *, dots: bool = False) -> bytes:
     return _png(figure)
 
 
-def _stacked_plot(series: list[Series]) -> bytes:
-    """Curves of different units, each on axes of its own, above each other."""
+def _stacked_plot(series: list[_Series]) -> bytes:
+    """Curves of different units, each on its own axes, one above the other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_SIZE_INCHES[0], 1.3 * len(series) + 0.4), layout="constrained")
@@ -139,8 +144,8 @@ def _stacked_plot(series: list[Series]) -> bytes:
     return _png(figure)
 
 
-def _spread_plot(series: Series, unit: str) -> bytes:
-    """The values over time, and beside it how they are spread."""
+def _histogram_plot(series: _Series, unit: str) -> bytes:
+    """The values over time, and their histogram beside it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
@@ -159,7 +164,7 @@ def _spread_plot(series: Series, unit: str) -> bytes:
     return _png(figure)
 
 
-def _map_picture(density: Array) -> bytes:
+def _map_picture(density: Density) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.0), layout="constrained")
@@ -172,7 +177,7 @@ def _map_picture(density: Array) -> bytes:
     return _png(figure)
 
 
-def _png(figure: object) -> bytes:
+def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)  # type: ignore[attr-defined]
+    figure.savefig(file, format="png", dpi=110)
     return file.getvalue()

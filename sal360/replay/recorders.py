@@ -1,4 +1,4 @@
-"""A rosbag2 MCAP bag with the maps beside the frames, to look at in RViz and Foxglove."""
+"""What a run records for people to look at: the overlay video, and a bag with frames and maps for RViz and Foxglove."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from sal360.arrays import Floats, Pixels
 from sal360.errors import DataError, FrameError, Sal360Error
 from sal360.replay.recording import RecordedFrame, ReplayedFrame
-from sal360.sources.bag import message_types
-from sal360.sphere import Array
+from sal360.sources.bag import COMPRESSED, RAW, message_types
 
 if TYPE_CHECKING:
     import av
@@ -22,25 +22,25 @@ _TIME_BASE = Fraction(1, 90_000)
 
 
 class OverlayVideo:
-    """A video that is being written; the `with` block finishes it.
-
-    Args:
-        path: of the MP4 file.
+    """An H.264 video in an MP4 file; the `with` block finishes it.
 
     Raises:
-        Sal360Error: this PyAV has no H.264 encoder.
+        Sal360Error: this build of PyAV has no H.264 encoder.
     """
 
     def __init__(self, path: Path) -> None:
-        import av  # here, so that a missing PyAV is one line, and none where no video is wanted
+        import av  # here, so that only a video needs PyAV
 
         self._container = av.open(str(path), "w", format="mp4")
         self._stream: av.VideoStream | None = None
         self._first_ns = 0
         self._last_pts = -1
 
-    def write(self, picture_bgr: Array, stamp_ns: int) -> None:
-        """Append a picture (H, W, 3) uint8 BGR at the first one's size; a time that goes back is put after the last."""
+    def write(self, picture_bgr: Pixels, stamp_ns: int) -> None:
+        """Append a picture (H, W, 3) uint8 BGR, resized to the first one's size.
+
+        A picture whose stamp is not above the previous one's is shown right after that one.
+        """
         from av import VideoFrame
 
         if self._stream is None:
@@ -48,7 +48,7 @@ class OverlayVideo:
             self._first_ns = stamp_ns
         size = self._stream.width, self._stream.height
         if picture_bgr.shape[1::-1] != size:
-            picture_bgr = cv2.resize(picture_bgr, size, interpolation=cv2.INTER_AREA)
+            picture_bgr = np.asarray(cv2.resize(picture_bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture_bgr), format="bgr24")
         pts = round((stamp_ns - self._first_ns) / 1e9 / _TIME_BASE)
         frame.pts = self._last_pts = max(pts, self._last_pts + 1)
@@ -61,10 +61,8 @@ class OverlayVideo:
         try:
             stream = self._container.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
         except (ValueError, FFmpegError):
-            raise Sal360Error(
-                "PyAV has no H.264 encoder", "pip install av, or say --no-video", expected="a build with libx264"
-            ) from None
-        stream.width, stream.height = (2 * max(1, size // 2) for size in (width, height))  # 4:2:0 wants even sizes
+            raise Sal360Error("PyAV has no H.264 encoder", "install av from PyPI, whose wheels have libx264") from None
+        stream.width, stream.height = (2 * max(1, size // 2) for size in (width, height))  # 4:2:0 needs even sizes
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = _TIME_BASE
         return stream
@@ -78,46 +76,48 @@ class OverlayVideo:
         self._container.close()
 
 
-_IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _POINT = "geometry_msgs/msg/PointStamped"
 MAP_TOPIC, OVERLAY_TOPIC, TARGET_TOPIC = "/saliency", "/saliency/overlay/compressed", "/saliency/target"
 
 
 class SaliencyBag:
-    """A bag that is being written; the `with` block finishes it.
+    """A rosbag2 MCAP bag with the frames, maps, overlays and targets; the `with` block finishes it.
 
     Args:
-        path: of its folder, which must not exist.
-        topic, message_type: of the frames, copied as they were recorded.
+        path: its folder, which must not exist.
+        topic, message_type: topic and type of the frames, which are copied as they were recorded.
 
     Raises:
-        DataError: the frames' topic has the name of one that is written here.
+        DataError: the frames' topic has the name of a topic that is written here.
     """
 
     def __init__(self, path: Path, topic: str, message_type: str) -> None:
         from rosbags.rosbag2 import StoragePlugin, Writer
 
         if topic in (MAP_TOPIC, OVERLAY_TOPIC, TARGET_TOPIC):
-            raise DataError(f"the frames are on {topic}", "choose another --topic", expected="a camera's topic")
+            raise DataError(
+                f"the frames are on {topic}, which the bag with the maps uses for its own messages",
+                "choose the camera's topic with --topic, or add --no-bag",
+            )
         self._store = message_types()
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
-        self._types = {topic: message_type, MAP_TOPIC: _IMAGE, OVERLAY_TOPIC: _COMPRESSED, TARGET_TOPIC: _POINT}
+        self._types = {topic: message_type, MAP_TOPIC: RAW, OVERLAY_TOPIC: COMPRESSED, TARGET_TOPIC: _POINT}
         self._topic = topic
         self._connections = {
             name: self._writer.add_connection(name, kind, typestore=self._store) for name, kind in self._types.items()
         }
 
-    def write(self, answer: ReplayedFrame, overlay_bgr: Array | None, target: Array | None) -> None:
-        """Write a frame, its map as 32FC1, its overlay as JPEG and the target, with the frame's header and time.
+    def write(self, replayed: ReplayedFrame, overlay_bgr: Pixels | None, target: Floats | None) -> None:
+        """Write a frame, its map as 32FC1, its overlay as JPEG, and the target, with the frame's header and time.
 
         Args:
-            target: unit vector (3,) in the camera's body axes; None where there is none.
+            target: unit vector (3,) in the camera's body axes.
         """
-        frame, density = answer.frame, answer.density
+        frame, density = replayed.frame, replayed.density
         try:
             data = frame.message.ros2_bytes()
-        except FrameError:  # bytes of a ROS 1 bag that are no message have no form in ROS 2
+        except FrameError:  # malformed bytes of a ROS 1 bag cannot be converted to ROS 2
             return
         when_ns = frame.message.recorded_ns
         self._writer.write(self._connections[self._topic], when_ns, data)

@@ -1,4 +1,4 @@
-"""A recording as the replay needs it: its frames, the bad ones too, and what became of each of them."""
+"""A recording that is evaluated: its frames, also unusable ones, and what became of each of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import DataError, FrameError
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.predictor import Predictor, check_frame
 from sal360.sources.bag import Bag, BagMessage, decode_picture, stamp_ns
-from sal360.sphere import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +21,16 @@ class RecordedFrame:
 
     index: int
     stamp_ns: int
-    """Of its header; where that is empty or unreadable, when it was recorded."""
+    """Stamp of the header; the recording time if the header's stamp is empty or unreadable."""
     message: BagMessage
     fields: Any
-    """The decoded message; None where its bytes are none."""
+    """The deserialised message; None if its bytes are not a message."""
 
-    def picture(self) -> tuple[Array, str]:
-        """The frame, (H, W, 3) uint8, and its channel order.
+    def picture(self) -> tuple[Pixels, str]:
+        """The frame, (H, W, 3) uint8, and its channel order, "rgb" or "bgr".
 
         Raises:
-            FrameError: it cannot be decoded, or is not equirectangular; the node refuses it for the same reason.
+            FrameError: it cannot be decoded, or is not equirectangular; the node rejects it for the same reason.
         """
         fields = self.message.decode() if self.fields is None else self.fields
         image, channels = decode_picture(fields, self.message.type)
@@ -39,18 +39,18 @@ class RecordedFrame:
 
 
 class Recording:
-    """One image topic of an open bag.
+    """The frames on one image topic of an open bag.
 
     Args:
-        bag: stays open as long as this is used.
-        topic: of image messages, see `sources.bag_images.choose_image_topic`.
+        bag: must stay open as long as the recording is used.
+        topic: as `sources.bag.choose_image_topic` gives it.
     """
 
     def __init__(self, bag: Bag, topic: str) -> None:
         self.bag = bag
         self.topic = topic
         self.damage: DataError | None = None
-        """Why the bag could not be read to its end; known when an iteration has ended."""
+        """Why the bag could not be read to its end; set when an iteration has ended."""
 
     @property
     def type(self) -> str:
@@ -58,19 +58,24 @@ class Recording:
         return self.bag.topics[self.topic].type
 
     @property
+    def frame_count(self) -> int:
+        """Number of recorded frames, also unusable ones."""
+        return self.bag.topics[self.topic].count
+
+    @property
     def name(self) -> str:
         """The bag's name without suffix."""
         return self.bag.path.stem
 
     def messages(self, topic: str) -> Iterator[BagMessage]:
-        """The messages of one topic; ends where a damaged bag cannot be read on."""
+        """The messages of any topic of the bag; ends where a damaged bag cannot be read further."""
         try:
             yield from self.bag.messages([topic])
         except DataError as error:
             self.damage = error
 
     def frames(self) -> Iterator[RecordedFrame]:
-        """The frames in the order of their recording; ends where a damaged bag cannot be read on."""
+        """The frames in recording order; ends where a damaged bag cannot be read further."""
         for index, message in enumerate(self.messages(self.topic)):
             try:
                 fields = message.decode()
@@ -82,23 +87,23 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class ReplayedFrame:
-    """What became of one frame; times are milliseconds, None where the run does not know them."""
+    """What became of one frame. Times are in milliseconds, None if the run does not measure them."""
 
     frame: RecordedFrame
-    picture: tuple[Array, str] | None
-    """The frame, (H, W, 3) uint8, and its channel order; None of a rejected frame."""
-    density: Array | None = None
-    """The map, (h, w) float32, relative to uniform; None where there was no answer."""
+    picture: tuple[Pixels, str] | None
+    """The frame, (H, W, 3) uint8, and its channel order; None for a rejected frame."""
+    density: Density | None = None
+    """The map, (h, w) float32, relative to uniform; None if the frame was dropped or rejected."""
     reason: str = ""
-    """Why the frame was rejected ("corrupt_jpeg"), "" where it was not."""
+    """Why the frame was rejected, a key of `errors.FRAME_REJECTIONS`; "" if it was not."""
     latency_ms: float | None = None
     """From the frame's publication to the map's arrival at a subscriber."""
     age_at_publish_ms: float | None = None
-    """From the frame's publication to the map's."""
+    """From the frame's publication to the map's publication."""
     cost_ms: float | None = None
     """Wall time of decoding, predicting and smoothing."""
     cpu_ms: float | None = None
-    """Processor time of the same, all threads together."""
+    """CPU time of the same, summed over threads."""
 
     @property
     def status(self) -> str:
@@ -111,13 +116,13 @@ class ReplayedFrame:
 def predicted_frames(
     recording: Recording, predictor: Predictor, smoothing: TemporalSmoothing | None = None
 ) -> Iterator[ReplayedFrame]:
-    """An answer to every frame, computed here, one after the other: deterministic, no transport, no queue.
+    """Predict every frame in this process, one after the other: deterministic, without transport or queue.
 
     Args:
-        smoothing: of the maps over the recorded stamps, as the node does it; None leaves each as predicted.
+        smoothing: smooths the maps over the recorded stamps, as the node does; None leaves each map as predicted.
     """
     for frame in recording.frames():
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
         try:
             picture = frame.picture()
             density = predictor.predict(*picture)
@@ -126,8 +131,8 @@ def predicted_frames(
         except FrameError as error:
             yield ReplayedFrame(frame, None, reason=error.reason)
             continue
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        yield ReplayedFrame(frame, picture, density, cost_ms=wall * 1000, cpu_ms=cpu * 1000)
+        wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        yield ReplayedFrame(frame, picture, density, cost_ms=wall_s * 1000, cpu_ms=cpu_s * 1000)
 
 
 @dataclass(frozen=True)
@@ -135,14 +140,14 @@ class LiveRun:
     """A recording that was played into the real node, and what a subscriber received."""
 
     frames: Iterator[ReplayedFrame]
-    """What became of each frame, in order; it can be read while the context that gave the run is open."""
+    """What became of each frame, in order; readable while the context that gave the run is open."""
     node: Mapping[str, str]
-    """What the node says of itself, from its last diagnostics."""
+    """The node's last diagnostics."""
     measured: Mapping[str, float]
-    """Figures that only the run itself knows."""
-    resources: Mapping[str, Array]
-    """Curves of memory and processor time over "time_s"."""
+    """Figures that only the run itself can measure (CPU load, memory, map rate)."""
+    resources: Mapping[str, Floats]
+    """Curves of memory and CPU load, over "time_s"."""
 
 
 LivePlayer = Callable[[Recording, Mapping[str, Any], float], AbstractContextManager[LiveRun]]
-"""Plays a recording into a node that has these parameters, at so many times the recorded speed."""
+"""Plays a recording into a node that has these parameters, at this multiple of the recorded speed."""

@@ -1,4 +1,4 @@
-"""Memory, threads and processor time of a process, sampled while it works."""
+"""Memory, threads and CPU time of a process, sampled while it works."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from sal360.sphere import Array
+from sal360.arrays import Floats
 
 _PERIOD_S = 0.25
 
@@ -21,14 +21,14 @@ class ResourceSampler:
     """
 
     def __init__(self, pid: int) -> None:
-        from psutil import Process  # here, so that a missing psutil is one line
+        from psutil import Process  # here, so that only a replay needs psutil
 
         self._process = Process(pid)
-        self._samples: list[tuple[float, float, float, int]] = []  # when, processor seconds, bytes, threads
+        self._samples: list[tuple[float, float, float, int]] = []  # time s, CPU time s, bytes, threads
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample_on, name="resources", daemon=True)
+        self._thread = threading.Thread(target=self._sample_until_done, name="resources", daemon=True)
 
-    def _sample_on(self) -> None:
+    def _sample_until_done(self) -> None:
         from psutil import Error
 
         while True:
@@ -37,7 +37,7 @@ class ResourceSampler:
                 with self._process.oneshot():
                     cpu = self._process.cpu_times()
                     memory, threads = self._process.memory_info().rss, self._process.num_threads()
-            except Error:  # it has ended
+            except Error:  # the process has ended
                 return
             self._samples.append((time.monotonic(), cpu.user + cpu.system, memory, threads))
             if last:
@@ -53,19 +53,23 @@ class ResourceSampler:
         self._thread.join()
 
     def figures(self) -> dict[str, float]:
-        """Peak memory and threads, and the mean processor load in percent of one core."""
+        """Peak memory (MB), maximum number of threads, and the mean CPU load (100 is one core)."""
         if not self._samples:
             return {}
-        when, cpu, memory, threads = (np.array(values) for values in zip(*self._samples, strict=True))
+        time_s, cpu_s, memory, threads = (np.array(values) for values in zip(*self._samples, strict=True))
         figures = {"peak_rss_mb": memory.max() / 1e6, "threads": float(threads.max())}
-        if when[-1] > when[0]:
-            figures["cpu_percent"] = 100 * (cpu[-1] - cpu[0]) / (when[-1] - when[0])
+        if time_s[-1] > time_s[0]:
+            figures["cpu_percent"] = 100 * (cpu_s[-1] - cpu_s[0]) / (time_s[-1] - time_s[0])
         return figures
 
-    def curves(self) -> dict[str, Array]:
-        """Processor load and memory over "time_s"."""
+    def curves(self) -> dict[str, Floats]:
+        """CPU load and memory over "time_s"."""
         if len(self._samples) < 2:
             return {}
-        when, cpu, memory, _ = (np.array(values) for values in zip(*self._samples, strict=True))
-        load = 100 * np.diff(cpu) / np.diff(when)
-        return {"time_s": when[1:] - when[0], "CPU, percent of one core": load, "Resident memory, MB": memory[1:] / 1e6}
+        time_s, cpu_s, memory, _ = (np.array(values) for values in zip(*self._samples, strict=True))
+        load = 100 * np.diff(cpu_s) / np.diff(time_s)
+        return {
+            "time_s": time_s[1:] - time_s[0],
+            "CPU, percent of one core": load,
+            "Resident memory, MB": memory[1:] / 1e6,
+        }

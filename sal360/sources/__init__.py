@@ -1,4 +1,4 @@
-"""Frames with stamps out of pictures, folders, videos and bags: no ROS."""
+"""Frames with timestamps from pictures, folders, videos and bags."""
 
 from __future__ import annotations
 
@@ -26,22 +26,24 @@ def open_source(
     height_px: int = 0,
     on_bad_frame: BadFrame | None = None,
 ) -> Iterator[Frame]:
-    """The frames of a picture, a folder of pictures, a video or a bag, in their order.
+    """The frames of a picture, a folder of pictures, a video or a bag, in order.
 
     Args:
-        path: a picture; a folder of pictures, sorted naturally; a video; a bag (rosbag2 sqlite3 or MCAP, as a folder or
-            a single file, or ROS 1) with sensor_msgs/Image or CompressedImage.
-        topic: of a bag; "" takes the only one with pictures.
-        loop: go on for ever; stamps keep rising.
-        rate_hz: frames a second of pictures. Videos and bags have their own stamps.
+        path: a picture; a folder of pictures, read in natural order; a video; a bag (rosbag2 with sqlite3 or MCAP, as a
+            folder or a single file, or ROS 1) with sensor_msgs/Image or CompressedImage.
+        topic: image topic of a bag; "" takes the only one.
+        loop: repeat endlessly, with rising stamps.
+        rate_hz: frames per second for pictures; videos and bags have their own stamps.
         hold_s: seconds that each picture is shown; 0 shows it for one frame.
-        yaw_rate_rad_s: pictures are seen by a camera that turns to the left at this rate.
-        height_px: scale to this many rows; 0 keeps the size. Large JPEGs in bags are then decoded at a fraction of it.
-        on_bad_frame: told of frames that cannot be decoded, which are left out; without it the first one is raised.
+        yaw_rate_rad_s: pan pictures like a camera that turns to the left at this rate.
+        height_px: resize frames to this many rows; 0 keeps their size. Large JPEGs in bags are decoded at a lower
+            resolution.
+        on_bad_frame: called for each frame that cannot be decoded, which is then skipped; without it, the error is
+            raised.
 
     Raises:
-        DataError: at once: nothing is there, or it has no frames, or a topic must be chosen; while iterating: the
-            recording is damaged from here on.
+        DataError: at once, if the path does not exist, has no frames, or a topic must be chosen; while iterating, where
+            a damaged recording ends.
         FrameError: while iterating, see `on_bad_frame`.
         ParameterError: rate_hz, hold_s or height_px is out of its range.
     """
@@ -49,14 +51,14 @@ def open_source(
     if not rate_hz > 0 or hold_s < 0 or height_px < 0:
         raise ParameterError(
             f"rate_hz is {rate_hz:g}, hold_s is {hold_s:g}, height_px is {height_px}",
-            "change them",
-            expected="a rate above 0, the others not below it",
+            "correct the one that is out of range",
+            expected="a rate above 0, the others at least 0",
         )
     on_bad_frame = on_bad_frame or _raise
     if not path.exists():
-        raise DataError(f"there is nothing at {path}", "check the path", expected="a picture, folder, video or bag")
-    once = _opener(path, topic, height_px, on_bad_frame)
-    if once is None:
+        raise DataError(f"{path} does not exist", "check the path")
+    recording = _recording_opener(path, topic, height_px, on_bad_frame)
+    if recording is None:
         return still_frames(
             pictures_in(path) if path.is_dir() else [path],
             loop=loop,
@@ -66,11 +68,13 @@ def open_source(
             height_px=height_px,
             on_bad_frame=on_bad_frame,
         )
-    return (scaled_to(frame, height_px) for frame in (repeated(once) if loop else once()))
+    return (scaled_to(frame, height_px) for frame in (repeated(recording) if loop else recording()))
 
 
-def _opener(path: Path, topic: str, height_px: int, on_bad_frame: BadFrame) -> Callable[[], Iterator[Frame]] | None:
-    """What opens a recording from its start; None for pictures."""
+def _recording_opener(
+    path: Path, topic: str, height_px: int, on_bad_frame: BadFrame
+) -> Callable[[], Iterator[Frame]] | None:
+    """A function that reads the video or bag from its start; None for pictures."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
         check_video(path)
         return partial(video_frames, path)
@@ -81,7 +85,7 @@ def _opener(path: Path, topic: str, height_px: int, on_bad_frame: BadFrame) -> C
     if path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES:
         return None
     raise DataError(
-        f"{path} is of no known kind",
+        f"{path} is neither a picture nor a video, bag or folder, by its name",
         "rename or convert it",
         expected=f"a picture, a video ({' '.join(VIDEO_SUFFIXES)}), a bag ({' '.join(BAG_SUFFIXES)}) or a folder",
     )

@@ -1,4 +1,4 @@
-"""Frames out of a video file, with the stamps of its container."""
+"""Video files as frames, with the timestamps of the container."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from sal360.errors import DataError
 from sal360.sources.frame import Frame
@@ -26,7 +27,7 @@ def video_frames(path: Path) -> Iterator[Frame]:
     """Every frame of the video.
 
     Raises:
-        DataError: it cannot be opened; or, after its last frame, it is more than a second shorter than it says.
+        DataError: the video cannot be opened; or, after its last frame, it is a second shorter than its header says.
     """
     capture = _open(path)
     try:
@@ -37,21 +38,22 @@ def video_frames(path: Path) -> Iterator[Frame]:
             read, image = capture.read()
             if not read:
                 break
-            yield Frame(image, "bgr", capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, f"{path.stem}_{index:06d}")
+            yield Frame(
+                np.asarray(image, np.uint8),
+                "bgr",
+                capture.get(cv2.CAP_PROP_POS_MSEC) / 1000,
+                f"{path.stem}_{index:06d}",
+            )
             index += 1
     finally:
         capture.release()
-    # some containers only estimate the number of their frames: less than a second is no finding
+    # some containers only estimate their frame count: a difference below a second means nothing
     if said - index > rate_hz:
-        raise DataError(
-            f"{path} ends after {index} of {said:.0f} frames", "copy or record it again", expected="a whole video"
-        )
+        raise DataError(f"{path} ends after {index} of {said:.0f} frames", "copy or record it again")
 
 
 def _open(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise DataError(
-            f"{path} cannot be opened as a video", "convert it to MP4 (H.264)", expected="a video that FFmpeg reads"
-        )
+        raise DataError(f"{path} cannot be opened as a video", "convert it to MP4 (H.264)")
     return capture

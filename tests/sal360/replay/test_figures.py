@@ -1,24 +1,29 @@
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sal360.replay.figures import MEANINGS, figure_names, figures_of, meaning
-from sal360.replay.frame_table import PROTOCOLS, FrameRow
+from sal360.errors import ParameterError
+from sal360.replay.figures import MEANINGS, check_names, figure_names, figures_of, meaning, parse_requirement
+from sal360.replay.frame_table import PROTOCOLS, FrameResult
 
 MS = 1_000_000
 
 
-def test_figures_are_those_of_the_rows() -> None:
+def test_figures_are_those_of_the_frames() -> None:
     latencies = [10.0, 30.0, 20.0]
-    rows = [
-        FrameRow(index, index * 500 * MS, "answered", latency_ms=latency, flicker=0.1 * index, yaw_deg=-3.0)
+    results = [
+        FrameResult(index, index * 500 * MS, "answered", latency_ms=latency, flicker=0.1 * index, yaw_deg=-3.0)
         for index, latency in enumerate(latencies)
     ]
-    rows += [FrameRow(3, 1500 * MS, "dropped"), FrameRow(4, 2000 * MS, "rejected", "corrupt_jpeg")]
-    figures = figures_of(rows, {"threads": 7.0})
+    results += [FrameResult(3, 1500 * MS, "dropped"), FrameResult(4, 2000 * MS, "rejected", "corrupt_jpeg")]
+    figures = figures_of(results, {"threads": 7.0})
     expected = {
         "frames": 5,
         "answered": 3,
@@ -40,8 +45,8 @@ def test_figures_are_those_of_the_rows() -> None:
 
 def test_targets_are_counted_when_they_change() -> None:
     since_s = [0.0, 0.0, 1.0, 1.0, 2.5, 2.5]
-    rows = [FrameRow(i, i * 1000 * MS, "answered", target_since_s=since) for i, since in enumerate(since_s)]
-    assert figures_of(rows, {})["targets_per_minute"] == pytest.approx(3 / 5 * 60)
+    results = [FrameResult(i, i * 1000 * MS, "answered", target_since_s=since) for i, since in enumerate(since_s)]
+    assert figures_of(results, {})["targets_per_minute"] == pytest.approx(3 / 5 * 60)
 
 
 def test_a_recording_without_a_frame_has_figures_too() -> None:
@@ -52,12 +57,60 @@ def test_a_recording_without_a_frame_has_figures_too() -> None:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_every_figure_that_can_be_required_is_explained(live: bool, repository: Path) -> None:
-    page = (repository / "docs" / "replay.md").read_text()
+    table = dict(
+        re.findall(r"^\| `(\S+)` \| ([a-z]+ \| .*) \|$", (repository / "docs" / "replay.md").read_text(), re.M)
+    )
     for name in figure_names(live=live, protocols=tuple(PROTOCOLS)):
         assert meaning(name)
-        kind = (
-            name.split("_", 1)[1]
-            if name.startswith(("p50_", "p95_", "p99_", "max_")) and name not in MEANINGS
-            else name
-        )
-        assert kind in page or name.startswith(tuple(PROTOCOLS))
+        if name.startswith(tuple(PROTOCOLS)):
+            continue
+        base = name if name in MEANINGS else name.split("_", 1)[1]
+        in_both = base in figure_names(live=not live, protocols=tuple(PROTOCOLS))
+        mode = "both" if in_both else "live" if live else "offline"
+        assert table[base if name in MEANINGS else f"…_{base}"] == f"{mode} | {MEANINGS[base]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "holds"),
+    [
+        ("p95_latency_ms<50", 49.9, True),
+        ("p95_latency_ms<50", 50, False),
+        ("p95_latency_ms <= 5e1", 50, True),
+        ("answered_share >= 99 %", 0.99, True),
+        ("answered_share>=99%", 0.98, False),
+        (" dropped == 0 ", 0, True),
+        ("standard_nss > -.5", -0.4, True),
+        ("standard_nss>1", math.nan, False),
+        ("standard_nss<1", math.nan, False),
+    ],
+)
+def test_a_requirement_holds_or_not(text: str, value: float, holds: bool) -> None:
+    requirement = parse_requirement(text)
+    assert requirement.holds({requirement.figure: value}) is holds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "p95", "p95<", "<5", "p95=5", "p95!=5", "p95<5ms", "p95<x", "a.b<5", "a<5<6", "a<nan"]
+)
+def test_what_is_no_requirement_is_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match="p95_latency_ms<50"):
+        parse_requirement(text)
+
+
+def test_a_figure_that_the_run_did_not_reach_meets_nothing() -> None:
+    assert not parse_requirement("p95_latency_ms<50").holds({})
+    assert not parse_requirement("p95_latency_ms>=0").holds({})
+
+
+@given(st.text(max_size=30))
+def test_no_text_does_anything_but_parse_or_be_refused(text: str) -> None:
+    try:
+        requirement = parse_requirement(text)
+    except ParameterError:
+        return
+    assert math.isfinite(requirement.limit) or "e" in text.lower()
+
+
+def test_unknown_figures_are_named_beside_the_known_ones() -> None:
+    with pytest.raises(ParameterError, match="no figure speed; expected one of dropped, frames"):
+        check_names([parse_requirement("speed>1")], {"frames", "dropped"})

@@ -133,9 +133,9 @@ def test_what_is_no_source_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"?")
     with pytest.raises(DataError, match="cannot be opened as a video"):
         open_source(tmp_path / "clip.mp4")
-    with pytest.raises(DataError, match="of no known kind"):
+    with pytest.raises(DataError, match="neither a picture nor a video, bag or folder"):
         open_source(tmp_path / "model.bin")
-    with pytest.raises(DataError, match="there is nothing at"):
+    with pytest.raises(DataError, match=r"absent\.mp4 does not exist"):
         open_source(tmp_path / "absent.mp4")
 
 

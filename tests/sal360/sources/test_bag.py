@@ -80,10 +80,10 @@ def test_the_only_image_topic_is_taken_and_unknown_messages_beside_it_do_not_mat
 @pytest.mark.parametrize(
     ("topic", "line"),
     [
-        ("", r"2 image topics; expected one to be chosen; say --topic /a or /b"),
+        ("", r"2 image topics; choose the topic /a or /b"),
         ("/nothing", r"no topic /nothing; expected one of its topics: /a .*, /b .*, /imu .*, /quiet"),
         ("/imu", r"/imu carries sensor_msgs/msg/Imu; expected sensor_msgs/msg/Image"),
-        ("/quiet", r"no message on /quiet"),
+        ("/quiet", r"has no messages on /quiet"),
     ],
 )
 def test_a_topic_that_cannot_be_taken_is_one_clear_line(any_bag: Any, tmp_path: Path, topic: str, line: str) -> None:
@@ -104,7 +104,7 @@ def test_a_topic_that_cannot_be_taken_is_one_clear_line(any_bag: Any, tmp_path: 
 
 def test_an_empty_bag_is_named_as_such(any_bag: Any, tmp_path: Path) -> None:
     path = any_bag.write_typed(tmp_path / "run.bag", {"/a": ("sensor_msgs/msg/Image", [])})
-    with pytest.raises(DataError, match="holds no message"):
+    with pytest.raises(DataError, match="has no messages"):
         open_source(path)
 
 
@@ -113,7 +113,7 @@ def test_an_empty_bag_is_named_as_such(any_bag: Any, tmp_path: Path) -> None:
 def test_a_file_that_is_no_bag_is_one_clear_line(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"run{suffix}"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot be read .*expected a whole bag") as caught:
+    with pytest.raises(DataError, match=r"cannot be read .*\); .*copy the recording again") as caught:
         open_source(path)
     assert "\n" not in str(caught.value)
 
@@ -129,7 +129,7 @@ def test_a_bag_without_metadata_is_read_from_its_storage_files(any_bag: Any, tmp
 
 
 def test_a_folder_with_nothing_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="holds no pictures"):
         open_source(tmp_path)
     (tmp_path / "metadata.yaml").write_text("rosbag2_bagfile_information: {version: 9}")
     with pytest.raises(DataError, match="cannot be read"):
@@ -155,7 +155,7 @@ def test_a_truncated_mcap_is_read_up_to_the_cut_and_then_said_to_be_cut(
         (path / "metadata.yaml").unlink()
     frames, line = collect(path)
     assert 10 <= len(frames) <= 20
-    assert f"copy that was not finished), after {len(frames)} messages; expected a whole bag" in line
+    assert f"it was not copied completely), after {len(frames)} messages; try `mcap recover`" in line
     assert [each.name for each in tmp_path.iterdir()] == ["run"], "the salvaged copy is left behind"
 
 
@@ -176,7 +176,7 @@ def test_a_truncated_sqlite3_or_ros1_bag_is_one_clear_line(sqlite_bag: Any, ros1
         frames, line = collect(path)
         assert len(frames) < 40
         assert f"{path} cannot be read" in line
-        assert line.count("; ") == 2
+        assert line.count("; ") == 1
 
 
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.7, 0.999])
@@ -256,5 +256,5 @@ def test_the_real_stream_is_read_whole(shared_data: Path) -> None:
 def test_without_the_bag_library_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run.mcap").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
-    with pytest.raises(DataError, match=r"rosbags\.rosbag2 is missing; .*pip install rosbags"):
+    with pytest.raises(DataError, match=r"rosbags\.rosbag2, which reads bags, is missing; pip install rosbags"):
         open_source(tmp_path / "run.mcap")

@@ -9,7 +9,7 @@ import pytest
 
 from sal360.density import as_density
 from sal360.errors import DataError
-from sal360.replay.ground_truth import GroundTruth
+from sal360.replay.recorded_gaze import RecordedGaze
 from sal360.replay.recording import Recording
 from sal360.sources.bag import Bag
 from sal360.sphere import body_to_frame, erp_directions, solid_angles
@@ -40,7 +40,7 @@ def recording(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> Any:
 
 
 def test_maps_become_densities(recording: Any, turning_scene: Any) -> None:
-    exact, coarse = GroundTruth(recording, ["/map"]), GroundTruth(recording, ["/map8"])
+    exact, coarse = RecordedGaze(recording, ["/map"]), RecordedGaze(recording, ["/map8"])
     for index, values in enumerate(turning_scene.maps):
         density = exact.at(index).density
         assert (density * solid_angles(20, 40)).sum() == pytest.approx(4 * np.pi, rel=1e-5)
@@ -49,9 +49,9 @@ def test_maps_become_densities(recording: Any, turning_scene: Any) -> None:
 
 
 def test_clouds_become_fixations_with_their_observers_and_density(recording: Any, turning_scene: Any) -> None:
-    truth = GroundTruth(recording, ["/cloud"])
+    gaze = RecordedGaze(recording, ["/cloud"])
     for index, expected in enumerate(turning_scene.fixations):
-        record = truth.at(index)
+        record = gaze.at(index)
         np.testing.assert_allclose(record.fixations, expected, atol=1e-6)
         np.testing.assert_array_equal(record.observer, turning_scene.OBSERVERS)
         # the density is that of von Mises-Fisher kernels, by definition
@@ -62,14 +62,14 @@ def test_clouds_become_fixations_with_their_observers_and_density(recording: Any
 
 
 def test_a_map_is_not_replaced_by_the_density_of_fixations(recording: Any, turning_scene: Any) -> None:
-    record = GroundTruth(recording, ["/map", "/cloud"]).at(1)
+    record = RecordedGaze(recording, ["/map", "/cloud"]).at(1)
     np.testing.assert_allclose(record.density, as_density(turning_scene.maps[1], "expected"), rtol=1e-6)
     assert len(record.fixations) == 5
 
 
 def test_a_frame_without_fixations_or_map_has_no_density(recording: Any, turning_scene: Any, tmp_path: Path) -> None:
     (tmp_path / f"{turning_scene.stamps_ns[0]}.csv").write_text("x,y,z\n")
-    record = GroundTruth(recording, [str(tmp_path)]).at(0)
+    record = RecordedGaze(recording, [str(tmp_path)]).at(0)
     assert len(record.fixations) == 0
     assert record.density is None
 
@@ -78,16 +78,16 @@ def test_a_frame_without_fixations_or_map_has_no_density(recording: Any, turning
 def test_gaze_samples_belong_to_the_nearest_frame_and_are_directions(
     recording: Any, turning_scene: Any, topic: str
 ) -> None:
-    truth = GroundTruth(recording, [topic])
+    gaze = RecordedGaze(recording, [topic])
     for index, expected in enumerate(turning_scene.fixations):
-        np.testing.assert_allclose(truth.at(index).fixations, expected[:3], atol=1e-6)
+        np.testing.assert_allclose(gaze.at(index).fixations, expected[:3], atol=1e-6)
 
 
 def test_entries_far_from_every_frame_belong_to_none(recording: Any) -> None:
-    truth = GroundTruth(recording, ["/point"], tolerance_s=0.01)
-    assert truth.unmatched == 12
-    assert all(len(truth.at(index).fixations) == 1 for index in range(6))
-    assert GroundTruth(recording, ["/point"]).unmatched == 0
+    gaze = RecordedGaze(recording, ["/point"], tolerance_s=0.01)
+    assert gaze.unmatched == 12
+    assert all(len(gaze.at(index).fixations) == 1 for index in range(6))
+    assert RecordedGaze(recording, ["/point"]).unmatched == 0
 
 
 @pytest.mark.parametrize("convention", ["body", "optical", "openxr"])
@@ -99,7 +99,7 @@ def test_fixations_in_other_axes_are_turned(
     vectors = body_to_frame(turning_scene.fixations[2].astype(float), convention)
     lines = [f"{x},{y},{z},{observer}" for (x, y, z), observer in zip(vectors, (7, 8, 9, 7, 8), strict=True)]
     (folder / f"{turning_scene.stamps_ns[2]}.csv").write_text("\n".join(["x,y,z,observer", *lines]))
-    record = GroundTruth(recording, [str(folder)], convention=convention).at(2)
+    record = RecordedGaze(recording, [str(folder)], convention=convention).at(2)
     np.testing.assert_allclose(record.fixations, turning_scene.fixations[2], atol=1e-6)
     assert record.observer.tolist() == [7, 8, 9, 7, 8]
 
@@ -114,11 +114,11 @@ def test_a_folder_of_maps_is_matched_by_the_stamps_in_its_names(
     np.save(folder / f"{second / 1e9:.3f}.npy", turning_scene.maps[1])
     scaled = turning_scene.maps[2] / turning_scene.maps[2].max()
     cv2.imwrite(str(folder / f"{third}.png"), np.round(65535 * scaled).astype(np.uint16))
-    truth = GroundTruth(recording, [str(folder)])
+    gaze = RecordedGaze(recording, [str(folder)])
     for index in range(3):
         expected = as_density(turning_scene.maps[index], "expected")
-        np.testing.assert_allclose(truth.at(index).density, expected, atol=1e-3)
-    assert truth.at(3) is None
+        np.testing.assert_allclose(gaze.at(index).density, expected, atol=1e-3)
+    assert gaze.at(3) is None
 
 
 def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_scene: Any, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_sc
     np.save(folder / f"{stamp - 20_000_000}.npy", turning_scene.maps[3])
     np.save(folder / f"{stamp + 1_000_000}.npy", turning_scene.maps[0])
     np.save(folder / f"{stamp + 30_000_000}.npy", turning_scene.maps[4])
-    density = GroundTruth(recording, [str(folder)]).at(0).density
+    density = RecordedGaze(recording, [str(folder)]).at(0).density
     np.testing.assert_allclose(density, as_density(turning_scene.maps[0], "expected"), rtol=1e-6)
 
 
@@ -136,15 +136,15 @@ def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_sc
     ("name", "content", "line"),
     [
         ("notes.txt", b"", "holds no ground truth"),
-        ("first.csv", b"x,y,z\n1,0,0", r"first\.csv is not named by a stamp"),
-        ("nan.csv", b"x,y,z\n1,0,0", r"nan\.csv is not named by a stamp"),
-        ("1700000000.csv", b"x,y\n1,0", r"is no table of fixations"),
-        ("1700000000.csv", b"x,y,z\n1,0,up", r"is no table of fixations"),
+        ("first.csv", b"x,y,z\n1,0,0", r"the name of .*first\.csv is not a stamp"),
+        ("nan.csv", b"x,y,z\n1,0,0", r"the name of .*nan\.csv is not a stamp"),
+        ("1700000000.csv", b"x,y\n1,0", r"is not a table of fixations"),
+        ("1700000000.csv", b"x,y,z\n1,0,up", r"is not a table of fixations"),
         ("1700000000.csv", b"x,y,z\n0,0,0", r"no unit vectors"),
         ("1700000000.csv", b"x,y,z\n1,nan,0", r"no unit vectors"),
         ("1700000000.npy", b"no array", r"cannot be read"),
         ("1700000000.png", b"no picture", r"cannot be decoded"),
-        ("12.5.csv", b"x,y,z\n1,0,0", r"no entry of .* lies within 0.05 s of a frame"),
+        ("12.5.csv", b"x,y,z\n1,0,0", r"none of the 1 entries of .* is within 0.05 s of a frame"),
     ],
 )
 def test_a_malformed_folder_is_one_clear_line(
@@ -154,7 +154,7 @@ def test_a_malformed_folder_is_one_clear_line(
     folder.mkdir()
     (folder / name).write_bytes(content)
     with pytest.raises(DataError, match=line) as caught:
-        GroundTruth(recording, [str(folder)]).at(0)
+        RecordedGaze(recording, [str(folder)]).at(0)
     assert "\n" not in str(caught.value)
 
 
@@ -164,7 +164,7 @@ def test_a_map_that_is_no_density_is_refused(recording: Any, turning_scene: Any,
     folder.mkdir()
     np.save(folder / f"{turning_scene.stamps_ns[0]}.npy", values)
     with pytest.raises(DataError, match=r"the map .*\.npy has a mean of"):
-        GroundTruth(recording, [str(folder)]).at(0)
+        RecordedGaze(recording, [str(folder)]).at(0)
 
 
 def test_a_topic_of_another_type_is_refused(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_topic_of_another_type_is_refused(mcap_bag: Any, turning_scene: Any, t
         "/imu": ("sensor_msgs/msg/Imu", [(1, b"\0\1\0\0")]),
     }
     with Bag(mcap_bag.write_typed(tmp_path / "run", topics)) as bag, pytest.raises(DataError, match="carries sensor_m"):
-        GroundTruth(Recording(bag, "/camera"), ["/imu"])
+        RecordedGaze(Recording(bag, "/camera"), ["/imu"])
 
 
 @pytest.mark.parametrize(
@@ -192,4 +192,4 @@ def test_a_malformed_cloud_is_one_clear_line(
         Bag(mcap_bag.write(tmp_path / "run", topics)) as bag,
         pytest.raises(DataError, match="a point cloud on /cloud"),
     ):
-        GroundTruth(Recording(bag, "/camera"), ["/cloud"])
+        RecordedGaze(Recording(bag, "/camera"), ["/cloud"])

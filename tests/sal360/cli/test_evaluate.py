@@ -227,7 +227,7 @@ def test_a_requirement_that_does_not_hold_is_status_1_and_said(
         (["--require", "p95_latency_ms<50"], "this run has no figure p95_latency_ms; expected one of answered, "),
         (["--require", "standard_nss>1"], "this run has no figure standard_nss"),
         (["--require", "fast"], "the requirement is 'fast'"),
-        (["--rate", "2"], "--rate was given offline"),
+        (["--rate", "2"], "--rate was given without --live"),
         (["--topic", "/none"], "has no topic /none; expected one of its topics: /camera"),
         (["--ground-truth", "/none", "--truth-sigma-deg", "0.1"], "sigma_deg is 0.1 for a map of 512 x 256"),
         (["--ground-truth", "/none"], "the ground truth /none is neither a topic of"),
