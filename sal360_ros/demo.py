@@ -1,7 +1,5 @@
 """Run a 360° camera and the saliency node on a live ROS 2 graph and measure what a subscriber receives.
 
-    sal360 demo [SOURCE]
-
 Camera and node are child processes. This process subscribes to `saliency`, reports rate and latency, records the
 overlay, and fails if any of this is missing.
 """
@@ -20,6 +18,7 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Pixels
+from sal360.cli.options import CommandParser
 from sal360.errors import ParameterError, Sal360Error
 from sal360.files import written_beside
 from sal360.images import decode_image
@@ -51,22 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="sal360 demo", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "source", nargs="?", default="", help="picture, folder, video or bag (default: the bundled panoramas)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=8.0, help="duration of the measurement, seconds (default: %(default)g)"
-    )
-    parser.add_argument("--rate", type=float, default=30.0, help="camera frames per second (default: %(default)g)")
-    parser.add_argument(
-        "--height",
-        type=int,
-        default=960,
-        help="height of the camera frames, pixels; 0: that of the source (default: %(default)d)",
-    )
-    parser.add_argument("--model", default="", help="model file (default: the bundled model)")
-    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="output folder (default: %(default)s)")
+    parser = CommandParser("demo [SOURCE]", __doc__)
+    add = parser.add_argument
+    add("source", nargs="?", default="", help="picture, folder, video or bag (default: the bundled panoramas)")
+    add("--output", type=Path, default=Path("out/demo"), metavar="DIR", help="output folder")
+    add("--seconds", type=float, default=8.0, metavar="S", help="duration of the measurement, seconds")
+    add("--rate", type=float, default=30.0, metavar="HZ", help="camera frames per second")
+    add("--height", type=int, default=960, metavar="H", help="height of the camera frames, pixels; 0: the source's")
+    add("--model", default="", metavar="FILE", help="model file (default: the bundled model)")
     options = parser.parse_args(arguments)
     if not options.seconds > 0:
         raise ParameterError(f"--seconds is {options.seconds:g}", "the default is 8", expected="a number above 0")

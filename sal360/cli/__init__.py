@@ -24,13 +24,9 @@ class Command(NamedTuple):
 # sal360_ros is only named, not imported: the library runs without ROS 2
 COMMANDS = {
     "predict": Command("sal360.cli.predict", "write the saliency maps of pictures"),
-    "evaluate": Command(
-        "sal360.cli.evaluate", "evaluate a recorded bag: accuracy, latency, dropped frames and flicker"
-    ),
-    "demo": Command("sal360_ros.demo", "start a 360° camera and the node on a ROS 2 graph, and measure them"),
-    "build-engine": Command(
-        "sal360.cli.build_engine", "build a model's TensorRT engine, so that the first start is fast"
-    ),
+    "evaluate": Command("sal360.cli.evaluate", "evaluate a recorded bag: accuracy, latency, drops, flicker"),
+    "demo": Command("sal360_ros.demo", "run a 360° camera and the node on a ROS 2 graph and measure them"),
+    "build-engine": Command("sal360.cli.build_engine", "build a TensorRT engine, so that the first start is fast"),
 }
 
 
@@ -76,6 +72,6 @@ def _help() -> str:
         "Where would people look in a 360° picture?\n\n"
         f"commands:\n{commands}\n\n"
         "options:\n"
-        f"  {'--help':{width}}  show this help, or that of a command: sal360 COMMAND --help\n"
+        f"  {'--help':{width}}  show this help, or sal360 COMMAND --help for a command\n"
         f"  {'--version':{width}}  show the version"
     )
