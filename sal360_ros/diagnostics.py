@@ -1,4 +1,4 @@
-"""`/diagnostics`: how the node is, once a second, in every lifecycle state."""
+"""What the node says about itself: throttled warnings, checks of the graph, and the status in `/diagnostics`."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from sal360_ros.statistics import WINDOW_S, Snapshot
 
 
 def same_name_trouble(node: Node) -> str:
-    """What to say when another node has this one's name; "" when none has."""
+    """A warning when several nodes have this node's full name, else ""."""
     own = node.get_name(), node.get_namespace()
     count = node.get_node_names_and_namespaces().count(own)
     if count < 2:
         return ""
     return (
-        f"{count} nodes are named {node.get_fully_qualified_name()}; expected one, since parameters and transitions "
-        "reach any of them; stop the others, or start this one with -r __node:=another_name"
+        f"{count} nodes are named {node.get_fully_qualified_name()}, so parameters and transitions may reach any of "
+        "them; stop the others, or start this one with -r __node:=another_name"
     )
 
 
 def silence_trouble(node: Node, topic: str) -> str:
-    """Why no frames may be coming on `topic` (raw, or the one ending in /compressed), as far as the graph tells."""
+    """Why no frames arrive on `topic`, as far as the graph shows; the topic ends in /compressed if it is compressed."""
     if node.count_publishers(topic):
-        return f"no frames on {topic}, though it has a publisher; expected frames; look for lost large messages"
+        return f"no frames arrive on {topic}, although it has a publisher; check whether large messages get lost"
     base = topic.removesuffix("/compressed")
     other, transport = (base, "raw") if topic != base else (f"{base}/compressed", "compressed")
     if node.count_publishers(other):
-        return f"nobody publishes {topic}, but somebody {other}; expected frames; set image_transport to {transport}"
-    return f"nobody publishes {topic}; expected frames; start the camera, or remap image to its topic"
+        return f"no publisher on {topic}, but there is one on {other}; set image_transport to {transport}"
+    return f"no publisher on {topic}; start the camera, or remap image to its topic"
 
 
 class ThrottledWarnings:
-    """Says each kind of warning at once, and then at most once a period, with the number held back.
+    """Logs each kind of warning at most once per period, with the number of suppressed warnings.
 
     Args:
-        say: takes one line.
-        period_s: least time between two lines of a kind, seconds.
-        clock: seconds that only rise.
+        say: logs one line.
+        period_s: min time between two lines of one kind, seconds.
+        clock: monotonic time, seconds.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class ThrottledWarnings:
         self._clock = clock
         self._lock = threading.Lock()
         self._last_s: dict[str, float] = {}
-        self._held_back: dict[str, int] = {}
+        self._suppressed: dict[str, int] = {}
 
     def warn(self, kind: str, line: str) -> None:
-        """Say the line, unless one of its kind was said a moment ago."""
+        """Log the line, unless one of the same kind was logged less than `period_s` ago."""
         with self._lock:
             now_s = self._clock()
             if now_s - self._last_s.get(kind, -math.inf) < self._period_s:
-                self._held_back[kind] = self._held_back.get(kind, 0) + 1
+                self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
                 return
             self._last_s[kind] = now_s
-            more = self._held_back.pop(kind, 0)
-        self._say(f"{line} (and {more} more since the last such line)" if more else line)
+            suppressed = self._suppressed.pop(kind, 0)
+        self._say(f"{line} ({suppressed} similar warnings suppressed)" if suppressed else line)
 
 
 PERIOD_S = 1.0
@@ -73,14 +73,14 @@ PERIOD_S = 1.0
 def saliency_status(
     name: str, state: str, snapshot: Snapshot, about: Mapping[str, str], trouble: str = ""
 ) -> DiagnosticStatus:
-    """The state of a saliency node.
+    """The status of a saliency node.
 
     Args:
         name: full name of the node.
-        state: lifecycle state.
+        state: label of its lifecycle state.
         snapshot: statistics since the last activation.
-        about: further values (model, backend, …).
-        trouble: what else is wrong, for people; "" if nothing is.
+        about: more values (model, backend, …).
+        trouble: a warning from outside the statistics, or "".
     """
     status = DiagnosticStatus(name=f"{name}: saliency")
     status.level, status.message = _judge(state, snapshot, trouble)
@@ -97,10 +97,10 @@ def _judge(state: str, snapshot: Snapshot, trouble: str) -> tuple[bytes, str]:
     if snapshot.recently_rejected:
         worst = max(snapshot.recently_rejected, key=lambda reason: snapshot.recently_rejected[reason])
         level = DiagnosticStatus.WARN if snapshot.answered_hz else DiagnosticStatus.ERROR
-        return level, f"rejecting frames, most of them for {worst}"
+        return level, f"rejecting frames, most often for {worst}"
     if snapshot.is_stuck:
-        return DiagnosticStatus.ERROR, f"frames arrive and none was answered for {WINDOW_S:g} s"
-    return DiagnosticStatus.OK, f"{snapshot.answered_hz:.1f} maps a second"
+        return DiagnosticStatus.ERROR, f"frames arrive, but no map was published for {WINDOW_S:g} s"
+    return DiagnosticStatus.OK, f"{snapshot.answered_hz:.1f} maps per second"
 
 
 def _values(snapshot: Snapshot) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Image messages to arrays and arrays to image messages."""
+"""Conversion between image messages and arrays."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from sal360.arrays import Pixels
 from sal360.errors import FrameError
 from sal360.images import compressed_size, decode_compressed, decode_image
-from sal360.sphere import Array
 
 _DTYPES = {"mono8": np.uint8, "8SC1": np.int8, "32FC1": np.float32, "rgb8": np.uint8, "bgr8": np.uint8}
 
 
-def decode_frame(message: Image | CompressedImage, min_height: int = 0) -> tuple[Array, str]:
+def decode_frame(message: Image | CompressedImage, min_height: int = 0) -> tuple[Pixels, str]:
     """The picture in a message, (H, W, 3) uint8, and its channel order, "rgb" or "bgr".
 
-    rgb8, bgr8 and mono8 are views of the message's data, which live as long as the array does.
+    For rgb8, bgr8 and mono8 the array is a view of the message's data, which stays alive as long as the array.
 
     Args:
-        min_height: rows that the reader needs; a larger JPEG is decoded at a fraction of its size.
+        min_height: rows that the caller needs at least; a much larger JPEG is decoded at a fraction of its size.
 
     Raises:
-        FrameError: the message is malformed; its reason is one of the REASONS of `encodings` or `compressed`.
+        FrameError: the message is malformed.
     """
     if isinstance(message, CompressedImage):
         return decode_compressed(message.data, min_height=min_height)
@@ -36,17 +37,20 @@ def decode_frame(message: Image | CompressedImage, min_height: int = 0) -> tuple
 
 
 def frame_size(message: Image | CompressedImage) -> tuple[int, int]:
-    """Rows and columns of the picture in a message that `decode_message` accepts, as it was sent."""
+    """Rows and columns of the picture in a message that `decode_frame` accepts, before any reduction."""
     if isinstance(message, CompressedImage):
         return compressed_size(bytes(memoryview(message.data)))
     return message.height, message.width
 
 
-def image_message(pixels: Array, encoding: str, header: Header) -> Image:
-    """An Image of an array (H, W) or (H, W, 3) in one of mono8, 8SC1, 32FC1, rgb8 and bgr8.
+def image_message(pixels: NDArray[Any], encoding: str, header: Header) -> Image:
+    """An Image message of an array (H, W) or (H, W, 3).
+
+    Args:
+        encoding: mono8, 8SC1, 32FC1, rgb8 or bgr8.
 
     Raises:
-        ValueError: the array's type is not the encoding's.
+        ValueError: the array's dtype does not match the encoding.
     """
     if pixels.dtype != _DTYPES[encoding]:
         raise ValueError(f"{pixels.dtype} is not {encoding}")
@@ -59,20 +63,20 @@ def image_message(pixels: Array, encoding: str, header: Header) -> Image:
     return message
 
 
-def picture_message(picture_bgr: Array, header: Header) -> Image:
-    """A bgr8 Image of a picture (H, W, 3) uint8, made by cv_bridge where it is installed: for what people look at.
+def picture_message(picture_bgr: Pixels, header: Header) -> Image:
+    """A bgr8 Image message of a picture (H, W, 3) uint8, converted by cv_bridge if it is installed.
 
     Raises:
-        FrameError: cv_bridge is installed and fails; a build for another numpy is the usual cause.
+        FrameError: cv_bridge is installed but fails; often it was built for another numpy version.
     """
-    if importlib.util.find_spec("cv_bridge") is None:  # Python 3.14 has no numpy that the wheel works with
+    if importlib.util.find_spec("cv_bridge") is None:  # as on Python 3.14: no numpy there works with the wheel
         return image_message(picture_bgr, "bgr8", header)
     try:
         message = _bridge().cv2_to_imgmsg(picture_bgr, "bgr8")
-    except Exception as error:  # an extension built for another numpy raises whatever it likes
+    except Exception as error:  # an extension built for another numpy may raise anything
         raise FrameError(
             f"cv_bridge failed ({type(error).__name__}: {error})",
-            "install the ROS package cv_bridge, or numpy below 2.3 for the one from PyPI",
+            "install the cv_bridge of your ROS distribution, or numpy below 2.3 for cv-bridge from PyPI",
             expected="a cv_bridge that fits the installed numpy",
             reason="cv_bridge",
         ) from None
@@ -81,11 +85,11 @@ def picture_message(picture_bgr: Array, header: Header) -> Image:
 
 
 def _bridge() -> Any:
-    from cv_bridge import CvBridge  # not at the top: the maps must flow also where it is broken
+    from cv_bridge import CvBridge  # not at the top: a broken cv_bridge must not stop the maps
 
     return CvBridge()
 
 
 def stamp_nanoseconds(header: Header) -> int:
-    """The header's stamp in nanoseconds; any field values are taken, also those that are no time."""
+    """The header's stamp in nanoseconds, also when its fields are out of range."""
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)

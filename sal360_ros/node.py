@@ -1,8 +1,7 @@
 """SaliencyNode: the lifecycle around the pipeline.
 
-unconfigured -configure-> inactive -activate-> active, and back by deactivate and cleanup. configure loads and warms the
-model and offers the topics; activate subscribes; cleanup frees the model. A transition that cannot be made is refused
-with one line, and the node stays in the state before.
+configure loads the model, runs it once and advertises the topics; activate subscribes to the frames; deactivate
+unsubscribes; cleanup frees the model. A transition that fails logs one line, and the node stays in the previous state.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ RCLError = rclpy_implementation.RCLError
 class SaliencyNode(LifecycleNode):
     """Publishes where people would look in the frames of a 360° camera; see `parameters.SaliencyParameters`."""
 
-    def __init__(self, name: str = "saliency_node", **of_node: Any) -> None:
-        super().__init__(name, automatically_declare_parameters_from_overrides=True, **of_node)
+    def __init__(self, name: str = "saliency_node", **node_options: Any) -> None:
+        super().__init__(name, automatically_declare_parameters_from_overrides=True, **node_options)
         self._predictor: Predictor | None = None
         self._saliency: OutputPublisher | None = None
         self._outputs: list[OutputPublisher] = []
@@ -50,29 +49,27 @@ class SaliencyNode(LifecycleNode):
             self, SaliencyParameters(), is_fixed=lambda: self._predictor is not None, check=self._check
         )
         for unknown in self._table.unknown:
-            self.get_logger().warning(
-                f"there is no parameter {unknown}; expected those of `ros2 param list`; correct its spelling"
-            )
+            self.get_logger().warning(f"there is no parameter {unknown}; `ros2 param list` shows the names")
         for service in self.services:
             if service.srv_type is ChangeState:
-                service.callback = self._refusing(service.callback)
+                service.callback = self._refuse_impossible(service.callback)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._diagnostics_timer = self.create_timer(PERIOD_S, self._publish_diagnostics)
 
     # --- lifecycle ---
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the model and offer the topics."""
+        """Load the model and advertise the topics."""
         super().on_configure(state)
         return self._attempt("configure", self._configure, "inactive", undo=self._release)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to answer frames."""
+        """Start processing frames."""
         super().on_activate(state)
         return self._attempt("activate", self._activate, "active", undo=self._deactivate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop answering frames."""
+        """Stop processing frames."""
         super().on_deactivate(state)
         return self._attempt("deactivate", self._deactivate, "inactive")
 
@@ -82,24 +79,24 @@ class SaliencyNode(LifecycleNode):
         return self._attempt("clean up", self._release, "unconfigured")
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything, from any state."""
+        """Stop processing frames and free the model, from any state."""
         super().on_shutdown(state)
         return self._attempt("shut down", self._release, "finalized")
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything, so that the node can be configured again."""
+        """Free the model, so that the node can be configured again."""
         super().on_error(state)
         return self._attempt("recover", self._release, "unconfigured")
 
     def destroy_node(self) -> None:
-        """Free everything and leave the graph."""
+        """Free the model and leave the graph."""
         self._release()
         super().destroy_node()
 
     def _attempt(
         self, what: str, do: Callable[[], None], state: str, undo: Callable[[], None] = lambda: None
     ) -> TransitionCallbackReturn:
-        """Make one transition to `state`; rclpy itself says nothing of exceptions in them."""
+        """Make the transition to `state` and log why it fails, because rclpy swallows the exception."""
         try:
             do()
         except Exception as error:
@@ -110,17 +107,17 @@ class SaliencyNode(LifecycleNode):
         self._state_label = state
         return TransitionCallbackReturn.SUCCESS
 
-    def _refusing(self, change_state: Callable[..., Any]) -> Callable[..., Any]:
-        """rclpy's service lets a request for a transition that does not exist here end the process; refuse it."""
+    def _refuse_impossible(self, change_state: Callable[..., Any]) -> Callable[..., Any]:
+        """Refuse a request for a transition that does not exist in this state; rclpy's own service would raise."""
 
         def change_state_or_refuse(request: ChangeState.Request, response: ChangeState.Response) -> Any:
             try:
                 return change_state(request, response)
             except RCLError:
-                asked = request.transition.label or request.transition.id
+                requested = request.transition.label or request.transition.id
                 self.get_logger().error(
-                    f"transition {asked} was asked for in the state {self._state_label}; expected one that leads from "
-                    "there; see `ros2 lifecycle list`"
+                    f"there is no transition {requested} in the state {self._state_label}; `ros2 lifecycle list` shows "
+                    "those that exist"
                 )
                 response.success = False
                 return response
@@ -169,13 +166,13 @@ class SaliencyNode(LifecycleNode):
             ),
             qos_overriding_options=overridable(),
         )
-        self.get_logger().info(f"answering {topic} on {self.resolve_topic_name('saliency')}")
+        self.get_logger().info(f"subscribed to {topic}, publishing {self.resolve_topic_name('saliency')}")
 
     def _count_lost(self, event: Any) -> None:
         self._statistics.set_lost(event.total_count)
 
     def _input(self) -> tuple[type[Any], str]:
-        """Type and full name of the topic with the frames: as image_transport has it, `<image>/compressed`."""
+        """Type and full name of the frames' topic; compressed, it is `<image>/compressed`, as in image_transport."""
         topic = self.resolve_topic_name("image")
         if self._table.current.image_transport == "compressed":
             return CompressedImage, self.resolve_topic_name(f"{topic}/compressed")

@@ -1,7 +1,7 @@
-"""How the camera turns, from an IMU or odometry: the yaw that belongs to a frame's stamp.
+"""The camera's orientation at the time of a frame, from an IMU or odometry.
 
-Only the yaw is taken. It is the same for every device on the robot, however it is mounted about the vertical, so no
-calibration between camera and IMU is needed; roll and pitch would need one.
+Only yaw is used. Changes in yaw are the same for all devices that are fixed to the robot, so no calibration between
+camera and IMU is needed; roll and pitch would need one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from sensor_msgs.msg import Imu
 
+from sal360.arrays import Floats
 from sal360.errors import ParameterError
-from sal360.sphere import Array, rotation_from_quaternion, rotation_yaw_pitch_roll
+from sal360.sphere import rotation_from_quaternion, rotation_yaw_pitch_roll
 from sal360_ros.diagnostics import ThrottledWarnings
 from sal360_ros.messages import stamp_nanoseconds
 from sal360_ros.qos import input_qos, overridable
@@ -26,7 +27,7 @@ MAX_DISTANCE_S = 0.1
 
 
 class YawHistory:
-    """The yaw of the last `KEPT_S` seconds; safe to use from any thread."""
+    """The yaw over the last `KEPT_S` seconds; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,11 +35,11 @@ class YawHistory:
         self._yaws_rad: list[float] = []
 
     def add(self, stamp_ns: int, yaw_rad: float) -> None:
-        """Remember a yaw; one that is not newer than the last begins a new history."""
+        """Add a yaw in radians; a stamp that is not newer than the last one starts a new history."""
         with self._lock:
             if self._stamps_ns and stamp_ns <= self._stamps_ns[-1]:
                 self._stamps_ns, self._yaws_rad = [], []
-            if self._yaws_rad:  # without jumps of a whole turn, so that values between two can be interpolated
+            if self._yaws_rad:  # unwrapped, so that interpolation takes the short way
                 last_rad = self._yaws_rad[-1]
                 yaw_rad = last_rad + math.remainder(yaw_rad - last_rad, 2 * math.pi)
             self._stamps_ns.append(stamp_ns)
@@ -47,7 +48,7 @@ class YawHistory:
             del self._stamps_ns[:outdated], self._yaws_rad[:outdated]
 
     def at(self, stamp_ns: int) -> float | None:
-        """The yaw in radians at a time, interpolated; the nearest one at either end; None if that is too far away."""
+        """The yaw in radians at a time, interpolated; None if no sample is within `MAX_DISTANCE_S`."""
         with self._lock:
             stamps_ns, yaws_rad = self._stamps_ns, self._yaws_rad
             right = bisect.bisect_left(stamps_ns, stamp_ns)
@@ -63,7 +64,7 @@ class YawHistory:
 
 
 class OrientationInput:
-    """Listens to `imu` or `odom` and tells the camera's orientation at a time.
+    """Subscribes to `imu` or `odom` and gives the camera's orientation at a time.
 
     Args:
         source: "imu" (sensor_msgs/Imu) or "odometry" (nav_msgs/Odometry).
@@ -78,18 +79,22 @@ class OrientationInput:
             kind, topic, callback, input_qos(depth=50), qos_overriding_options=overridable()
         )
 
-    def at(self, stamp_ns: int) -> Array | None:
-        """The camera's axes in a fixed frame, (3, 3), or None when nothing near that time is known."""
+    def at(self, stamp_ns: int) -> Floats | None:
+        """The rotation (3, 3) from the camera's body axes to a fixed frame; None if no sample is near that time."""
         yaw_rad = self._history.at(stamp_ns)
         return None if yaw_rad is None else rotation_yaw_pitch_roll(yaw_rad=yaw_rad)
 
     def destroy(self) -> None:
-        """Stop listening."""
+        """Remove the subscription."""
         self._node.destroy_subscription(self._subscription)
 
     def _on_imu(self, message: Imu) -> None:
-        if message.orientation_covariance[0] == -1:  # what sensor_msgs/Imu says for "no orientation"
-            self._warnings.warn("no orientation", "the IMU gives no orientation; expected one; use another source")
+        if message.orientation_covariance[0] == -1:  # sensor_msgs/Imu: there is no orientation estimate
+            self._warnings.warn(
+                "no orientation",
+                "the IMU publishes no orientation; run it through a filter (imu_filter_madgwick), or set orientation "
+                "to odometry",
+            )
             return
         self._add(stamp_nanoseconds(message.header), message.orientation)
 

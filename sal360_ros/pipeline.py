@@ -1,7 +1,7 @@
-"""From message to map: newest-only slot, decoding, inference, publishing, and the outputs that follow behind.
+"""From a frame to its outputs: newest-only slot, decoding, inference, smoothing, publishing.
 
-Two threads, so that neither waits for the other: one answers frames, one computes what is derived from the answers.
-The callbacks of ROS only put messages into a slot.
+One thread turns frames into maps, a second one computes the outputs that are derived from the maps, so that a slow
+output does not delay the next map. The ROS callback only puts the message into a slot.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Generic, TypeVar
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import CompressedImage, Image
 
+from sal360.arrays import Floats
 from sal360.errors import FrameError, ModelError
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.predictor import Predictor, check_frame, scale_prior
-from sal360.sphere import Array
 from sal360_ros.diagnostics import ThrottledWarnings
 from sal360_ros.messages import decode_frame, frame_size, stamp_nanoseconds
 from sal360_ros.parameters import SaliencyParameters
@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 
 class NewestSlot(Generic[Item]):
-    """Room for one item; a newer one takes its place."""
+    """Holds at most one item; a newer one replaces it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -36,31 +36,31 @@ class NewestSlot(Generic[Item]):
         self._is_closed = False
 
     def put(self, item: Item) -> bool:
-        """Store an item; returns whether an older one, that nobody took, was dropped for it."""
+        """Store an item; returns whether it replaced one that was never taken."""
         with self._changed:
             dropped, self._item = self._item is not None, item
             self._changed.notify()
         return dropped
 
     def take(self) -> Item | None:
-        """Wait for an item and remove it; None once the slot is closed, whatever is in it."""
+        """Wait for an item and remove it; None once the slot is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._item is not None)
             item, self._item = self._item, None
             return None if self._is_closed else item
 
     def close(self) -> None:
-        """Wake whoever waits; nothing can be taken any more."""
+        """Wake the waiting thread; from now on `take` returns None."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
 
 class Worker(Generic[Item]):
-    """A thread that hands the newest offered item to `handle`, which must not raise.
+    """A thread that passes the newest offered item to `handle`, which must not raise.
 
     Args:
-        name: of the thread, for tools that list threads.
+        name: name of the thread, for tools that list threads.
     """
 
     def __init__(self, name: str, handle: Callable[[Item], None]) -> None:
@@ -70,29 +70,31 @@ class Worker(Generic[Item]):
         self._thread.start()
 
     def offer(self, item: Item) -> bool:
-        """Let the thread have an item; returns whether it replaced one that had not been begun."""
+        """Put an item into the thread's slot; returns whether it replaced one that was never processed."""
         return self._slot.put(item)
 
     def stop(self) -> None:
-        """Finish the item in hand, drop the waiting one and end the thread."""
+        """Finish the current item, drop the waiting one and end the thread."""
         self._slot.close()
         self._thread.join()
 
     def _run(self) -> None:
         while (item := self._slot.take()) is not None:
             self._handle(item)
-            del item  # a frame is up to 22 MB: not to be kept while waiting for the next
+            del item  # a frame is up to 22 MB: free it before waiting for the next one
 
 
 class SaliencyPipeline:
-    """Answers the newest frame with its map while it exists; `stop` ends its threads.
+    """Publishes the map of the newest frame, and what is derived from it, until `stop` ends its threads.
 
     Args:
         saliency: publishes every map.
-        outputs: publish what is derived from maps, while somebody wants it.
-        parameters: gives the values that hold for the next frame.
-        orientation: the camera's axes in a fixed frame at a stamp in nanoseconds, where they are known.
-        now_ns: the node's clock, for the age of the frames.
+        outputs: publish what is derived from a map, each while it has a subscriber.
+        parameters: returns the parameter values for the next frame.
+        orientation: maps a stamp in nanoseconds to the rotation (3, 3) from body axes to a fixed frame, or None.
+        statistics: counts and times the frames.
+        now_ns: the node's clock, nanoseconds, for the age of the frames.
+        logger: takes warnings.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class SaliencyPipeline:
         saliency: OutputPublisher,
         outputs: Sequence[OutputPublisher],
         parameters: Callable[[], SaliencyParameters],
-        orientation: Callable[[int], Array | None],
+        orientation: Callable[[int], Floats | None],
         statistics: FrameStatistics,
         now_ns: Callable[[], int],
         logger: RcutilsLogger,
@@ -120,13 +122,13 @@ class SaliencyPipeline:
         self._answerer: Worker[Image | CompressedImage] = Worker("inference", self._answer)
 
     def receive(self, message: Image | CompressedImage) -> None:
-        """Take the message up, in place of one that is still waiting."""
+        """Queue a frame for processing; it replaces one that is still waiting."""
         self._statistics.count_received()
         if self._answerer.offer(message):
             self._statistics.count_superseded()
 
     def stop(self) -> None:
-        """Finish what is in hand and end the threads."""
+        """Finish the current frame and outputs, and end the threads."""
         self._answerer.stop()
         self._follower.stop()
 
@@ -146,7 +148,7 @@ class SaliencyPipeline:
             density = self._smoothing.update(density, stamp_ns * 1e-9, orientation)
             answer = Prediction(message.header, image, channels, height, width, density, orientation)
             self._saliency.publish(answer, parameters)
-        except Exception as error:  # whatever one frame does, the node answers the next
+        except Exception as error:  # whatever went wrong, the node goes on with the next frame
             self._reject(error)
             return
         age_s = (self._now_ns() - stamp_ns) * 1e-9
@@ -155,7 +157,7 @@ class SaliencyPipeline:
             self._follower.offer(answer)
 
     def _rows_needed(self, parameters: SaliencyParameters) -> int:
-        """Rows below which a compressed frame must not be reduced while decoding."""
+        """Min rows to which a compressed frame may be reduced while it is decoded; 0: no reduction."""
         rows = self._predictor.spec.input_height
         if any(output.shows_frame and output.is_wanted for output in self._outputs):
             return max(rows, parameters.overlay_height_px) if parameters.overlay_height_px else 0
@@ -166,8 +168,8 @@ class SaliencyPipeline:
             self._statistics.count_went_back()
             self._warnings.warn(
                 "went_back",
-                f"the stamp of a frame is {(self._last_stamp_ns - stamp_ns) * 1e-9:.3f} s before the last one's; "
-                "expected rising stamps; answered all the same (a recording that repeats, or a camera that restarted?)",
+                f"timestamp went backwards by {(self._last_stamp_ns - stamp_ns) * 1e-9:.3f} s; frame processed anyway "
+                "(a recording that repeats, or a camera that restarted?)",
             )
         self._last_stamp_ns = stamp_ns
 
@@ -188,5 +190,5 @@ class SaliencyPipeline:
                 continue
             try:
                 output.publish(answer, parameters)
-            except Exception as error:  # one output that fails shall not stop the others
+            except Exception as error:  # an output that fails must not stop the others
                 self._warnings.warn(output.topic, f"{output.topic} failed: {error}")

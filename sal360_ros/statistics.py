@@ -1,4 +1,4 @@
-"""What the node counts and times: one object, written by its threads, read by the diagnostics."""
+"""Counters and timings of the node: its threads write them, the diagnostics read them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 
 WINDOW_S = 5.0
 SILENCE_S = 3.0
-_MAX_PLAUSIBLE_AGE_S = 60.0  # older stamps come from another clock: a recording, or a driver that counts from its start
+_MAX_PLAUSIBLE_AGE_S = 60.0  # a larger difference means another clock: a recording, or a driver's time since start
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Median and 95th percentile of the window, in seconds; NaN where it has no value."""
+    """Median and 95th percentile over the window, seconds; NaN if there are no values."""
 
     p50_s: float
     p95_s: float
@@ -26,37 +26,37 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Totals since the node was activated, rates and times of the last `WINDOW_S` seconds."""
+    """Totals since the node was activated; rates and times over the last `WINDOW_S` seconds."""
 
     received: int
     answered: int
     superseded: int
-    """Frames dropped because a newer one came before they were begun."""
+    """Frames dropped because a newer one arrived before they were processed."""
     rejected: Mapping[str, int]
-    """Frames that could not be used, by reason."""
+    """Rejected frames by reason, a key of `sal360.errors.FRAME_REJECTIONS`."""
     recently_rejected: Mapping[str, int]
-    """Of these, those of the last `WINDOW_S` seconds."""
+    """The same over the last `WINDOW_S` seconds."""
     lost: int
-    """Messages that the middleware lost on their way."""
+    """Messages that the middleware reported as lost."""
     went_back: int
-    """Frames with an older stamp than the one before."""
+    """Frames with a stamp older than the previous frame's."""
     is_silent: bool
-    """Whether no frame has come for `SILENCE_S` seconds."""
+    """Whether no frame has arrived for `SILENCE_S` seconds."""
     is_stuck: bool
-    """Whether frames come and none has been answered or rejected for `WINDOW_S` seconds."""
+    """Whether frames arrive, but none has been answered or rejected for `WINDOW_S` seconds."""
     received_hz: float
     answered_hz: float
     processing: Percentiles
-    """From the moment a frame is taken up until its map is published."""
+    """From the start of processing to the publication of the map."""
     age: Percentiles
-    """From a frame's stamp until its map is published; NaN where the stamps are not of the node's clock."""
+    """From the frame's stamp to the publication of its map; NaN if the stamps are not from the node's clock."""
 
 
 class FrameStatistics:
-    """Counters and a sliding window over the frames; safe to use from any thread.
+    """Counters and a sliding window over the frames; thread-safe.
 
     Args:
-        clock: seconds that only rise.
+        clock: monotonic time, seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,13 +66,13 @@ class FrameStatistics:
         self._received = self._answered = self._superseded = self._lost = self._went_back = 0
         self._rejected: Counter[str] = Counter()
         self._last_arrival_s = clock()
-        self._waiting_since_s = math.inf  # when the first frame came after the last that was answered or rejected
+        self._waiting_since_s = math.inf  # arrival of the first frame after the last answered or rejected one
         self._arrivals_s: deque[float] = deque()
-        self._rejections: deque[tuple[float, str]] = deque()  # when (in seconds), why
-        self._answers: deque[tuple[float, float, float]] = deque()  # when, processing, age; all in seconds
+        self._rejections: deque[tuple[float, str]] = deque()  # time in seconds, reason
+        self._answers: deque[tuple[float, float, float]] = deque()  # time, processing time, age; all in seconds
 
     def count_received(self) -> None:
-        """A frame has arrived."""
+        """Count a frame that has arrived."""
         with self._lock:
             self._received += 1
             self._last_arrival_s = self._clock()
@@ -81,12 +81,12 @@ class FrameStatistics:
             self._forget()
 
     def count_superseded(self) -> None:
-        """A frame was dropped for a newer one."""
+        """Count a frame that was dropped for a newer one."""
         with self._lock:
             self._superseded += 1
 
     def count_rejected(self, reason: str) -> None:
-        """A frame could not be used."""
+        """Count a rejected frame."""
         with self._lock:
             self._rejected[reason] += 1
             self._rejections.append((self._clock(), reason))
@@ -94,17 +94,17 @@ class FrameStatistics:
             self._forget()
 
     def count_went_back(self) -> None:
-        """A frame's stamp was older than the one before."""
+        """Count a frame whose stamp is older than the previous frame's."""
         with self._lock:
             self._went_back += 1
 
     def set_lost(self, total: int) -> None:
-        """The middleware's count of lost messages."""
+        """Take over the middleware's total of lost messages."""
         with self._lock:
             self._lost = total
 
     def count_answered(self, processing_s: float, age_s: float) -> None:
-        """A map was published."""
+        """Count a published map."""
         with self._lock:
             self._answered += 1
             self._answers.append((self._clock(), processing_s, age_s))
@@ -121,7 +121,7 @@ class FrameStatistics:
             self._answers.popleft()
 
     def snapshot(self) -> Snapshot:
-        """The state at this moment."""
+        """The present counts, rates and times."""
         with self._lock:
             self._forget()
             now_s = self._clock()

@@ -73,7 +73,7 @@ def test_each_malformed_image_is_named_in_one_line_and_counted_and_the_next_fram
     for reason, count in expected.items():
         graph.wait_for(lambda reason=reason, count=count: rejected(reason) == count, f"{count} x {reason}")
     lines = [line for line in graph.log if "frame rejected" in line]
-    assert len(lines) == len(expected)  # what came again so soon was held back
+    assert len(lines) == len(expected)  # repetitions within the period were suppressed
     assert all("; expected " in line and "\n" not in line for line in lines)
 
 

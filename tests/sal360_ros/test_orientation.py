@@ -77,4 +77,4 @@ def test_an_imu_without_orientation_is_named(graph):
     message = Imu()
     message.orientation_covariance[0] = -1
     publisher.publish(message)
-    graph.wait_for_line("the IMU gives no orientation")
+    graph.wait_for_line("the IMU publishes no orientation")

@@ -5,6 +5,7 @@ import math
 import cv2
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Quaternion
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -98,14 +99,14 @@ def test_sizes_and_encodings_may_change_from_frame_to_frame(graph, camera):
 
 
 @pytest.mark.usefixtures("active_node")
-def test_stamps_that_go_back_are_answered_said_and_counted(graph, camera):
+def test_stamps_that_go_back_are_answered_logged_and_counted(graph, camera):
     maps = graph.received(Image, "saliency")
     older, newer = camera.frame(), camera.frame()
     camera.publish(newer)
     graph.wait_for(lambda: len(maps) == 1)
     camera.publish(older)
     graph.wait_for(lambda: len(maps) == 2, "a map of the older frame")
-    graph.wait_for_line("the stamp of a frame is 1.000 s before the last one's")
+    graph.wait_for_line("timestamp went backwards by 1.000 s; frame processed anyway")
     graph.wait_for(lambda: graph.values().get("stamps_backwards") == "1", "the count in /diagnostics")
 
 
@@ -134,8 +135,8 @@ def test_the_prior_can_be_taken_out_while_running(array_of, graph, camera, make_
 def test_says_which_policy_does_not_fit_and_how_to_mend_it(graph):
     lasting = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     graph.received(Image, "saliency", lasting)
-    line = graph.wait_for_line("differ in durability")
-    assert "set qos_overrides./saliency.publisher.durability" in line
+    line = graph.wait_for_line("incompatible with this node in durability")
+    assert "parameter qos_overrides./saliency.publisher.durability" in line
 
 
 def test_quality_of_service_can_be_overridden_from_outside(graph, make_node, activate):
@@ -144,8 +145,8 @@ def test_quality_of_service_can_be_overridden_from_outside(graph, make_node, act
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     graph.call(graph.node.create_publisher, Image, "image", best_effort)
     activate(make_node(**override))
-    line = graph.wait_for_line("differ in reliability")
-    assert "set qos_overrides./image.subscription.reliability" in line
+    line = graph.wait_for_line("incompatible with this node in reliability")
+    assert "parameter qos_overrides./image.subscription.reliability" in line
 
 
 @pytest.mark.usefixtures("active_node")
@@ -170,10 +171,9 @@ def test_diagnostics_account_for_every_frame(graph, camera):
 def test_diagnostics_say_when_and_why_no_frames_come(graph, make_node, activate):
     graph.call(graph.node.create_publisher, CompressedImage, "image/compressed", 10)
     activate(make_node())
-    line = graph.wait_for_line("nobody publishes /image, but somebody /image/compressed")
+    line = graph.wait_for_line("no publisher on /image, but there is one on /image/compressed")
     assert "set image_transport to compressed" in line
-    status = graph.diagnostics["/saliency_node: saliency"]
-    assert status.level == b"\x01"
+    graph.wait_for(lambda: graph.diagnostics["/saliency_node: saliency"].level == DiagnosticStatus.WARN, "a warning")
 
 
 def test_a_second_node_of_the_same_name_is_named_and_both_live(graph, make_node):

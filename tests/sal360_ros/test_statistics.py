@@ -70,9 +70,9 @@ def test_silence_is_told_from_a_pause(clock):
 @pytest.mark.parametrize(
     ("answers", "rejections", "state", "trouble", "level", "message"),
     [
-        (10, 0, "active", "", DiagnosticStatus.OK, "10.0 maps a second"),
-        (10, 1, "active", "", DiagnosticStatus.WARN, "rejecting frames, most of them for bad_step"),
-        (0, 3, "active", "", DiagnosticStatus.ERROR, "rejecting frames, most of them for bad_step"),
+        (10, 0, "active", "", DiagnosticStatus.OK, "10.0 maps per second"),
+        (10, 1, "active", "", DiagnosticStatus.WARN, "rejecting frames, most often for bad_step"),
+        (0, 3, "active", "", DiagnosticStatus.ERROR, "rejecting frames, most often for bad_step"),
         (10, 0, "active", "two of them", DiagnosticStatus.WARN, "two of them"),
         (0, 0, "inactive", "", DiagnosticStatus.OK, "inactive"),
     ],
@@ -103,25 +103,25 @@ def test_the_reason_that_is_told_is_the_one_of_now(clock):
     clock.now_s += WINDOW_S + 1
     stream(statistics, clock, 1)
     statistics.count_rejected("not_2_to_1")
-    assert judged(statistics) == (DiagnosticStatus.WARN, "rejecting frames, most of them for not_2_to_1")
+    assert judged(statistics) == (DiagnosticStatus.WARN, "rejecting frames, most often for not_2_to_1")
     assert statistics.snapshot().rejected == {"short_data": 100, "not_2_to_1": 1}
 
 
 def test_a_runtime_that_hangs_is_an_error(clock):
     statistics = FrameStatistics(clock)
     stream(statistics, clock, 1)
-    clock.now_s += 3600  # a pause of the camera is none
+    clock.now_s += 3600  # a pause of the camera is not a hang
     for _ in range(2 + round(WINDOW_S)):
         statistics.count_received()
-        assert judged(statistics) == (DiagnosticStatus.OK, "0.0 maps a second")
+        assert judged(statistics) == (DiagnosticStatus.OK, "0.0 maps per second")
         clock.now_s += 0.5
     clock.now_s += WINDOW_S
-    assert judged(statistics) == (DiagnosticStatus.ERROR, "frames arrive and none was answered for 5 s")
+    assert judged(statistics) == (DiagnosticStatus.ERROR, "frames arrive, but no map was published for 5 s")
     statistics.count_answered(processing_s=0.02, age_s=0.03)
     assert judged(statistics)[0] == DiagnosticStatus.OK
 
 
-def test_a_kind_of_warning_is_said_at_once_and_then_with_the_number_held_back(clock):
+def test_a_kind_of_warning_is_logged_at_once_and_then_with_the_number_suppressed(clock):
     said = []
     warnings = ThrottledWarnings(said.append, period_s=5, clock=clock)
     for _ in range(4):
@@ -129,4 +129,4 @@ def test_a_kind_of_warning_is_said_at_once_and_then_with_the_number_held_back(cl
     warnings.warn("size", "wrong size")
     clock.now_s += 6
     warnings.warn("step", "wrong step")
-    assert said == ["wrong step", "wrong size", "wrong step (and 3 more since the last such line)"]
+    assert said == ["wrong step", "wrong size", "wrong step (3 similar warnings suppressed)"]
