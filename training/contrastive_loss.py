@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sal360.errors import DataError
 from training.config import require, require_at_least, require_between
-from training.gather import gather_batch
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class ContrastiveObjective(nn.Module):
         config: loss, K, temperature, momentum and weights.
         channels: of the embeddings.
         seed: of the memory's first entries and of the draws; the same on all processes.
+        fabric: of a run with several processes; without it, the batch of this process is the whole batch.
 
     Raises:
         DataError: there are fewer than two panoramas.
@@ -85,13 +86,22 @@ class ContrastiveObjective(nn.Module):
     global_normaliser: Tensor
     local_normaliser: Tensor
 
-    def __init__(self, n_data: int, config: ObjectiveConfig, *, channels: int = 512, seed: int = 0) -> None:
+    def __init__(
+        self,
+        n_data: int,
+        config: ObjectiveConfig,
+        *,
+        channels: int = 512,
+        seed: int = 0,
+        fabric: Fabric | None = None,
+    ) -> None:
         super().__init__()
         if n_data < 2:
             raise DataError(
                 f"there are {n_data} panoramas", "add panoramas", expected="at least 2, so that one has a negative"
             )
         self.config = config
+        self._fabric = fabric
         self.negatives = min(config.negatives, n_data - 1)
         self._generator = torch.Generator().manual_seed(seed)
         memory = functional.normalize(torch.randn(n_data, channels, generator=self._generator), dim=1)
@@ -110,8 +120,8 @@ class ContrastiveObjective(nn.Module):
         device_type = output.global_embedding.device.type
         with torch.autocast(device_type, enabled=False):  # exponentials of 1 / T need all their digits
             local_mean = output.local_embedding.float().mean(dim=(2, 3))  # (B, C)
-            embeddings = gather_batch(torch.stack([output.global_embedding.float(), local_mean], dim=1))  # (B', 2, C)
-            indices = gather_batch(indices)  # (B',)
+            embeddings = self._gather(torch.stack([output.global_embedding.float(), local_mean], dim=1))  # (B', 2, C)
+            indices = self._gather(indices)  # (B',)
             candidates = self._draw_candidates(indices.device)  # (K + 1,)
             positives = self.memory[indices]  # (B', C)
             global_scores = self._scores(embeddings[:, 0], positives, indices, candidates)
@@ -128,10 +138,18 @@ class ContrastiveObjective(nn.Module):
     @torch.no_grad()
     def update(self, embedding: Tensor, indices: Tensor) -> None:
         """Move the memory's entries towards the global embeddings (B, C) of the panoramas `indices` (B,), distinct."""
-        embedding, indices = gather_batch(embedding.float()), gather_batch(indices)
+        embedding, indices = self._gather(embedding.float()), self._gather(indices)
         momentum = self.config.memory_momentum
         mixed = momentum * self.memory[indices] + (1 - momentum) * embedding
         self.memory[indices] = functional.normalize(mixed, dim=1)
+
+    def _gather(self, part: Tensor) -> Tensor:
+        """The parts (B, ...) of all processes in the order of their ranks, with gradients: (B', ...)."""
+        if self._fabric is None or self._fabric.world_size == 1:
+            return part
+        parts = self._fabric.all_gather(part, sync_grads=part.requires_grad)  # (processes, B, ...)
+        assert isinstance(parts, Tensor)
+        return parts.flatten(0, 1)  # (B', ...)
 
     def _draw_candidates(self, device: torch.device) -> Tensor:
         """K + 1 distinct entries of the memory: one more than needed, for a sample that finds itself among them."""

@@ -142,7 +142,9 @@ class PretrainTask(Task):
         self.settings, self.source, self.fabric = config, source, fabric
         self.config, self.steps_per_epoch = config.model, source.steps_per_epoch
         self.model: ContrastiveModel = ContrastiveModel(config.model)
-        self.objective = ContrastiveObjective(source.count, config.objective, seed=config.loop.seed).to(fabric.device)
+        self.objective = ContrastiveObjective(source.count, config.objective, seed=config.loop.seed, fabric=fabric).to(
+            fabric.device
+        )
         self.retrieval = Retrieval(source.some, config.views, config.loop.seed)
         self._embedded: list[tuple[Tensor, Tensor]] = []  # what this step puts into the memory bank
 

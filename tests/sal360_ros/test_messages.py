@@ -78,6 +78,7 @@ def test_stamps_that_are_no_time_are_numbers_all_the_same():
     assert stamp_nanoseconds(header) == -1_000_000_000
 
 
+@pytest.mark.filterwarnings("ignore:.*tostring.*:DeprecationWarning")
 def test_pictures_for_people_need_no_cv_bridge(monkeypatch):
     picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     with_it = picture_message(picture, Header(frame_id="camera"))

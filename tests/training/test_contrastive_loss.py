@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -196,18 +198,18 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
 # One process of two. First the whole batch alone, then half of it with the other process, the gradients averaged as
 # DDP does: two steps with a linear "encoder", for both losses.
 _PROCESS = """
-import json, sys
+import json
 from types import SimpleNamespace
 import torch, torch.distributed as dist
 from torch.nn import functional
-from training.config import ObjectiveConfig
-from training.contrastive_loss import ContrastiveObjective
+from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
+from training.loop import LoopConfig, make_fabric
 
-def run(loss, rank, world):
+def run(loss, rank, world, fabric=None):
     torch.manual_seed(0)
     pictures, weight = torch.randn(2, 6, 10, 3, 5), torch.randn(8, 10, requires_grad=True)
     indices = torch.tensor([[4, 30, 2, 9, 0, 7], [3, 4, 30, 12, 1, 0]])
-    objective = ContrastiveObjective(40, ObjectiveConfig(loss=loss, negatives=7), channels=8, seed=1)
+    objective = ContrastiveObjective(40, ObjectiveConfig(loss=loss, negatives=7), channels=8, seed=1, fabric=fabric)
     share = slice(rank * 6 // world, (rank + 1) * 6 // world)
     gradients = []
     for step in range(2):
@@ -221,24 +223,29 @@ def run(loss, rank, world):
         gradients.append((gradient / world).tolist())
     return {"gradients": gradients, "memory": objective.memory.tolist()}
 
-rank, store, losses = int(sys.argv[1]), sys.argv[2], ("nce", "infonce")
+losses = ("nce", "infonce")
 alone = [run(loss, 0, 1) for loss in losses]
-dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-print(json.dumps({"one": alone, "two": [run(loss, rank, 2) for loss in losses]}))
+fabric = make_fabric(LoopConfig("unused", steps=1, accelerator="cpu"))
+together = [run(loss, fabric.global_rank, 2, fabric) for loss in losses]
+print(json.dumps({"one": alone, "two": together}))
 dist.destroy_process_group()
 """
 
 
-def test_two_processes_give_the_gradient_of_one(tmp_path: Path, repository: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROCESS, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=repository,
+def test_two_processes_give_the_gradient_of_one(repository: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in ("0", "1"):  # as torchrun would start them
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+        place |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        environment = {**os.environ, **place, "PYTHONPATH": str(repository)}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", _PROCESS], stdout=subprocess.PIPE, text=True, cwd=repository, env=environment
+            )
         )
-        for rank in range(2)
-    ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     for result in map(json.loads, outputs):

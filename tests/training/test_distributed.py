@@ -16,13 +16,14 @@ SCRIPT = """
     from pathlib import Path
     import numpy as np, torch
     from torch.optim.optimizer import register_optimizer_step_pre_hook
-    from training.config import ContrastiveConfig, LoopConfig, ObjectiveConfig
-    from training.config import OptimiserConfig, PanoramaConfig, ViewConfig
+    from training.contrastive_loss import ObjectiveConfig
     from training.pretrain import PretrainConfig
     from training.data.loader import StepSampler, load
-    from training.data.panoramas import PanoramaViews
-    from training.data.views import ViewPair
-    from training.loop import make_fabric, train
+    from training.data.panoramas import PanoramaConfig, PanoramaViews
+    from training.data.views import ViewConfig, ViewPair
+    from training.loop import LoopConfig, make_fabric, train
+    from training.models.contrastive import ContrastiveConfig
+    from training.optimiser import OptimiserConfig
     from training.pretrain import PretrainTask, Source
 
     generator = np.random.default_rng(0)
