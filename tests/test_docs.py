@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
 import math
 import re
@@ -12,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from docs import tables
 from sal360 import sphere
+from sal360.errors import ParameterError
 from sal360.outputs.qp_offset import QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRateSettings
 from sal360.outputs.smoothing import SmoothingSettings
 from sal360.outputs.targets import PeakSettings, SelectionSettings
+from sal360.settings import Settings, flatten
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -69,24 +71,45 @@ def test_commands_on_the_pages_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("name", "group", "settings"),
     [
-        ("smoothing.md", SmoothingSettings()),
-        ("targets.md", PeakSettings()),
-        ("targets.md", SelectionSettings()),
-        ("shading_rate.md", ShadingRateSettings()),
-        ("qp_offset.md", QpOffsetSettings()),
+        ("smoothing.md", "smoothing", SmoothingSettings()),
+        ("targets.md", "targets", PeakSettings()),
+        ("targets.md", "target", SelectionSettings()),
+        ("shading_rate.md", "shading_rate", ShadingRateSettings()),
+        ("qp_offset.md", "qp_offset", QpOffsetSettings()),
     ],
-    ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else value,
+    ids=lambda value: type(value).__name__ if isinstance(value, Settings) else value,
 )
-def test_every_setting_is_listed_with_its_default(name: str, settings: object) -> None:
-    assert dataclasses.is_dataclass(settings)
-    tables = re.findall(r"^\| setting[^\n]*\| default .*?\n\n", (DOCS / name).read_text(), re.MULTILINE | re.DOTALL)
-    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]+)", "".join(tables), re.MULTILINE))
-    for each in dataclasses.fields(settings):
-        default = getattr(settings, each.name)
-        said = rows[each.name]
-        assert said == str(default).lower() or (not isinstance(default, str) and float(said) == default), each.name
+def test_every_setting_is_listed_with_its_default(name: str, group: str, settings: Settings) -> None:
+    rows = dict(re.findall(rf"^\| `{group}\.(\w+)` \| `([\w.]+)", (DOCS / name).read_text(), re.MULTILINE))
+    for setting, default, _ in flatten(settings):
+        said = rows[setting]
+        assert said == str(default).lower() or (not isinstance(default, str) and float(said) == default), setting
+
+
+def test_generated_files_and_tables_are_those_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_table_that_differs_is_named_and_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "FILES", {})
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- table: target -->\n\nold\n\n<!-- end -->\nafter\n")
+    assert tables.main(["--check"]) == 1
+    assert "README.md differs from the code" in capsys.readouterr().err
+    assert "old" in page.read_text()
+    assert tables.main([]) == 0
+    assert tables.main(["--check"]) == 0
+    assert re.fullmatch(
+        r"before\n<!-- table: target -->\n\n\| parameter .*\n\n<!-- end -->\nafter\n", page.read_text(), re.DOTALL
+    )
+    page.write_text("<!-- table: nothing -->\n<!-- end -->\n")
+    with pytest.raises(ParameterError, match=r"README\.md has a table 'nothing'"):
+        tables.main(["--check"])
 
 
 def test_the_shaders_lookup_is_the_spheres() -> None:

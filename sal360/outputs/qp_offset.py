@@ -14,34 +14,24 @@ from functools import lru_cache
 import numpy as np
 
 from sal360.outputs.tiles import ErpTiles
-from sal360.settings import check_choice, check_range
+from sal360.settings import Rule, Settings, setting
 from sal360.sphere import Array
 
-BLOCK_SIZES_PX = (16, 32, 64)
 _OPTIMAL_QP_PER_OCTAVE = -3.0
 
 
 @dataclass(frozen=True)
-class QpOffsetSettings:
-    """How strongly the map moves the quantiser.
+class QpOffsetSettings(Settings):
+    """How strongly the map changes the quantiser."""
 
-    Raises:
-        ParameterError: a value is out of its range.
-    """
-
-    block_px: int = 16
-    """Side of a block: 16 (H.264 macroblock), 32 or 64 (HEVC, AV1) pixels."""
-    strength: float = 0.5
-    """Share of the offset that is optimal for this map in theory, 0 to 2; 0: only the projection's own."""
-    max_offset: int = 8
-    """Bound of the offset either way, 1 to 25 QP."""
-    weigh_projection: bool = True
-    """Also spend fewer bits where the projection stretches the sphere, towards the poles."""
-
-    def __post_init__(self) -> None:
-        check_choice("block_px", self.block_px, BLOCK_SIZES_PX)
-        check_range("strength", self.strength, 0, 2)
-        check_range("max_offset", self.max_offset, 1, 25)
+    block_px: int = setting(
+        16, "side of a block: 16 for H.264, 32 for HEVC in NVENC, 64 for AV1", choices=(16, 32, 64), unit="px"
+    )
+    strength: float = setting(
+        0.5, "share of the theoretically optimal offset; 0: only the projection's part", minimum=0, maximum=2
+    )
+    max_offset: int = setting(8, "maximum offset in either direction", minimum=1, maximum=25, unit="QP")
+    weigh_projection: bool = setting(True, "spend fewer bits towards the poles, where the projection stretches")
 
 
 class QpOffset:
@@ -94,10 +84,13 @@ def tile_weights(density: Array, rows: int, columns: int) -> Array:
 
     Args:
         density: the map (h, w).
-        rows, columns: of equal tiles over the panorama, each at least 1.
+        rows, columns: of equal tiles over the panorama, at least 1 and at most the map's own.
+
+    Raises:
+        ParameterError: rows or columns are out of that range.
     """
-    check_range("rows", rows, 1, density.shape[0])
-    check_range("columns", columns, 1, density.shape[1])
+    for name, count, maximum in (("rows", rows, density.shape[0]), ("columns", columns, density.shape[1])):
+        Rule(minimum=1, maximum=maximum).check(name, count)
     grid = _equal_tiles(rows, columns)
     gaze = grid.average(density) * grid.solid_angle_sr / (4 * math.pi)
     weights: Array = gaze / gaze.sum()

@@ -12,49 +12,47 @@ from dataclasses import dataclass
 import numpy as np
 
 from sal360.outputs.tiles import ErpTiles, TileGrid, WindowTiles, cube_faces
-from sal360.settings import check_choice, check_range
+from sal360.settings import Settings, setting
 from sal360.sphere import Array
 
 RATE_1X1, RATE_2X2, RATE_4X4 = 0b0000, 0b0101, 0b1010
-TILE_SIZES_PX = (8, 16, 32)
-LIMITS = ("2x2", "4x4")
-PROJECTIONS = ("erp", "cubemap")
 
 
 @dataclass(frozen=True)
-class ShadingRateSettings:
-    """Which tiles are shaded how finely.
+class ShadingRateSettings(Settings):
+    """Which tiles are shaded how finely."""
 
-    Raises:
-        ParameterError: a value is out of its range.
-    """
-
-    tile_px: int = 16
-    """Side of a tile, 8, 16 or 32 pixels: the GPU's texel size of the attachment (Vulkan) or image (D3D12)."""
-    limit: str = "2x2"
-    """The coarsest rate, "2x2" or "4x4"; D3D12 has 4x4 only where AdditionalShadingRatesSupported is set."""
-    projection: str = "erp"
-    """The picture that is rendered: "erp", or "cubemap" for six faces one below the other (see `tiles.cube_faces`)."""
-    full_rate_density: float = 1.0
-    """Tiles of at least this density, relative to uniform, are shaded at 1x1, 0 to 1e6."""
-    half_rate_density: float = 0.5
-    """Tiles of at least this density are shaded no coarser than 2x2, 0 to 1e6; matters for the limit "4x4"."""
-    full_rate_share: float = 0.0
-    """A budget in place of `full_rate_density`: the share of the picture's pixels at 1x1, 0 to 1; 0: no budget.
-
-    The densest tiles get it, counted by pixels and not by solid angle, because pixels are what shading costs.
-    """
-    hysteresis: float = 0.15
-    """A tile keeps its finer rate until its density is this share below what it needs, 0 to 0.9: no flicker."""
-
-    def __post_init__(self) -> None:
-        check_choice("tile_px", self.tile_px, TILE_SIZES_PX)
-        check_choice("limit", self.limit, LIMITS)
-        check_choice("projection", self.projection, PROJECTIONS)
-        check_range("full_rate_density", self.full_rate_density, 0, 1e6)
-        check_range("half_rate_density", self.half_rate_density, 0, 1e6)
-        check_range("full_rate_share", self.full_rate_share, 0, 1)
-        check_range("hysteresis", self.hysteresis, 0, 0.9)
+    tile_px: int = setting(16, "side of a tile: the GPU's shading-rate tile size", choices=(8, 16, 32), unit="px")
+    limit: str = setting("2x2", "coarsest shading rate", choices=("2x2", "4x4"))
+    """Direct3D 12 has 4x4 only where AdditionalShadingRatesSupported is set."""
+    projection: str = setting(
+        "erp",
+        "picture that is rendered; erp: equirectangular; cubemap: six faces, one below the other",
+        choices=("erp", "cubemap"),
+    )
+    """For the faces and their order see `tiles.cube_faces`."""
+    full_rate_density: float = setting(
+        1.0, "minimum density, relative to uniform, of a tile shaded at 1x1", minimum=0, maximum=1e6
+    )
+    half_rate_density: float = setting(
+        0.5,
+        "minimum density, relative to uniform, of a tile shaded at 2x2; used with limit 4x4",
+        minimum=0,
+        maximum=1e6,
+    )
+    full_rate_share: float = setting(
+        0.0,
+        "share of the picture's pixels shaded at 1x1, densest tiles first; replaces full_rate_density; 0: off",
+        minimum=0,
+        maximum=1,
+    )
+    """Counted by pixels and not by solid angle, because pixels are what shading costs."""
+    hysteresis: float = setting(
+        0.15,
+        "how far below its threshold, as a share of it, a tile keeps its finer rate; prevents flicker",
+        minimum=0,
+        maximum=0.9,
+    )
 
 
 class ShadingRate:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sal360.projection import remap_sphere, rotation_maps
-from sal360.settings import check_range
+from sal360.settings import Settings, setting
 from sal360.sphere import Array, solid_angles
 
 
@@ -64,28 +64,23 @@ def step_lag_s(maps: Sequence[Array], stamps_s: Sequence[float], before: Array, 
 
 
 @dataclass(frozen=True)
-class SmoothingSettings:
-    """How maps are smoothed over time.
+class SmoothingSettings(Settings):
+    """How maps are smoothed over time."""
 
-    Raises:
-        ParameterError: a value is out of its range.
-    """
-
-    time_constant_s: float = 0.2
-    """Time after which 63 % of a change has arrived, seconds, 0 to 60; 0 turns smoothing off."""
-    reset_gap_s: float = 1.0
-    """A pause in the stream longer than this starts again from the newest map, seconds, 0 to 3600."""
-    cut_distance: float = 0.25
-    """A map whose total-variation distance from the state is above this is a cut and starts again, 0 to 1; 1: never.
-
-    The bundled model keeps within .13 on a moving camera and .23 on one that turns at 3 rad/s; another scene is at
-    .3 to .5.
-    """
-
-    def __post_init__(self) -> None:
-        check_range("time_constant_s", self.time_constant_s, 0, 60)
-        check_range("reset_gap_s", self.reset_gap_s, 0, 3600)
-        check_range("cut_distance", self.cut_distance, 0, 1)
+    time_constant_s: float = setting(
+        0.2, "time constant of the temporal low-pass filter; 0: no smoothing", minimum=0, maximum=60, unit="s"
+    )
+    reset_gap_s: float = setting(
+        1.0, "pause in the stream after which smoothing starts over", minimum=0, maximum=3600, unit="s"
+    )
+    cut_distance: float = setting(
+        0.25,
+        "total-variation distance from the smoothed map above which a map is a scene cut; 1: never",
+        minimum=0,
+        maximum=1,
+    )
+    """The bundled model stays below .13 on a moving camera and below .23 on one that turns at 3 rad/s; maps of two
+    different scenes are .3 to .5 apart."""
 
 
 class TemporalSmoothing:

@@ -10,29 +10,19 @@ import cv2
 import numpy as np
 
 from sal360.projection import pad_sphere, sample_erp
-from sal360.settings import check_range
+from sal360.settings import Settings, setting
 from sal360.sphere import Array, angular_distance, erp_directions
 
 
 @dataclass(frozen=True)
-class PeakSettings:
-    """Which places of a map are targets.
+class PeakSettings(Settings):
+    """Which places of a map are targets."""
 
-    Raises:
-        ParameterError: a value is out of its range.
-    """
-
-    count: int = 5
-    """Most targets of one map, 1 to 100."""
-    min_separation_rad: float = 0.35
-    """Least angle between two targets, radians, 0.01 to π: the radius of non-maximum suppression."""
-    min_score: float = 1.5
-    """Least density of a target, relative to uniform, 0 to 1e6: below it a map may have no target at all."""
-
-    def __post_init__(self) -> None:
-        check_range("count", self.count, 1, 100)
-        check_range("min_separation_rad", self.min_separation_rad, 0.01, math.pi)
-        check_range("min_score", self.min_score, 0, 1e6)
+    count: int = setting(5, "maximum number of targets per map", minimum=1, maximum=100)
+    min_separation_rad: float = setting(
+        0.35, "minimum angle between two targets", minimum=0.01, maximum=math.pi, unit="rad"
+    )
+    min_score: float = setting(1.5, "minimum density of a target, relative to uniform", minimum=0, maximum=1e6)
 
 
 class Peaks(NamedTuple):
@@ -99,31 +89,27 @@ def _between_pixels(density: Array, directions: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class SelectionSettings:
-    """When to stay with a target and when to leave it.
+class SelectionSettings(Settings):
+    """When to stay with a target and when to leave it."""
 
-    Raises:
-        ParameterError: a value is out of its range.
-    """
-
-    min_dwell_s: float = 0.5
-    """A target is not left before this time, seconds, 0 to 3600; one that vanishes is kept this long as well."""
-    max_dwell_s: float = 0.0
-    """After this time another target is looked at, seconds, 0 to 3600; 0: never, while it is the best."""
-    switch_ratio: float = 1.2
-    """Another target wins only when its score is this many times the present one's, 1 to 100."""
-    inhibition_s: float = 2.0
-    """A place that was left is not returned to for this time, seconds, 0 to 3600."""
-    radius_rad: float = 0.35
-    """Peaks within this angle are the same target, radians, 0.01 to π."""
-    reset_gap_s: float = 1.0
-    """A pause in the stream longer than this forgets the past, seconds, 0 to 3600."""
-
-    def __post_init__(self) -> None:
-        for name in ("min_dwell_s", "max_dwell_s", "inhibition_s", "reset_gap_s"):
-            check_range(name, getattr(self, name), 0, 3600)
-        check_range("switch_ratio", self.switch_ratio, 1, 100)
-        check_range("radius_rad", self.radius_rad, 0.01, math.pi)
+    min_dwell_s: float = setting(
+        0.5, "minimum time on a target, also on one that vanishes", minimum=0, maximum=3600, unit="s"
+    )
+    max_dwell_s: float = setting(
+        0.0, "maximum time on a target while there are others; 0: no limit", minimum=0, maximum=3600, unit="s"
+    )
+    switch_ratio: float = setting(
+        1.2, "how many times the present target's density another one needs to replace it", minimum=1, maximum=100
+    )
+    inhibition_s: float = setting(
+        2.0, "inhibition of return: how long a target that was left is ignored", minimum=0, maximum=3600, unit="s"
+    )
+    radius_rad: float = setting(
+        0.35, "angle within which peaks count as the same target", minimum=0.01, maximum=math.pi, unit="rad"
+    )
+    reset_gap_s: float = setting(
+        1.0, "pause in the stream after which target selection starts over", minimum=0, maximum=3600, unit="s"
+    )
 
 
 @dataclass(frozen=True)

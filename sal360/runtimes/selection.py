@@ -21,7 +21,7 @@ from sal360.runtimes.tensorrt.backend import TensorRtBackend
 from sal360.runtimes.tensorrt.driver import cuda_device_count
 from sal360.runtimes.tensorrt.engine import SUFFIX as ENGINE
 from sal360.runtimes.torch_backend import TorchBackend
-from sal360.settings import check_choice, check_range
+from sal360.settings import Rule
 from sal360.weights import bundled_model
 
 
@@ -151,11 +151,11 @@ def bundled_form(row: BackendRow, device: str, precision: str) -> Literal["fp32"
 
 
 def _check_arguments(backend: str, device: str, precision: str, threads: int) -> None:
-    check_choice("backend", backend, BACKEND_NAMES)
-    check_choice("precision", precision, ("auto", *PRECISIONS))
+    Rule(choices=BACKEND_NAMES).check("backend", backend)
+    Rule(choices=("auto", *PRECISIONS)).check("precision", precision)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ParameterError(f"device is {device!r}", "set it to auto, cpu, cuda or cuda:N")
-    check_range("threads", threads, 0, MAX_THREADS)
+    Rule(minimum=0, maximum=MAX_THREADS).check("threads", threads)
 
 
 def _candidates(path: Path, backend: str, kind: str) -> list[BackendRow]:

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from lifecycle_msgs.srv import GetState
 
-from sal360_ros.parameter_table import flatten
+from sal360.settings import flatten
 from sal360_ros.parameters import CameraParameters, SaliencyParameters
 
 pytestmark = pytest.mark.ros

@@ -20,14 +20,14 @@ def refused(graph, transition, reason):
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
-        ({"model": "/no/such.onnx"}, "cannot configure: there is no model file /no/such.onnx; "),
-        ({"device": "tpu"}, "cannot configure: device is 'tpu'; "),
-        ({"prior_strength": 11.0}, "prior_strength"),
-        ({"prior_strength": 1}, "expecting type 'DOUBLE'"),
-        ({"encoding": "png"}, "expected one of mono8, 32FC1"),
-        ({"threads": -1}, "threads"),
-        ({"shading_rate__tile_px": 12}, "tile_px is 12; expected one of 8, 16, 32"),
-        ({"qp_offset__strength": float("nan")}, "strength"),
+        ({"model": "/no/such.onnx"}, "cannot configure: there is no model file /no/such.onnx; check the path"),
+        ({"device": "tpu"}, "cannot configure: device is 'tpu'; set it to auto, cpu, cuda or cuda:N"),
+        ({"prior_strength": 11.0}, "prior_strength is 11.0; set it to a number (1.0, not 1) from 0 to 10"),
+        ({"prior_strength": 1}, "prior_strength is 1; set it to a number (1.0, not 1) from 0 to 10"),
+        ({"encoding": "png"}, "encoding is 'png'; set it to mono8 or 32FC1"),
+        ({"threads": -1}, "threads is -1; set it to a whole number from 0 to 256"),
+        ({"shading_rate__tile_px": 12}, "shading_rate.tile_px is 12; set it to 8, 16 or 32"),
+        ({"qp_offset__strength": float("nan")}, "qp_offset.strength is nan; set it to a number"),
     ],
 )
 def test_a_wrong_start_value_refuses_configure_with_one_line_until_it_is_mended(
@@ -72,7 +72,7 @@ def test_a_prior_strength_is_refused_for_a_model_without_prior(graph, make_node,
 def test_what_needs_another_model_is_refused_while_configured(graph, active_node):
     result = graph.call(active_node.set_parameters, [Parameter("backend", value="openvino")])[0]
     assert not result.successful
-    assert "backend was set on a configured node; expected an unconfigured one" in result.reason
+    assert "backend was set on a configured node; deactivate and clean up the node first" in result.reason
     for transition in (active_node.trigger_deactivate, active_node.trigger_cleanup):
         assert graph.call(transition).name == "SUCCESS"
     assert graph.call(active_node.set_parameters, [Parameter("backend", value="auto")])[0].successful

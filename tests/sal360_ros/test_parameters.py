@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from sal360.errors import ParameterError
-from sal360_ros.parameter_table import ParameterTable, Rule, flatten, parameter, rules, with_values
+from sal360.settings import Settings, flatten, setting, with_values
+from sal360_ros.parameter_table import ParameterTable
 from sal360_ros.parameters import CameraParameters, SaliencyParameters
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "config").glob("saliency*.yaml"))
@@ -39,9 +41,9 @@ def test_the_shipped_file_names_every_choice(path):
     lines = path.read_text().splitlines()
     for name, default, rule in flatten(SaliencyParameters()):
         if rule.choices:
-            (at,) = (at for at, line in enumerate(lines) if f'{name.split(".")[-1]}: "{default}"' in line)
+            (at,) = (at for at, line in enumerate(lines) if f"{name.split('.')[-1]}: {json.dumps(default)}" in line)
             said = lines[at - 1] + lines[at]  # the comment stands beside the value or above it
-            assert all(choice in said for choice in rule.choices), name
+            assert all(str(choice) in said for choice in rule.choices), name
 
 
 @pytest.mark.parametrize("values", [SaliencyParameters(), CameraParameters()], ids=lambda values: type(values).__name__)
@@ -77,16 +79,17 @@ def test_every_setting_of_the_outputs_is_a_parameter():
 
 
 @dataclasses.dataclass(frozen=True)
-class Inner:
-    depth: int = 2
+class Inner(Settings):
+    depth: int = setting(2, "depth of the ford", minimum=0, maximum=9)
+    width: int = setting(4, "width of the ford", choices=(2, 4, 8), unit="m")
 
 
 @dataclasses.dataclass(frozen=True)
-class Outer:
-    speed: float = parameter(1.0, "how fast", minimum=0.0, maximum=2.0)
-    colour: str = parameter("red", "of the car", choices=("red", "blue"), changes="unconfigured")
-    wheels: int = parameter(4, "below it", minimum=1, maximum=8, changes="start")
-    inner: Inner = dataclasses.field(default_factory=Inner, metadata=rules(depth=Rule("of water", 0, 9)))
+class Outer(Settings):
+    speed: float = setting(1.0, "speed of the car", minimum=0, maximum=2, unit="m/s")
+    colour: str = setting("red", "colour of the car", choices=("red", "blue"), changes="unconfigured")
+    wheels: int = setting(4, "number of wheels", minimum=1, maximum=8, changes="start")
+    inner: Inner = dataclasses.field(default_factory=Inner)
 
 
 @pytest.fixture
@@ -124,19 +127,23 @@ class TestTable:
     def test_descriptors_carry_ranges_choices_and_read_only(self, node_with):
         node = node_with()
         ParameterTable(node, Outer())
-        speed, colour, wheels, depth = (
-            node.describe_parameter(name) for name in ("speed", "colour", "wheels", "inner.depth")
+        speed, colour, wheels, depth, width = (
+            node.describe_parameter(name) for name in ("speed", "colour", "wheels", "inner.depth", "inner.width")
         )
+        assert speed.description == "speed of the car [m/s]"
+        assert depth.description == "depth of the ford"
         assert (speed.floating_point_range[0].from_value, speed.floating_point_range[0].to_value) == (0.0, 2.0)
         assert (depth.integer_range[0].from_value, depth.integer_range[0].to_value) == (0, 9)
         assert colour.additional_constraints == "one of red, blue; changes only while the node is unconfigured"
+        assert (width.integer_range[0].from_value, width.integer_range[0].to_value) == (2, 8)
+        assert width.additional_constraints == "one of 2, 4, 8"
         assert wheels.read_only
         assert not speed.read_only
 
     def test_a_refused_start_value_is_told_until_it_is_replaced(self, node_with):
         node = node_with(speed=9.0)
         table = ParameterTable(node, Outer())
-        with pytest.raises(ParameterError, match=r"9\.0.*expected a number \(write 1\.0, not 1\) from 0 to 2"):
+        with pytest.raises(ParameterError, match=r"speed is 9\.0; set it to a number \(1\.0, not 1\) from 0 to 2 m/s"):
             table.read()
         assert node.set_parameters([Parameter("speed", value=1.5)])[0].successful
         assert table.read().speed == 1.5
@@ -163,6 +170,13 @@ class TestTable:
         assert table.current == Outer()
         assert node.set_parameters([Parameter("inner.depth", value=9)])[0].successful
         assert table.current == Outer(inner=Inner(9))
+
+    def test_a_refusal_names_the_parameter_in_full_and_says_what_is_allowed(self, node_with):
+        node = node_with()
+        table = ParameterTable(node, Outer())
+        result = node.set_parameters([Parameter("inner.width", value=6)])[0]
+        assert result.reason == "inner.width is 6; set it to 2, 4 or 8"
+        assert table.current == Outer()
 
     def test_names_that_no_parameter_has_are_kept_for_a_warning(self, node_with):
         overrides = {"sped": 1.0, "use_sim_time": False, "qos_overrides./image.publisher.depth": 3}

@@ -1,0 +1,153 @@
+"""Tables and files that follow from the code: `python -m docs.tables` rewrites them, `--check` only compares.
+
+In a page, the table NAME stands between `<!-- table: NAME -->` and `<!-- end -->`. A new table is one line of `TABLES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from sal360.errors import ParameterError
+from sal360.files import write_text
+from sal360.settings import Rule, Settings, Value, flatten
+from sal360_ros.parameters import CameraParameters, SaliencyParameters
+
+ROOT = Path(__file__).resolve().parents[1]
+README_PARAMETERS = (
+    "image_transport",
+    "encoding",
+    "full_scale",
+    "backend",
+    "device",
+    "precision",
+    "threads",
+    "prior_strength",
+    "smoothing.time_constant_s",
+    "orientation",
+    "frame_convention",
+    "yaw_offset_rad",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite what differs from the code, or name it with `--check`; 1 when that finds anything."""
+    parser = argparse.ArgumentParser(prog="python -m docs.tables", description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file differs")
+    is_check = parser.parse_args(arguments).check
+    differing = [path for path in [*pages(), *(ROOT / name for name in FILES)] if _text(path) != generated(path)]
+    for path in differing:
+        name = path.relative_to(ROOT)
+        if is_check:
+            print(f"{name} differs from the code; run python -m docs.tables", file=sys.stderr)
+            continue
+        write_text(path, generated(path))
+        print(f"{name} rewritten")
+    return 1 if is_check and differing else 0
+
+
+def pages() -> list[Path]:
+    """The pages that may hold tables."""
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("sal360/weights/*.md")])
+
+
+def generated(path: Path) -> str:
+    """What a file should hold.
+
+    Raises:
+        ParameterError: a page names a table that does not exist.
+    """
+    name = path.relative_to(ROOT).as_posix()
+    if name in FILES:
+        return FILES[name]()
+    return re.sub(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", partial(_region, name), _text(path), flags=re.DOTALL)
+
+
+def _region(page: str, match: re.Match[str]) -> str:
+    begin, table, end = match.groups()
+    if table not in TABLES:
+        raise ParameterError(f"{page} has a table {table!r}", f"choose one of {', '.join(TABLES)}, or add it there")
+    return f"{begin}\n{TABLES[table]()}\n{end}"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    rule = f"|{'---|' * len(heading)}\n"
+    head, *body = [f"| {' | '.join(cells)} |\n" for cells in (heading, *rows)]
+    return "".join([head, rule, *body])
+
+
+# --- parameters ---
+
+
+def parameters(settings: Settings, names: Sequence[str] = (), group: str = "") -> str:
+    """Parameters with default, values and meaning: all, those of these names in this order, or those of a group."""
+    found = {name: (value, rule) for name, value, rule in flatten(settings)}
+    chosen = names or [name for name in found if name.startswith(group)]
+    rows = [(f"`{name}`", *_cells(*found[name])) for name in chosen]
+    return markdown(("parameter", "default", "values", "meaning"), rows)
+
+
+def _cells(default: Value, rule: Rule) -> tuple[str, str, str]:
+    shown = default if isinstance(default, str) and default else _yaml(default)
+    return f"`{shown}`", _values(default, rule), rule.description
+
+
+def _values(default: Value, rule: Rule) -> str:
+    if rule.choices:
+        unit = f" {rule.unit}" if rule.unit else ""
+        return ", ".join(f"`{each}`" for each in rule.choices) + unit
+    return rule.allowed or {bool: "`true`, `false`"}.get(type(default), "text")
+
+
+def saliency_yaml() -> str:
+    """`config/saliency.yaml`: every parameter of the node with its default."""
+    lines = [
+        "# Every parameter of saliency_node with its default, written by `python -m docs.tables`. To change some:",
+        "# ros2 launch sal360_ros saliency.launch.py params_file:=a_copy_of_this.yaml",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    last_group = ""
+    for name, default, rule in flatten(SaliencyParameters()):
+        group, _, own = name.rpartition(".")
+        if group != last_group:
+            lines.append(f"    {group}:")
+            last_group = group
+        indent = "      " if group else "    "
+        is_said = rule.choices and all(f"{choice}:" in rule.description for choice in rule.choices)
+        values = f" ({rule.allowed})" if rule.allowed and not is_said else ""
+        lines += [f"{indent}# {rule.description}{values}", f"{indent}{own}: {_yaml(default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Value) -> str:
+    return json.dumps(value)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "main parameters": lambda: parameters(SaliencyParameters(), names=README_PARAMETERS),
+    "parameters": lambda: parameters(SaliencyParameters()),
+    "camera parameters": lambda: parameters(CameraParameters()),
+    **{
+        group: partial(parameters, SaliencyParameters(), group=f"{group}.")
+        for group in ("smoothing", "targets", "target", "shading_rate", "qp_offset")
+    },
+}
+"""The tables of the pages, by the name in their marker."""
+
+FILES: dict[str, Callable[[], str]] = {"config/saliency.yaml": saliency_yaml}
+"""Files that are generated as a whole."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
