@@ -64,7 +64,7 @@ setup(
         ("lib/sal360_ros", glob("scripts/*")),
     ],
     zip_safe=False,
-    install_requires=["numpy", OPENCV, "pyyaml", "onnx>=1.16", "tqdm"],
+    install_requires=["numpy", OPENCV, "pillow", "pyyaml", "onnx>=1.16", "tqdm"],
     extras_require={
         "ros": ros("jazzy"),
         "ros-kilted": ros("kilted"),

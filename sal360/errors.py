@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -15,13 +16,14 @@ FRAME_REJECTIONS = {
     "empty_data": "a message without data",
     "bad_step": "an Image message whose step is shorter than a row",
     "short_data": "an Image message with fewer bytes than its size needs",
-    "bad_size": "an image with an odd size where its encoding needs an even one, or too large to decode",
+    "bad_size": "an image with an odd size where its encoding needs an even one, or too small for it",
+    "too_large": "a picture with more pixels than `max_pixels`",
     "unknown_compression": "a CompressedImage that is neither JPEG nor PNG",
-    "corrupt_jpeg": "JPEG data that cannot be decoded",
-    "corrupt_png": "PNG data that cannot be decoded",
+    "corrupt_jpeg": "a compressed JPEG message that is damaged or cut",
+    "corrupt_png": "a compressed PNG message that is damaged or cut",
     "bad_message": "a recorded message that cannot be deserialised",
     "missing": "a picture file that does not exist",
-    "unreadable_picture": "a picture file that cannot be decoded",
+    "unreadable_picture": "a picture file that cannot be read, is damaged or cut, or is in a format that is not read",
     "wrong_size": "a raw frame whose size is not the model's",
     "not_colour": "an array that is not 8-bit colour",
     "not_2_to_1": "a frame that is not twice as wide as high, so not equirectangular",
@@ -31,6 +33,11 @@ FRAME_REJECTIONS = {
     "internal_error": "an unexpected error while the frame was handled; the log has it",
 }
 """Reason → what it means: the reasons of `FrameError`, the node's counters `rejected.REASON`, and those of a report."""
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    r"""A text or path that every terminal, log and JSON file takes: bytes of a name that are not UTF-8 as \udce9."""
+    return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Sal360Error(Exception):
@@ -43,8 +50,9 @@ class Sal360Error(Exception):
     """
 
     def __init__(self, found: str, remedy: str, *, expected: str = "") -> None:
-        super().__init__("; ".join(part for part in (found, expected and f"expected {expected}", remedy) if part))
-        self.found = found
+        parts = (found, expected and f"expected {expected}", remedy)
+        super().__init__(printable("; ".join(part for part in parts if part)))
+        self.found = printable(found)
         self.remedy = remedy
         self.expected = expected
 

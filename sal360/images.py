@@ -1,19 +1,48 @@
-"""Maps that travel as sensor_msgs/Image: ground truth in bags, and the node's answers."""
+"""Pictures as 8-bit pixels, one reader for everybody: the raw and the compressed messages of a camera, and files.
+
+What a message or file holds beyond 8-bit colour is reduced to it in one way: `to_8_bit`. Files are turned upright as
+their EXIF orientation says. Compressed messages are not, as in image_transport: a camera that is mounted upside down is
+turned by its driver. `max_pixels` is compared with the size in the header, before memory is taken to decode it.
+The maps in messages and grey files (ground truth, and the node's own answers) keep their numbers: `read_map`.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
 
+from sal360.arrays import Density, Pixels, Reals
 from sal360.errors import DataError, FrameError
-from sal360.sphere import Array
+from sal360.files import write_bytes
+from sal360.picture_formats import (
+    PICTURE_FORMATS,
+    JpegStructure,
+    PictureFormat,
+    avif_turn,
+    jpeg_structure,
+    picture_format,
+    picture_size,
+    stored_size,
+    unread_format,
+)
 
-RAW_REASONS = ("unknown_encoding", "zero_size", "empty_data", "bad_step", "short_data", "bad_size")
+MAX_PIXELS = 2**26
+"""Default of `max_pixels`: 11585 x 5792. A few bytes may claim 65535 x 65535."""
+_LOWER = "lower the camera's resolution, or raise max_pixels"
+_REDUCE = "reduce it, or raise max_pixels"
+
+Wide: TypeAlias = NDArray[np.uint16]
+
+
+# --- raw messages ---
 
 
 @dataclass(frozen=True)
@@ -42,6 +71,7 @@ _LAYOUTS: dict[str, _Layout] = {
     "8UC1": _Layout(1),
     "rgba8": _Layout(4, conversion=cv2.COLOR_RGBA2RGB),
     "bgra8": _Layout(4, conversion=cv2.COLOR_BGRA2RGB),
+    "8UC4": _Layout(4, conversion=cv2.COLOR_BGRA2RGB),
     "rgb16": _Layout(3, sample_bytes=2),
     "bgr16": _Layout(3, sample_bytes=2, order="bgr"),
     "mono16": _Layout(1, sample_bytes=2),
@@ -63,22 +93,30 @@ RAW_ENCODINGS = tuple(sorted(_LAYOUTS))
 
 
 def decode_image(
-    encoding: str, height: int, width: int, step: int, data: Any, is_bigendian: bool = False
-) -> tuple[Array, str]:
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    data: Any,
+    is_bigendian: bool = False,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[Pixels, str]:
     """The picture of a sensor_msgs/Image.
 
     rgb8, bgr8 and mono8 are views of `data` (mono8 with its one channel shown three times, stride 0), which must
-    therefore live as long as the image. Of 16-bit samples the upper byte is taken.
+    therefore live as long as the image. 16-bit samples are scaled as `to_8_bit` does.
 
     Args:
         encoding, height, width, step, is_bigendian: as in the message; `step` is bytes of one row with its padding.
         data: any buffer of bytes.
+        max_pixels: larger pictures are refused.
 
     Returns:
         The image, (height, width, 3) uint8, not always writeable or contiguous, and its channel order, "rgb" or "bgr".
 
     Raises:
-        FrameError: with a reason of `REASONS`.
+        FrameError: the fields contradict each other or the encoding is not supported.
     """
     layout = _LAYOUTS.get(encoding)
     if layout is None:
@@ -88,50 +126,10 @@ def decode_image(
             expected="one of " + ", ".join(RAW_ENCODINGS),
             reason="unknown_encoding",
         )
-    if height < 1 or width < 1:
-        raise FrameError(
-            f"the image is {width} x {height}",
-            "check the camera driver",
-            expected="at least one pixel",
-            reason="zero_size",
-        )
-    stored = memoryview(data).nbytes
-    if stored == 0:
-        raise FrameError(
-            "the image has no data", "check the camera driver", expected=f"{height} rows", reason="empty_data"
-        )
-    pixel_bytes = layout.channels * layout.sample_bytes
-    if step < width * pixel_bytes:
-        raise FrameError(
-            f"step is {step} bytes for {width} pixels of {encoding}",
-            "set step to the bytes of one row, padding included",
-            expected=f"at least {width * pixel_bytes}",
-            reason="bad_step",
-        )
-    more, of = layout.rows
-    if layout.even and (width % 2 or height % of):
-        raise FrameError(
-            f"the image is {width} x {height} in {encoding}",
-            "crop it, or set the camera driver to rgb8",
-            expected="even sizes, because chroma is shared by neighbours",
-            reason="bad_size",
-        )
-    rows = height * more // of
-    if stored < step * rows:
-        raise FrameError(
-            f"the image has {stored} bytes",
-            "check the camera driver or a truncated recording",
-            expected=f"{rows} rows of {step}: {step * rows}",
-            reason="short_data",
-        )
-    upper_byte = layout.sample_bytes - 1 if not is_bigendian else 0
-    samples: Array = np.ndarray(
-        (rows, width, layout.channels),
-        np.uint8,
-        np.frombuffer(data, np.uint8),
-        offset=upper_byte,
-        strides=(step, pixel_bytes, layout.sample_bytes),
-    )
+    rows = height * layout.rows[0] // layout.rows[1]
+    _check_raw(layout, encoding, height, width, step, rows, memoryview(data).nbytes)
+    _check_size(height, width, max_pixels, "the image is", _LOWER)
+    samples = _samples(layout, rows, width, step, data, is_bigendian)
     if layout.conversion is not None:
         return _convert(samples, layout.conversion, encoding), layout.order
     if layout.channels == 1:
@@ -139,10 +137,54 @@ def decode_image(
     return samples, layout.order
 
 
-def _convert(samples: Array, code: int, encoding: str) -> Array:
+def _check_raw(layout: _Layout, encoding: str, height: int, width: int, step: int, rows: int, stored: int) -> None:
+    if height < 1 or width < 1:
+        raise FrameError(
+            f"the image is {width} x {height} pixels", "check the camera driver's resolution", reason="zero_size"
+        )
+    if stored == 0:
+        raise FrameError(f"the {width} x {height} image has no data", "check the camera driver", reason="empty_data")
+    row_bytes = width * layout.channels * layout.sample_bytes
+    if step < row_bytes:
+        raise FrameError(
+            f"step is {step} bytes for {width} pixels of {encoding}",
+            "set step to the bytes of one row, padding included",
+            expected=f"at least {row_bytes}",
+            reason="bad_step",
+        )
+    if layout.even and (width % 2 or height % layout.rows[1]):
+        raise FrameError(
+            f"the image is {width} x {height} in {encoding}",
+            "crop it, or set the camera driver to rgb8",
+            expected="even sizes, because neighbouring pixels share their colour",
+            reason="bad_size",
+        )
+    if stored < step * rows:
+        raise FrameError(
+            f"the image has {stored} bytes",
+            "check the camera driver, or record again if the recording was cut",
+            expected=f"{step * rows} ({rows} rows of {step})",
+            reason="short_data",
+        )
+
+
+def _samples(layout: _Layout, rows: int, width: int, step: int, data: Any, is_bigendian: bool) -> Pixels:
+    """The message's samples at 8 bits, (rows, width, channels); a view, but for 16-bit data that fill fewer bits."""
+    shape, pixel_bytes = (rows, width, layout.channels), layout.channels * layout.sample_bytes
+    content, strides, offset = np.frombuffer(data, np.uint8), (step, pixel_bytes, layout.sample_bytes), 0
+    if layout.sample_bytes == 2:
+        wide: Wide = np.ndarray(shape, ">u2" if is_bigendian else "<u2", content, strides=strides)
+        bits = _bits_used(wide[..., :3])
+        if bits < 16:
+            return (wide >> (bits - 8)).astype(np.uint8)
+        offset = 0 if is_bigendian else 1  # the upper byte
+    return np.ndarray(shape, np.uint8, content, offset=offset, strides=strides)
+
+
+def _convert(samples: Pixels, code: int, encoding: str) -> Pixels:
     try:
         # cv2 tells one channel from several by the number of axes
-        converted: Array = cv2.cvtColor(samples[..., 0] if samples.shape[2] == 1 else samples, code)
+        converted = cv2.cvtColor(samples[..., 0] if samples.shape[2] == 1 else samples, code)
     except cv2.error:
         height, width = samples.shape[:2]
         raise FrameError(
@@ -151,72 +193,242 @@ def _convert(samples: Array, code: int, encoding: str) -> Array:
             expected="an image large enough for its colour pattern",
             reason="bad_size",
         ) from None
-    return converted
+    return converted.astype(np.uint8, copy=False)
 
 
-COMPRESSED_REASONS = ("empty_data", "unknown_compression", "corrupt_jpeg", "corrupt_png")
-MAX_PIXELS = 2**28
-"""Of a picture: 23170 x 11585, while a few bytes may claim 65535 x 65535."""
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_LAST_MARK = {"jpeg": b"\xff\xd9", "png": b"IEND"}
+# --- compressed messages ---
+
+_IN_MESSAGES = {"JPEG": "corrupt_jpeg", "PNG": "corrupt_png"}
 
 
-def decode_compressed(data: Any, *, min_height: int = 0) -> tuple[Array, str]:
+def decode_compressed(data: Any, *, min_height: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, str]:
     """The picture of a sensor_msgs/CompressedImage: JPEG or PNG, told by the bytes and not by `format`.
 
     Args:
-        data: any buffer of bytes.
+        data: any buffer of bytes; zeros behind the picture, as drivers with fixed buffers leave them, do not matter.
         min_height: rows that the reader needs. A JPEG that has at least twice, four or eight times as many is decoded
             at ½, ¼ or ⅛ of its size, which takes a third of the time. 0 decodes all of it.
+        max_pixels: larger pictures are refused before they are decoded.
 
     Returns:
         The image, (H, W, 3) uint8, contiguous, and its channel order, "bgr".
 
     Raises:
-        FrameError: with a reason of `REASONS`.
+        FrameError: it is empty, too large, cut, damaged or neither JPEG nor PNG.
     """
     content = bytes(memoryview(data))
     if not content:
-        raise FrameError(
-            "the compressed image has no data", "check the camera driver", expected="JPEG or PNG", reason="empty_data"
-        )
-    kind = "jpeg" if content.startswith(_JPEG) else "png" if content.startswith(_PNG) else ""
-    if not kind:
+        raise FrameError("the compressed image has no data", "check the camera driver", reason="empty_data")
+    known = picture_format(content)
+    if known is None or known.name not in _IN_MESSAGES:
         raise FrameError(
             f"the compressed image starts with bytes {content[:4].hex(' ')}",
             "set the camera driver's compressed format to jpeg",
             expected="JPEG or PNG",
             reason="unknown_compression",
         )
-    height, width = compressed_size(content)
-    # older OpenCV fills what a cut picture lacks with grey and says nothing; the last mark tells
-    whole = 0 < height * width <= MAX_PIXELS and _LAST_MARK[kind] in content[-4096:]
-    image = (
-        _imdecode(content, _reduction(height, min_height) if kind == "jpeg" else cv2.IMREAD_COLOR) if whole else None
-    )
+    _check_size(*stored_size(known, content), max_pixels, f"the {known.name} is", _LOWER)
+    image = _decode(known, content, min_height, upright=False)
     if image is None:
         raise FrameError(
-            f"a {kind.upper()} of {len(content)} bytes cannot be decoded",
-            "check the camera driver, or a message cut in transport",
-            expected=f"a whole picture of at most {MAX_PIXELS} pixels",
-            reason=f"corrupt_{kind}",
+            f"the {known.name} of {len(content)} bytes is damaged or cut",
+            "check the camera driver and the network",
+            reason=_IN_MESSAGES[known.name],
         )
     return image, "bgr"
 
 
-def compressed_size(content: bytes) -> tuple[int, int]:
-    """Height and width that the header of a JPEG or PNG gives; (0, 0) where it gives none."""
-    if content.startswith(_JPEG):
-        return _jpeg_size(content)
-    return _png_size(content) if content.startswith(_PNG) else (0, 0)
+def decode_message(message: Any, *, min_height: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, str]:
+    """The picture of a sensor_msgs Image or CompressedImage, of rclpy or of a bag: see the two functions above.
+
+    Returns:
+        The image, (H, W, 3) uint8, and its channel order, "rgb" or "bgr".
+
+    Raises:
+        FrameError: the message is malformed.
+    """
+    if not hasattr(message, "encoding"):
+        return decode_compressed(message.data, min_height=min_height, max_pixels=max_pixels)
+    fields = message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
+    return decode_image(*fields, max_pixels=max_pixels)
 
 
-def _imdecode(content: bytes, flags: int) -> Array | None:
+def message_size(message: Any) -> tuple[int, int]:
+    """Rows and columns of the picture in an Image or CompressedImage that `decode_message` accepts, as it was sent."""
+    if not hasattr(message, "encoding"):
+        return picture_size(bytes(memoryview(message.data)))
+    return message.height, message.width
+
+
+# --- files ---
+
+
+def read_picture(path: str | os.PathLike[str], *, min_height: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The picture of a file, (H, W, 3) uint8 BGR, turned upright as its EXIF orientation says.
+
+    The format is told by the bytes and not by the name. Of several pictures in a file the first is taken.
+
+    Args:
+        path: any name that the file system has, UTF-8 or not.
+        min_height: as in `decode_compressed`.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        FrameError: naming the file: it is missing ("missing"), too large ("too_large"), or not a whole picture in one
+            of `PICTURE_FORMATS` ("unreadable_picture").
+    """
+    return decode_picture(_read_bytes(path, max_pixels), str(path), min_height=min_height, max_pixels=max_pixels)
+
+
+def decode_picture(content: bytes, name: str, *, min_height: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The picture in the bytes of a file, as `read_picture` returns it; errors call it `name`."""
+    known = _known_format(content, name)
+    _check_size(*stored_size(known, content), max_pixels, f"{name} is", _REDUCE)
+    image = _decode(known, content, min_height, upright=True)
+    if image is None:
+        raise _undecodable(known, name)
+    return image
+
+
+def read_map_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Density:
+    """The grey values of a picture file in the numbers that it holds (8 or 16 bits), (h, w) float32.
+
+    Raises:
+        FrameError: as `read_picture`.
+    """
+    content, name = _read_bytes(path, max_pixels), str(path)
+    known = _known_format(content, name)
+    _check_size(*stored_size(known, content), max_pixels, f"{name} is", _REDUCE)
+    values = _imdecode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if _is_whole(known, content) else None
+    if values is None:
+        raise _undecodable(known, name)
+    grey: Density = values.astype(np.float32)
+    return grey
+
+
+def write_picture(path: str | os.PathLike[str], picture_bgr: Pixels, quality: int = 95) -> None:
+    """Replace the file at `path` by a picture (H, W[, 3]), whole or not at all; the suffix chooses the format.
+
+    Args:
+        quality: of JPEG, 0 to 100.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+        ValueError: OpenCV does not write this format.
+    """
+    suffix = os.path.splitext(os.fspath(path))[1]
+    if not cv2.haveImageWriter(f"picture{suffix}"):
+        raise ValueError(f"OpenCV does not write {suffix!r}")
+    options = (cv2.IMWRITE_JPEG_QUALITY, quality) if suffix.lower() in (".jpg", ".jpeg") else ()
+    write_bytes(path, cv2.imencode(suffix, picture_bgr, options)[1].tobytes())
+
+
+def _read_bytes(path: str | os.PathLike[str], max_pixels: int) -> bytes:
+    """The bytes of a file. OpenCV never gets a file name: version 5 ends the process where one is not UTF-8."""
+    limit = max(1 << 24, 16 * max_pixels)  # no format needs more than 8 bytes a pixel
     try:
-        image: Array | None = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(limit + 1) if size <= limit else b""
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    size = max(size, len(content))  # a pipe has no size
+    if size > limit:
+        raise FrameError(
+            f"{path} holds {size} bytes or more",
+            "check that it is a picture, or raise max_pixels",
+            expected=f"at most {limit} for {max_pixels} pixels",
+            reason="too_large",
+        )
+    if not content:
+        raise FrameError(f"{path} is empty", "replace or remove it", reason="unreadable_picture")
+    return content
+
+
+def _unreadable(path: str | os.PathLike[str], error: OSError) -> FrameError:
+    if isinstance(error, FileNotFoundError):
+        return FrameError(f"{path} does not exist", "check the path", reason="missing")
+    if isinstance(error, IsADirectoryError):
+        return FrameError(f"{path} is a folder", "name a picture in it", reason="unreadable_picture")
+    if isinstance(error, PermissionError):
+        return FrameError(
+            f"no permission to read {path}", "change its permissions or its owner", reason="unreadable_picture"
+        )
+    return FrameError(
+        f"{path} cannot be read ({error.strerror or error})", "check the path", reason="unreadable_picture"
+    )
+
+
+def _known_format(content: bytes, name: str) -> PictureFormat:
+    known = picture_format(content)
+    if known is None:
+        other = unread_format(content)
+        raise FrameError(
+            f"{name} is in the format {other}" if other else f"{name} starts with bytes {content[:4].hex(' ')}",
+            "convert it to JPEG or PNG",
+            expected="a picture in one of " + ", ".join(each.name for each in PICTURE_FORMATS),
+            reason="unreadable_picture",
+        )
+    return known
+
+
+def _undecodable(known: PictureFormat, name: str) -> FrameError:
+    if not cv2.haveImageWriter(f"picture{known.suffixes[0]}"):  # OpenCV is built with both ways or with neither
+        return FrameError(
+            f"{name} is in the format {known.name}, which OpenCV {cv2.__version__} was built without",
+            "convert it to JPEG or PNG",
+            reason="unreadable_picture",
+        )
+    return FrameError(
+        f"{name} is damaged or cut short ({known.name})", "replace or remove it", reason="unreadable_picture"
+    )
+
+
+# --- what messages and files share ---
+
+
+def _check_size(height: int, width: int, max_pixels: int, subject: str, remedy: str) -> None:
+    if height * width > max_pixels:
+        raise FrameError(
+            f"{subject} {width} x {height} pixels", remedy, expected=f"at most {max_pixels}", reason="too_large"
+        )
+
+
+def _decode(known: PictureFormat, content: bytes, min_height: int, *, upright: bool) -> Pixels | None:
+    """The picture, (H, W, 3) uint8 BGR; None where it is damaged or not whole.
+
+    Args:
+        upright: turn it as its EXIF orientation says.
+    """
+    orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    if known.name == "JPEG":
+        return _decode_jpeg(content, min_height, orientation)
+    values = _imdecode(content, _ANY_DEPTH | orientation) if _is_whole(known, content) else None
+    if values is None:
+        return None
+    image = to_8_bit(values)
+    if upright and known.name == "AVIF":
+        quarters, flip = avif_turn(content)
+        image = np.ascontiguousarray(np.rot90(image, quarters))
+        image = image if flip is None else np.ascontiguousarray(np.flip(image, flip))
+    return image
+
+
+_ANY_DEPTH = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+
+
+def _is_whole(known: PictureFormat, content: bytes) -> bool:
+    try:
+        return min(stored_size(known, content)) > 0 and known.is_whole(content)
+    except (struct.error, IndexError, ValueError):
+        return False
+
+
+def _imdecode(content: bytes, flags: int) -> Any:
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
         return None
-    return image
 
 
 def _reduction(height: int, min_height: int) -> int:
@@ -225,43 +437,88 @@ def _reduction(height: int, min_height: int) -> int:
     return next(fits, cv2.IMREAD_COLOR)
 
 
-def _jpeg_size(content: bytes) -> tuple[int, int]:
-    """Height and width that the frame header gives (ITU-T T.81, B.2.2); (0, 0) where there is none."""
-    position = 2  # behind the start-of-image marker
-    while position + 9 <= len(content) and content[position] == 0xFF:
-        marker = content[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", content, position + 5)
-            return height, width
-        # a marker may be preceded by any number of fill bytes (B.1.1.2)
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return 0, 0
+_MORE_DATA = bytes(range(1, 250)) * 8
+_EMPTY_BLOCK = (128, 65)
+"""What a JPEG's decoder fills blocks with that it has no data for: the middle of the range, and that of CMYK."""
 
 
-def _png_size(content: bytes) -> tuple[int, int]:
-    """Height and width of the IHDR chunk, which always comes first; (0, 0) where it is cut off."""
-    if len(content) < 24 or content[12:16] != b"IHDR":
-        return 0, 0
-    width, height = struct.unpack_from(">II", content, 16)
-    return height, width
+def _decode_jpeg(content: bytes, min_height: int, orientation: int) -> Pixels | None:
+    """The picture of a JPEG; None also where an end mark cuts its data off, which the decoder takes without a word.
+
+    In a baseline JPEG the blocks that are left are then empty, the last one, in a corner, among them. A progressive
+    one only loses detail. Whether that is so is told by putting more data before the end mark: a whole picture stays
+    the same. A baseline JPEG that lacks no more than its last block (16 x 16 pixels) passes.
+    """
+    structure = jpeg_structure(content)
+    height, width = picture_size(content)
+    if not structure.is_whole or min(height, width) < 1:
+        return None
+    image: Pixels | None = _imdecode(content, _reduction(min(height, width), min_height) | orientation)
+    if image is None:
+        return None
+    corners = image[[0, 0, -1, -1], [0, -1, 0, -1]]  # (4, 3): EXIF may have turned the picture
+    is_suspect = any((corners == empty).all(axis=1).any() for empty in _EMPTY_BLOCK)
+    return None if (is_suspect or structure.is_progressive) and _lacks_data(content, structure) else image
 
 
-def read_picture(path: Path) -> Array:
-    """The picture of a file, (H, W, 3) uint8 BGR.
+def _lacks_data(content: bytes, structure: JpegStructure) -> bool:
+    starts = [0, *structure.scan_ends]
+    ends = [*structure.scan_ends, len(content)]
+    longer = _MORE_DATA.join(content[start:end] for start, end in zip(starts, ends, strict=True))
+    try:
+        return _jpeg_samples(content, structure) != _jpeg_samples(longer, structure)
+    except (OSError, ValueError, SyntaxError):  # the decoder of the picture itself was content
+        return False
+
+
+def _jpeg_samples(content: bytes, structure: JpegStructure) -> bytes:
+    """Decoded by Pillow, because OpenCV's libjpeg would write about the added data on the standard error stream."""
+    with JpegImageFile(io.BytesIO(content)) as picture:
+        if not structure.is_progressive:
+            picture.draft(picture.mode, (picture.width // 8, picture.height // 8))  # eight times less work
+        return bytes(picture.tobytes())
+
+
+def to_8_bit(values: NDArray[Any]) -> Pixels:
+    """Samples of a picture, (..., channels), as uint8.
+
+    16-bit samples are scaled by the bits that they use: cameras put 10, 12 or 14 bits into 16 unchanged. The largest
+    sample tells which; a 16-bit picture without any sample above a quarter of the range is brightened by that rule.
+    Floating-point samples are linear light in which 1 is white: they get the sRGB curve (IEC 61966-2-1).
 
     Raises:
-        FrameError: it cannot be decoded (reason "unreadable_picture").
+        FrameError: samples of another type.
     """
-    try:
-        image: Array | None = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise FrameError(
-            f"{path} cannot be decoded", "remove or replace it", expected="a whole picture", reason="unreadable_picture"
-        )
-    return image
+    if values.dtype == np.uint8:
+        pixels: Pixels = values
+        return pixels
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint16, copy=False) >> (_bits_used(values) - 8)).astype(np.uint8)
+    if values.dtype.kind == "f":
+        return np.stack([_srgb(row) for row in values])  # row by row: floats take four times the memory
+    raise FrameError(
+        f"the picture has samples of type {values.dtype}",
+        "convert it to 8 bits",
+        expected="8 or 16 bits without sign, or floating point",
+        reason="unreadable_picture",
+    )
 
+
+def _bits_used(values: Wide) -> int:
+    """10, 12, 14 or 16: the fewest of them that hold every sample (rows, columns, ...)."""
+    if values[::8, ::8].max() >= 1 << 14:  # most pictures show it at once
+        return 16
+    peak = int(values.max())
+    return next(bits for bits in (10, 12, 14, 16) if peak < 1 << bits)
+
+
+def _srgb(linear: Reals) -> Pixels:
+    light = np.clip(np.nan_to_num(linear), 0, 1)
+    encoded: Reals = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(255 * encoded).astype(np.uint8)
+
+
+# --- maps ---
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "32FC1": np.dtype(np.float32),
@@ -273,7 +530,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def read_map(message: Any) -> Array:
+def read_map(message: Any) -> Density:
     """The map (h, w) float32 of a one-channel Image, in the numbers that it holds.
 
     Args:
@@ -298,7 +555,7 @@ def read_map(message: Any) -> Array:
             "record it again",
             expected=f"rows of at least {width * dtype.itemsize} bytes",
         )
-    values: Array = np.ndarray(
+    values: NDArray[Any] = np.ndarray(
         (height, width), dtype, np.frombuffer(message.data, np.uint8), strides=(step, dtype.itemsize)
     )
     return values.astype(np.float32)

@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 
 from sal360.arrays import Pixels
 from sal360.errors import FrameError
-from sal360.images import compressed_size, decode_compressed, decode_image
+from sal360.images import decode_message, message_size
 
 _DTYPES = {"mono8": np.uint8, "8SC1": np.int8, "32FC1": np.float32, "rgb8": np.uint8, "bgr8": np.uint8}
 
@@ -29,18 +29,12 @@ def decode_frame(message: Image | CompressedImage, min_height: int = 0) -> tuple
     Raises:
         FrameError: the message is malformed.
     """
-    if isinstance(message, CompressedImage):
-        return decode_compressed(message.data, min_height=min_height)
-    return decode_image(
-        message.encoding, message.height, message.width, message.step, message.data, bool(message.is_bigendian)
-    )
+    return decode_message(message, min_height=min_height)
 
 
 def frame_size(message: Image | CompressedImage) -> tuple[int, int]:
     """Rows and columns of the picture in a message that `decode_frame` accepts, before any reduction."""
-    if isinstance(message, CompressedImage):
-        return compressed_size(bytes(memoryview(message.data)))
-    return message.height, message.width
+    return message_size(message)
 
 
 def image_message(pixels: NDArray[Any], encoding: str, header: Header) -> Image:

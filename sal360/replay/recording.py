@@ -10,9 +10,10 @@ from typing import Any
 
 from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import DataError, FrameError
+from sal360.images import decode_message
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.predictor import Predictor, check_frame
-from sal360.sources.bag import Bag, BagMessage, decode_picture, stamp_ns
+from sal360.sources.bag import Bag, BagMessage, stamp_ns
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class RecordedFrame:
             FrameError: it cannot be decoded, or is not equirectangular; the node rejects it for the same reason.
         """
         fields = self.message.decode() if self.fields is None else self.fields
-        image, channels = decode_picture(fields, self.message.type)
+        image, channels = decode_message(fields)
         check_frame(*image.shape[:2])
         return image, channels
 

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from sal360.errors import DataError, FrameError, ParameterError
+from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.sources.bag import BAG_SUFFIXES, Bag, bag_frames, choose_image_topic, is_bag
 from sal360.sources.frame import BadFrame, Frame, repeated, scaled_to
-from sal360.sources.pictures import PICTURE_SUFFIXES, pictures_in, still_frames
+from sal360.sources.pictures import pictures_in, still_frames
 from sal360.sources.video import VIDEO_SUFFIXES, check_video, video_frames
 
 __all__ = ["BadFrame", "Frame", "open_source"]

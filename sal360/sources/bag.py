@@ -14,9 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sal360.arrays import Pixels
 from sal360.errors import DataError, FrameError
-from sal360.images import decode_compressed, decode_image
+from sal360.images import decode_message
 from sal360.sources.frame import BadFrame, Frame
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -246,22 +245,6 @@ def choose_image_topic(bag: Bag, topic: str = "", besides: Collection[str] = ())
     return candidates[0]
 
 
-def decode_picture(fields: Any, message_type: str, *, min_height: int = 0) -> tuple[Pixels, str]:
-    """The pixels of a deserialised image message, (H, W, 3) uint8, and their channel order, "rgb" or "bgr".
-
-    Args:
-        min_height: rows that the reader needs, see `images.decode_compressed`.
-
-    Raises:
-        FrameError: the message is not a usable picture.
-    """
-    if message_type == COMPRESSED:
-        return decode_compressed(fields.data, min_height=min_height)
-    return decode_image(
-        fields.encoding, fields.height, fields.width, fields.step, fields.data, bool(fields.is_bigendian)
-    )
-
-
 def stamp_ns(message: BagMessage, fields: Any) -> int:
     """The stamp of the message's header, nanoseconds; the recording time where the sender left the stamp empty."""
     return fields.header.stamp.sec * 10**9 + fields.header.stamp.nanosec or message.recorded_ns
@@ -278,7 +261,7 @@ def bag_frames(path: Path, topic: str, *, height_px: int, on_bad_frame: BadFrame
             name = f"{path.stem}_{index:06d}"
             try:
                 fields = message.decode()
-                image, channels = decode_picture(fields, message.type, min_height=height_px)
+                image, channels = decode_message(fields, min_height=height_px)
             except FrameError as error:
                 on_bad_frame(error, name)
                 continue

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from sal360.errors import DataError, FrameError
 from sal360.images import read_picture
+from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.sources.frame import BadFrame, Frame, scaled_to
 
 Element = TypeVar("Element", np.uint8, np.float32, np.float64)
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sal360.errors import FrameError
-from sal360.images import RAW_ENCODINGS, RAW_REASONS, decode_image
+from sal360.errors import FRAME_REJECTIONS, FrameError
+from sal360.images import RAW_ENCODINGS, decode_image
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def test_every_encoding_gives_the_picture_it_was_made_of(
         "8UC1": picture[..., 0],
         "rgba8": np.concatenate([picture, alpha], axis=-1),
         "bgra8": np.concatenate([picture[..., ::-1], alpha], axis=-1),
+        "8UC4": np.concatenate([picture[..., ::-1], alpha], axis=-1),
         "uyvy": uyvy,
         "yuv422": uyvy,
         "yuyv": yuyv,
@@ -89,7 +90,9 @@ def test_every_encoding_gives_the_picture_it_was_made_of(
     assert decoded.shape == (height, width, 3)
     assert decoded.dtype == np.uint8
     expected = picture[..., :1].repeat(3, axis=-1) if "mono" in encoding or encoding == "8UC1" else picture
-    exact = encoding in ("rgb8", "bgr8", "8UC3", "8UC1", "rgba8", "bgra8") or "16" in encoding or "mono" in encoding
+    exact = (
+        encoding in ("rgb8", "bgr8", "8UC3", "8UC1", "rgba8", "bgra8", "8UC4") or "16" in encoding or "mono" in encoding
+    )
     if exact and "bayer" not in encoding:
         np.testing.assert_array_equal(decoded, expected)
     else:  # borders of a mosaic have no neighbours to interpolate from
@@ -121,6 +124,7 @@ def test_hot_encodings_are_views_of_the_message(encoding: str) -> None:
         ({"encoding": "uyvy", "width": 7}, "bad_size"),
         ({"encoding": "nv12", "height": 3}, "bad_size"),
         ({"encoding": "nv12", "height": 4, "data": bytes(4 * 24)}, "short_data"),
+        ({"max_pixels": 31}, "too_large"),
     ],
 )
 def test_a_malformed_image_is_refused_with_its_reason(change: dict[str, object], reason: str) -> None:
@@ -129,6 +133,27 @@ def test_a_malformed_image_is_refused_with_its_reason(change: dict[str, object],
         decode_image(**message)  # type: ignore[arg-type]
     assert caught.value.reason == reason
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("encoding", ["mono16", "rgb16", "bayer_rggb16"])
+def test_16_bit_samples_are_scaled_by_the_bits_that_they_use(encoding: str, byte_order: str, bits: int) -> None:
+    channels = 3 if encoding == "rgb16" else 1
+    values = np.linspace(0, 2**bits - 1, 16 * 32 * channels).astype(int).reshape(16, 32, channels)
+    data = values.astype(f"{byte_order}u2").tobytes()
+    image, _ = decode_image(encoding, 16, 32, 32 * channels * 2, data, byte_order == ">")
+    expected = (values >> (bits - 8)).astype(np.uint8)
+    if encoding == "bayer_rggb16":
+        expected = cv2.cvtColor(expected[..., 0], cv2.COLOR_BayerRGGB2RGB)
+    np.testing.assert_array_equal(image, np.broadcast_to(expected, image.shape))
+
+
+def test_the_opacity_does_not_decide_how_bright_a_16_bit_picture_is() -> None:
+    values = np.full((16, 32, 4), 2000, "<u2")
+    values[..., 3] = 65535
+    image, _ = decode_image("bgra16", 16, 32, 256, values.tobytes())
+    assert (image == 2000 >> 4).all()
 
 
 SIZES = st.one_of(st.integers(0, 40), st.integers(0, 2**32 - 1))
@@ -149,7 +174,7 @@ def test_no_random_image_raises_anything_but_a_frame_error(
     try:
         image, _ = decode_image(encoding, height, width, step, data, is_bigendian)
     except FrameError as refusal:
-        outcome = refusal.reason in RAW_REASONS
+        outcome = refusal.reason in FRAME_REJECTIONS
     else:
         outcome = image.shape == (height, width, 3)
     assert outcome
