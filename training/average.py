@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from sal360.errors import one_line_errors
 from training.checkpoint import load_weights, read_header, save_checkpoint
-from training.config import from_plain, read_config, require
-from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
+from training.config import read_config, require
+from training.models.saliency_model import SaliencyModel
+from training.trained_models import read_saliency_model
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,13 @@ def average(config: AverageConfig) -> SaliencyModel:
         CheckpointError: a checkpoint is missing, broken or of another shape.
     """
     header = read_header(config.checkpoints[-1], kind="saliency")
-    settings = from_plain(SaliencyModelConfig, header.config)
-    model = SaliencyModel(settings)
+    model = read_saliency_model(config.checkpoints[-1])
     states = []
     for checkpoint in config.checkpoints:
         load_weights(checkpoint, model, kind="saliency")
         states.append({name: value.clone() for name, value in model.state_dict().items()})
     model.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
-    save_checkpoint(config.output, header.step, model, "saliency", settings, {})
+    save_checkpoint(config.output, header.step, model, "saliency", model.config, {})
     return model
 
 

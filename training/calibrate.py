@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from sal360.errors import ParameterError, one_line_errors
-from training.checkpoint import load_weights, read_header, save_checkpoint
-from training.config import from_plain, read_config, require_between
+from training.checkpoint import read_header, save_checkpoint
+from training.config import read_config, require_between
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.models.prior import LAPLACE_MEAN_DEG, LAPLACE_SCALE_DEG, PriorConfig, equator_log_rows, row_weights
 from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
+from training.trained_models import read_saliency_model
 
 _ROUNDS = 4
 """Alternations between temperature and prior; the second changes the first only a little."""
@@ -136,8 +137,7 @@ def main() -> None:
     """The command `python -m training.calibrate`."""
     config = read_config(CalibrateConfig, "Calibrate a saliency model for headset gaze.")
     header = read_header(config.checkpoint, kind="saliency")
-    model = SaliencyModel(from_plain(SaliencyModelConfig, header.config)).eval()
-    load_weights(config.checkpoint, model, kind="saliency")
+    model = read_saliency_model(config.checkpoint).eval()
     panoramas = open_panoramas(PanoramaConfig(config.panoramas, model.config.input_height))
     with torch.no_grad():
         contents = torch.cat(

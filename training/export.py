@@ -25,8 +25,8 @@ from sal360.errors import ParameterError, one_line_errors
 from sal360.files import written_beside
 from sal360.spec import ModelSpec
 from sal360.sphere import Array
-from training.checkpoint import git_revision, load_weights, read_header
-from training.config import from_plain, read_config, require, require_between
+from training.checkpoint import git_revision
+from training.config import read_config, require, require_between
 from training.exporting.graphs import (
     ExportedModel,
     fix_averages,
@@ -37,7 +37,8 @@ from training.exporting.graphs import (
 )
 from training.exporting.parity import check, compare
 from training.exporting.quantise import panorama_frames, quantise, write_signed
-from training.models.saliency_model import DensityModel, SaliencyModel, SaliencyModelConfig
+from training.models.saliency_model import DensityModel
+from training.trained_models import read_saliency_model
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -189,11 +190,8 @@ def export(config: ExportConfig) -> list[Path]:
 
 def load_model(config: ExportConfig) -> DensityModel:
     """The checkpoint's own model, in fp32, at the input size that is asked for."""
-    model_config = from_plain(SaliencyModelConfig, read_header(config.checkpoint, kind="saliency").config)
-    if (height := config.input_height()) is not None:
-        model_config = replace(model_config, input_height=height)
-    model = SaliencyModel(model_config)
-    load_weights(config.checkpoint, model, kind="saliency")
+    height = config.input_height()
+    model = read_saliency_model(config.checkpoint, **({} if height is None else {"input_height": height}))
     return DensityModel(model, upsample=config.upsample).eval()
 
 

@@ -12,7 +12,7 @@ sizes, mirror images and models is steadier than each of them (knowledge distill
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from sal360.errors import one_line_errors
 from sal360.sphere import Array
-from training.checkpoint import load_weights, read_header
-from training.config import from_plain, read_config, require
+from training.config import read_config, require
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import average_to, names_below, write_taught
 from training.models.prior import PriorConfig
-from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
+from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel
+from training.trained_models import read_saliency_model, saliency_settings
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def teach(config: TeachConfig) -> dict[str, Array]:
     smallest = min(config.heights)
     map_size = smallest // config.stride, 2 * smallest // config.stride
     for checkpoint in config.checkpoints:
-        settings = _settings(checkpoint)
+        settings = saliency_settings(checkpoint)
         stride = settings.input_height // SaliencyModel.map_size_of(settings)[0]
         require("stride", config.stride, config.stride >= stride, f"{stride} or more, as {checkpoint} has it")
     sums: dict[str, Array] = {}
@@ -77,20 +77,11 @@ def teach(config: TeachConfig) -> dict[str, Array]:
     return sums
 
 
-def _settings(checkpoint: str) -> SaliencyModelConfig:
-    return from_plain(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config)
-
-
 def _load(checkpoint: str, height: int) -> DensityModel:
     """The model at that size, without prior and calibration: those are the reader's."""
-    settings = replace(
-        _settings(checkpoint),
-        input_height=height,
-        prior=PriorConfig(strength=0.0),
-        calibration=CalibrationConfig(),
+    model = read_saliency_model(
+        checkpoint, input_height=height, prior=PriorConfig(strength=0.0), calibration=CalibrationConfig()
     )
-    model = SaliencyModel(settings)
-    load_weights(checkpoint, model, kind="saliency")
     return DensityModel(model, upsample=0).eval().to(memory_format=torch.channels_last)
 
 

@@ -1,10 +1,11 @@
-"""Predictions of any saliency model, by the name of its file."""
+"""Trained models, read back: encoders and saliency models from checkpoints, and predictors from any model file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,30 @@ def latents(encoder: TrainedEncoder, panoramas: Panoramas) -> Iterator[tuple[str
         yield Path(panoramas.paths[index]).name, encoder.model.encoder(normalise(torch.from_numpy(view)[None]))[0]
 
 
+def saliency_settings(checkpoint: str | Path) -> SaliencyModelConfig:
+    """The settings of the saliency model in a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, broken or holds no saliency model.
+    """
+    return from_plain(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config)
+
+
+def read_saliency_model(checkpoint: str | Path, **changes: Any) -> SaliencyModel:
+    """The saliency model of a checkpoint, with its weights.
+
+    Args:
+        checkpoint: checkpoint folder, run folder or .safetensors file.
+        changes: settings in place of the checkpoint's own.
+
+    Raises:
+        CheckpointError: it is missing, broken or holds no saliency model.
+    """
+    model = SaliencyModel(replace(saliency_settings(checkpoint), **changes))
+    load_weights(checkpoint, model, kind="saliency")
+    return model
+
+
 BUNDLED = "bundled"
 
 
@@ -90,7 +115,7 @@ def read_predictor(model: str, prior_strength: float = 1.0) -> TrainedPredictor:
     """A saliency model by the name of its file.
 
     Args:
-        model: "bundled", a model file that `sal360_ros` runs, or a saliency checkpoint (folder or .safetensors).
+        model: "bundled", a model file, or a saliency checkpoint (folder or .safetensors).
         prior_strength: power of the model's own equator prior; 1 leaves it as it is, 0 takes it out.
 
     Raises:
@@ -103,16 +128,15 @@ def read_predictor(model: str, prior_strength: float = 1.0) -> TrainedPredictor:
         file, precision = ("", "fp32") if model == BUNDLED else (path, "auto")
         predictor = Predictor(file, precision=precision, prior_strength=prior_strength)
         return TrainedPredictor(path.stem, predictor.spec.input_height, predictor.predict)
-    config = from_plain(SaliencyModelConfig, read_header(path, kind="saliency").config)
-    config = replace(config, prior=replace(config.prior, strength=config.prior.strength * prior_strength))
-    saliency_model = SaliencyModel(config)
-    load_weights(path, saliency_model, kind="saliency")
+    prior = saliency_settings(path).prior
+    saliency_model = read_saliency_model(path, prior=replace(prior, strength=prior.strength * prior_strength))
     density_model = DensityModel(saliency_model, upsample=0).eval()
+    height = saliency_model.config.input_height
 
     @torch.inference_mode()
     def predict(panorama: Array) -> Array:
-        frame = torch.tensor(resize(panorama, config.input_height))  # a copy: panoramas may be read-only
+        frame = torch.tensor(resize(panorama, height))  # a copy: panoramas may be read-only
         density: Array = density_model(frame[None])[0].numpy()
         return density
 
-    return TrainedPredictor(checkpoint_name(path), config.input_height, predict)
+    return TrainedPredictor(checkpoint_name(path), height, predict)
