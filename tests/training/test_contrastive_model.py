@@ -14,11 +14,12 @@ from training.models.contrastive import (
     AveragePooling,
     ContrastiveConfig,
     ContrastiveModel,
+    GlobalHead,
     LocalHead,
     SelfAttention,
     build_attention,
-    build_global_head,
 )
+from training.models.encoders import build_encoder
 
 
 def count(module: nn.Module) -> int:
@@ -79,17 +80,17 @@ def test_modules_have_the_papers_parameters() -> None:
     assert round(count(SelfAttention()) / 1e6, 2) == 0.33
     assert round(count(LocalHead()) / 1e6, 2) == 0.53
     linear = 512 * 512 + 512
-    assert count(build_global_head("compact", 10)) == 2 * linear + 2 * 512
+    assert count(GlobalHead(build_encoder("compact"), 10)) == 2 * linear + 2 * 512
     vgg16 = 512 * 512 * 9 + 2 * 512 + (512 * 4 * 9 * 512 + 512) + 2 * 512 + linear
-    assert count(build_global_head("vgg16", 10)) == vgg16
+    assert count(GlobalHead(build_encoder("vgg16"), 10)) == vgg16
     conv5_x, mapping = 14_964_736, 512 * 1024 + 1024 * 1024 + 4 * 1024
-    assert count(build_global_head("resnet50", 10)) == conv5_x + mapping + (2048 * 512 + 512) + 2 * 512 + linear
+    assert count(GlobalHead(build_encoder("resnet50"), 10)) == conv5_x + mapping + (2048 * 512 + 512) + 2 * 512 + linear
 
 
 @pytest.mark.parametrize("latent_height", [4, 6, 10])
 @pytest.mark.parametrize("encoder", ["vgg16", "resnet50", "compact"])
 def test_global_embeddings_are_unit_vectors(encoder: str, latent_height: int) -> None:
-    head = build_global_head(encoder, latent_height)
+    head = GlobalHead(build_encoder(encoder), latent_height)
     embedding = head(torch.randn(2, 512, latent_height, 2 * latent_height))
     assert embedding.shape == (2, 512)
     torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from torchvision.models.resnet import resnet50
 from torchvision.models.vgg import cfgs, make_layers
 
 from sal360.errors import CheckpointError, ParameterError
-from training.models.encoders import ENCODER_NAMES, Encoder, build_encoder, normalise
+from training.models.contrastive import ContrastiveConfig, ContrastiveModel
+from training.models.encoders import ENCODERS, Encoder, EncoderName, build_encoder, normalise
 
 
-@pytest.fixture(scope="module", params=ENCODER_NAMES)
+@pytest.fixture(scope="module", params=ENCODERS)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     torch.manual_seed(0)
     return build_encoder(request.param, circular=True).eval()
@@ -55,7 +57,7 @@ def test_turning_a_panorama_turns_the_latent(encoder: Encoder) -> None:
     torch.testing.assert_close(turned, latent.roll(2, dims=-1), rtol=1e-4, atol=1e-4 * float(latent.abs().max()))
 
 
-@pytest.mark.parametrize("name", ENCODER_NAMES)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_weights_fit_with_and_without_wrapping(name: str) -> None:
     wrapped, plain = build_encoder(name, circular=True).eval(), build_encoder(name, circular=False).eval()
     plain.load_state_dict(wrapped.state_dict())
@@ -145,3 +147,14 @@ def test_a_missing_file_of_weights_never_starts_from_random_ones(tmp_path: Path)
 def test_options_that_do_not_go_together_are_refused(name: str, pretrained: bool, weights_file: str) -> None:
     with pytest.raises(ParameterError):
         build_encoder(name, pretrained=pretrained, weights_file=weights_file)
+
+
+def test_the_table_of_encoders_has_what_settings_can_name():
+    assert tuple(ENCODERS) == get_args(EncoderName)
+
+
+def test_an_encoder_that_is_in_no_table_is_refused():
+    with pytest.raises(ParameterError, match=r"there is no encoder 'vgg19'; choose one of vgg16, resnet50, compact"):
+        build_encoder("vgg19")
+    with pytest.raises(ParameterError, match="vgg19"):
+        ContrastiveModel(ContrastiveConfig(encoder="vgg19"))

@@ -195,6 +195,10 @@ class CompactEncoder(nn.Module):
         latent: Tensor = self.latent(torch.cat((features[16], coarse), dim=1))
         return latent
 
+    def global_reduction(self, latent_height: int) -> tuple[nn.Module, int]:  # noqa: ARG002
+        """The mean over locations, for want of layers of its own: (B, 512, h, 2h) to (B, 512), and 512."""
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), self.latent_channels
+
     def _load_imagenet(self) -> None:
         source = _imagenet_state()
         self._fold(self.stem, source, "_conv_stem", "_bn0")

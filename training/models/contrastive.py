@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.resnet import resnet50
 
 from training.config import require
-from training.models.encoders import build_encoder, channel_mapping, initialise_he, normalise
+from training.models.encoders import Encoder, EncoderName, build_encoder, normalise
 from training.models.layers import wrap_longitude
+
+AttentionName: TypeAlias = Literal["self", "average", "none"]
 
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
     """Which encoder learns, and through which modules the two views meet."""
 
-    encoder: Literal["vgg16", "resnet50", "compact"] = "resnet50"
+    encoder: EncoderName = "resnet50"
     """vgg16 and resnet50 as in the paper; compact is EfficientNet-Lite0."""
-    attention: Literal["self", "average", "none"] = "self"
+    attention: AttentionName = "self"
     """self: Listing 1 of the supplementary; average: its ablation, the mean of the turned view; none: no attention."""
     height: int = 160
     """Rows of the views, pixels, a multiple of 32; they are twice as wide."""
@@ -85,25 +88,28 @@ class NoAttention(nn.Module):
         return turned_latent
 
 
-def build_attention(name: str, channels: int = 512) -> nn.Module:
+def build_attention(name: AttentionName, channels: int = 512) -> nn.Module:
     """The module called "self", "average" or "none"."""
-    if name == "self":
-        return SelfAttention(channels)
-    return AveragePooling() if name == "average" else NoAttention()
+    modules: dict[AttentionName, Callable[[], nn.Module]] = {
+        "self": partial(SelfAttention, channels),
+        "average": AveragePooling,
+        "none": NoAttention,
+    }
+    return modules[name]()
 
 
 class GlobalHead(nn.Module):
-    """Σ: a latent to one unit vector, through what reduces it to `features` and then two linear layers.
+    """Σ: a latent to one unit vector, through the encoder's own reduction and then two linear layers.
 
     Args:
-        reduce: the encoder's own part, (B, 512, h, w) to (B, features).
-        features: what it gives.
-        channels: of the embedding.
+        encoder: whose latents come in; it brings the reduction, (B, 512, h, 2h) to (B, features).
+        latent_height: rows h of the latent; the linear layer of vgg16 depends on it.
     """
 
-    def __init__(self, reduce: nn.Module, features: int, channels: int = 512) -> None:
+    def __init__(self, encoder: Encoder, latent_height: int) -> None:
         super().__init__()
-        self.reduce = reduce
+        self.reduce, features = encoder.global_reduction(latent_height)
+        channels = encoder.latent_channels
         self.project = nn.Sequential(
             nn.Linear(features, channels),
             nn.BatchNorm1d(channels),
@@ -115,32 +121,6 @@ class GlobalHead(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """Unit vectors (B, 512) of latents (B, 512, h, w)."""
         return functional.normalize(self.project(self.reduce(latent)), dim=1)
-
-
-def build_global_head(encoder: str, latent_height: int, channels: int = 512) -> GlobalHead:
-    """The global module that goes with an encoder.
-
-    Args:
-        encoder: vgg16, resnet50 or compact (which has no layers of its own: average pooling alone).
-        latent_height: rows h of the latent, which has 2h columns; the linear layer of vgg16 depends on it.
-        channels: of the latent and of the embedding.
-    """
-    if encoder == "vgg16":
-        reduce = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),  # (B, 512, 5, 10)
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.MaxPool2d(2, stride=1),  # (B, 512, 4, 9)
-            nn.Flatten(),  # (B, 512 * 4 * 9)
-        )
-        initialise_he(reduce)
-        half = (latent_height + 1) // 2
-        return GlobalHead(reduce, channels * (half - 1) * (latent_height - 1), channels)
-    if encoder == "resnet50":
-        conv5_x = resnet50(weights=None).layer4
-        reduce = nn.Sequential(channel_mapping(channels, 1024), conv5_x, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return GlobalHead(reduce, 2048, channels)
-    return GlobalHead(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels, channels)
 
 
 class LocalHead(nn.Module):
@@ -188,7 +168,7 @@ class ContrastiveModel(nn.Module):
         )
         channels = self.encoder.latent_channels
         self.attention = build_attention(config.attention, channels)
-        self.global_head = build_global_head(config.encoder, config.height // self.encoder.stride, channels)
+        self.global_head = GlobalHead(self.encoder, config.height // self.encoder.stride)
         self.local_head = LocalHead(channels)
         if config.circular:
             wrap_longitude(self.global_head)

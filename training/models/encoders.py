@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,10 @@ from sal360.errors import CheckpointError, ParameterError
 from training.models.compact import CompactEncoder, SmoothColumns
 from training.models.layers import normalise, wrap_longitude
 
-__all__ = ["ENCODER_NAMES", "Encoder", "ResNet50Encoder", "Vgg16Encoder", "build_encoder", "normalise"]
+__all__ = ["ENCODERS", "Encoder", "EncoderName", "ResNet50Encoder", "Vgg16Encoder", "build_encoder", "normalise"]
 
-ENCODER_NAMES = ("vgg16", "resnet50", "compact")
+EncoderName: TypeAlias = Literal["vgg16", "resnet50", "compact"]
+"""The keys of `ENCODERS`, as settings take them."""
 
 
 class Vgg16Encoder(nn.Module):
@@ -56,6 +57,19 @@ class Vgg16Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The latent (B, 512, H/16, W/16) of normalised pictures (B, 3, H, W)."""
         return self.pyramid(x)[16]
+
+    def global_reduction(self, latent_height: int) -> tuple[nn.Module, int]:
+        """The reduction of Σ for a latent of so many rows, (B, 512, h, 2h) to (B, features), and its features."""
+        reduction = nn.Sequential(
+            nn.Conv2d(512, 512, 3, stride=2, padding=1, bias=False),  # (B, 512, 5, 10)
+            nn.BatchNorm2d(512),
+            nn.ReLU(),
+            nn.MaxPool2d(2, stride=1),  # (B, 512, 4, 9)
+            nn.Flatten(),  # (B, 512 * 4 * 9)
+        )
+        initialise_he(reduction)
+        half = (latent_height + 1) // 2
+        return reduction, 512 * (half - 1) * (latent_height - 1)
 
 
 class ResNet50Encoder(nn.Module):
@@ -97,12 +111,36 @@ class ResNet50Encoder(nn.Module):
         latent: Tensor = self.gamma(self.pyramid(x)[16])
         return latent
 
+    def global_reduction(self, latent_height: int) -> tuple[nn.Module, int]:  # noqa: ARG002
+        """H, conv5_x and the mean over locations: (B, 512, h, 2h) to (B, 2048), and 2048."""
+        conv5_x = resnet50(weights=None).layer4
+        return nn.Sequential(channel_mapping(512, 1024), conv5_x, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 2048
+
 
 Encoder: TypeAlias = Vgg16Encoder | ResNet50Encoder | CompactEncoder
 
 
+class EncoderKind(NamedTuple):
+    """One row of the table of encoders."""
+
+    build: Callable[..., Encoder]
+    """Class of the encoder. A `packaged` one takes `pretrained`, `circular` and `smooth_columns`; the others take a
+    state dict or None."""
+    packaged: bool
+    """Whether its ImageNet weights come with a Python package instead of a file."""
+    summary: str
+    """For people: which network it is."""
+
+
+ENCODERS: dict[EncoderName, EncoderKind] = {
+    "vgg16": EncoderKind(Vgg16Encoder, False, "VGG16 up to its fifth block, as in the paper"),
+    "resnet50": EncoderKind(ResNet50Encoder, False, "ResNet50 up to conv4_x, as in the paper"),
+    "compact": EncoderKind(CompactEncoder, True, "EfficientNet-Lite0, small enough for a robot's CPU"),
+}
+
+
 def build_encoder(
-    name: str,
+    name: EncoderName,
     *,
     pretrained: bool = False,
     circular: bool = False,
@@ -112,7 +150,7 @@ def build_encoder(
     """An encoder by its name.
 
     Args:
-        name: vgg16, resnet50 or compact.
+        name: a key of `ENCODERS`.
         pretrained: start from ImageNet weights instead of random ones. Those of `compact` come with its package;
             those of the other two are read from `weights_file`, because nothing is downloaded.
         circular: wrap the padding of all convolutions around the seam of the panorama.
@@ -123,24 +161,22 @@ def build_encoder(
         ParameterError: the name is unknown, or `name`, `pretrained` and `weights_file` do not go together.
         CheckpointError: the weights are missing, unreadable or of another network.
     """
-    if name not in ENCODER_NAMES:
-        raise ParameterError(
-            f"the encoder is {name!r}", "choose one of them", expected="one of " + ", ".join(ENCODER_NAMES)
-        )
-    wants_file = pretrained and name != "compact"
+    if name not in ENCODERS:
+        raise ParameterError(f"there is no encoder {name!r}", f"choose one of {', '.join(ENCODERS)}")
+    kind = ENCODERS[name]
+    wants_file = pretrained and not kind.packaged
     if wants_file != bool(weights_file):
         raise ParameterError(
             f"the encoder is {name} with pretrained {str(pretrained).lower()} and weights_file {weights_file!r}",
             "correct pretrained or weights_file (nothing is downloaded)",
             expected="a file of torchvision's ImageNet weights for a pretrained vgg16 or resnet50, else none",
         )
-    if name == "compact":
-        compact = CompactEncoder(pretrained=pretrained, circular=circular, smooth_columns=smooth_columns)
+    if kind.packaged:
+        encoder = kind.build(pretrained=pretrained, circular=circular, smooth_columns=smooth_columns)
         if not pretrained:
-            initialise_he(compact)
-        return compact
-    weights = read_state_dict(Path(weights_file)) if weights_file else None
-    encoder = Vgg16Encoder(weights) if name == "vgg16" else ResNet50Encoder(weights)
+            initialise_he(encoder)
+        return encoder
+    encoder = kind.build(read_state_dict(Path(weights_file)) if weights_file else None)
     if circular:
         wrap_longitude(encoder)
     return encoder

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from training.config import require, require_at_least, require_between
 from training.models.compact import CompactEncoder, SmoothColumns
 from training.models.decoders import PaperDecoder, ScaleAttention, SeparableDecoder, upsample_circular
-from training.models.encoders import build_encoder
+from training.models.encoders import EncoderName, build_encoder
 from training.models.layers import normalise
 from training.models.prior import PriorConfig, equator_log_rows, row_weights
 
@@ -45,7 +45,7 @@ class CalibrationConfig:
 class SaliencyModelConfig:
     """One saliency model, of any encoder."""
 
-    encoder: Literal["compact", "vgg16", "resnet50"] = "compact"
+    encoder: EncoderName = "compact"
     """compact (EfficientNet-Lite0), or one of the paper's two."""
     decoder: Literal["separable", "paper"] = "separable"
     """separable (compact only; skips from several strides), or the paper's (from the latent at stride 16)."""
