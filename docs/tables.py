@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from sal360.errors import ParameterError
+from sal360.errors import FRAME_REJECTIONS, ParameterError
 from sal360.files import write_text
+from sal360.runtimes.selection import BACKENDS
 from sal360.settings import Rule, Settings, Value, flatten
 from sal360_ros.parameters import CameraParameters, SaliencyParameters
+from sal360_ros.topics import DIAGNOSTICS, INPUTS, OUTPUTS, Topic
 
 ROOT = Path(__file__).resolve().parents[1]
 README_PARAMETERS = (
@@ -72,7 +74,10 @@ def _region(page: str, match: re.Match[str]) -> str:
     begin, table, end = match.groups()
     if table not in TABLES:
         raise ParameterError(f"{page} has a table {table!r}", f"choose one of {', '.join(TABLES)}, or add it there")
-    return f"{begin}\n{TABLES[table]()}\n{end}"
+    text = TABLES[table]()
+    if page.startswith("docs/"):  # tables write their links as seen from the README
+        text = text.replace("](docs/", "](")
+    return f"{begin}\n{text}\n{end}"
 
 
 def _text(path: Path) -> str:
@@ -134,10 +139,56 @@ def _yaml(value: Value) -> str:
     return json.dumps(value)
 
 
+# --- topics, rejections, runtimes ---
+
+
+def topics(rows: Iterable[Topic]) -> str:
+    """Topics with their types and what they mean."""
+    cells = [
+        (
+            f"[`{row.name}`](docs/{row.page})",
+            f"`{row.type_name}`" + (f", {_code(row.form)}" if row.form else ""),
+            row.meaning,
+        )
+        for row in rows
+    ]
+    return markdown(("topic", "type", "meaning"), cells)
+
+
+def _code(words: str) -> str:
+    """Names as code, the words between them as text."""
+    return re.sub(r"\b(?!or\b)\w+", r"`\g<0>`", words)
+
+
+def rejections() -> str:
+    """Reasons for which a frame is rejected."""
+    return markdown(
+        ("reason", "what was rejected"), [(f"`{reason}`", what) for reason, what in FRAME_REJECTIONS.items()]
+    )
+
+
+def backends() -> str:
+    """Runtimes, in the order in which `auto` takes them."""
+    rows = [
+        (
+            f"`{row.name}`",
+            ", ".join(f"`{suffix}`" for suffix in row.suffixes),
+            ", ".join(f"`{precision}`" for precision in row.precisions),
+            "<br>".join(f"{device}: `pip install {packages}`" for device, packages in row.install.items()),
+        )
+        for row in BACKENDS
+    ]
+    return markdown(("backend", "model files", "precisions", "install"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "main parameters": lambda: parameters(SaliencyParameters(), names=README_PARAMETERS),
     "parameters": lambda: parameters(SaliencyParameters()),
     "camera parameters": lambda: parameters(CameraParameters()),
+    "topics": lambda: topics([*OUTPUTS, DIAGNOSTICS]),
+    "inputs": lambda: topics(INPUTS),
+    "rejections": rejections,
+    "backends": backends,
     **{
         group: partial(parameters, SaliencyParameters(), group=f"{group}.")
         for group in ("smoothing", "targets", "target", "shading_rate", "qp_offset")

@@ -26,7 +26,7 @@ from sal360_ros.parameters import SaliencyParameters
 from sal360_ros.pipeline import SaliencyPipeline
 from sal360_ros.qos import input_qos, mismatch_logger, overridable
 from sal360_ros.statistics import FrameStatistics, Snapshot
-from sal360_ros.topics import OutputPublisher, SaliencyPublisher, make_outputs
+from sal360_ros.topics import OutputPublisher, make_outputs
 
 RCLError = rclpy_implementation.RCLError
 
@@ -134,8 +134,7 @@ class SaliencyNode(LifecycleNode):
             threads=values.threads,
         )
         self._check(values)
-        self._saliency = SaliencyPublisher(self)
-        self._outputs = make_outputs(self)
+        self._saliency, *self._outputs = make_outputs(self)
         self.get_logger().info(f"model: {self._predictor.description}")
 
     def _activate(self) -> None:

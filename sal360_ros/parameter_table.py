@@ -67,11 +67,8 @@ class ParameterTable(Generic[AnySettings]):
         self._check = check
         self._rules = {name: rule for name, _, rule in flatten(defaults)}
         self._refused: dict[str, ParameterError] = {}
-        given = {
-            name: each.value
-            for name, each in node.get_parameters_by_prefix("").items()
-            if name.split(".")[0] not in _DECLARED_BY_RCLPY
-        }
+        names = [name for name in node.get_parameters_by_prefix("") if name.split(".")[0] not in _DECLARED_BY_RCLPY]
+        given = {name: node.get_parameter(name).value for name in names}
         for name in given:
             node.undeclare_parameter(name)
         self.unknown = sorted(set(given) - set(self._rules))

@@ -153,8 +153,10 @@ class SaliencyPipeline:
             return
         age_s = (self._now_ns() - stamp_ns) * 1e-9
         self._statistics.count_answered(time.perf_counter() - begin_s, age_s)
-        if any(output.is_wanted for output in self._outputs):
-            self._follower.offer(answer)
+        wanted = [output for output in self._outputs if output.is_wanted]
+        if wanted and self._follower.offer(answer):
+            for output in wanted:
+                output.count_dropped()
 
     def _rows_needed(self, parameters: SaliencyParameters) -> int:
         """Min rows to which a compressed frame may be reduced while it is decoded; 0: no reduction."""

@@ -1,29 +1,40 @@
-"""The topics that are derived from the maps: targets, shading rates, quantiser offsets."""
+"""The node's topics: what each message holds, when it is made, and how many were sent.
+
+`OUTPUTS`, at the end, is the table of what the node publishes. To add a topic, write its publisher and its row.
+"""
 
 from __future__ import annotations
 
 import abc
 import sys
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Point, PointStamped
+from nav_msgs.msg import Odometry
+from numpy.typing import NDArray
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image, PointCloud2, PointField
+from sensor_msgs.msg import CompressedImage, Image, Imu, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from sal360.arrays import Density, Floats, Pixels
 from sal360.outputs.overlay import draw_overlay, saliency_to_mono8
-from sal360.outputs.qp_offset import QpOffset
-from sal360.outputs.shading_rate import ShadingRate
+from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
+from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings
 from sal360.outputs.targets import Peaks, PeakSettings, TargetSelector, find_peaks
-from sal360.sphere import Array, body_to_frame, rotation_yaw_pitch_roll
+from sal360.sphere import body_to_frame, rotation_yaw_pitch_roll
 from sal360_ros.messages import image_message, picture_message, stamp_nanoseconds
 from sal360_ros.parameters import SaliencyParameters
 from sal360_ros.qos import mismatch_logger, output_qos, overridable
+
+_KEPT_SIZES = 4  # picture sizes whose tables are kept, so that frames of alternating sizes do not make them anew
+_MARKER_DIAMETER_M = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +42,8 @@ class Prediction:
     """A frame and its map."""
 
     header: Header
-    """Of the frame: stamp and frame_id are kept."""
-    image: Array
+    """The frame's header; every message made from it keeps its stamp and frame_id."""
+    image: Pixels
     """(H, W, 3) uint8; may be a view of the message, and a compressed frame may be reduced."""
     channels: str
     """Order of the image's last axis, "rgb" or "bgr"."""
@@ -40,36 +51,91 @@ class Prediction:
     """Rows of the frame as it was sent."""
     frame_width: int
     """Columns of the frame as it was sent."""
-    density: Array
+    density: Density
     """(h, w) float32, relative to uniform."""
-    orientation: Array | None
+    orientation: Floats | None
     """(3, 3), the camera's axes in a fixed frame, when it is known."""
+    _peaks: dict[PeakSettings, Peaks] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def stamp_s(self) -> float:
         """The frame's stamp in seconds."""
         return stamp_nanoseconds(self.header) * 1e-9
 
+    def peaks(self, settings: PeakSettings) -> Peaks:
+        """The map's peaks, found once for all outputs that use them."""
+        if settings not in self._peaks:
+            self._peaks[settings] = find_peaks(self.density, settings)
+        return self._peaks[settings]
 
-class OutputPublisher(abc.ABC):
-    """One topic of the node; nothing is computed for it while nobody subscribes."""
 
-    topic: ClassVar[str]
-    message_type: ClassVar[type[Any]] = Image
-    shows_frame: ClassVar[bool] = False
+@dataclass(frozen=True)
+class Topic:
+    """A topic of the node, as the code and the documentation need it."""
+
+    name: str
+    """Relative to the node's namespace, unless it begins with a slash."""
+    message_type: type[Any]
+    form: str
+    """Encoding or fields of the message, where its type leaves them open; else empty."""
+    meaning: str
+    """One phrase."""
+    page: str
+    """The page in `docs` that explains it."""
+
+    @property
+    def type_name(self) -> str:
+        """The message type as ROS writes it, for instance "sensor_msgs/Image"."""
+        return f"{self.message_type.__module__.split('.')[0]}/{self.message_type.__name__}"
+
+
+@dataclass(frozen=True)
+class Output(Topic):
+    """A topic that is made from predictions."""
+
+    publisher: type[OutputPublisher]
+    shows_frame: bool = False
     """Whether the frame's own pixels are part of the message."""
 
-    def __init__(self, node: LifecycleNode) -> None:
+
+@dataclass(frozen=True)
+class OutputCounts:
+    """What became of the predictions of one output, since the node was configured."""
+
+    published: int
+    failed: int
+    dropped: int
+    """Replaced by a newer prediction before this output was computed."""
+    last_error: str
+    """Of the newest failure; empty if there was none."""
+    is_failing: bool
+    """Whether the newest attempt failed and somebody still subscribes."""
+
+
+class OutputPublisher(abc.ABC):
+    """Publishes one output; the pipeline skips outputs that nobody subscribes to.
+
+    Args:
+        node: publishes while it is active.
+        output: its row of `OUTPUTS`.
+    """
+
+    def __init__(self, node: LifecycleNode, output: Output) -> None:
+        self.topic = output.name
+        self.shows_frame = output.shows_frame
         self._node = node
         self._subscribers = 0
+        self._published = self._failed = self._dropped = 0
+        self._last_error = ""
+        self._last_failed = False
         self._publisher = node.create_lifecycle_publisher(
-            self.message_type,
-            self.topic,
+            output.message_type,
+            output.name,
             output_qos(),
             event_callbacks=PublisherEventCallbacks(
                 matched=self._on_matched,
                 incompatible_qos=mismatch_logger(
-                    node.resolve_topic_name(self.topic), "publisher", node.get_logger().warning
+                    node.resolve_topic_name(output.name), "publisher", node.get_logger().warning
                 ),
             ),
             qos_overriding_options=overridable(),
@@ -83,121 +149,107 @@ class OutputPublisher(abc.ABC):
         """Whether anybody subscribes."""
         return self._subscribers > 0
 
-    def publish(self, answer: Prediction, parameters: SaliencyParameters) -> None:
-        """Compute the message of an answer and send it, if there is something to say."""
-        message = self._message(answer, parameters)
-        if message is not None:
-            self._publisher.publish(message)
+    @property
+    def counts(self) -> OutputCounts:
+        """What was published, dropped and failed so far."""
+        is_failing = self._last_failed and self.is_wanted
+        return OutputCounts(self._published, self._failed, self._dropped, self._last_error, is_failing)
+
+    def publish(self, prediction: Prediction, parameters: SaliencyParameters) -> None:
+        """Make the message of a prediction and send it, if there is one.
+
+        Raises:
+            Exception: whatever went wrong; it is counted before.
+        """
+        try:
+            message = self._message(prediction, parameters)
+            if message is not None:
+                self._publisher.publish(message)
+                self._published += 1
+        except Exception as error:
+            self._failed += 1
+            self._last_error = " ".join(str(error).split()) or type(error).__name__
+            self._last_failed = True
+            raise
+        self._last_failed = False
+
+    def count_dropped(self) -> None:
+        """A prediction was replaced by a newer one before this output was computed."""
+        self._dropped += 1
 
     def destroy(self) -> None:
-        """Take the topic off the graph."""
+        """Remove the topic from the graph."""
         self._node.destroy_lifecycle_publisher(self._publisher)
 
     @abc.abstractmethod
-    def _message(self, answer: Prediction, parameters: SaliencyParameters) -> Any: ...
+    def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Any:
+        """The message, or None when there is nothing to send."""
+
+
+# --- the map ---
 
 
 class SaliencyPublisher(OutputPublisher):
-    """`saliency`: the map, as 32FC1 (density relative to uniform) or mono8 (the same over full_scale, clipped)."""
+    """The map."""
 
-    topic = "saliency"
-
-    def _message(self, answer: Prediction, parameters: SaliencyParameters) -> Image:
+    def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
         if parameters.encoding == "mono8":
-            return image_message(saliency_to_mono8(answer.density, parameters.full_scale), "mono8", answer.header)
-        return image_message(answer.density, "32FC1", answer.header)
+            mono = saliency_to_mono8(prediction.density, parameters.full_scale)
+            return image_message(mono, "mono8", prediction.header)
+        return image_message(prediction.density, "32FC1", prediction.header)
 
 
 class OverlayPublisher(OutputPublisher):
-    """`saliency/overlay`: the heat map over the frame, for people."""
+    """The heat map over the frame."""
 
-    topic = "saliency/overlay"
-    shows_frame = True
-
-    def _message(self, answer: Prediction, parameters: SaliencyParameters) -> Image:
-        picture, (height, width) = answer.image, answer.image.shape[:2]
+    def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
+        picture: NDArray[Any] = prediction.image
+        height, width = picture.shape[:2]
         if 0 < parameters.overlay_height_px < height:
             size = round(width * parameters.overlay_height_px / height), parameters.overlay_height_px
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        if answer.channels == "rgb":
+        if prediction.channels == "rgb":
             picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         overlay = draw_overlay(
-            picture, answer.density, full_scale=parameters.full_scale, opacity=parameters.overlay_opacity
+            picture, prediction.density, full_scale=parameters.full_scale, opacity=parameters.overlay_opacity
         )
-        return picture_message(overlay, answer.header)
+        return picture_message(overlay, prediction.header)
 
 
-_MARKER_DIAMETER_M = 0.1
+# --- targets ---
 
 
-def make_outputs(node: LifecycleNode) -> list[OutputPublisher]:
-    """All topics beside `saliency`, offered by the node."""
-    peaks = _PeaksOfPrediction()
-    return [
-        OverlayPublisher(node),
-        TargetPublisher(node, peaks),
-        TargetsPublisher(node, peaks),
-        MarkersPublisher(node, peaks),
-        ShadingRatePublisher(node),
-        QpOffsetPublisher(node),
-    ]
-
-
-class _PeaksOfPrediction:
-    """Finds the peaks of an answer once, for whoever asks."""
-
-    def __init__(self) -> None:
-        self._of: tuple[Prediction, PeakSettings] | None = None
-        self._peaks = Peaks(np.empty((0, 3)), np.empty(0))
-
-    def __call__(self, answer: Prediction, settings: PeakSettings) -> Peaks:
-        if self._of is None or self._of[0] is not answer or self._of[1] != settings:
-            self._of, self._peaks = (answer, settings), find_peaks(answer.density, settings)
-        return self._peaks
-
-
-def in_frame(directions: Array, parameters: SaliencyParameters) -> Array:
-    """Directions (…, 3) of the image's own body axes in the axes of frame_id."""
+def in_frame(directions: Floats, parameters: SaliencyParameters) -> Floats:
+    """Directions (..., 3) from the image's body axes to the axes of frame_id."""
     turned = directions @ rotation_yaw_pitch_roll(yaw_rad=parameters.yaw_offset_rad).T
     return body_to_frame(turned, parameters.frame_convention)
 
 
 class TargetPublisher(OutputPublisher):
-    """`saliency/target`: the one direction to look at, a point at distance 1."""
+    """The one direction to look at, a point at distance 1; nothing while there is none."""
 
-    topic = "saliency/target"
-    message_type = PointStamped
-
-    def __init__(self, node: LifecycleNode, peaks: _PeaksOfPrediction) -> None:
-        super().__init__(node)
-        self._peaks = peaks
+    def __init__(self, node: LifecycleNode, output: Output) -> None:
+        super().__init__(node, output)
         self._selector = TargetSelector()
 
-    def _message(self, answer: Prediction, parameters: SaliencyParameters) -> PointStamped | None:
+    def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> PointStamped | None:
         self._selector.settings = parameters.target
-        peaks = self._peaks(answer, parameters.targets)
-        target = self._selector.update(peaks, answer.stamp_s, answer.orientation)
+        peaks = prediction.peaks(parameters.targets)
+        target = self._selector.update(peaks, prediction.stamp_s, prediction.orientation)
         if target is None:
             return None
         x, y, z = in_frame(target.direction, parameters).tolist()
-        return PointStamped(header=answer.header, point=Point(x=x, y=y, z=z))
+        return PointStamped(header=prediction.header, point=Point(x=x, y=y, z=z))
 
 
 class TargetsPublisher(OutputPublisher):
-    """`saliency/targets`: the strongest directions, best first, as points x, y, z at distance 1 with intensity."""
+    """The strongest directions, best first, as points at distance 1 with the density as intensity."""
 
-    topic = "saliency/targets"
-    message_type = PointCloud2
-
-    def __init__(self, node: LifecycleNode, peaks: _PeaksOfPrediction) -> None:
-        super().__init__(node)
-        self._peaks = peaks
-
-    def _message(self, answer: Prediction, parameters: SaliencyParameters) -> PointCloud2:
-        peaks = self._peaks(answer, parameters.targets)
+    def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> PointCloud2:
+        peaks = prediction.peaks(parameters.targets)
         directions = in_frame(peaks.directions, parameters)
         points = np.concatenate([directions, peaks.scores[:, None]], axis=1).astype(np.float32)  # (k, 4)
-        message = PointCloud2(header=answer.header, height=1, width=len(points), is_dense=True)
+        message = PointCloud2(header=prediction.header, height=1, width=len(points), is_dense=True)
         message.is_bigendian = sys.byteorder == "big"
         message.fields = [
             PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
@@ -209,69 +261,116 @@ class TargetsPublisher(OutputPublisher):
 
 
 class MarkersPublisher(OutputPublisher):
-    """`saliency/markers`: the targets as spheres for RViz, brighter and larger the denser they are."""
+    """The same directions as spheres; a denser one is larger and brighter."""
 
-    topic = "saliency/markers"
-    message_type = MarkerArray
-
-    def __init__(self, node: LifecycleNode, peaks: _PeaksOfPrediction) -> None:
-        super().__init__(node)
-        self._peaks = peaks
-
-    def _message(self, answer: Prediction, parameters: SaliencyParameters) -> MarkerArray:
-        peaks = self._peaks(answer, parameters.targets)
-        markers = [Marker(header=answer.header, ns="targets", action=Marker.DELETEALL)]
+    def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> MarkerArray:
+        peaks = prediction.peaks(parameters.targets)
+        markers = [Marker(header=prediction.header, ns="targets", action=Marker.DELETEALL)]
         for index, direction in enumerate(in_frame(peaks.directions, parameters)):
             share = min(1.0, float(peaks.scores[index]) / parameters.full_scale)
-            marker = Marker(header=answer.header, ns="targets", id=index, type=Marker.SPHERE, action=Marker.ADD)
+            marker = Marker(header=prediction.header, ns="targets", id=index, type=Marker.SPHERE, action=Marker.ADD)
             position = marker.pose.position
             position.x, position.y, position.z = direction.tolist()
             marker.scale.x = marker.scale.y = marker.scale.z = _MARKER_DIAMETER_M * (0.5 + share)
-            marker.color = _colour(share)
+            marker.color = _heat_colour(share)
             markers.append(marker)
         return MarkerArray(markers=markers)
 
 
-def _colour(share: float) -> ColorRGBA:
+def _heat_colour(share: float) -> ColorRGBA:
+    """The overlay's colour for a density that is this share, 0 to 1, of full_scale."""
     pixel = np.full((1, 1), round(255 * share), np.uint8)
     blue, green, red = (cv2.applyColorMap(pixel, cv2.COLORMAP_INFERNO)[0, 0] / 255).tolist()
     return ColorRGBA(r=red, g=green, b=blue, a=1.0)
 
 
-def _picture_size(answer: Prediction, height_px: int) -> tuple[int, int]:
-    """Rows and columns of the picture that a consumer works on; 0 rows: those of the frame."""
-    return (height_px, 2 * height_px) if height_px else (answer.frame_height, answer.frame_width)
+# --- for renderers and encoders ---
+
+
+def _picture_size(prediction: Prediction, height_px: int) -> tuple[int, int]:
+    """Rows and columns of the picture that is rendered or encoded; 0 rows: those of the frame."""
+    return (height_px, 2 * height_px) if height_px else (prediction.frame_height, prediction.frame_width)
+
+
+def _make_shading_rate(height: int, width: int, settings: ShadingRateSettings) -> ShadingRate:
+    return ShadingRate(height, width, settings)
+
+
+def _make_qp_offset(height: int, width: int, settings: QpOffsetSettings) -> QpOffset:
+    return QpOffset(height, width, settings)
 
 
 class ShadingRatePublisher(OutputPublisher):
-    """`saliency/shading_rate`: one byte a tile, as Vulkan and Direct3D 12 take it."""
+    """One byte per tile, in the encoding of Vulkan and Direct3D 12."""
 
-    topic = "saliency/shading_rate"
+    def __init__(self, node: LifecycleNode, output: Output) -> None:
+        super().__init__(node, output)
+        self._rates = lru_cache(_KEPT_SIZES)(_make_shading_rate)  # of this node alone: rates depend on the last ones
 
-    def __init__(self, node: LifecycleNode) -> None:
-        super().__init__(node)
-        self._made_for: object = None
-
-    def _message(self, answer: Prediction, parameters: SaliencyParameters) -> Image:
-        size = _picture_size(answer, parameters.shading_rate.height_px)
-        if self._made_for != (size, parameters.shading_rate):
-            self._rate = ShadingRate(*size, parameters.shading_rate)
-            self._made_for = size, parameters.shading_rate
-        return image_message(self._rate.update(answer.density), "mono8", answer.header)
+    def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
+        settings = parameters.shading_rate
+        rates = self._rates(*_picture_size(prediction, settings.height_px), settings)
+        return image_message(rates.update(prediction.density), "mono8", prediction.header)
 
 
 class QpOffsetPublisher(OutputPublisher):
-    """`saliency/qp_offset`: one signed byte a block, negative = better."""
+    """One signed byte per block; negative means better quality."""
 
-    topic = "saliency/qp_offset"
+    def __init__(self, node: LifecycleNode, output: Output) -> None:
+        super().__init__(node, output)
+        self._offsets = lru_cache(_KEPT_SIZES)(_make_qp_offset)
 
-    def __init__(self, node: LifecycleNode) -> None:
-        super().__init__(node)
-        self._made_for: object = None
+    def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
+        settings = parameters.qp_offset
+        offsets = self._offsets(*_picture_size(prediction, settings.height_px), settings)
+        return image_message(offsets.update(prediction.density), "8SC1", prediction.header)
 
-    def _message(self, answer: Prediction, parameters: SaliencyParameters) -> Image:
-        size = _picture_size(answer, parameters.qp_offset.height_px)
-        if self._made_for != (size, parameters.qp_offset):
-            self._offset = QpOffset(*size, parameters.qp_offset)
-            self._made_for = size, parameters.qp_offset
-        return image_message(self._offset.update(answer.density), "8SC1", answer.header)
+
+# --- the tables ---
+
+# fmt: off
+OUTPUTS = (
+    Output("saliency", Image, "mono8 or 32FC1", "the map, a density of gaze", "topics.md", SaliencyPublisher),
+    Output("saliency/overlay", Image, "bgr8", "heat map over the frame, for people", "topics.md", OverlayPublisher,
+           shows_frame=True),
+    Output("saliency/target", PointStamped, "", "the one direction to look at now", "targets.md", TargetPublisher),
+    Output("saliency/targets", PointCloud2, "x, y, z, intensity", "the strongest directions, best first", "targets.md",
+           TargetsPublisher),
+    Output("saliency/markers", MarkerArray, "", "the same directions, for RViz and Foxglove", "targets.md",
+           MarkersPublisher),
+    Output("saliency/shading_rate", Image, "mono8", "shading rates for Vulkan and Direct3D 12, one byte per tile",
+           "shading_rate.md", ShadingRatePublisher),
+    Output("saliency/qp_offset", Image, "8SC1", "quantiser offsets for video encoders, one signed byte per block",
+           "qp_offset.md", QpOffsetPublisher),
+)
+"""What the node makes of each frame: the map, then what is derived from it while somebody subscribes."""
+
+DIAGNOSTICS = Topic("/diagnostics", DiagnosticArray, "", "health, rates, latencies, drops and rejections by reason",
+                    "topics.md")
+
+INPUTS = (
+    Topic("image", Image, "", "360° frames, if image_transport is raw", "coordinates.md"),
+    Topic("image/compressed", CompressedImage, "jpeg or png", "360° frames, if image_transport is compressed",
+          "coordinates.md"),
+    Topic("imu", Imu, "", "orientation of the camera, if orientation is imu", "smoothing.md"),
+    Topic("odom", Odometry, "", "orientation of the camera, if orientation is odometry", "smoothing.md"),
+)
+"""What the node subscribes to."""
+# fmt: on
+
+
+def make_outputs(node: LifecycleNode) -> list[OutputPublisher]:
+    """A publisher for every row of `OUTPUTS`, advertised by the node; the map's is the first.
+
+    Raises:
+        Exception: a topic cannot be advertised; then none is.
+    """
+    made: list[OutputPublisher] = []
+    try:
+        for output in OUTPUTS:
+            made.append(output.publisher(node, output))
+    except BaseException:
+        for publisher in made:
+            publisher.destroy()
+        raise
+    return made

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sal360_ros.shared_memory import PROFILE_VARIABLES
+from sal360_ros.topics import OUTPUTS
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +56,11 @@ def test_launch_arguments(readme: str, repository: Path) -> None:
 
 
 def test_topics(readme: str, repository: Path) -> None:
-    code = "".join(path.read_text() for path in (repository / "sal360_ros").glob("*.py"))
-    published = set(re.findall(r'^    topic = "([\w/]+)"', code, re.MULTILINE)) | {"/diagnostics"}
+    published = {output.name for output in OUTPUTS} | {"/diagnostics"}
     index = (repository / "docs" / "topics.md").read_text()
-    for page, heading in ((readme, "| topic | type"), (index, "| topic (relative) | type")):
-        named = {name for row in _table(page, heading) for name in re.findall(r"`([\w/]+)`", row[0])}
-        assert named == published, heading
+    for page in (readme, index):
+        named = {name for row in _table(page, "| topic | type") for name in re.findall(r"`([\w/]+)`", row[0])}
+        assert named == published
 
 
 def test_the_variables_of_the_transport_profile_are_those_that_fast_dds_reads(readme: str) -> None:

@@ -1,42 +1,42 @@
-"""Pictures of a saliency map for people: a heat map over the frame, and the 8-bit map itself."""
+"""The map as a picture: 8-bit grey, and a heat map over the frame."""
 
 from __future__ import annotations
 
-import cv2
+from typing import Any, cast
 
-from sal360.sphere import Array
+import cv2
+from numpy.typing import NDArray
+
+from sal360.arrays import Density, Pixels
 
 FULL_SCALE = 8.0
-"""The density, relative to uniform, that has the brightest colour and the largest 8-bit value."""
+"""Density, relative to uniform, of the brightest colour and of the 8-bit value 255."""
 
 
-def saliency_to_mono8(density: Array, full_scale: float = FULL_SCALE) -> Array:
-    """The map (h, w) as uint8: 255 is `full_scale` times uniform and more. The scale is fixed, so nothing pumps."""
-    gray: Array = cv2.convertScaleAbs(density, alpha=255 / full_scale)  # rounds and saturates
-    return gray
+def saliency_to_mono8(density: Density, full_scale: float = FULL_SCALE) -> Pixels:
+    """The map (h, w) as uint8; 255 means `full_scale` times uniform or more. The scale never adapts to a frame."""
+    return cast(Pixels, cv2.convertScaleAbs(density, alpha=255 / full_scale))  # rounds and saturates
 
 
 def draw_overlay(
-    frame_bgr: Array,
-    density: Array,
+    frame_bgr: NDArray[Any],
+    density: Density,
     *,
     full_scale: float = FULL_SCALE,
     opacity: float = 0.5,
     colormap: int = cv2.COLORMAP_INFERNO,
-) -> Array:
-    """A heat map over a frame: (H, W, 3) uint8 BGR, the size of the frame, which is not changed.
-
-    The map is coloured at its own size and then enlarged, which is several times as fast as the other way round.
+) -> Pixels:
+    """A heat map over a copy of the frame: (H, W, 3) uint8 BGR.
 
     Args:
         frame_bgr: (H, W, 3) uint8.
         density: (h, w) of any size.
         full_scale: density, relative to uniform, of the brightest colour.
-        opacity: share of the heat map in the mixture, 0 to 1.
-        colormap: one of OpenCV's; those that start at black dim what nobody looks at and tint nothing else.
+        opacity: heat-map opacity, 0 to 1.
+        colormap: one of OpenCV's; a map that starts at black dims the regions of low density and does not tint them.
     """
     height, width = frame_bgr.shape[:2]
+    # coloured at the map's own size and then enlarged: several times as fast as the other way round
     heat = cv2.applyColorMap(saliency_to_mono8(density, full_scale), colormap)  # (h, w, 3)
     heat = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
-    overlay: Array = cv2.addWeighted(frame_bgr, 1 - opacity, heat, opacity, 0)
-    return overlay
+    return cast(Pixels, cv2.addWeighted(frame_bgr, 1 - opacity, heat, opacity, 0))

@@ -1,8 +1,8 @@
-"""Foveated encoding: a quantiser offset for each block of the frame, and weights for tiled streaming.
+"""Foveated encoding: quantiser offsets for the blocks of a frame, and weights for tiled streaming.
 
-At high rate a block's distortion is D ∝ 2^(QP / 3), and a step of QP costs every block the same bits per pixel. The
-weighted distortion Σ w·D at a given rate is then least where w·D is the same everywhere: QP = −3·log2(w) + constant.
-The weight w of a block is its density of gaze times its solid angle per pixel.
+At high rates a block's distortion D is proportional to 2^(QP / 3), and one QP step changes the bits per pixel of every
+block by the same amount. At a given rate, the weighted distortion Σ w·D is then minimal where w·D is the same
+everywhere: QP = −3·log2(w) + constant. The weight w of a block is its gaze density times its solid angle per pixel.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sal360.arrays import Density, Floats
 from sal360.outputs.tiles import ErpTiles
 from sal360.settings import Rule, Settings, setting
-from sal360.sphere import Array
 
 _OPTIMAL_QP_PER_OCTAVE = -3.0
 
@@ -38,8 +39,8 @@ class QpOffset:
     """Quantiser offsets for frames of one size.
 
     Args:
-        height, width: of the encoded panorama in pixels.
-        settings: how they are chosen.
+        height, width: size of the encoded panorama in pixels.
+        settings: how the offsets are chosen.
     """
 
     def __init__(self, height: int, width: int, settings: QpOffsetSettings | None = None) -> None:
@@ -51,24 +52,24 @@ class QpOffset:
             _OPTIMAL_QP_PER_OCTAVE * np.log2(per_pixel / per_pixel.max()) if self.settings.weigh_projection else 0.0
         )
 
-    def update(self, density: Array) -> Array:
-        """The offsets for one map (h, w): (rows, columns) int8, negative = better.
+    def update(self, density: Density) -> NDArray[np.int8]:
+        """The offsets for one map (h, w): (rows, columns) int8; negative means better quality.
 
-        They lie within ± `max_offset`, and their mean by solid angle is as near to zero as whole steps allow.
+        They lie within ± `max_offset`, and their mean by solid angle is as near to zero as integers allow.
         """
         average = np.maximum(self.grid.average(density), 1e-6)
         wanted = self.settings.strength * _OPTIMAL_QP_PER_OCTAVE * np.log2(average) + self._projection
         return _centred(wanted, self._share, self.settings.max_offset)
 
 
-def _centred(wanted: Array, share: Array, bound: int) -> Array:
-    """Whole numbers within ± bound that follow `wanted` up to one constant, with a mean by `share` nearest to zero."""
+def _centred(wanted: Floats, share: Floats, bound: int) -> NDArray[np.int8]:
+    """Integers within ± bound that equal `wanted` plus a constant, with the mean, weighted by `share`, nearest to 0."""
 
-    def rounded(constant: float) -> Array:
-        offsets: Array = np.clip(np.rint(wanted + constant), -bound, bound)
+    def rounded(constant: float) -> Floats:
+        offsets: Floats = np.clip(np.rint(wanted + constant), -bound, bound)
         return offsets
 
-    # the mean does not fall with the constant, so halving finds its zero
+    # the mean never decreases with the constant, so bisection finds its zero
     low, high = -bound - 1 - float(wanted.max()), bound + 1 - float(wanted.min())
     for _ in range(14):
         middle = (low + high) / 2
@@ -79,12 +80,12 @@ def _centred(wanted: Array, share: Array, bound: int) -> Array:
     return min(rounded(low), rounded(high), key=lambda offsets: abs(float((offsets * share).sum()))).astype(np.int8)
 
 
-def tile_weights(density: Array, rows: int, columns: int) -> Array:
-    """The share of gaze of each tile of a tiled stream: (rows, columns) float64 that sum to 1.
+def tile_weights(density: Density, rows: int, columns: int) -> Floats:
+    """The share of gaze in each tile of a tiled stream: (rows, columns) float64 with the sum 1.
 
     Args:
         density: the map (h, w).
-        rows, columns: of equal tiles over the panorama, at least 1 and at most the map's own.
+        rows, columns: number of equal tiles, from 1 to the map's own rows and columns.
 
     Raises:
         ParameterError: rows or columns are out of that range.
@@ -93,11 +94,11 @@ def tile_weights(density: Array, rows: int, columns: int) -> Array:
         Rule(minimum=1, maximum=maximum).check(name, count)
     grid = _equal_tiles(rows, columns)
     gaze = grid.average(density) * grid.solid_angle_sr / (4 * math.pi)
-    weights: Array = gaze / gaze.sum()
+    weights: Floats = gaze / gaze.sum()
     return weights
 
 
 @lru_cache(maxsize=4)
 def _equal_tiles(rows: int, columns: int) -> ErpTiles:
-    """The tiles as a panorama of one pixel each, with their tables kept from frame to frame."""
+    """The tiles as a panorama with one pixel per tile; cached, because it holds the lookup tables."""
     return ErpTiles(rows, columns, 1)

@@ -1,4 +1,4 @@
-"""Variable-rate shading: one byte a tile that Vulkan and Direct3D 12 both take as it is.
+"""Variable-rate shading: one byte per tile, in an encoding that Vulkan and Direct3D 12 share.
 
 Vulkan reads a texel b of a fragment shading rate attachment as width 2^((b / 4) & 3), height 2^(b & 3)
 (VK_KHR_fragment_shading_rate, "Attachment Fragment Shading Rate"); D3D12's DXGI_FORMAT_R8_UINT shading-rate image holds
@@ -8,12 +8,14 @@ D3D12_SHADING_RATE values, log2(width) << 2 | log2(height): the same byte. Only 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sal360.arrays import Density, Mask, Pixels
 from sal360.outputs.tiles import ErpTiles, TileGrid, WindowTiles, cube_faces
 from sal360.settings import Settings, setting
-from sal360.sphere import Array
 
 RATE_1X1, RATE_2X2, RATE_4X4 = 0b0000, 0b0101, 0b1010
 
@@ -56,11 +58,11 @@ class ShadingRateSettings(Settings):
 
 
 class ShadingRate:
-    """Shading rates for the pictures of one stream.
+    """Shading rates for the frames of one stream.
 
     Args:
-        height, width: of the rendered panorama in pixels; for a cube map the face's side is `height`.
-        settings: how they are chosen.
+        height, width: size of the rendered panorama in pixels; for a cube map, `height` is the side of a face.
+        settings: how the rates are chosen.
     """
 
     def __init__(self, height: int, width: int, settings: ShadingRateSettings | None = None) -> None:
@@ -73,15 +75,15 @@ class ShadingRate:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the last rates: the next ones come from the map alone."""
-        self._full: Array = np.zeros(self.grid.shape, bool)
-        self._half: Array = np.zeros(self.grid.shape, bool)
+        """Forget the last rates, so that the next ones follow from the map alone."""
+        self._full: Mask = np.zeros(self.grid.shape, bool)
+        self._half: Mask = np.zeros(self.grid.shape, bool)
 
-    def update(self, density: Array) -> Array:
-        """The rates after one more map (h, w): (rows, columns) uint8; cube faces follow each other downwards."""
+    def update(self, density: Density) -> Pixels:
+        """The rates for the next map (h, w): (rows, columns) uint8, cube faces one below the other."""
         average = self.grid.average(density)
         settings = self.settings
-        held = 1 / (1 - settings.hysteresis)  # a tile that has a rate counts as this many times denser for keeping it
+        held = 1 / (1 - settings.hysteresis)  # a tile keeps a rate as if it were this many times denser
         for_full = average * np.where(self._full, held, 1)
         if settings.full_rate_share > 0:
             self._full = self._within_budget(for_full)
@@ -91,7 +93,7 @@ class ShadingRate:
         coarsest = RATE_4X4 if settings.limit == "4x4" else RATE_2X2
         return np.where(self._full, RATE_1X1, np.where(self._half, RATE_2X2, coarsest)).astype(np.uint8)
 
-    def _within_budget(self, rank: Array) -> Array:
+    def _within_budget(self, rank: NDArray[Any]) -> Mask:
         """The tiles of highest rank whose pixels together stay within the budget."""
         order = np.argsort(-rank, axis=None, kind="stable")
         spent = np.cumsum(self.grid.pixels.ravel()[order])
@@ -100,12 +102,12 @@ class ShadingRate:
         return full.reshape(rank.shape)
 
 
-def decode_rates(rates: Array) -> tuple[Array, Array]:
-    """Width and height in pixels of the fragments that the bytes ask for."""
+def decode_rates(rates: Pixels) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+    """Width and height in pixels of the fragments that the bytes encode."""
     return 1 << ((rates >> 2) & 3), 1 << (rates & 3)
 
 
-def shaded_share(rates: Array, grid: TileGrid) -> float:
-    """Fragments shaded, as a share of shading every pixel, in (0, 1]."""
+def shaded_share(rates: Pixels, grid: TileGrid) -> float:
+    """Number of shaded fragments divided by the number of pixels, in (0, 1]."""
     width, height = decode_rates(rates)
     return float((grid.pixels / (width * height)).sum() / grid.pixels.sum())

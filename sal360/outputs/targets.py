@@ -1,4 +1,4 @@
-"""The one direction to look at now: dwell on a target, and inhibition of return to those just left, in seconds."""
+"""Where to look: the strongest peaks of a map, and the one to look at now, with dwell and inhibition of return."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from sal360.arrays import Density, Floats
 from sal360.projection import pad_sphere, sample_erp
 from sal360.settings import Settings, setting
-from sal360.sphere import Array, angular_distance, erp_directions
+from sal360.sphere import angular_distance, erp_directions
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,16 @@ class PeakSettings(Settings):
 
 
 class Peaks(NamedTuple):
-    """Targets of one map, best first."""
+    """Peaks of one map, the densest first."""
 
-    directions: Array
+    directions: Floats
     """(k, 3) float64 unit vectors in body axes."""
-    scores: Array
+    scores: Floats
     """(k,) float64: the density there, relative to uniform."""
 
 
-def find_peaks(density: Array, settings: PeakSettings | None = None) -> Peaks:
-    """The strongest local maxima of a map (h, w) float32 that keep their distance from each other, best first."""
+def find_peaks(density: Density, settings: PeakSettings | None = None) -> Peaks:
+    """The local maxima of a map (h, w) float32 after non-maximum suppression on the sphere, the densest first."""
     settings = settings or PeakSettings()
     height, width = density.shape
     highest_around = cv2.dilate(pad_sphere(density), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
@@ -55,14 +56,14 @@ def find_peaks(density: Array, settings: PeakSettings | None = None) -> Peaks:
     return Peaks(_between_pixels(density, directions[kept]), scores[kept].astype(np.float64))
 
 
-def _between_pixels(density: Array, directions: Array) -> Array:
-    """Directions (k, 3) of pixels moved to the top of a quadratic through the log-density around them.
+def _between_pixels(density: Density, directions: Floats) -> Floats:
+    """Pixel directions (k, 3), moved to the maximum of a quadratic fit to the log-density around each.
 
-    The log of a Gaussian is a quadratic, so the fit is exact for one. It moves by less than a pixel each way, and not
-    at all where the surface is no hill.
+    The log of a Gaussian is quadratic, so the fit is exact for one. A direction moves by at most one pixel along each
+    axis, and stays where the fit has no maximum.
     """
     step_rad = math.pi / density.shape[0]
-    upward = np.where(np.abs(directions[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])  # (k, 3), not parallel
+    upward = np.where(np.abs(directions[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])  # (k, 3), never parallel
     right = np.cross(directions, upward)
     right /= np.linalg.norm(right, axis=-1, keepdims=True)
     up = np.cross(right, directions)
@@ -84,8 +85,8 @@ def _between_pixels(density: Array, directions: Array) -> Array:
     move_x = np.where(hill, (bend_xy * slope_y - bend_yy * slope_x) / safe, 0.0).clip(-1, 1)
     move_y = np.where(hill, (bend_xy * slope_x - bend_xx * slope_y) / safe, 0.0).clip(-1, 1)
     moved = directions + np.tan(step_rad) * (move_x[:, None] * right + move_y[:, None] * up)
-    result: Array = moved / np.linalg.norm(moved, axis=-1, keepdims=True)
-    return result
+    unit: Floats = moved / np.linalg.norm(moved, axis=-1, keepdims=True)
+    return unit
 
 
 @dataclass(frozen=True)
@@ -116,86 +117,106 @@ class SelectionSettings(Settings):
 class Target:
     """What to look at."""
 
-    direction: Array
+    direction: Floats
     """(3,) float64 unit vector in the camera's body axes."""
     score: float
     """Density there when it was last seen, relative to uniform."""
     since_s: float
-    """Time of the frame on which it was chosen, seconds."""
+    """Timestamp of the frame on which it was chosen, seconds."""
 
 
 @dataclass
-class _Held:
-    """The present target, its direction in the fixed frame."""
+class _Current:
+    """The current target; its direction is in the selector's axes."""
 
-    direction: Array
+    direction: Floats
     score: float
     since_s: float
     seen_s: float
 
 
 class TargetSelector:
-    """The present target of one stream; `settings` may be replaced between frames."""
+    """Selects the target of one stream, frame by frame; `settings` may be replaced between frames.
+
+    The current target and the inhibited places are stored in the fixed frame while the camera's orientation is known,
+    else in the camera's body axes. When the orientation becomes known or unknown they are re-expressed, so that the
+    target keeps its direction as the camera sees it.
+    """
 
     def __init__(self, settings: SelectionSettings | None = None) -> None:
         self.settings = settings or SelectionSettings()
         self.reset()
 
     def reset(self) -> None:
-        """Forget the present target and every inhibition."""
-        self._held: _Held | None = None
-        self._inhibited: list[tuple[Array, float]] = []  # direction in the fixed frame, until when
+        """Forget the current target and all inhibited places."""
+        self._current: _Current | None = None
+        self._inhibited: list[tuple[Floats, float]] = []  # direction, until when in seconds
+        self._orientation: Floats | None = None
         self._stamp_s = -math.inf
 
-    def update(self, peaks: Peaks, stamp_s: float, orientation: Array | None = None) -> Target | None:
-        """The target after one more map.
+    def update(self, peaks: Peaks, stamp_s: float, orientation: Floats | None = None) -> Target | None:
+        """The target after the next map.
 
         Args:
-            peaks: of the map, by `targets.find_peaks`.
-            stamp_s: the frame's time in seconds, of any clock that does not jump.
-            orientation: (3, 3), the camera's body axes in a fixed frame, when it turns and its turning is known.
+            peaks: peaks of the map; see `find_peaks`.
+            stamp_s: timestamp of the frame in seconds, from a clock that does not jump.
+            orientation: (3, 3), the camera's body axes in a fixed frame, if it is known.
 
         Returns:
-            The target, or None when there is nothing to look at.
+            The target, or None if there is nothing to look at.
         """
         if not 0 <= stamp_s - self._stamp_s <= self.settings.reset_gap_s:
             self.reset()
         self._stamp_s = stamp_s
+        self._follow_orientation(orientation)
         axes = np.eye(3) if orientation is None else orientation
-        directions = peaks.directions @ axes.T  # (k, 3) in the fixed frame
+        directions = peaks.directions @ axes.T  # (k, 3)
         self._inhibited = [(place, until_s) for place, until_s in self._inhibited if until_s > stamp_s]
-        self._follow(directions, peaks.scores, stamp_s)
+        self._track(directions, peaks.scores, stamp_s)
         best = self._best(directions, peaks.scores)
-        held = self._held
-        if held is not None and held.seen_s < stamp_s and stamp_s - held.seen_s >= self.settings.min_dwell_s:
-            held = self._held = None  # it vanished of itself: it may come back at once
-        if best is not None and (held is None or self._may_leave(held, float(peaks.scores[best]), stamp_s)):
-            if held is not None and self.settings.inhibition_s > 0:
-                self._inhibited.append((held.direction, stamp_s + self.settings.inhibition_s))
-            self._held = _Held(directions[best], float(peaks.scores[best]), since_s=stamp_s, seen_s=stamp_s)
-        if self._held is None:
+        current = self._current
+        if current is not None and current.seen_s < stamp_s and stamp_s - current.seen_s >= self.settings.min_dwell_s:
+            current = self._current = None  # it vanished by itself, so it is not inhibited
+        if best is not None and (current is None or self._may_leave(current, float(peaks.scores[best]), stamp_s)):
+            if current is not None and self.settings.inhibition_s > 0:
+                self._inhibited.append((current.direction, stamp_s + self.settings.inhibition_s))
+            self._current = _Current(directions[best], float(peaks.scores[best]), since_s=stamp_s, seen_s=stamp_s)
+        if self._current is None:
             return None
-        return Target(axes.T @ self._held.direction, self._held.score, self._held.since_s)
+        return Target(axes.T @ self._current.direction, self._current.score, self._current.since_s)
 
-    def _follow(self, directions: Array, scores: Array, stamp_s: float) -> None:
-        """Move the present target with the peak that is now nearest to it."""
-        if self._held is None or not len(directions):
+    def _follow_orientation(self, orientation: Floats | None) -> None:
+        """Re-express the stored directions when the orientation becomes known or unknown."""
+        before, self._orientation = self._orientation, orientation
+        if (before is None) == (orientation is None):
             return
-        distances = angular_distance(directions, self._held.direction)
+        turn = before.T if before is not None else orientation
+        assert turn is not None  # one of them is known
+        if self._current is not None:
+            self._current.direction = turn @ self._current.direction
+        self._inhibited = [(turn @ place, until_s) for place, until_s in self._inhibited]
+
+    def _track(self, directions: Floats, scores: Floats, stamp_s: float) -> None:
+        """Move the current target to the peak that is nearest to it now."""
+        if self._current is None or not len(directions):
+            return
+        distances = angular_distance(directions, self._current.direction)
         nearest = int(np.argmin(distances))
         if distances[nearest] <= self.settings.radius_rad:
-            self._held.direction, self._held.score = directions[nearest], float(scores[nearest])
-            self._held.seen_s = stamp_s
+            self._current.direction, self._current.score = directions[nearest], float(scores[nearest])
+            self._current.seen_s = stamp_s
 
-    def _best(self, directions: Array, scores: Array) -> int | None:
-        """The strongest peak that is neither the present target nor inhibited."""
-        places = [place for place, _ in self._inhibited] + ([self._held.direction] if self._held else [])
+    def _best(self, directions: Floats, scores: Floats) -> int | None:
+        """The strongest peak that is neither the current target nor inhibited."""
+        places = [place for place, _ in self._inhibited] + ([self._current.direction] if self._current else [])
         for index in np.argsort(-scores, kind="stable"):
             if all(angular_distance(directions[index], place) > self.settings.radius_rad for place in places):
                 return int(index)
         return None
 
-    def _may_leave(self, held: _Held, best_score: float, stamp_s: float) -> bool:
-        dwell_s = stamp_s - held.since_s
-        tired = 0 < self.settings.max_dwell_s <= dwell_s
-        return dwell_s >= self.settings.min_dwell_s and (tired or best_score > self.settings.switch_ratio * held.score)
+    def _may_leave(self, current: _Current, best_score: float, stamp_s: float) -> bool:
+        """Whether the dwell is over, and another peak is strong enough or the maximum dwell is reached."""
+        dwell_s = stamp_s - current.since_s
+        is_overdue = 0 < self.settings.max_dwell_s <= dwell_s
+        is_stronger = best_score > self.settings.switch_ratio * current.score
+        return dwell_s >= self.settings.min_dwell_s and (is_overdue or is_stronger)

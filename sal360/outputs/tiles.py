@@ -1,7 +1,7 @@
-"""A picture cut into tiles, as renderers and encoders need it: what each tile sees of the map, and how big it is.
+"""A picture cut into tiles, for renderers and encoders: the size of each tile, and the map's mean over it.
 
-The picture may be a panorama (`ErpTiles`) or perspective windows (`WindowTiles`: a headset's view, or the six faces
-of a cube). Tiles at the right and lower edge are cut off where the picture ends, as in all three APIs.
+The picture is a panorama (`ErpTiles`) or a set of perspective windows (`WindowTiles`: a headset's view, or the six
+faces of a cube). Tiles at the right and lower edges end with the picture, as in Vulkan, Direct3D and video codecs.
 """
 
 from __future__ import annotations
@@ -13,47 +13,47 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from sal360.arrays import Density, Floats
 from sal360.projection import Maps, Viewport, remap_sphere, sampling_maps
-from sal360.sphere import Array, pixel_to_vector
+from sal360.sphere import pixel_to_vector
 
 
 class TileGrid(ABC):
-    """Tiles of `tile_px` pixels from the picture's upper left corner; the arrays are (rows, columns).
+    """Square tiles, counted from the picture's upper left corner.
 
     Attributes:
-        pixels: number of pixels of each tile.
-        solid_angle_sr: solid angle of each tile.
+        pixels: number of pixels of each tile, (rows, columns) float64.
+        solid_angle_sr: solid angle of each tile in steradians, (rows, columns) float64.
     """
 
-    pixels: Array
-    solid_angle_sr: Array
+    pixels: Floats
+    solid_angle_sr: Floats
 
     def __init__(self) -> None:
-        self._ready: tuple[tuple[int, ...], int, Maps, Array, Array] | None = None
+        self._ready: tuple[tuple[int, ...], int, Maps, Density, Density] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of tiles."""
+        """Number of rows and columns of tiles."""
         rows, columns = self.pixels.shape
         return rows, columns
 
-    def average(self, density: Array) -> Array:
-        """The map's mean over each tile by solid angle, relative to uniform: (rows, columns) float32.
+    def average(self, density: Density) -> Density:
+        """The map's mean over each tile, weighted by solid angle: (rows, columns) float32, relative to uniform.
 
         Args:
-            density: (h, w) float32. The lookup tables are kept until another size comes.
+            density: (h, w) float32. The lookup tables are kept while the size stays the same.
         """
         if self._ready is None or self._ready[0] != density.shape:
             self._ready = (density.shape, *self._tables(*density.shape))
         _, samples, maps, weights, total = self._ready
-        weighted = remap_sphere(density, maps) * weights
-        if samples > 1:  # INTER_AREA by a whole factor is the plain mean of each block
-            weighted = cv2.resize(weighted, self.shape[::-1], interpolation=cv2.INTER_AREA)
-        mean: Array = weighted / total
-        return mean
+        weighted: Density = remap_sphere(density, maps) * weights  # (rows · samples, columns · samples)
+        if samples > 1:  # INTER_AREA with an integer factor is the mean of each block
+            weighted = cv2.resize(weighted, self.shape[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        return weighted / total
 
-    def _tables(self, height: int, width: int) -> tuple[int, Maps, Array, Array]:
-        """Samples along a tile's side, so that none of the map's pixels is passed over; maps, weights, their means."""
+    def _tables(self, height: int, width: int) -> tuple[int, Maps, Density, Density]:
+        """Samples along a tile's side, enough to hit every pixel of the map; maps; weights; their mean in each tile."""
         samples = max(1, math.ceil(self._tile_rad() / (math.pi / height)))
         directions, weights = self._samples(samples)
         rows, columns = self.shape
@@ -65,23 +65,29 @@ class TileGrid(ABC):
         """The largest angle that a tile's side spans."""
 
     @abstractmethod
-    def _samples(self, samples: int) -> tuple[Array, Array]:
-        """Directions (rows · samples, columns · samples, 3) of each tile's samples, and their float32 weights."""
+    def _samples(self, samples: int) -> tuple[Floats, Density]:
+        """Directions (rows · samples, columns · samples, 3) of the samples, and their weights by solid angle."""
 
 
-def _edges(length_px: int, tile_px: int) -> Array:
-    """Tile borders along one side: 0, tile, 2 · tile … length."""
+def _edges(length_px: int, tile_px: int) -> Floats:
+    """Borders of the tiles along one side: 0, tile, 2 · tile, …, length."""
     return np.append(np.arange(0, length_px, tile_px, dtype=np.float64), length_px)
 
 
-def _between(edges: Array, samples: int) -> Array:
-    """The middles of `samples` equal parts of every interval."""
+def _between(edges: Floats, samples: int) -> Floats:
+    """The centres of `samples` equal parts of every interval, (intervals · samples,)."""
     parts = (np.arange(samples) + 0.5) / samples
-    return (edges[:-1, None] + parts * np.diff(edges)[:, None]).ravel()
+    centres: Floats = edges[:-1, None] + parts * np.diff(edges)[:, None]  # (intervals, samples)
+    return centres.ravel()
 
 
 class ErpTiles(TileGrid):
-    """Tiles of a panorama of height x width pixels."""
+    """Tiles of an equirectangular panorama.
+
+    Args:
+        height, width: size of the panorama in pixels.
+        tile_px: side of a tile.
+    """
 
     def __init__(self, height: int, width: int, tile_px: int) -> None:
         super().__init__()
@@ -97,7 +103,7 @@ class ErpTiles(TileGrid):
         across, down = np.diff(self._columns).max() * 2 * math.pi / width, np.diff(self._rows).max() * math.pi / height
         return float(max(across, down))
 
-    def _samples(self, samples: int) -> tuple[Array, Array]:
+    def _samples(self, samples: int) -> tuple[Floats, Density]:
         rows, columns = _between(self._rows, samples), _between(self._columns, samples)
         directions = pixel_to_vector(columns[None, :] - 0.5, rows[:, None] - 0.5, *self._size)
         colatitude = math.pi * rows / self._size[0]
@@ -105,7 +111,12 @@ class ErpTiles(TileGrid):
 
 
 class WindowTiles(TileGrid):
-    """Tiles of perspective windows of one size; the windows' tiles follow each other from top to bottom."""
+    """Tiles of perspective windows, the tiles of one window below those of the window before.
+
+    Args:
+        windows: all of the same size and field of view.
+        tile_px: side of a tile.
+    """
 
     def __init__(self, windows: Sequence[Viewport], tile_px: int) -> None:
         super().__init__()
@@ -117,21 +128,21 @@ class WindowTiles(TileGrid):
         self.pixels = np.tile(pixels, (len(windows), 1))
         self.solid_angle_sr = np.tile(solid_angle_sr, (len(windows), 1))
 
-    def _on_plane(self, columns: Array, rows: Array) -> tuple[Array, Array]:
-        """Places of the picture plane at distance 1, from places in pixels from the upper left corner."""
+    def _on_plane(self, columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
+        """Coordinates on the image plane at distance 1, of pixels counted from the upper left corner."""
         window = self._windows[0]
         return (columns - window.width / 2) / window.focal_px, (rows - window.height / 2) / window.focal_px
 
-    def _corner_sr(self, columns: Array, rows: Array) -> Array:
-        """The plane's solid angle between its middle and each corner, signed: differences give each tile's own."""
+    def _corner_sr(self, columns: Floats, rows: Floats) -> Floats:
+        """Signed solid angle of the rectangle between the plane's centre and each corner; differences give a tile's."""
         x, y = self._on_plane(columns, rows)
-        corner: Array = np.arctan2(x * y, np.sqrt(x * x + y * y + 1))
+        corner: Floats = np.arctan2(x * y, np.sqrt(x * x + y * y + 1))
         return corner
 
     def _tile_rad(self) -> float:
         return float(max(np.diff(self._rows).max(), np.diff(self._columns).max())) / self._windows[0].focal_px
 
-    def _samples(self, samples: int) -> tuple[Array, Array]:
+    def _samples(self, samples: int) -> tuple[Floats, Density]:
         rows, columns = _between(self._rows, samples)[:, None], _between(self._columns, samples)[None, :]
         directions = [window.unproject(columns - 0.5, rows - 0.5) for window in self._windows]
         x, y = self._on_plane(columns, rows)
@@ -140,11 +151,11 @@ class WindowTiles(TileGrid):
 
 
 def cube_faces(face_px: int) -> list[Viewport]:
-    """The six faces of a cube map in the layer order and orientation of Vulkan and Direct3D: +X, −X, +Y, −Y, +Z, −Z.
+    """The six faces of a cube map in the order and orientation of Vulkan and Direct3D: +X, −X, +Y, −Y, +Z, −Z.
 
-    The cube's axes are x right, y up, z forward (a cube map is left-handed); the frame's centre lies on face +Z. Seen
-    from inside, every face stands upright, and the top and bottom faces join the front one: "Cube Map Face Selection"
-    in the Vulkan specification.
+    The axes of a cube map are left-handed: x right, y up, z forward; the frame's centre lies on face +Z. Seen from
+    inside, the side faces are upright, and the top and bottom faces join the front one (Vulkan specification, "Cube
+    Map Face Selection").
     """
     right, left = np.array([0.0, -1.0, 0.0]), np.array([0.0, 1.0, 0.0])
     top, bottom = np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.0, -1.0])

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import time
+
 import cv2
 import numpy as np
 import pytest
 from geometry_msgs.msg import PointStamped
+from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from sal360.outputs.targets import find_peaks
 from sal360.sphere import body_to_frame, rotation_yaw_pitch_roll
 from sal360_ros import topics
+from sal360_ros.parameters import SaliencyParameters
 
 pytestmark = [
     pytest.mark.ros,
@@ -78,6 +85,85 @@ def test_tiles_of_a_reduced_jpeg_are_those_of_the_frame_as_it_was_sent(graph, co
 
     graph.wait_for(answered, "offsets")
     assert (messages[0].height, messages[0].width) == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("topic", "made_by"), [("saliency/shading_rate", "ShadingRate"), ("saliency/qp_offset", "QpOffset")]
+)
+@pytest.mark.usefixtures("active_node")
+def test_frames_of_alternating_sizes_keep_their_tables(graph, camera, monkeypatch, topic, made_by):
+    made = []
+    make = getattr(topics, made_by)
+    monkeypatch.setattr(topics, made_by, lambda *size: made.append(size[:2]) or make(*size))
+    messages = graph.received(Image, topic)
+    sizes = itertools.cycle([(32, 64), (64, 128), (96, 192)])
+
+    def answered():
+        camera.publish(camera.frame(*next(sizes)))
+        time.sleep(0.02)
+        return len({message.height for message in messages}) == 3 and len(messages) > 9
+
+    graph.wait_for(answered, "all three sizes, again and again")
+    assert sorted(made) == [(32, 64), (64, 128), (96, 192)]
+
+
+@pytest.fixture
+def publishers(graph):
+    """The outputs of a node that is not active, by topic."""
+    node = graph.add(graph.call(lambda: LifecycleNode("outputs", context=graph.context)))
+    return {each.topic: each for each in graph.call(topics.make_outputs, node)}
+
+
+@pytest.fixture
+def prediction():
+    density = np.random.default_rng(0).gamma(1, 1, (16, 32)).astype(np.float32)
+    return topics.Prediction(Header(), np.zeros((32, 64, 3), np.uint8), "rgb", 32, 64, density, None)
+
+
+def test_the_table_names_every_topic_once_and_the_map_first(publishers):
+    assert list(publishers) == [output.name for output in topics.OUTPUTS]
+    assert next(iter(publishers)) == "saliency"
+    assert [topics.OUTPUTS[0].type_name, topics.OUTPUTS[2].type_name] == [
+        "sensor_msgs/Image",
+        "geometry_msgs/PointStamped",
+    ]
+
+
+def test_what_an_output_published_dropped_and_failed_at_is_counted(graph, publishers, prediction, monkeypatch):
+    overlay = publishers["saliency/overlay"]
+    graph.received(Image, "saliency/overlay")
+    graph.wait_for(lambda: overlay.is_wanted, "the subscriber")
+    assert overlay.counts == topics.OutputCounts(0, 0, 0, "", False)
+    overlay.publish(prediction, SaliencyParameters())
+    overlay.count_dropped()
+    assert overlay.counts == topics.OutputCounts(1, 0, 1, "", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(topics, "draw_overlay", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            overlay.publish(prediction, SaliencyParameters())
+    assert overlay.counts == topics.OutputCounts(1, 1, 1, "division by zero", True)
+    overlay.publish(prediction, SaliencyParameters())
+    assert overlay.counts == topics.OutputCounts(2, 1, 1, "division by zero", False)
+    assert publishers["saliency/targets"].counts.published == 0
+
+
+def test_an_output_without_anything_to_say_counts_nothing(publishers, prediction):
+    nothing = dataclasses.replace(prediction, density=np.ones((16, 32), np.float32))
+    publishers["saliency/target"].publish(nothing, SaliencyParameters())
+    assert publishers["saliency/target"].counts == topics.OutputCounts(0, 0, 0, "", False)
+
+
+def test_topics_that_cannot_all_be_advertised_leave_none(graph, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no more topics")
+
+    broken = dataclasses.replace(topics.OUTPUTS[-1], publisher=fail)
+    monkeypatch.setattr(topics, "OUTPUTS", (*topics.OUTPUTS[:-1], broken))
+    node = graph.add(graph.call(lambda: LifecycleNode("outputs", context=graph.context)))
+    with pytest.raises(RuntimeError, match="no more topics"):
+        topics.make_outputs(node)
+    left = graph.call(node.get_publisher_names_and_types_by_node, "outputs", "/")
+    assert not [name for name, _ in left if "saliency" in name]
 
 
 @pytest.mark.usefixtures("active_node")

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 
 from sal360 import sphere
+from sal360.arrays import Floats
 from sal360.errors import ParameterError
 from sal360.outputs.targets import Peaks, SelectionSettings, Target, TargetSelector
-from sal360.sphere import Array
 
 FRONT, LEFT, TOP, BACK = np.array([(1.0, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0)])
 
 
-def seen(*places: tuple[Array, float]) -> Peaks:
+def seen(*places: tuple[Floats, float]) -> Peaks:
     """Peaks by direction and score, best first."""
     ordered = sorted(places, key=lambda each: -each[1])
     return Peaks(np.array([place for place, _ in ordered]).reshape(-1, 3), np.array([score for _, score in ordered]))
 
 
-def looks(selector: TargetSelector, peaks: Peaks, stamp_s: float) -> Array:
+def looks(selector: TargetSelector, peaks: Peaks, stamp_s: float) -> Floats:
     target = selector.update(peaks, stamp_s)
     assert target is not None
     return target.direction
@@ -119,6 +119,29 @@ def test_inhibited_places_stay_in_the_scene_when_the_camera_turns() -> None:
     target = selector.update(seen((BACK, 20), (-LEFT, 6), (TOP, 7)), 0.2, turned)
     assert target is not None
     assert np.allclose(target.direction, -LEFT)
+
+
+@pytest.mark.parametrize("known", ["110011", "101010", "001111", "111000"])
+def test_a_target_stays_where_the_camera_sees_it_when_orientation_comes_and_goes(known: str) -> None:
+    """A robot's head follows the target: it must not jump by the camera's yaw, which is -87 degrees here."""
+    orientation = sphere.rotation_yaw_pitch_roll(yaw_rad=math.radians(-87))
+    selector = TargetSelector()
+    for frame, is_known in enumerate(known):
+        target = selector.update(seen((FRONT, 3), (LEFT, 3.1)), frame / 30, orientation if is_known == "1" else None)
+        assert target is not None
+        assert np.allclose(target.direction, LEFT)
+        assert target.since_s == 0
+
+
+@pytest.mark.parametrize("known", ["111", "110", "001"])
+def test_a_place_that_was_left_stays_inhibited_when_orientation_comes_and_goes(known: str) -> None:
+    orientation = sphere.rotation_yaw_pitch_roll(yaw_rad=2.0)
+    selector = TargetSelector(SelectionSettings(min_dwell_s=0, inhibition_s=10))
+    peaks = [seen((FRONT, 3)), seen((FRONT, 3), (LEFT, 6)), seen((FRONT, 20), (LEFT, 6))]
+    for frame, (is_known, found) in enumerate(zip(known, peaks, strict=True)):
+        target = selector.update(found, frame / 10, orientation if is_known == "1" else None)
+    assert target is not None
+    assert np.allclose(target.direction, LEFT)
 
 
 @pytest.mark.parametrize("stamp_s", [-5.0, 3.0, math.nan])
