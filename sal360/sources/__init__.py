@@ -78,7 +78,7 @@ def _recording_opener(
     """A function that reads the video or bag from its start; None for pictures."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
         check_video(path)
-        return partial(video_frames, path)
+        return partial(video_frames, path, on_bad_frame)
     if is_bag(path):
         with Bag(path) as bag:
             topic = choose_image_topic(bag, topic)

@@ -1,59 +1,174 @@
-"""Video files as frames, with the timestamps of the container."""
+"""Video files as frames, with the timestamps of the container, decoded by PyAV (FFmpeg)."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from sal360.errors import DataError
-from sal360.sources.frame import Frame
+from sal360.arrays import Pixels
+from sal360.errors import DataError, FrameError
+from sal360.images import MAX_PIXELS
+from sal360.sources.frame import BadFrame, Frame
+from sal360.sources.video_completeness import is_cut
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".wmv", ".flv", ".ogv"),
+)
+_CUT_REMEDY = "copy it again; if the recorder was interrupted, repair it: ffmpeg -i VIDEO -c copy REPAIRED.mkv"
 
 
 def check_video(path: Path) -> None:
     """Open the video and close it again.
 
     Raises:
-        DataError: it cannot be opened.
+        DataError: it cannot be opened, or has no video stream.
     """
-    _open(path).release()
+    with _opened(path):
+        pass
 
 
-def video_frames(path: Path) -> Iterator[Frame]:
-    """Every frame of the video.
+def video_frames(path: Path, on_bad_frame: BadFrame) -> Iterator[Frame]:
+    """Every frame of the video in presentation order, upright, stamped from 0.
+
+    Args:
+        on_bad_frame: called for each frame that cannot be decoded, which is then skipped.
 
     Raises:
-        DataError: the video cannot be opened; or, after its last frame, it is a second shorter than its header says.
+        DataError: the video cannot be opened; or, after its last frame, it is cut off.
     """
-    capture = _open(path)
+    with _opened(path) as (container, stream):
+        clock = _Clock(container, stream)
+        index, damaged = 0, 0
+        ends_whole = True
+        for packet in _packets(container, stream, path):
+            if packet.size:  # the last one is empty and only flushes the decoder
+                ends_whole = not packet.is_corrupt
+                if damaged and ends_whole:  # those at the end are part of a cut
+                    on_bad_frame(_damaged(path, damaged, index), path.name)
+                    damaged = 0
+            for image in _decoded(packet):
+                pixels = _upright(image)
+                if pixels is None:
+                    damaged += 1
+                else:
+                    yield Frame(pixels, "bgr", clock.stamp_s(image), f"{path.stem}_{index:06d}")
+                    index += 1
+    if not ends_whole or is_cut(path):
+        raise DataError(f"{path} is cut off after {index} frames", _CUT_REMEDY)
+    if not index:
+        raise DataError(f"{path} has no frames that can be decoded", "convert it to MP4 (H.264)")
+    if damaged:
+        on_bad_frame(_damaged(path, damaged, index), path.name)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     try:
-        said = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        rate_hz = capture.get(cv2.CAP_PROP_FPS) or 30.0
-        index = 0
-        while True:
-            read, image = capture.read()
-            if not read:
-                break
-            yield Frame(
-                np.asarray(image, np.uint8),
-                "bgr",
-                capture.get(cv2.CAP_PROP_POS_MSEC) / 1000,
-                f"{path.stem}_{index:06d}",
+        import av
+    except ModuleNotFoundError:
+        raise DataError("the Python module av (PyAV), which reads videos, is missing", "pip install av") from None
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))  # PyAV takes only names that are UTF-8
+        try:
+            container = stack.enter_context(av.open(file, "r"))
+        except av.FFmpegError as error:
+            raise _unplayable(path, str(error.strerror)) from None
+        stream = container.streams.best("video")
+        if stream is None or not stream.codec_context or not stream.codec_context.width:
+            raise _unplayable(path, "it has no video that FFmpeg can decode")
+        height, width = stream.codec_context.height, stream.codec_context.width
+        if height * width > MAX_PIXELS:
+            raise DataError(
+                f"the frames of {path} are {width} x {height}", "reduce them", expected=f"at most {MAX_PIXELS} pixels"
             )
-            index += 1
-    finally:
-        capture.release()
-    # some containers only estimate their frame count: a difference below a second means nothing
-    if said - index > rate_hz:
-        raise DataError(f"{path} ends after {index} of {said:.0f} frames", "copy or record it again")
+        stream.thread_type = "AUTO"
+        yield container, stream
 
 
-def _open(path: Path) -> cv2.VideoCapture:
-    capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        raise DataError(f"{path} cannot be opened as a video", "convert it to MP4 (H.264)")
-    return capture
+def _unplayable(path: Path, cause: str) -> DataError:
+    if is_cut(path):
+        return DataError(f"{path} is cut off before its index, and cannot be played", "copy or record it again")
+    return DataError(f"{path} cannot be opened as a video ({cause})", "convert it to MP4 (H.264)")
+
+
+def _packets(container: InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.Packet[av.VideoStream]]:
+    from av import FFmpegError
+
+    try:
+        yield from container.demux(stream)
+    except FFmpegError as error:
+        raise DataError(f"{path} cannot be read to its end ({error.strerror})", _CUT_REMEDY) from None
+
+
+def _decoded(packet: av.Packet[av.VideoStream]) -> list[Any]:
+    """The frames that a packet completes; None for a damaged one."""
+    from av import FFmpegError
+
+    if packet.is_corrupt:
+        return [None]
+    try:
+        return [None if image.is_corrupt else image for image in packet.decode()]
+    except FFmpegError:
+        return [None]
+
+
+def _damaged(path: Path, count: int, index: int) -> FrameError:
+    return FrameError(
+        f"{count} frames of {path} before its frame {index} are damaged",
+        "copy or convert the video again",
+        reason="unreadable_picture",
+    )
+
+
+class _Clock:
+    """Rising stamps from 0, seconds: those of the container, or the frame rate where it has none."""
+
+    def __init__(self, container: InputContainer, stream: av.VideoStream) -> None:
+        rate = stream.average_rate or stream.guessed_rate
+        self._interval_s = float(1 / rate) if rate else 1 / 30
+        # AVI stores no presentation times: what FFmpeg makes up is out of order if frames were reordered
+        self._has_stamps = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+        self._first_s: float | None = None
+        self._next_s = 0.0
+
+    def stamp_s(self, image: Any) -> float:
+        """The stamp of the next frame."""
+        stamp_s = self._next_s
+        if self._has_stamps and image.time is not None:
+            if self._first_s is None:
+                self._first_s = image.time
+            since_first_s = image.time - self._first_s
+            # twice the same time, or one that goes back, is a fault of the file
+            stamp_s = since_first_s if since_first_s > self._next_s - self._interval_s else self._next_s
+        self._next_s = stamp_s + self._interval_s
+        return stamp_s
+
+
+def _upright(image: Any) -> Pixels | None:
+    """The pixels as a player shows them, (H, W, 3) uint8 BGR: turned and mirrored as the display matrix says.
+
+    None for a damaged frame, which also is one that cannot be converted.
+    """
+    if image is None:
+        return None
+    try:
+        pixels: Pixels = image.to_ndarray(format="bgr24")
+    except (ValueError, OSError):  # PyAV's errors are these as well
+        return None
+    matrix = next((side for side in image.side_data if side.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return pixels
+    # x' = a·x + c·y, y' = b·x + d·y, in units of 2^-16 (ISO/IEC 14496-12, 6.2.2)
+    a, b, _, c, d = (round(each / 65536) for each in np.frombuffer(matrix, np.int32, 5).tolist())
+    if (abs(a), abs(b), abs(c), abs(d)) == (0, 1, 1, 0):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b  # (H, W, 3) → (W, H, 3)
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -97,37 +97,6 @@ def test_a_loop_over_nothing_but_unreadable_pictures_ends(tmp_path: Path) -> Non
         list(open_source(tmp_path, loop=True, on_bad_frame=lambda *_: None))
 
 
-def write_video(path: Path, codec: str, count: int = 40) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (64, 32))
-    assert writer.isOpened()
-    for index in range(count):
-        writer.write(np.full((32, 64, 3), 5 * index, np.uint8))
-    writer.release()
-    return path
-
-
-@pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "mp4v"), ("clip.avi", "MJPG")])
-def test_a_video_gives_every_frame_with_the_stamps_of_its_container(tmp_path: Path, name: str, codec: str) -> None:
-    frames = list(open_source(write_video(tmp_path / name, codec)))
-    assert len(frames) == 40
-    np.testing.assert_allclose([frame.stamp_s for frame in frames], np.arange(40) / 10, atol=1e-3)
-    assert [abs(int(frame.image.mean()) - 5 * i) <= 4 for i, frame in enumerate(frames)] == [True] * 40
-
-
-def test_a_looped_video_goes_on(tmp_path: Path) -> None:
-    frames = list(itertools.islice(open_source(write_video(tmp_path / "clip.mp4", "mp4v", 5), loop=True), 12))
-    np.testing.assert_allclose(np.diff([frame.stamp_s for frame in frames]), 0.1, atol=1e-3)
-
-
-def test_a_truncated_video_gives_what_it_has_and_then_says_so(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "clip.avi", "MJPG")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    frames = []
-    with pytest.raises(DataError, match=r"ends after \d+ of 40 frames"):
-        frames.extend(open_source(path))
-    assert 0 < len(frames) < 30
-
-
 def test_what_is_no_source_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     (tmp_path / "model.bin").write_bytes(b"?")

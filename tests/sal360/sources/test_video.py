@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import itertools
+import sys
+import wave
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from sal360.errors import DataError, FrameError
+from sal360.sources import open_source
+
+av = pytest.importorskip("av")
+
+RATE = 25
+WHOLE = {
+    "mp4, index at the end": ("clip.mp4", "libx264", {}),
+    "mp4, index first": ("clip.mp4", "libx264", {"movflags": "faststart"}),
+    "fragmented mp4": ("clip.mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}),
+    "matroska": ("clip.mkv", "libx264", {}),
+    "webm": ("clip.webm", "libvpx-vp9", {}),
+    "live matroska": ("clip.mkv", "libx264", {"live": "1"}),
+    "avi": ("clip.avi", "mpeg4", {}),
+    "avi with reordered frames": ("clip.avi", "libx264", {}),
+    "motion jpeg": ("clip.avi", "mjpeg", {}),
+    "transport stream": ("clip.ts", "libx264", {}),
+    "camcorder": ("clip.m2ts", "libx264", {"mpegts_m2ts_mode": "1"}),
+    "program stream": ("clip.mpg", "mpeg2video", {}),
+    "windows media": ("clip.wmv", "wmv2", {}),
+    "flash": ("clip.flv", "libx264", {}),
+    "hevc": ("clip.mp4", "libx265", {}),
+}
+
+
+def write_video(
+    path: Path,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    times: Sequence[int] = range(40),
+    display: tuple[Any, ...] = (),
+) -> Path:
+    """A video whose frame i is shown at times[i] / RATE s: grey, its top left quarter white, and i in bits below."""
+    with av.open(str(path), "w", container_options=options or {}) as container:
+        stream = container.add_stream(codec, rate=RATE, options={"bf": "2"} if codec == "libx264" else {})
+        stream.width, stream.height = 128, 64
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.time_base = Fraction(1, RATE)
+        if display:
+            stream.set_display_rotation(*display)
+        for index, time in enumerate(times):
+            picture = np.full((64, 128, 3), 100, np.uint8)
+            picture[:32, :64] = 255
+            for bit in range(8):
+                picture[32:, 16 * bit : 16 * (bit + 1)] = 200 if index >> bit & 1 else 30
+            frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            frame.pts, frame.time_base = time, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def index_of(image: np.ndarray) -> int:
+    """Which frame of `write_video` it is."""
+    return sum(1 << bit for bit in range(8) if image[40:60, 16 * bit + 4 : 16 * bit + 12].mean() > 115)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_whole_video_gives_every_frame_in_order_with_rising_stamps_from_0(tmp_path: Path, kind: str) -> None:
+    name, codec, options = WHOLE[kind]
+    frames = list(open_source(write_video(tmp_path / name, codec, options)))
+    assert [index_of(frame.image) for frame in frames] == list(range(40))
+    np.testing.assert_allclose([frame.stamp_s for frame in frames], np.arange(40) / RATE, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+@pytest.mark.parametrize(
+    "times", [range(150, 190), [0, 1, 2, 50, 51, 200, 201], range(0, 600, 25)], ids=["late", "uneven", "slow"]
+)
+def test_stamps_are_those_of_the_container_and_no_whole_video_is_called_cut(
+    tmp_path: Path, name: str, times: Sequence[int]
+) -> None:
+    frames = list(open_source(write_video(tmp_path / name, times=times)))
+    np.testing.assert_allclose([frame.stamp_s for frame in frames], (np.array(times) - times[0]) / RATE, atol=2e-3)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.7, 0.93])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_cut_video_gives_what_it_has_and_is_then_said_to_be_cut(tmp_path: Path, kind: str, keep: float) -> None:
+    name, codec, options = WHOLE[kind]
+    path = write_video(tmp_path / name, codec, options)
+    path.write_bytes(path.read_bytes()[: round(keep * path.stat().st_size) // 188 * 188 + 40])
+    shown: list[int] = []
+    with pytest.raises(DataError, match=r"clip\.\w+ is cut off (after \d+ frames|before its index)"):
+        shown.extend(index_of(frame.image) for frame in open_source(path, on_bad_frame=lambda *_: None))
+    assert shown == sorted(set(shown))
+
+
+def test_a_damaged_frame_is_raised_or_told_and_left_out(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", "mjpeg")
+    content = path.read_bytes()
+    at = content.index(b"\xff\xd8\xff", len(content) // 3)
+    path.write_bytes(content[:at] + bytes(680) + content[at + 680 :])
+    told: list[str] = []
+    frames = list(open_source(path, on_bad_frame=lambda error, _: told.append(str(error))))
+    assert len(frames) == 39
+    assert len(told) == 1
+    assert "clip.avi before its frame" in told[0]
+    with pytest.raises(FrameError):
+        list(open_source(path))
+
+
+@pytest.mark.parametrize(
+    ("display", "upright"),
+    [
+        ((90,), lambda image: np.rot90(image)),
+        ((180,), lambda image: np.rot90(image, 2)),
+        ((270,), lambda image: np.rot90(image, 3)),
+        ((0, True), lambda image: image[:, ::-1]),
+        ((0, False, True), lambda image: image[::-1]),
+        ((90, True), lambda image: np.rot90(image)[:, ::-1]),
+    ],
+)
+def test_frames_are_upright_as_players_show_them(tmp_path: Path, display: tuple[Any, ...], upright: Any) -> None:
+    if not hasattr(av.VideoStream, "set_display_rotation"):
+        pytest.skip("this PyAV writes no display matrix")
+    plain = next(open_source(write_video(tmp_path / "plain.mp4", times=range(3)))).image
+    turned = next(open_source(write_video(tmp_path / "turned.mp4", times=range(3), display=display))).image
+    expected = upright(plain)
+    assert turned.shape == expected.shape
+    assert np.abs(turned.astype(int) - expected).max() <= 2
+
+
+def test_a_looped_video_goes_on_also_if_its_first_stamp_is_late(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mkv", times=range(100, 105))
+    frames = list(itertools.islice(open_source(path, loop=True), 12))
+    assert [index_of(frame.image) for frame in frames] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+    np.testing.assert_allclose(np.diff([frame.stamp_s for frame in frames]), 1 / RATE, atol=2e-3)
+
+
+def test_what_is_no_video_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_bytes(b"no video")
+    with wave.open(str(tmp_path / "sound.mp4"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(4000))
+    for name in ("notes.mp4", "sound.mp4"):
+        with pytest.raises(DataError, match=f"{name} cannot be opened as a video") as caught:
+            open_source(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", times=range(3))
+    renamed = path.rename(tmp_path / "clip\udce9.mp4")
+    assert len(list(open_source(renamed))) == 3
+
+
+def test_frames_too_large_to_decode_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sal360.sources.video.MAX_PIXELS", 1000)
+    with pytest.raises(DataError, match=r"frames of .* are 128 x 64"):
+        open_source(write_video(tmp_path / "clip.mp4", times=range(3)))
+
+
+def test_without_pyav_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "clip.mp4", times=range(3))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DataError, match="pip install av"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "mp4v"), ("clip.avi", "MJPG")])
+def test_pixels_and_stamps_are_those_of_another_reader(tmp_path: Path, name: str, codec: str) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / name), cv2.VideoWriter_fourcc(*codec), 10, (64, 32))
+    assert writer.isOpened()
+    for index in range(40):
+        writer.write(np.full((32, 64, 3), 5 * index, np.uint8))
+    writer.release()
+    frames = list(open_source(tmp_path / name))
+    capture = cv2.VideoCapture(str(tmp_path / name))
+    for frame in frames:
+        _, expected = capture.read()
+        assert np.abs(frame.image.astype(int) - expected).max() <= 4
+    assert not capture.read()[0]
+    np.testing.assert_allclose([frame.stamp_s for frame in frames], np.arange(40) / 10, atol=1e-3)
