@@ -41,17 +41,23 @@ def _table(readme: str, heading: str) -> list[list[str]]:
     return rows
 
 
-def test_parameters_and_their_defaults(readme: str, defaults: dict[str, object]) -> None:
-    rows = _table(readme, "| parameter | default")
+@pytest.fixture(scope="module")
+def running(repository: Path) -> str:
+    """The page about running the node."""
+    return (repository / "docs" / "ros.md").read_text()
+
+
+def test_parameters_and_their_defaults(running: str, defaults: dict[str, object]) -> None:
+    rows = _table(running, "| parameter | default")
     assert rows
     for name, default, *_ in rows:
         assert str(defaults[name.strip("`")]) == default.strip("`"), name
 
 
-def test_launch_arguments(readme: str, repository: Path) -> None:
+def test_launch_arguments(running: str, repository: Path) -> None:
     launch = (repository / "launch" / "saliency.launch.py").read_text()
     declared = set(re.findall(r'^    "(\w+)": \(', launch, re.MULTILINE))
-    named = {name for row in _table(readme, "| launch argument") for name in re.findall(r"`(\w+)`", row[0])}
+    named = {name for row in _table(running, "| launch argument") for name in re.findall(r"`(\w+)`", row[0])}
     assert named == declared
 
 
@@ -63,8 +69,8 @@ def test_topics(readme: str, repository: Path) -> None:
         assert named == published
 
 
-def test_the_variables_of_the_transport_profile_are_those_that_fast_dds_reads(readme: str) -> None:
-    assert set(re.findall(r"`(\w+_PROFILES_FILE)`", readme)) == set(PROFILE_VARIABLES)
+def test_the_variables_of_the_transport_profile_are_those_that_fast_dds_reads(running: str) -> None:
+    assert set(re.findall(r"`(\w+_PROFILES_FILE)`", running)) == set(PROFILE_VARIABLES)
 
 
 def test_links(readme: str, repository: Path) -> None:
