@@ -6,6 +6,7 @@ In a page, the table NAME stands between `<!-- table: NAME -->` and `<!-- end --
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -111,7 +112,7 @@ def _values(default: Value, rule: Rule) -> str:
     if rule.choices:
         unit = f" {rule.unit}" if rule.unit else ""
         return ", ".join(f"`{each}`" for each in rule.choices) + unit
-    return rule.allowed or {bool: "`true`, `false`"}.get(type(default), "text")
+    return rule.allowed or ("`true`, `false`" if isinstance(default, bool) else "text")
 
 
 def saliency_yaml() -> str:
@@ -139,7 +140,24 @@ def _yaml(value: Value) -> str:
     return json.dumps(value)
 
 
-# --- topics, rejections, runtimes ---
+# --- the launch file, topics, rejections, runtimes ---
+
+
+def launch_arguments() -> str:
+    """Arguments of the launch file, which can only be imported where the launch system is installed."""
+    tree = ast.parse(_text(ROOT / "launch" / "saliency.launch.py"))
+    (table,) = (each.value for each in tree.body if isinstance(each, ast.Assign) and "ARGUMENTS" in ast.dump(each))
+    assert isinstance(table, ast.Dict)
+    rows = []
+    for name, row in zip(table.keys, table.values, strict=True):
+        assert isinstance(row, ast.Tuple)
+        default, meaning = row.elts
+        if isinstance(default, ast.Constant):
+            shown = f"`{default.value!s}`" if default.value else ""
+        else:
+            shown = "the installed `config/saliency.yaml`"
+        rows.append((f"`{ast.literal_eval(name) if name else ''}`", shown, str(ast.literal_eval(meaning))))
+    return markdown(("launch argument", "default", "meaning"), rows)
 
 
 def topics(rows: Iterable[Topic]) -> str:
@@ -181,10 +199,73 @@ def backends() -> str:
     return markdown(("backend", "model files", "precisions", "install"), rows)
 
 
+# --- access control ---
+
+_NODE_TOPICS = ("/rosout", "/parameter_events")  # of every node
+_PARAMETER_SERVICES = (
+    "describe_parameters",
+    "get_parameters",
+    "get_parameter_types",
+    "list_parameters",
+    "set_parameters",
+    "set_parameters_atomically",
+    "get_type_description",
+)
+_LIFECYCLE_SERVICES = (
+    "change_state",
+    "get_state",
+    "get_available_states",
+    "get_available_transitions",
+    "get_transition_graph",
+)
+
+
+def sros2_policy() -> str:
+    """`config/sros2_policy.xml`: what the two nodes may publish, subscribe to and serve."""
+    frames = [topic.name for topic in INPUTS if topic.name.startswith("image")]
+    saliency_node = _enclave(
+        "saliency_node",
+        publish=[*(topic.name for topic in (*OUTPUTS, DIAGNOSTICS)), *_NODE_TOPICS, "~/transition_event"],
+        subscribe=[*(topic.name for topic in INPUTS), "/clock"],
+        services=[*_LIFECYCLE_SERVICES, *_PARAMETER_SERVICES],
+    )
+    camera = _enclave(
+        "panorama_camera", publish=[*frames, *_NODE_TOPICS], subscribe=["/clock"], services=_PARAMETER_SERVICES
+    )
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<!-- Access control for SROS2, written by `python -m docs.tables`; see docs/security.md. If topics are remapped or the
+     nodes run in a namespace, change the names and ns in a copy. -->
+<policy version="0.2.0">
+  <enclaves>
+{saliency_node}{camera}  </enclaves>
+</policy>
+"""
+
+
+def _enclave(node: str, publish: Iterable[str], subscribe: Iterable[str], services: Iterable[str]) -> str:
+    def names(element: str, values: Iterable[str]) -> str:
+        return "".join(f"            <{element}>{value}</{element}>\n" for value in values)
+
+    return f"""    <enclave path="/{node}">
+      <profiles>
+        <profile ns="/" node="{node}">
+          <topics publish="ALLOW">
+{names("topic", publish)}          </topics>
+          <topics subscribe="ALLOW">
+{names("topic", subscribe)}          </topics>
+          <services reply="ALLOW">
+{names("service", (f"~/{service}" for service in services))}          </services>
+        </profile>
+      </profiles>
+    </enclave>
+"""
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "main parameters": lambda: parameters(SaliencyParameters(), names=README_PARAMETERS),
     "parameters": lambda: parameters(SaliencyParameters()),
     "camera parameters": lambda: parameters(CameraParameters()),
+    "launch arguments": launch_arguments,
     "topics": lambda: topics([*OUTPUTS, DIAGNOSTICS]),
     "inputs": lambda: topics(INPUTS),
     "rejections": rejections,
@@ -196,7 +277,10 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 """The tables of the pages, by the name in their marker."""
 
-FILES: dict[str, Callable[[], str]] = {"config/saliency.yaml": saliency_yaml}
+FILES: dict[str, Callable[[], str]] = {
+    "config/saliency.yaml": saliency_yaml,
+    "config/sros2_policy.xml": sros2_policy,
+}
 """Files that are generated as a whole."""
 
 

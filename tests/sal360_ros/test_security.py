@@ -1,0 +1,77 @@
+"""The SROS2 policy allows what the nodes do on a live graph, and nothing else."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from rclpy.parameter import Parameter
+
+from sal360_ros.camera import PanoramaCamera
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def allowed(repository):
+    """Full names that the policy allows a node: what it publishes, subscribes to and serves."""
+    policy = ElementTree.parse(repository / "config" / "sros2_policy.xml").getroot()
+
+    def names(node):
+        (enclave,) = (each for each in policy.iter("enclave") if each.get("path") == f"/{node}")
+        (profile,) = enclave.iter("profile")
+        assert (profile.get("ns"), profile.get("node")) == ("/", node)
+        found = []
+        for element, rule in (("topics", "publish"), ("topics", "subscribe"), ("services", "reply")):
+            (group,) = (each for each in profile.iter(element) if each.get(rule) == "ALLOW")
+            found.append({_full_name(each.text, node) for each in group})
+        return found
+
+    return names
+
+
+def _full_name(name, node):
+    if name.startswith("~/"):
+        return f"/{node}{name[1:]}"
+    return name if name.startswith("/") else f"/{name}"
+
+
+def _used(graph, node):
+    """What a node publishes, subscribes to and serves now."""
+    return [
+        {name for name, _ in graph.call(ask, node.get_name(), "/")}
+        for ask in (
+            node.get_publisher_names_and_types_by_node,
+            node.get_subscriber_names_and_types_by_node,
+            node.get_service_names_and_types_by_node,
+        )
+    ]
+
+
+FORMS = [
+    ({"image_transport": "raw", "orientation": "imu"}, {"/image", "/imu", "/clock"}),
+    ({"image_transport": "compressed", "orientation": "odometry"}, {"/image/compressed", "/odom", "/clock"}),
+]
+
+
+@pytest.mark.parametrize(("parameters", "inputs"), FORMS, ids=["raw and imu", "compressed and odometry"])
+def test_the_saliency_nodes_policy_is_what_it_uses(graph, make_node, activate, allowed, parameters, inputs):
+    publishes, subscribes, serves = allowed("saliency_node")
+    published, subscribed, served = _used(graph, activate(make_node(use_sim_time=True, **parameters)))
+    assert published == publishes
+    assert subscribed == inputs
+    assert subscribes == set().union(*(inputs for _, inputs in FORMS))
+    assert served == serves
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_the_cameras_policy_covers_what_it_uses(graph, allowed, transport):
+    publishes, subscribes, serves = allowed("panorama_camera")
+    overrides = [Parameter("image_transport", value=transport), Parameter("use_sim_time", value=True)]
+    node = graph.add(graph.call(lambda: PanoramaCamera(context=graph.context, parameter_overrides=overrides)))
+    published, subscribed, served = _used(graph, node)
+    frames = {"/image", "/image/compressed"}
+    assert published - frames == publishes - frames
+    assert published & frames == ({"/image"} if transport == "raw" else {"/image/compressed"})
+    assert subscribed == subscribes
+    assert served == serves
