@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 
 from docs.make_pictures import HEIGHT, WIDTH, label, write_picture
-from sal360.density import resize_map
+from sal360.density import resize_map, sphere_mean
 from sal360.outputs.overlay import draw_overlay
 from sal360.predictor import Predictor
 from sal360.projection import Viewport, place_on_sphere
 from sal360.samples import bundled_panoramas
-from sal360.sphere import Array, rotation_yaw_pitch_roll, solid_angles
+from sal360.sphere import Array, rotation_yaw_pitch_roll
 
 _FRAME_HEIGHT = 960
 """Of the camera's frame, rows: the signs are sharp, and lose only what the model's own size takes."""
@@ -83,11 +83,10 @@ def _case(predictor: Predictor, background: Array, name: str, signs: tuple[Sign,
         frame = _at_night(frame)
     density = predictor.predict(frame, "bgr")
     fine = resize_map(density, *frame.shape[:2])
-    weights = np.broadcast_to(solid_angles(*frame.shape[:2]), mask.shape)
     small = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     overlay = draw_overlay(small, density, full_scale=6.0)
     for sign, mask in zip(signs, masks, strict=True):
-        drawn = float((fine * weights)[mask].sum() / weights[mask].sum())
+        drawn = sphere_mean(fine, mask)
         print(f"{name}: {sign} draws {drawn:.1f}")
         column = (0.5 - sign.azimuth_deg / 360) * WIDTH
         row = (0.5 - sign.elevation_deg / 180) * HEIGHT

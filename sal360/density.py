@@ -1,34 +1,183 @@
-"""A dense map blurred on the sphere: the exact sum over all pixels, fast because every row turns freely."""
+"""Maps as densities on the sphere: scaled to mean 1, made of fixations, blurred, brought to another grid.
+
+A density is relative to uniform: 1 is what every direction would have if people looked everywhere alike, and the mean,
+each pixel weighted by its solid angle, is 1.
+"""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
 
-import cv2
 import numpy as np
 
+from sal360.arrays import Density, Floats, Integers, Mask, Reals
 from sal360.errors import DataError, ParameterError
-from sal360.ground_truth import count_fixations
-from sal360.sphere import Array, solid_angles, vector_to_angles
+from sal360.sphere import solid_angles, vector_to_angles
+
+HEADSET_SIGMA_DEG = 3.34
+"""Standard deviation of the kernel for gaze in a headset, degrees: the fovea and the tracker's error (Salient360!)."""
+_TAIL = 1e-9
 
 
-def as_density(values: Array, name: str) -> Array:
-    """A map (h, w) scaled to a density relative to uniform: solid-angle-weighted mean 1, float32.
+# --- mean 1 ---
+
+
+def sphere_mean(values: Reals, valid: Mask | None = None) -> float:
+    """Mean of a map (h, w), each pixel weighted by its solid angle.
+
+    Args:
+        valid: (h, w), the pixels to count; None counts all.
+    """
+    solid = solid_angles(*values.shape)
+    if valid is None:
+        return float(values.sum(axis=1, dtype=np.float64) @ solid[:, 0]) / (4 * math.pi)
+    return float((values * (solid * valid)).sum() / (solid * valid).sum())
+
+
+def normalised(values: Reals, valid: Mask | None = None) -> Density:
+    """A map (h, w) with a mean above 0, scaled to a density: `sphere_mean` 1, on the valid part if one is given."""
+    return (values / sphere_mean(values, valid)).astype(np.float32)
+
+
+def as_density(values: Reals, name: str) -> Density:
+    """A map (h, w) from outside as a density.
+
+    Args:
+        name: what errors call the map.
 
     Raises:
-        DataError: it has values that are negative or not finite, or is 0 everywhere.
+        DataError: it has values that are negative or not finite, or it is 0 everywhere.
     """
-    mean = float((values * solid_angles(*values.shape)).sum()) / (4 * math.pi)
-    if not (math.isfinite(mean) and mean > 0 and values.min() >= 0):
-        raise DataError(
-            f"the map {name} has a mean of {mean:g}", "leave this frame out", expected="values from 0 up, some above"
+    mean = sphere_mean(values)
+    if not (math.isfinite(mean) and values.min() >= 0):
+        raise DataError(f"the map {name} has values that are negative or not finite", _WRITE_AGAIN)
+    if mean == 0:
+        raise DataError(f"the map {name} is zero everywhere", _WRITE_AGAIN)
+    return normalised(values)
+
+
+_WRITE_AGAIN = "write the map again, or leave it out"
+
+
+# --- fixations ---
+
+
+def spherical_density(fixations: Floats, height: int, width: int, sigma_deg: float) -> Density:
+    """The density of fixations: around each the normal distribution of directions (von Mises-Fisher), summed.
+
+    The kernel is exp(κ (cos θ − 1)) with κ = 1/σ². Its tail is left out where it is below 1e-9 of its peak.
+
+    Args:
+        fixations: unit vectors (n, 3), n > 0.
+        height, width: size of the map, pixels.
+        sigma_deg: standard deviation of the kernel, degrees: at least half a pixel, or fixations would fall between
+            pixels.
+
+    Returns:
+        (height, width) float32, mean 1 on the sphere.
+
+    Raises:
+        ParameterError: no fixations, or sigma_deg is too small for the map or larger than 60.
+    """
+    check_sigma(sigma_deg, height, width)
+    if len(fixations) == 0:
+        raise ParameterError("there are no fixations", "leave this picture out")
+    sigma = math.radians(sigma_deg)
+    radius = _radius(sigma)
+    row_elevation = math.pi / 2 - math.pi * (np.arange(height) + 0.5) / height
+    column_azimuth = math.pi - 2 * math.pi * (np.arange(width) + 0.5) / width
+    density = np.zeros((height, width))
+    for azimuth, elevation in zip(*vector_to_angles(fixations), strict=True):
+        rows = _rows_around(elevation, radius, height)
+        columns = _columns_around(azimuth, elevation, radius, width)
+        # haversine of the angle θ between the fixation and each pixel centre, (1 − cos θ) / 2: exact for small θ
+        of_rows = np.sin((row_elevation[rows] - elevation) / 2) ** 2
+        of_columns = np.sin((column_azimuth[columns] - azimuth) / 2) ** 2
+        haversine = of_rows[:, None] + np.outer(math.cos(elevation) * np.cos(row_elevation[rows]), of_columns)
+        _add_around(density[rows], columns, np.exp(haversine * (-2 / sigma**2)))
+    return normalised(density)
+
+
+def check_sigma(sigma_deg: float, height: int, width: int) -> None:
+    """Check the standard deviation of a kernel, degrees, against the size of its map.
+
+    Raises:
+        ParameterError: it is too small for the map or larger than 60.
+    """
+    half_pixel_deg = max(90 / height, 180 / width)
+    if not half_pixel_deg <= sigma_deg <= 60:
+        raise ParameterError(
+            f"sigma_deg is {sigma_deg:g} for a map of {width} x {height}",
+            "set a wider kernel or make a larger map",
+            expected=f"{half_pixel_deg:g} (half a pixel) to 60",
         )
-    return (values / mean).astype(np.float32)
 
 
-def resize_map(values: Array, height: int, width: int, *, spherical: bool = True) -> Array:
+def _radius(sigma: float) -> float:
+    """The angle beyond which the kernel is below `_TAIL`, radians."""
+    haversine = -math.log(_TAIL) * sigma**2 / 2
+    return math.pi if haversine >= 1 else 2 * math.asin(math.sqrt(haversine))
+
+
+def _rows_around(elevation: float, radius: float, height: int) -> slice:
+    first = math.ceil((math.pi / 2 - elevation - radius) * height / math.pi - 0.5)
+    last = math.floor((math.pi / 2 - elevation + radius) * height / math.pi - 0.5)
+    return slice(max(0, first), min(height, last + 1))
+
+
+def _columns_around(azimuth: float, elevation: float, radius: float, width: int) -> Integers:
+    """Indices of the columns that the cap touches, wrapped at the seam."""
+    if abs(elevation) + radius >= math.pi / 2:  # it holds a pole: it touches every meridian
+        return np.arange(width)
+    half = math.asin(math.sin(radius) / math.cos(elevation))
+    middle, half_px = (math.pi - azimuth) * width / (2 * math.pi) - 0.5, half * width / (2 * math.pi)
+    return np.arange(math.ceil(middle - half_px), math.floor(middle + half_px) + 1) % width
+
+
+def _add_around(rows: Floats, columns: Integers, bump: Floats) -> None:
+    """rows[:, columns] += bump in place, by slices: the columns are consecutive but for one wrap at the seam."""
+    wrap = int(np.argmin(columns)) if len(columns) else 0
+    for part in (slice(0, wrap), slice(wrap, None)):
+        if len(columns[part]):
+            first = columns[part][0]
+            rows[:, first : first + len(columns[part])] += bump[:, part]
+
+
+# --- blur ---
+
+
+def blur_sphere(values: Reals, sigma_deg: float) -> Floats:
+    """A map (h, w) convolved with a von Mises-Fisher kernel of deviation `sigma_deg`; its mean on the sphere stays.
+
+    The kernel between two rows depends on the difference of the columns alone, so it is a product after a Fourier
+    transform along the rows. Memory is h · h · w / 2 numbers: for small maps (128 x 256: 17 MB).
+    """
+    height, width = values.shape
+    weights = solid_angles(height, width)
+    spectrum = np.fft.rfft(values * weights, axis=1)  # (h, w / 2 + 1)
+    blurred = np.einsum("ijm,jm->im", _kernel(height, width, sigma_deg), spectrum, optimize=True)
+    result: Floats = np.fft.irfft(blurred, width, axis=1)
+    mass = float((result * weights).sum())
+    return result * (float((values * weights).sum()) / mass) if mass != 0 else result
+
+
+@lru_cache(maxsize=4)
+def _kernel(height: int, width: int, sigma_deg: float) -> Floats:
+    """Spectrum along the columns of the kernel between each two rows: (h, h, w / 2 + 1), real as it is symmetric."""
+    concentration = 1 / math.radians(sigma_deg) ** 2
+    elevation = math.pi / 2 - math.pi * (np.arange(height) + 0.5) / height
+    difference = 2 * math.pi * np.arange(width) / width
+    of_rows = np.sin((elevation[:, None] - elevation) / 2) ** 2  # (h, h)
+    along = np.cos(elevation)[:, None] * np.cos(elevation)  # (h, h)
+    haversine = of_rows[..., None] + along[..., None] * np.sin(difference / 2) ** 2  # (h, h, w)
+    return np.fft.rfft(np.exp(-2 * concentration * haversine), axis=-1).real
+
+
+# --- another grid ---
+
+
+def resize_map(values: Reals, height: int, width: int, *, spherical: bool = True) -> Reals:
     """Look a map (h, w) up bilinearly at the pixel centres of a (height, width) grid that covers the same area.
 
     Args:
@@ -56,173 +205,26 @@ def resize_map(values: Array, height: int, width: int, *, spherical: bool = True
         left, right = column % (last + 1), (column + 1) % (last + 1)
     else:
         left, right = np.clip(column, 0, last), np.clip(column + 1, 0, last)
-    resized = rows[:, left]
+    resized: Reals = rows[:, left]
     resized += column_part * (rows[:, right] - resized)  # (height, width)
     return resized
 
 
-def nearest_index(size: int, new_size: int) -> Array:
+def nearest_index(size: int, new_size: int) -> Integers:
     """For each of `new_size` pixels along one axis, the one of `size` pixels that its centre lies in."""
     return (2 * np.arange(new_size) + 1) * size // (2 * new_size)
 
 
-def _places(size: int, new_size: int) -> tuple[Array, Array]:
+def _places(size: int, new_size: int) -> tuple[Integers, Floats]:
     """The pixel before each new pixel centre (−1 … size − 1) and the share [0, 1) of the way to the next one."""
     place = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
     before = np.floor(place)
     return before.astype(np.int64), place - before
 
 
-def _half_turn(row: Array) -> Array:
+def _half_turn(row: Reals) -> Reals:
     """A row (w,) seen from beyond the pole; an odd width puts half a turn between two pixels."""
     half = row.shape[0] // 2
     if row.shape[0] % 2:
         return (np.roll(row, half) + np.roll(row, half + 1)) / 2
     return np.roll(row, half)
-
-
-Kernel = Literal["von_mises_fisher", "gaussian"]
-
-HEADSET_SIGMA_DEG = 3.34
-"""Deviation of the kernel for gaze in a headset, degrees: the fovea and the tracker's error, as Salient360! has it."""
-_TAIL = 1e-9
-
-
-def spherical_density(
-    fixations: Array, height: int, width: int, sigma_deg: float, kernel: Kernel = "von_mises_fisher"
-) -> Array:
-    """The density of fixations on the sphere, relative to uniform.
-
-    Args:
-        fixations: unit vectors (n, 3), n > 0.
-        height, width: of the ERP map.
-        sigma_deg: deviation of the kernel, degrees: at least half a pixel, or fixations would fall between pixels.
-        kernel: von_mises_fisher is exp(κ (cos θ − 1)) with κ = 1/σ², the normal distribution of directions;
-            gaussian is exp(−θ² / 2σ²).
-
-    Returns:
-        (height, width) float32, solid-angle-weighted mean 1. Leaving the tails out takes less than 1e-9 of its own
-        peak from each kernel at any pixel.
-
-    Raises:
-        ParameterError: no fixation, or sigma_deg is too small for the map or larger than 60.
-    """
-    check_sigma(sigma_deg, height, width)
-    _require_fixations(fixations)
-    sigma = math.radians(sigma_deg)
-    radius = _radius(sigma, kernel)
-    row_elevation = math.pi / 2 - math.pi * (np.arange(height) + 0.5) / height
-    column_azimuth = math.pi - 2 * math.pi * (np.arange(width) + 0.5) / width
-    density = np.zeros((height, width))
-    for azimuth, elevation in zip(*vector_to_angles(fixations), strict=True):
-        rows = _rows_around(elevation, radius, height)
-        columns = _columns_around(azimuth, elevation, radius, width)
-        # haversine of the angle θ between the fixation and each pixel centre, (1 − cos θ) / 2: exact for small θ
-        of_rows = np.sin((row_elevation[rows] - elevation) / 2) ** 2
-        of_columns = np.sin((column_azimuth[columns] - azimuth) / 2) ** 2
-        haversine = of_rows[:, None] + np.outer(math.cos(elevation) * np.cos(row_elevation[rows]), of_columns)
-        if kernel == "von_mises_fisher":
-            bump = np.exp(haversine * (-2 / sigma**2))
-        else:
-            bump = np.exp(np.arcsin(np.sqrt(np.minimum(haversine, 1.0))) ** 2 * (-2 / sigma**2))
-        _add_around(density[rows], columns, bump)
-    total = float(density.sum(axis=1) @ solid_angles(height, width)[:, 0])
-    return (density * (4 * math.pi / total)).astype(np.float32)
-
-
-def check_sigma(sigma_deg: float, height: int, width: int) -> None:
-    """Check the deviation of a kernel, degrees, against the size of its map.
-
-    Raises:
-        ParameterError: it is too small for the map or larger than 60.
-    """
-    half_pixel_deg = max(90 / height, 180 / width)
-    if not half_pixel_deg <= sigma_deg <= 60:
-        raise ParameterError(
-            f"sigma_deg is {sigma_deg:g} for a map of {width} x {height}",
-            "use a wider kernel or a larger map",
-            expected=f"{half_pixel_deg:g} (half a pixel) to 60",
-        )
-
-
-def planar_density(fixations: Array, height: int, width: int, sigma_deg: float) -> Array:
-    """The same with a Gaussian in the plane of the ERP picture, as if it were no sphere: for comparison only.
-
-    A kernel there ends at the seam, and near a pole it is too narrow: by the cosine of the elevation.
-
-    Returns:
-        (height, width) float32, solid-angle-weighted mean 1.
-
-    Raises:
-        ParameterError: no fixation.
-    """
-    _require_fixations(fixations)
-    counts = count_fixations(fixations, height, width).astype(np.float64)
-    sigma_px = sigma_deg * height / 180
-    density: Array = cv2.GaussianBlur(counts, (0, 0), sigma_px, borderType=cv2.BORDER_CONSTANT)
-    total = float(density.sum(axis=1) @ solid_angles(height, width)[:, 0])
-    return (density * (4 * math.pi / total)).astype(np.float32)
-
-
-def _require_fixations(fixations: Array) -> None:
-    if len(fixations) == 0:
-        raise ParameterError("there is no fixation", "leave this picture out", expected="at least one")
-
-
-def _radius(sigma: float, kernel: Kernel) -> float:
-    """The angle beyond which the kernel is below `_TAIL`, radians."""
-    if kernel == "gaussian":
-        return min(math.pi, sigma * math.sqrt(-2 * math.log(_TAIL)))
-    haversine = -math.log(_TAIL) * sigma**2 / 2
-    return math.pi if haversine >= 1 else 2 * math.asin(math.sqrt(haversine))
-
-
-def _rows_around(elevation: float, radius: float, height: int) -> slice:
-    first = math.ceil((math.pi / 2 - elevation - radius) * height / math.pi - 0.5)
-    last = math.floor((math.pi / 2 - elevation + radius) * height / math.pi - 0.5)
-    return slice(max(0, first), min(height, last + 1))
-
-
-def _columns_around(azimuth: float, elevation: float, radius: float, width: int) -> Array:
-    """Indices of the columns that the cap touches, wrapped at the seam."""
-    if abs(elevation) + radius >= math.pi / 2:  # it holds a pole: it touches every meridian
-        return np.arange(width)
-    half = math.asin(math.sin(radius) / math.cos(elevation))
-    middle, half_px = (math.pi - azimuth) * width / (2 * math.pi) - 0.5, half * width / (2 * math.pi)
-    return np.arange(math.ceil(middle - half_px), math.floor(middle + half_px) + 1) % width
-
-
-def _add_around(rows: Array, columns: Array, bump: Array) -> None:
-    """rows[:, columns] += bump in place, by slices: the columns are consecutive but for one wrap at the seam."""
-    wrap = int(np.argmin(columns)) if len(columns) else 0
-    for part in (slice(0, wrap), slice(wrap, None)):
-        if len(columns[part]):
-            first = columns[part][0]
-            rows[:, first : first + len(columns[part])] += bump[:, part]
-
-
-def blur_sphere(values: Array, sigma_deg: float) -> Array:
-    """A map (h, w) convolved with a von Mises-Fisher kernel of deviation `sigma_deg`; its mean on the sphere stays.
-
-    The kernel between two rows depends on the difference of the columns alone, so it is a product after a Fourier
-    transform along the rows. Memory is h · h · w / 2 numbers: for small maps (128 x 256: 17 MB).
-    """
-    height, width = values.shape
-    weights = solid_angles(height, width)
-    spectrum = np.fft.rfft(values * weights, axis=1)  # (h, w / 2 + 1)
-    blurred = np.einsum("ijm,jm->im", _kernel(height, width, sigma_deg), spectrum, optimize=True)
-    result: Array = np.fft.irfft(blurred, width, axis=1)
-    mass = float((result * weights).sum())
-    return result * (float((values * weights).sum()) / mass) if mass != 0 else result
-
-
-@lru_cache(maxsize=4)
-def _kernel(height: int, width: int, sigma_deg: float) -> Array:
-    """Spectrum along the columns of the kernel between each two rows: (h, h, w / 2 + 1), real as it is symmetric."""
-    concentration = 1 / math.radians(sigma_deg) ** 2
-    elevation = math.pi / 2 - math.pi * (np.arange(height) + 0.5) / height
-    difference = 2 * math.pi * np.arange(width) / width
-    of_rows = np.sin((elevation[:, None] - elevation) / 2) ** 2  # (h, h)
-    along = np.cos(elevation)[:, None] * np.cos(elevation)  # (h, h)
-    haversine = of_rows[..., None] + along[..., None] * np.sin(difference / 2) ** 2  # (h, h, w)
-    return np.fft.rfft(np.exp(-2 * concentration * haversine), axis=-1).real

@@ -1,4 +1,4 @@
-"""What is known of where people looked in one panorama: the record that metrics, training and replay share."""
+"""Where people looked in one panorama: the record that metrics, training and replay share."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sal360.arrays import Density, Floats, Integers, Mask, Pixels
 from sal360.errors import DataError
-from sal360.sphere import Array, nearest_pixel
+from sal360.sphere import nearest_pixel
 
-PanoramaReader = Callable[[], Array]
+PanoramaReader = Callable[[], Pixels]
 """Reads the panorama when called: (H, W, 3) uint8 RGB; raises DataError or FrameError naming the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class GazeRecord:
-    """Fixations and, where the data set gives one or it was computed, their density, of one panorama or video frame.
+    """Fixations in one panorama or video frame and, if the data set has it or it was computed, their density.
 
     Raises:
-        DataError: the parts do not fit each other, or hold values that are not finite or no directions.
+        DataError: the arrays do not fit each other, or hold values that are not finite or vectors that are not of
+            length 1.
     """
 
     name: str
     """Identity in its data set ("P75", "017/frame 240"), for tables and errors."""
     panorama: PanoramaReader
     """The picture, read on demand."""
-    fixations: Array
+    fixations: Floats
     """Unit vectors (n, 3) float64 in body axes (REP-103); n may be 0."""
-    observer: Array
-    """(n,) int64: who made each fixation."""
-    time_s: Array
-    """(n,) float64: start of each fixation since the stimulus began, NaN where unknown."""
-    density: Array | None = None
-    """(h, w) float32, relative to uniform (solid-angle-weighted mean 1 over the valid part)."""
-    valid: Array | None = None
-    """(h, w) bool: where the ground truth means something; None is everywhere. As large as `density` if both."""
+    observer: Integers
+    """(n,) int64: the observer of each fixation."""
+    time_s: Floats
+    """(n,) float64: start of each fixation, seconds since the stimulus began; NaN if unknown."""
+    density: Density | None = None
+    """(h, w) float32, relative to uniform: mean 1 by solid angle over the valid part."""
+    valid: Mask | None = None
+    """(h, w) bool: where gaze could be recorded; None is everywhere. As large as `density` if both are given."""
 
     def __post_init__(self) -> None:
         count = len(self.fixations)
@@ -46,7 +49,7 @@ class GazeRecord:
             )
         lengths = np.linalg.norm(self.fixations, axis=-1)
         if not np.all(np.abs(lengths - 1) < 1e-6):  # also catches NaN
-            raise self._error("fixations that are no unit vectors", "length 1 and finite values")
+            raise self._error("fixations that are not unit vectors", "length 1 and finite values")
         if self.density is not None and not (np.isfinite(self.density).all() and self.density.min() >= 0):
             raise self._error("a density with values that are negative or not finite", "finite values from 0 up")
         if self.density is not None and self.valid is not None and self.density.shape != self.valid.shape:
@@ -59,15 +62,15 @@ class GazeRecord:
             f"the ground truth of {self.name} has {found}", "check the data set's files", expected=expected
         )
 
-    def observer_halves(self) -> tuple[Array, Array]:
-        """The fixations (n, 3) of every other observer, and of the rest; the second is empty for one observer."""
+    def observer_halves(self) -> tuple[Floats, Floats]:
+        """The fixations (n, 3) of every other observer, and of the rest; with one observer the second is empty."""
         everyone = np.unique(self.observer)
         first = np.isin(self.observer, everyone[::2])
         return self.fixations[first], self.fixations[~first]
 
 
-def count_fixations(fixations: Array, height: int, width: int) -> Array:
-    """How many of the directions (n, 3) fall into each ERP pixel: (height, width) int32; none is lost."""
+def count_fixations(fixations: Floats, height: int, width: int) -> NDArray[np.int32]:
+    """Number of the directions (n, 3) in each ERP pixel, (height, width) int32."""
     column, row = nearest_pixel(fixations, height, width)
     counts = np.bincount(row * width + column, minlength=height * width).astype(np.int32)
     return counts.reshape(height, width)  # (height · width,) → (height, width)

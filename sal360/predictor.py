@@ -10,10 +10,11 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from sal360.density import normalised
 from sal360.errors import FrameError, ParameterError
 from sal360.runtimes import open_bundled_model, open_model
 from sal360.spec import ModelSpec
-from sal360.sphere import Array, solid_angles
+from sal360.sphere import Array
 
 ASPECT_TOLERANCE = 0.04  # cameras deliver 640 x 322
 MAX_PRIOR_STRENGTH = 10.0
@@ -157,10 +158,7 @@ def scale_prior(density: Array, spec: ModelSpec, strength: float) -> Array:
     if strength == 1:
         return density
     gain = np.exp((strength - 1) * np.asarray(spec.prior_log_rows))[:, None]  # (h, 1)
-    scaled = density * gain
-    mean = (scaled * solid_angles(*density.shape)).sum() / (4 * math.pi)
-    result: Array = (scaled / mean).astype(np.float32)
-    return result
+    return normalised(density * gain)
 
 
 def resize_frame(frame: Array, height: int, width: int) -> Array:

@@ -1,8 +1,8 @@
-"""Resampling between the sphere and the plane: turned panoramas, perspective viewports, pictures put on the sphere.
+"""Resampling between the sphere and the plane: rotated panoramas, perspective viewports, pictures put on the sphere.
 
-Everything is one bilinear lookup (cv2.remap) through a map of source pixels. A panorama is first given a border of
-one pixel that holds its true neighbours: the other side of the seam, and beyond a pole the same row half a turn
-away. So the seam has no seam and the poles are inside like any other place.
+Everything is one bilinear lookup (cv2.remap) through a map of source pixels. Before it, a panorama gets a border of one
+pixel with its true neighbours: the other side of the seam, and beyond a pole the same row half a turn away. So neither
+the seam nor the poles leave a trace.
 """
 
 from __future__ import annotations
@@ -10,25 +10,32 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from sal360.arrays import Floats, Mask
 from sal360.errors import ParameterError
-from sal360.sphere import Array, erp_directions
+from sal360.sphere import erp_directions
 
-Maps = tuple[Array, Array]
+Sample = TypeVar("Sample", bound="np.integer[Any] | np.floating[Any]")
+"""Type of a panorama's samples, any that cv2 resamples: uint8, uint16, float32, float64."""
+Maps: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""The cv2.remap maps: column and row of the source for each target pixel."""
 
 
-def pad_sphere(erp: Array) -> Array:
+def pad_sphere(erp: NDArray[Sample]) -> NDArray[Sample]:
     """A panorama (H, W[, C]) with a one-pixel border of its neighbours on the sphere: (H + 2, W + 2[, C])."""
-    padded = cv2.copyMakeBorder(erp, 1, 1, 1, 1, cv2.BORDER_WRAP)  # right for the columns, wrong for the rows
+    wrapped = cv2.copyMakeBorder(erp, 1, 1, 1, 1, cv2.BORDER_WRAP)  # right for the columns, wrong for the rows
+    padded = wrapped.astype(erp.dtype, copy=False)
     padded[0] = _beyond_pole(padded[1])
     padded[-1] = _beyond_pole(padded[-2])
     return padded
 
 
-def _beyond_pole(padded_row: Array) -> Array:
+def _beyond_pole(padded_row: NDArray[Sample]) -> NDArray[Sample]:
     """The row that lies beyond a pole: the last one, half a turn away; padded (W + 2[, C]) like its argument."""
     row = padded_row[1:-1]  # (W[, C])
     half = row.shape[0] // 2
@@ -39,12 +46,12 @@ def _beyond_pole(padded_row: Array) -> Array:
     return np.concatenate([beyond[-1:], beyond, beyond[:1]])
 
 
-def sampling_maps(directions: Array, height: int, width: int) -> Maps:
-    """The cv2.remap maps (float32, of `directions.shape[:-1]`) that look up directions in a padded panorama."""
+def sampling_maps(directions: Floats, height: int, width: int) -> Maps:
+    """The maps of `directions.shape[:-1]` that look directions up in a panorama padded by `pad_sphere`."""
     return _maps_of_parts(np.ascontiguousarray(np.moveaxis(directions, -1, 0), dtype=np.float32), height, width)
 
 
-def _maps_of_parts(xyz: Array, height: int, width: int) -> Maps:
+def _maps_of_parts(xyz: NDArray[np.float32], height: int, width: int) -> Maps:
     # the formulas of `sphere` in float32, which is what cv2 takes: much faster where maps change with every frame
     x, y, z = xyz
     u = (np.float32(math.pi) - np.arctan2(y, x)) * np.float32(width / (2 * math.pi))
@@ -52,31 +59,33 @@ def _maps_of_parts(xyz: Array, height: int, width: int) -> Maps:
     return u + np.float32(0.5), v + np.float32(0.5)  # − ½ to the pixel's centre, + 1 for the border
 
 
-def sample_erp(erp: Array, directions: Array) -> Array:
+def sample_erp(erp: NDArray[Sample], directions: Floats) -> NDArray[Sample]:
     """A panorama (H, W[, C]) looked up bilinearly at unit vectors (h, w, 3): (h, w[, C]), the same dtype."""
     return remap_sphere(erp, sampling_maps(directions, *erp.shape[:2]))
 
 
-def remap_sphere(erp: Array, maps: Maps) -> Array:
-    """`sample_erp` through ready maps of the same panorama size."""
-    sampled: Array = cv2.remap(pad_sphere(erp), *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return sampled.reshape(*maps[0].shape, *erp.shape[2:])  # (h, w[, C]): cv2 drops a single channel
+def remap_sphere(erp: NDArray[Sample], maps: Maps) -> NDArray[Sample]:
+    """`sample_erp` with maps made before, for a panorama of the same size."""
+    sampled = cv2.remap(pad_sphere(erp), *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    shape = *maps[0].shape, *erp.shape[2:]
+    return sampled.astype(erp.dtype, copy=False).reshape(shape)  # (h, w[, C]): cv2 drops a single channel
 
 
-def rotation_maps(rotation: Array, height: int, width: int) -> Maps:
+def rotation_maps(rotation: Floats, height: int, width: int) -> Maps:
     """Maps that turn a panorama of this size by `rotation` (3, 3); see `rotate_erp`."""
     parts = _erp_parts(height, width)
     before = rotation.T.astype(np.float32) @ parts  # what lies at d after the turn lay at Rᵀ d before it
-    return _maps_of_parts(before.reshape(3, height, width), height, width)
+    return _maps_of_parts(before.reshape(3, height, width), height, width)  # (3, height · width) → (3, height, width)
 
 
 @lru_cache(maxsize=8)
-def _erp_parts(height: int, width: int) -> Array:
-    """The directions of all pixels as x, y and z apart, (3, height · width) float32."""
-    return np.moveaxis(erp_directions(height, width), -1, 0).reshape(3, -1).astype(np.float32)
+def _erp_parts(height: int, width: int) -> NDArray[np.float32]:
+    """The x, y and z of all pixels' directions as separate rows, (3, height · width) float32."""
+    parts = np.moveaxis(erp_directions(height, width), -1, 0)
+    return parts.reshape(3, -1).astype(np.float32)  # (3, height, width) → (3, height · width)
 
 
-def rotate_erp(erp: Array, rotation: Array) -> Array:
+def rotate_erp(erp: NDArray[Sample], rotation: Floats) -> NDArray[Sample]:
     """The sphere turned by `rotation` (3, 3): what was seen in direction d is then seen in direction R d.
 
     Args:
@@ -91,7 +100,7 @@ def rotate_erp(erp: Array, rotation: Array) -> Array:
 
 @lru_cache(maxsize=8)
 def _cached_rotation_maps(key: bytes, height: int, width: int) -> Maps:
-    return rotation_maps(np.frombuffer(key).reshape(3, 3), height, width)
+    return rotation_maps(np.frombuffer(key).reshape(3, 3), height, width)  # (9,) → (3, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +108,8 @@ class Viewport:
     """A perspective (rectilinear) window on the sphere, as a headset or a pinhole camera sees it.
 
     Args:
-        rotation: (3, 3), body axes of the viewport to body axes of the panorama: its first column is where the
-            middle of the window looks, its third column what is up there.
+        rotation: (3, 3), from the body axes of the viewport to those of the panorama. Its first column is the
+            direction of the window's middle, its third column is up in the window.
         horizontal_fov_rad: angle between the left and right edges, in (0, π).
         height, width: size in pixels; pixels are square.
 
@@ -108,7 +117,7 @@ class Viewport:
         ParameterError: the field of view is not between 0 and 180 degrees.
     """
 
-    rotation: Array
+    rotation: Floats
     horizontal_fov_rad: float
     height: int
     width: int
@@ -117,8 +126,7 @@ class Viewport:
         if not 0 < self.horizontal_fov_rad < math.pi:
             raise ParameterError(
                 f"the horizontal field of view is {math.degrees(self.horizontal_fov_rad):g}°",
-                "choose a smaller one (60° to 110° is usual)",
-                expected="more than 0° and less than 180°",
+                "set it between 0° and 180° (60° to 110° is usual)",
             )
 
     @property
@@ -127,22 +135,22 @@ class Viewport:
         return self.width / 2 / math.tan(self.horizontal_fov_rad / 2)
 
     @cached_property
-    def directions(self) -> Array:
+    def directions(self) -> Floats:
         """Unit vectors, in the panorama's body axes, of the window's pixel centres: (height, width, 3)."""
         x = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal_px
         y = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal_px
         rays = np.stack(np.broadcast_arrays(1.0, -x[None, :], -y[:, None]), axis=-1)  # (h, w, 3), viewport axes
         rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-        turned: Array = rays @ self.rotation.T
+        turned: Floats = rays @ self.rotation.T
         return turned
 
     @cached_property
-    def solid_angles_sr(self) -> Array:
+    def solid_angles_sr(self) -> Floats:
         """Solid angle of each pixel, (height, width) float64 steradians: cos³ of its angle from the axis, over f²."""
-        solid: Array = (self.directions @ self.rotation[:, 0]) ** 3 / self.focal_px**2
+        solid: Floats = (self.directions @ self.rotation[:, 0]) ** 3 / self.focal_px**2
         return solid
 
-    def project(self, vectors: Array) -> tuple[Array, Array, Array]:
+    def project(self, vectors: Floats) -> tuple[Floats, Floats, Mask]:
         """Pixel coordinates x, y (integers are pixel centres) of vectors (..., 3), and whether they lie inside."""
         forward, left, up = np.moveaxis(np.asarray(vectors) @ self.rotation, -1, 0)
         in_front = forward > 1e-9
@@ -152,21 +160,23 @@ class Viewport:
         inside = in_front & (x >= -0.5) & (x < self.width - 0.5) & (y >= -0.5) & (y < self.height - 0.5)
         return x, y, inside
 
-    def unproject(self, x: Array, y: Array) -> Array:
+    def unproject(self, x: Floats, y: Floats) -> Floats:
         """Unit vectors (..., 3) of pixel coordinates in the window: the inverse of `project`."""
         left = -(np.asarray(x, dtype=np.float64) + 0.5 - self.width / 2) / self.focal_px
         up = -(np.asarray(y, dtype=np.float64) + 0.5 - self.height / 2) / self.focal_px
         rays = np.stack(np.broadcast_arrays(1.0, left, up), axis=-1)
         rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
-        turned: Array = rays @ self.rotation.T
+        turned: Floats = rays @ self.rotation.T
         return turned
 
-    def cut_from(self, erp: Array) -> Array:
+    def cut_from(self, erp: NDArray[Sample]) -> NDArray[Sample]:
         """What the window shows of a panorama (H, W[, C]): (height, width[, C])."""
         return sample_erp(erp, self.directions)
 
 
-def place_on_sphere(picture: Array, viewport: Viewport, height: int, width: int) -> tuple[Array, Array]:
+def place_on_sphere(
+    picture: NDArray[Sample], viewport: Viewport, height: int, width: int
+) -> tuple[NDArray[Sample], Mask]:
     """A planar picture seen through a viewport's window, as a panorama, with the mask of where it lies.
 
     Args:
@@ -183,7 +193,7 @@ def place_on_sphere(picture: Array, viewport: Viewport, height: int, width: int)
     scale = min(1.0, window_px / picture.shape[1])
     if scale < 1:
         size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(picture.dtype, copy=False)
     x, y, inside = viewport.project(erp_directions(height, width))
     map_x = (x + 0.5) * (picture.shape[1] / viewport.width) - 0.5
     map_y = (y + 0.5) * (picture.shape[0] / viewport.height) - 0.5
@@ -195,4 +205,4 @@ def place_on_sphere(picture: Array, viewport: Viewport, height: int, width: int)
         borderMode=cv2.BORDER_REPLICATE,
     )
     placed[~inside] = 0
-    return placed, inside
+    return placed.astype(picture.dtype, copy=False), inside

@@ -1,23 +1,29 @@
-"""Where the many values of a map stand among the few values at its fixations."""
+"""What the metrics share: a common grid, pixel weights, weighted sums over a map, and ranks among its fixated values.
+
+A map has many pixels and few fixations. Sums go through it in blocks that stay in the processor's cache, and
+`RankAmong` ranks all its values among those at the fixations without sorting them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from sal360.arrays import Floats, Reals
 from sal360.density import resize_map
 from sal360.errors import ParameterError
-from sal360.sphere import Array, solid_angles
+from sal360.sphere import solid_angles
 
-Weights = Literal["solid_angle"] | Array | None
-"""What a pixel counts: see `sal360.metrics`."""
+Weights = Literal["solid_angle"] | Reals | None
+"""How much each pixel counts: see `sal360.metrics.measures`."""
 
 _BLOCK_PX = 1 << 16  # float64 blocks of 512 KiB stay in the cache
 
 
-def pixel_weights(weights: Weights, height: int, width: int) -> Array:
+def pixel_weights(weights: Weights, height: int, width: int) -> Floats:
     """The weights as an array, (height, 1) or (height, width) float64.
 
     Raises:
@@ -27,9 +33,7 @@ def pixel_weights(weights: Weights, height: int, width: int) -> Array:
         return np.ones((height, 1))
     if isinstance(weights, str):
         if weights != "solid_angle":
-            raise ParameterError(
-                f"weights is {weights!r}", "choose one of them", expected='"solid_angle", None or an array'
-            )
+            raise ParameterError(f"weights is {weights!r}", 'pass "solid_angle", None or an array')
         return solid_angles(height, width)
     array = np.asarray(weights, dtype=np.float64)
     if array.shape not in ((height, 1), (height, width)) or not (array >= 0).all() or not array.any():
@@ -41,33 +45,36 @@ def pixel_weights(weights: Weights, height: int, width: int) -> Array:
     return array
 
 
-def on_finer_grid(first: Array, second: Array, weights: Weights) -> tuple[Array, Array, Array]:
+def on_finer_grid(first: ArrayLike, second: ArrayLike, weights: Weights) -> tuple[Reals, Reals, Floats]:
     """Two dense maps and the pixel weights on (larger height, larger width)."""
     height, width = finer_size(first, second)
     spherical = weights is not None
-    first, second = (resize_map(as_real(each), height, width, spherical=spherical) for each in (first, second))
-    return first, second, pixel_weights(weights, height, width)
+    one, other = (resize_map(as_real(each), height, width, spherical=spherical) for each in (first, second))
+    return one, other, pixel_weights(weights, height, width)
 
 
-def finer_size(first: Array, second: Array) -> tuple[int, int]:
-    """(larger height, larger width) of two maps; ParameterError if one is no map."""
+def finer_size(first: ArrayLike, second: ArrayLike) -> tuple[int, int]:
+    """(larger height, larger width) of two maps.
+
+    Raises:
+        ParameterError: one is empty or does not have two axes.
+    """
     for each in (first, second):
         if np.ndim(each) != 2 or np.size(each) == 0:
             raise ParameterError(
-                f"a map of shape {np.shape(each)}", "pass one map at a time", expected="(height, width)"
+                f"a map has the shape {np.shape(each)}", "pass one map at a time", expected="(height, width)"
             )
-    return max(len(first), len(second)), max(len(first[0]), len(second[0]))
+    height, width = np.maximum(np.shape(first), np.shape(second))
+    return int(height), int(width)
 
 
-def as_real(values: Array) -> Array:
+def as_real(values: ArrayLike) -> Reals:
     """The map as an array (h, w) of float32 or float64."""
-    values = np.asarray(values)
-    if values.dtype not in (np.float32, np.float64):
-        values = values.astype(np.float64)
-    return values
+    array: NDArray[Any] = np.asarray(values)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
-def weighted_sum(weight: Array, integrand: Callable[..., Array], *maps: Array) -> float:
+def weighted_sum(weight: Floats, integrand: Callable[..., NDArray[Any]], *maps: Reals) -> float:
     """Σ weight · integrand(maps) over the pixels; `integrand` gets float64 blocks of rows and returns as many values.
 
     Raises:
@@ -87,24 +94,31 @@ def weighted_sum(weight: Array, integrand: Callable[..., Array], *maps: Array) -
                 if not np.isfinite(part):  # it may be so where nothing counts
                     part = float(np.sum(values * weight[rows], where=weight[rows] > 0))
                 total += part
-    if not np.isfinite(total):
-        raise ParameterError(
-            "a map with values that are not finite", "look for NaN in the model", expected="real numbers"
-        )
+    check_finite(total)
     return total
 
 
-def total_weight(weight: Array, width: int) -> float:
+def check_finite(*values: float) -> None:
+    """Refuse a map by what was computed of it.
+
+    Raises:
+        ParameterError: one of the values is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise ParameterError("a map has values that are not finite", "look for NaN and infinity in the maps")
+
+
+def total_weight(weight: Floats, width: int) -> float:
     """Σ weight over all pixels of maps of this width."""
     return float(weight.sum()) * (width / weight.shape[1])
 
 
-def weighted_mean(weight: Array, integrand: Callable[..., Array], *maps: Array) -> float:
+def weighted_mean(weight: Floats, integrand: Callable[..., NDArray[Any]], *maps: Reals) -> float:
     """`weighted_sum` over the total weight."""
     return weighted_sum(weight, integrand, *maps) / total_weight(weight, maps[0].shape[1])
 
 
-def extremes(values: Array, weight: Array) -> tuple[float, float]:
+def extremes(values: Reals, weight: Floats) -> tuple[float, float]:
     """The smallest and the largest value among the pixels that have a weight."""
     if not weight.all():
         values = values[np.broadcast_to(weight > 0, values.shape)]
@@ -114,14 +128,14 @@ def extremes(values: Array, weight: Array) -> tuple[float, float]:
 class RankAmong:
     """Ranks of values among reference values (n,), n > 0, all float64 and finite.
 
-    A table answers for all values but those that share a bucket with a reference, some per cent, which are searched
-    for: exact, and several times faster than sorting or searching the whole map. Buckets are linear near the lowest
-    reference and logarithmic above, because densities are: their number is the upper bits of a float32 in [1, 2¹⁶].
+    A table gives the rank of every value except those that share a bucket with a reference, a few per cent, which are
+    searched for. This is exact, and several times faster than sorting the map. Buckets are linear near the lowest
+    reference and logarithmic above it, as densities are: their number is the upper bits of a float32 in [1, 2¹⁶].
     """
 
     _OCTAVES, _BITS = 16, 16
 
-    def __init__(self, references: Array) -> None:
+    def __init__(self, references: Floats) -> None:
         self._values, count = np.unique(references, return_counts=True)
         self._doubled = np.append(2 * np.cumsum(count) - 2 * count, 2 * count.sum()).astype(np.int32)  # up to each
         self._count = np.append(count, 0).astype(np.int32)
@@ -132,11 +146,12 @@ class RankAmong:
         self._table = np.cumsum(in_bucket).astype(np.int32)
         self._table[bucket] = -1
 
-    def _bucket(self, values: Array) -> Array:
+    def _bucket(self, values: Floats) -> NDArray[np.int32]:
         scaled = (np.clip(values, self._values[0], self._values[-1]) - self._values[0]) * self._scale + 1
-        return (scaled.astype(np.float32).view(np.int32) >> (23 - self._BITS)) - (127 << self._BITS)
+        upper: NDArray[np.int32] = scaled.astype(np.float32).view(np.int32) >> (23 - self._BITS)
+        return upper - np.int32(127 << self._BITS)
 
-    def doubled(self, values: Array) -> Array:
+    def doubled(self, values: Floats) -> NDArray[np.int32]:
         """Twice the number of references below each value plus the number equal to it; int32, of the same shape."""
         rank = self._table.take(self._bucket(values), mode="clip")
         unsure = np.flatnonzero(rank < 0)

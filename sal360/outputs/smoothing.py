@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sal360.arrays import Density, Floats, Reals
+from sal360.density import normalised
 from sal360.projection import remap_sphere, rotation_maps
 from sal360.settings import Settings, setting
 from sal360.sphere import solid_angles
@@ -135,6 +136,5 @@ class TemporalSmoothing:
         if turned_px < 0.1:  # every resampling blurs, so tiny turns add up until one is worth it
             return self._state
         self._orientation = orientation
-        turned: Density = remap_sphere(self._state, rotation_maps(turn, *shape))
-        mean = (turned.sum(axis=1, dtype=np.float64) @ solid_angles(*shape)[:, 0]) / (4 * math.pi)
-        return turned / np.float32(mean)  # interpolation moves the mean slightly away from 1
+        turned = remap_sphere(self._state, rotation_maps(turn, *shape))
+        return normalised(turned)  # interpolation moves the mean slightly away from 1

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from sal360.density import sphere_mean
 from sal360.ground_truth import GazeRecord
 from sal360.metrics import METRICS
 from sal360.outputs.overlay import FULL_SCALE, draw_overlay
-from sal360.sphere import Array, solid_angles, vector_to_pixel
+from sal360.sphere import Array, vector_to_pixel
 from training.analysis.results import new_figure
 from training.data.views import resize
 from training.evaluation.baselines import Predict
@@ -130,13 +131,11 @@ def _grid(tiles: Mapping[str, Array]) -> Array:
 
 def _inside_density(values: Array, record: GazeRecord) -> Array:
     """A map of any scale with mean 1 on the record's valid part."""
-    values = values.astype(np.float32)
-    weights = np.broadcast_to(solid_angles(*values.shape), values.shape)
+    values, valid = values.astype(np.float32), None
     if record.valid is not None:
-        valid = cv2.resize(record.valid.astype(np.uint8), values.shape[::-1], interpolation=cv2.INTER_NEAREST)
-        weights = weights * valid if valid.any() else weights
-    density: Array = values * (weights.sum() / max(float((values * weights).sum()), 1e-30))
-    return density
+        resized = cv2.resize(record.valid.astype(np.uint8), values.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        valid = resized > 0 if resized.any() else None
+    return values / max(sphere_mean(values, valid), 1e-30)
 
 
 def _named(picture: Array, name: str) -> Array:

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from sal360.density import nearest_index, resize_map, spherical_density
+from sal360.density import resize_map, spherical_density
 from sal360.ground_truth import GazeRecord, count_fixations
 from sal360.metrics import METRICS, paper_protocol, standard_protocol
+from sal360.metrics.measures import valid_weights
 from sal360.metrics.pixel_sums import weighted_mean
 from sal360.sphere import Array, solid_angles
 
@@ -83,10 +84,7 @@ def information_gain(prediction: Array, baseline: Array, record: GazeRecord) -> 
     """
     height = max(prediction.shape[0], baseline.shape[0])
     shape = (height, max(prediction.shape[1], baseline.shape[1]))
-    weights = solid_angles(*shape)
-    if record.valid is not None:
-        rows, columns = (nearest_index(old, new) for old, new in zip(record.valid.shape, shape, strict=True))
-        weights = weights * record.valid[rows[:, None], columns]
+    weights = valid_weights(record, solid_angles(*shape), shape)
     counts = count_fixations(record.fixations, *shape) * (weights > 0)
     logs = []
     for each in (prediction, baseline):

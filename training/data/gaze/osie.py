@@ -12,10 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sal360.density import normalised
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.projection import Viewport
-from sal360.sphere import Array, solid_angles
+from sal360.sphere import Array
 from training.data.gaze.placed_photographs import draw_picture, gaze_on_sphere, viewport_at
 from training.data.gaze.records import GazeRecords
 
@@ -142,7 +143,6 @@ class OsieRecords(GazeRecords):
         photograph = self._photographs[index]
         height, width = self._map_height, 2 * self._map_height
         gaze, valid = gaze_on_sphere(photograph.density(), self._viewport, height, width)
-        mass = (gaze * valid * solid_angles(height, width)).sum() / (valid * solid_angles(height, width)).sum()
         background = self._backgrounds[index % len(self._backgrounds)]
         return GazeRecord(
             name=photograph.name,
@@ -151,7 +151,7 @@ class OsieRecords(GazeRecords):
             fixations=self._viewport.unproject(photograph.x - 0.5, photograph.y - 0.5),
             observer=photograph.subject.astype(np.int64),
             time_s=np.full(len(photograph.x), np.nan),
-            density=(gaze / mass).astype(np.float32),
+            density=normalised(gaze.astype(np.float64), valid),
             valid=valid,
         )
 

@@ -7,7 +7,6 @@ header row and the columns index, longitude, latitude, start in milliseconds; in
 
 from __future__ import annotations
 
-import math
 import re
 from functools import partial
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from sal360.density import HEADSET_SIGMA_DEG
+from sal360.density import HEADSET_SIGMA_DEG, as_density
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import Array, solid_angles
+from sal360.sphere import Array
 from training.data.gaze.dataset_files import (
     Inventory,
     check_picture_end,
@@ -75,23 +74,7 @@ def read_density(path: str | Path, frame: int = 0) -> Array:
     pixels = height * width
     values = np.fromfile(path, dtype, count=pixels, offset=frame * pixels * dtype.itemsize).astype(np.float64)
     values = values.reshape(height, width)  # (height · width,) → (height, width)
-    return density_of_map(values, str(path))
-
-
-def density_of_map(values: Array, source: str) -> Array:
-    """A map of any scale as a density relative to uniform, (h, w) float32; `source` names it in errors.
-
-    Raises:
-        DataError: the map is negative, not finite or empty.
-    """
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise DataError(
-            f"{source} has values that are negative or not finite", "copy it again", expected="a saliency map"
-        )
-    total = float(values.sum(axis=1, dtype=np.float64) @ solid_angles(*values.shape)[:, 0])
-    if total == 0:
-        raise DataError(f"{source} is zero everywhere", "copy it again", expected="a saliency map")
-    return (values * (4 * math.pi / total)).astype(np.float32)
+    return as_density(values, str(path))
 
 
 Movement = Literal["HE", "H"]
