@@ -66,7 +66,7 @@ class Recording:
     @property
     def name(self) -> str:
         """The bag's name without suffix."""
-        return self.bag.path.stem
+        return self.bag.name
 
     def messages(self, topic: str) -> Iterator[BagMessage]:
         """The messages of any topic of the bag; ends where a damaged bag cannot be read further."""

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from sal360.errors import DataError, FrameError, ParameterError
 from sal360.picture_formats import PICTURE_SUFFIXES
-from sal360.sources.bag import BAG_SUFFIXES, Bag, bag_frames, choose_image_topic, is_bag
+from sal360.sources.bag import Bag, bag_frames, choose_image_topic
+from sal360.sources.bag_files import BAG_SUFFIXES, is_bag
 from sal360.sources.frame import BadFrame, Frame, repeated, scaled_to
-from sal360.sources.pictures import pictures_in, still_frames
+from sal360.sources.pictures import look_into, pictures_in, still_frames
 from sal360.sources.video import VIDEO_SUFFIXES, check_video, video_frames
 
 __all__ = ["BadFrame", "Frame", "open_source"]
@@ -39,8 +40,8 @@ def open_source(
         yaw_rate_rad_s: pan pictures like a camera that turns to the left at this rate.
         height_px: resize frames to this many rows; 0 keeps their size. Large JPEGs in bags are decoded at a lower
             resolution.
-        on_bad_frame: called for each frame that cannot be decoded, which is then skipped; without it, the error is
-            raised.
+        on_bad_frame: called for each frame that cannot be decoded and each picture in a format that is not read, which
+            are then skipped; without it, the former raise their error, and the latter are ignored.
 
     Raises:
         DataError: at once, if the path does not exist, has no frames, or a topic must be chosen; while iterating, where
@@ -55,11 +56,13 @@ def open_source(
             "correct the one that is out of range",
             expected="a rate above 0, the others at least 0",
         )
-    on_bad_frame = on_bad_frame or _raise
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path")
-    recording = _recording_opener(path, topic, height_px, on_bad_frame)
+    recording = _recording_opener(path, topic, height_px, on_bad_frame or _raise)
     if recording is None:
+        if path.is_dir() and on_bad_frame:
+            for each in look_into(path).other_formats:
+                on_bad_frame(_other_format(each), each.name)
         return still_frames(
             pictures_in(path) if path.is_dir() else [path],
             loop=loop,
@@ -67,7 +70,7 @@ def open_source(
             hold_s=hold_s,
             yaw_rate_rad_s=yaw_rate_rad_s,
             height_px=height_px,
-            on_bad_frame=on_bad_frame,
+            on_bad_frame=on_bad_frame or _raise,
         )
     return (scaled_to(frame, height_px) for frame in (repeated(recording) if loop else recording()))
 
@@ -89,6 +92,12 @@ def _recording_opener(
         f"{path} is neither a picture nor a video, bag or folder, by its name",
         "rename or convert it",
         expected=f"a picture, a video ({' '.join(VIDEO_SUFFIXES)}), a bag ({' '.join(BAG_SUFFIXES)}) or a folder",
+    )
+
+
+def _other_format(path: Path) -> FrameError:
+    return FrameError(
+        f"{path} is in a format that is not read", "convert it to JPEG or PNG", reason="unreadable_picture"
     )
 
 

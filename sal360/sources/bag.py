@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import struct
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -16,17 +13,19 @@ from typing import Any
 
 from sal360.errors import DataError, FrameError
 from sal360.images import decode_message
+from sal360.sources.bag_files import (
+    METADATA,
+    Damage,
+    Storage,
+    bag_name,
+    first_line,
+    open_files,
+    unreadable,
+    zstd_decompressed,
+)
 from sal360.sources.frame import BadFrame, Frame
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-STORAGE_SUFFIXES = (".mcap", ".db3")
-BAG_SUFFIXES = (*STORAGE_SUFFIXES, ".bag")
-_REMEDIES = {
-    ".mcap": "try `mcap recover`, or copy the recording again",
-    ".db3": "try `sqlite3 BAG .recover`, or copy the recording again",
-    ".bag": "run `rosbag reindex` on it, or copy the recording again",
-    "": "run `ros2 bag reindex` on it, or copy the recording again",
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class BagMessage:
             return _deserialised(self.data, self.type, ros1=self.ros1)
         except Exception as error:  # arbitrary bytes raise arbitrary exceptions
             raise FrameError(
-                f"a message of {len(self.data)} bytes on {self.topic} cannot be decoded ({_first_line(error)})",
+                f"a message of {len(self.data)} bytes on {self.topic} cannot be decoded ({first_line(error)})",
                 "record the topic again",
                 expected=f"a {self.type}",
                 reason="bad_message",
@@ -80,33 +79,43 @@ class BagMessage:
 class Bag:
     """An open bag; a `with` block closes it.
 
+    Args:
+        path: a rosbag2 folder or its metadata.yaml; a .mcap, .db3 or ROS 1 .bag file, also compressed with zstandard.
+
     Raises:
         DataError: the path does not exist, or the bag cannot be read at all.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.damage = ""
-        """What is wrong with a bag that can be read only in part; "" for a whole one."""
+        path = Path(path)
+        if not path.exists():
+            raise DataError(f"{path} does not exist", "check the path of the bag")
+        self.path = path.parent if path.name == METADATA else path
+        self.name = bag_name(self.path)
+        """Name of the folder or file, without a bag's suffix."""
         self._stack = contextlib.ExitStack()
-        if not self.path.exists():
-            raise DataError(f"{self.path} does not exist", "check the path of the bag")
         try:
-            self._readers = self._open()
-        except ModuleNotFoundError as error:
-            raise DataError(
-                f"the Python module {error.name}, which reads bags, is missing", "pip install rosbags"
-            ) from None
+            self._files = open_files(self.path, self._stack)
         except BaseException:
             self._stack.close()
             raise
         counts: Counter[str] = Counter()
         types: dict[str, str] = {}
-        for reader in self._readers:
-            for connection in reader.connections:
+        for storage in self._files.storages:
+            for connection in storage.reader.connections:
                 counts[connection.topic] += connection.msgcount
                 types[connection.topic] = connection.msgtype
         self.topics = {name: Topic(types[name], counts[name]) for name in sorted(types)}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know about the bag although nothing of it is lost."""
+        return self._files.notes
+
+    @property
+    def damage(self) -> list[Damage]:
+        """What is known to be missing before anything is read; empty for a whole bag."""
+        return self._files.damage
 
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
         """The messages of these topics in recording order.
@@ -114,77 +123,33 @@ class Bag:
         Raises:
             DataError: at the end of what can be read of a damaged bag.
         """
+        damage = list(self.damage)
         count = 0
-        for reader in self._readers:
-            connections = [connection for connection in reader.connections if connection.topic in topics]
-            if not connections:
-                continue
-            ros1 = self.path.is_file() and self.path.suffix.lower() == ".bag"
+        for storage in self._files.storages:
+            # by topic alone: the QoS that metadata and files tell may differ
+            connections = [each for each in storage.reader.connections if each.topic in topics]
             try:
-                for connection, recorded_ns, data in reader.messages(connections):
-                    yield BagMessage(connection.topic, connection.msgtype, recorded_ns, data, ros1)
+                for connection, recorded_ns, data in storage.reader.messages(connections) if connections else ():
+                    yield _message(connection, recorded_ns, data, storage)
                     count += 1
             except Exception as error:  # damaged bytes raise arbitrary exceptions
-                raise self._unreadable(error, f"after {count} messages") from None
-        if self.damage:
-            raise DataError(f"{self.path} {self.damage}, after {count} messages", _REMEDIES[".mcap"])
+                broken = unreadable(storage.path, first_line(error), f"after {count} messages")
+                damage.append(Damage(broken.found, broken.remedy))
+        expected = sum(max(self._files.counted.get(name, 0), self._count(name)) for name in topics)
+        if damage or count < expected:
+            raise self._incomplete(damage, count, expected)
 
-    def _open(self) -> list[Any]:
-        if not self.path.is_dir():
-            return [self._open_file(self.path)]
-        if (self.path / "metadata.yaml").exists():
-            try:
-                return [self._open_rosbag2(self.path)]
-            except DataError:
-                if not _storage_files(self.path):
-                    raise
-        # a recorder that crashed leaves no metadata; the storage files hold the same information
-        files = _storage_files(self.path)
-        if not files:
-            raise DataError(
-                f"the folder {self.path} does not hold a bag",
-                "choose the folder that ros2 bag record made",
-                expected="metadata.yaml, *.mcap or *.db3",
-            )
-        # by time: sorted as text, part 10 of a split recording would come before part 2
-        return sorted(map(self._open_file, files), key=lambda reader: reader.start_time)
+    def _count(self, topic: str) -> int:
+        return self.topics[topic].count if topic in self.topics else 0
 
-    def _open_file(self, path: Path) -> Any:
-        if path.suffix.lower() == ".bag":
-            from rosbags.rosbag1 import Reader
-
-            return self._entered(Reader(path), path)
-        try:
-            return self._open_rosbag2(path)
-        except DataError:
-            if path.suffix.lower() != ".mcap":
-                raise
-            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sal360-salvage-")))
-            whole = salvage_mcap(path, folder / path.name)
-            if whole is None:
-                raise
-            reader = self._open_rosbag2(whole)
-            self.damage = "is cut off (the recorder did not close it, or it was not copied completely)"
-            return reader
-
-    def _open_rosbag2(self, path: Path) -> Any:
-        from rosbags.rosbag2 import Reader
-
-        return self._entered(Reader(path), path)
-
-    def _entered(self, reader: Any, path: Path) -> Any:
-        try:
-            return self._stack.enter_context(reader)
-        except Exception as error:  # damaged bytes raise arbitrary exceptions
-            raise self._unreadable(error, path=path) from None
-
-    def _unreadable(self, error: Exception, where: str = "", path: Path | None = None) -> DataError:
-        path = path or self.path
-        said = f"{path} cannot be read {where}".rstrip()
-        return DataError(f"{said} ({_first_line(error)})", _REMEDIES.get(path.suffix.lower(), _REMEDIES[""]))
+    def _incomplete(self, damage: list[Damage], count: int, expected: int) -> DataError:
+        found = [each.found for each in damage] or [f"{self.path} holds fewer messages than its index counts"]
+        remedies = dict.fromkeys(each.remedy for each in damage) or ["copy the recording again"]
+        read = f"{count} of {expected} messages were read" if count < expected else f"{count} messages were read"
+        return DataError("; ".join([*found, read]), ", and ".join(remedies))
 
     def close(self) -> None:
-        """Close the files and remove the temporary copies of damaged ones."""
+        """Close the files and remove the temporary copies of damaged or compressed ones."""
         self._stack.close()
 
     def __enter__(self) -> Bag:
@@ -196,11 +161,10 @@ class Bag:
         self.close()
 
 
-def is_bag(path: Path) -> bool:
-    """Whether a path looks like a bag: a file by its suffix, a folder by the files in it."""
-    if path.is_dir():
-        return (path / "metadata.yaml").exists() or bool(_storage_files(path))
-    return path.suffix.lower() in BAG_SUFFIXES
+def _message(connection: Any, recorded_ns: int, data: bytes, storage: Storage) -> BagMessage:
+    with contextlib.suppress(ValueError):  # damaged data are left as they are, and cannot be decoded
+        data = zstd_decompressed(data)  # one by one, if the recorder compressed messages
+    return BagMessage(connection.topic, connection.msgtype, min(recorded_ns, 2**63 - 1), data, storage.ros1)
 
 
 def choose_image_topic(bag: Bag, topic: str = "", besides: Collection[str] = ()) -> str:
@@ -258,7 +222,7 @@ def bag_frames(path: Path, topic: str, *, height_px: int, on_bad_frame: BadFrame
     """
     with Bag(path) as bag:
         for index, message in enumerate(bag.messages([topic])):
-            name = f"{path.stem}_{index:06d}"
+            name = f"{bag.name}_{index:06d}"
             try:
                 fields = message.decode()
                 image, channels = decode_message(fields, min_height=height_px)
@@ -266,14 +230,6 @@ def bag_frames(path: Path, topic: str, *, height_px: int, on_bad_frame: BadFrame
                 on_bad_frame(error, name)
                 continue
             yield Frame(image, channels, stamp_ns(message, fields) / 1e9, name)
-
-
-def _storage_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in STORAGE_SUFFIXES)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @lru_cache(maxsize=2)
@@ -297,44 +253,3 @@ def _ros1_to_cdr(message: Any, message_type: str) -> bytes:
     header = types["std_msgs/msg/Header"](stamp=stamp, frame_id=message.header.frame_id)
     fields = {name: value for name, value in vars(message).items() if name not in ("header", "__msgtype__")}
     return bytes(message_types().serialize_cdr(types[message_type](header=header, **fields), message_type))
-
-
-_MAGIC = b"\x89MCAP0\r\n"
-_HEADER, _FOOTER, _DATA_END = 0x01, 0x02, 0x0F
-_RECORD = struct.Struct("<BQ")
-# the end of an MCAP file without summary and checksums, which makes readers scan the data
-_ENDING = (
-    _RECORD.pack(_DATA_END, 4)
-    + struct.pack("<I", 0)
-    + _RECORD.pack(_FOOTER, 20)
-    + struct.pack("<QQI", 0, 0, 0)
-    + _MAGIC
-)
-
-
-def salvage_mcap(path: Path, target: Path) -> Path | None:
-    """Copy the complete records of a cut MCAP file to `target` and append a footer.
-
-    Returns:
-        `target`; None if `path` is not an MCAP file or lacks even the header record.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as source:
-        if source.read(len(_MAGIC)) != _MAGIC:
-            return None
-        end, records = source.tell(), 0
-        while len(head := source.read(_RECORD.size)) == _RECORD.size:
-            opcode, length = _RECORD.unpack(head)
-            after = end + _RECORD.size + length
-            if opcode == _DATA_END or after > size or (records == 0 and opcode != _HEADER):
-                break
-            end, records = source.seek(after), records + 1
-        if records == 0:
-            return None
-        source.seek(0)
-        with target.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
-            copy.truncate(end)
-            copy.seek(end)
-            copy.write(_ENDING)
-    return target

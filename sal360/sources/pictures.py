@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,29 +19,104 @@ from sal360.errors import DataError, FrameError
 from sal360.images import read_picture
 from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.sources.frame import BadFrame, Frame, scaled_to
+from sal360.sources.video import VIDEO_SUFFIXES
 
 Element = TypeVar("Element", np.uint8, np.float32, np.float64)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order (2.jpg before 10.jpg).
+# What operating systems and storage devices make beside pictures; names that begin with a dot are skipped as well:
+# macOS writes the twin ._room.jpg of room.jpg, Linux the folder .thumbnails
+_FOLDERS_OF_THUMBNAILS = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "thumbnails")
+_MAX_FOLDERS = 1000
+"""Subfolders in which pictures are looked for only to say that there are some."""
+_OTHER_PICTURES = (
+    *(".heic", ".heif", ".jxl", ".jxr", ".exr", ".psd", ".tga", ".svg", ".ico", ".dpx", ".insp"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+OVERLAY_SUFFIX = "_overlay.png"
+"""End of the names of overlays, which lie beside <name>.npy or the picture they were made of."""
+
+
+@dataclass
+class FolderContent:
+    """The pictures of a folder, in natural order (2.jpg before 10.jpg), and what is left out."""
+
+    pictures: list[Path] = field(default_factory=list)
+    in_subfolders: list[Path] = field(default_factory=list)
+    """Some pictures in subfolders, if these are not to be searched."""
+    other_formats: list[Path] = field(default_factory=list)
+    """Pictures in formats that are not read."""
+    videos: list[Path] = field(default_factory=list)
+
+    def left_out(self) -> str:
+        """What is left out, for a message; "" if nothing is."""
+        kinds = {
+            "pictures in subfolders": self.in_subfolders,
+            "pictures in formats that are not read": self.other_formats,
+            "videos": self.videos,
+        }
+        return ", ".join(f"{kind} (such as {paths[0]})" for kind, paths in kinds.items() if paths)
+
+
+def look_into(folder: Path, *, recursive: bool = False) -> FolderContent:
+    """Sort the files of a folder; hidden files, thumbnails and overlays of saliency maps are ignored.
+
+    Args:
+        recursive: search subfolders too.
+    """
+    content = FolderContent()
+    for parent, folders, names in itertools.islice(os.walk(folder), None if recursive else _MAX_FOLDERS):
+        folders[:] = sorted(each for each in folders if not _is_hidden(each))
+        files = [Path(parent, name) for name in names if not _is_hidden(name)]
+        pictures = [each for each in files if each.suffix.lower() in PICTURE_SUFFIXES and not _is_overlay(each, names)]
+        if recursive or Path(parent) == folder:
+            content.pictures += pictures
+            content.other_formats += [each for each in files if each.suffix.lower() in _OTHER_PICTURES]
+            content.videos += [each for each in files if each.suffix.lower() in VIDEO_SUFFIXES]
+        elif pictures:
+            content.in_subfolders += pictures
+            break
+    for paths in (content.pictures, content.in_subfolders, content.other_formats, content.videos):
+        paths.sort(key=natural_key)
+    return content
+
+
+def pictures_in(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The pictures of a folder that `look_into` finds.
 
     Raises:
         DataError: there are none.
     """
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
-    if not paths:
+    content = look_into(folder, recursive=recursive)
+    if not content.pictures:
+        left_out = content.left_out()
         raise DataError(
-            f"the folder {folder} holds no pictures",
-            "choose another folder",
+            f"the folder {folder} holds no pictures" + (f", but {left_out}" if left_out else ""),
+            "choose the folder that holds the pictures",
             expected=f"files with {' '.join(PICTURE_SUFFIXES)}",
         )
-    return sorted(paths, key=_natural_key)
+    return content.pictures
 
 
-def _natural_key(path: Path) -> list[tuple[str, int]]:
-    parts = re.split(r"([0-9]+)", path.name.lower())  # text and digits alternate
+def natural_key(path: Path) -> list[list[tuple[str, int]]]:
+    """Sorts paths as people count: 2.jpg before 10.jpg."""
+    return [_natural_name(part) for part in path.parts]
+
+
+def _natural_name(name: str) -> list[tuple[str, int]]:
+    parts = re.split(r"([0-9]+)", name.lower())  # text and digits alternate
     return [(text, int(digits or 0)) for text, digits in itertools.zip_longest(parts[::2], parts[1::2])]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _FOLDERS_OF_THUMBNAILS
+
+
+def _is_overlay(path: Path, names: Collection[str]) -> bool:
+    if not path.name.endswith(OVERLAY_SUFFIX):
+        return False
+    stem = path.name.removesuffix(OVERLAY_SUFFIX)
+    return any(f"{stem}{suffix}" in names for suffix in (".npy", *PICTURE_SUFFIXES))
 
 
 def still_frames(

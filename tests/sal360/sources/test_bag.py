@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import contextlib
+import importlib
 import shutil
+import sqlite3
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from sal360.errors import DataError, FrameError
 from sal360.sources import Frame, open_source
 from sal360.sources.bag import Bag, BagMessage
+from sal360.sources.bag_files import bag_name
+
+zstd = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 SECOND = 10**9
 START = 1_700_000_000 * SECOND
@@ -155,7 +162,7 @@ def test_a_truncated_mcap_is_read_up_to_the_cut_and_then_said_to_be_cut(
         (path / "metadata.yaml").unlink()
     frames, line = collect(path)
     assert 10 <= len(frames) <= 20
-    assert f"it was not copied completely), after {len(frames)} messages; try `mcap recover`" in line
+    assert f"it was not copied completely); {len(frames)} " in line
     assert [each.name for each in tmp_path.iterdir()] == ["run"], "the salvaged copy is left behind"
 
 
@@ -254,7 +261,229 @@ def test_the_real_stream_is_read_whole(shared_data: Path) -> None:
 
 
 def test_without_the_bag_library_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "run.mcap").write_bytes(b"")
+    (tmp_path / "run.mcap").write_bytes(b"\x89MCAP0\r\n")
     monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
     with pytest.raises(DataError, match=r"rosbags\.rosbag2, which reads bags, is missing; pip install rosbags"):
         open_source(tmp_path / "run.mcap")
+
+
+def camera_bag(writer: Any, path: Path, count: int = 6, first: int = 0) -> Path:
+    """A bag of `count` frames, whose blue or red says which it is."""
+    indices = range(first, first + count)
+    return writer.write(
+        path, {"/a": [(START + i * SECOND, writer.image(START + i * SECOND, picture(i), "rgb8")) for i in indices]}
+    )
+
+
+def shown(frames: list[Frame]) -> list[int]:
+    """Which frames they are."""
+    return [int(frame.image[0, 0, 0]) // 10 for frame in frames]
+
+
+def edit_metadata(folder: Path, old: str, new: str) -> None:
+    text = (folder / "metadata.yaml").read_text()
+    assert old in text
+    (folder / "metadata.yaml").write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("any_bag", ["sqlite3", "mcap"], indirect=True)
+def test_frames_are_found_whatever_qos_the_metadata_tell(any_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(any_bag, tmp_path / "run")
+    edit_metadata(
+        path,
+        "offered_qos_profiles: []",
+        "offered_qos_profiles:\n      - {history: keep_last, depth: 10, reliability: reliable}",
+    )
+    assert shown(list(open_source(path))) == list(range(6))
+
+
+def split_bag(writer: Any, folder: Path) -> Path:
+    """A bag of two parts of three frames each."""
+    camera_bag(writer, folder, 3)
+    second = camera_bag(writer, folder.with_name("second"), 3, first=3)
+    (part,) = (each for each in second.iterdir() if each.suffix != ".yaml")
+    shutil.move(part, folder / f"run_1{part.suffix}")
+    edit_metadata(folder, f"- run{part.suffix}", f"- run{part.suffix}\n  - run_1{part.suffix}")
+    edit_metadata(folder, "message_count: 3", "message_count: 6")
+    return folder
+
+
+@pytest.mark.parametrize("any_bag", ["sqlite3", "mcap"], indirect=True)
+@pytest.mark.parametrize(("lost", "kept"), [("run", [3, 4, 5]), ("run_1", [0, 1, 2])])
+def test_a_missing_part_is_named_and_the_others_are_read(
+    any_bag: Any, tmp_path: Path, lost: str, kept: list[int]
+) -> None:
+    path = split_bag(any_bag, tmp_path / "run")
+    assert collect(path)[1] == ""
+    (part,) = path.glob(f"{lost}.[md]*3" if any_bag.kind == "sqlite3" else f"{lost}.mcap")
+    part.unlink()
+    frames, line = collect(path)
+    assert shown(frames) == kept
+    assert line == f"{part}, which metadata.yaml lists, is missing; 3 of 6 messages were read; copy it into the folder"
+
+
+def test_a_part_that_cannot_be_read_is_named_and_the_others_are_read(mcap_bag: Any, tmp_path: Path) -> None:
+    path = split_bag(mcap_bag, tmp_path / "run")
+    (path / "run.mcap").write_bytes(b"")
+    frames, line = collect(path)
+    assert shown(frames) == [3, 4, 5]
+    assert f"{path / 'run.mcap'} cannot be read (it is empty); 3 of 6 messages were read" in line
+
+
+def test_messages_that_the_metadata_count_and_that_do_not_come_are_said(mcap_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(mcap_bag, tmp_path / "run")
+    edit_metadata(path, "message_count: 6", "message_count: 9")
+    frames, line = collect(path)
+    assert len(frames) == 6
+    assert f"{path} holds fewer messages than its index counts; 6 of 9 messages were read" in line
+
+
+def test_files_converted_beside_their_old_metadata_are_read(mcap_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(mcap_bag, tmp_path / "run")
+    edit_metadata(path, "- run.mcap", "- run.db3")
+    frames, line = collect(path)
+    assert (len(frames), line) == (6, "")
+
+
+def test_a_file_that_the_metadata_do_not_list_is_told_and_not_read(mcap_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(mcap_bag, tmp_path / "run", 3)
+    other = camera_bag(mcap_bag, tmp_path / "other", 2)
+    shutil.copy(other / "other.mcap", path / "other.mcap")
+    shutil.copy(other / "other.mcap", path / "._run.mcap")
+    with Bag(path) as bag:
+        assert bag.notes == [f"{path / 'other.mcap'} is not listed in metadata.yaml, and was not read"]
+    assert collect(path)[1] == ""
+
+
+def with_open_log(path: Path, pending: int) -> Path:
+    """Make of a bag what a killed recorder leaves: its last rows are only in the write-ahead log."""
+    (database,) = path.glob("*.db3")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY timestamp DESC").fetchall()
+        connection.execute("DELETE FROM messages WHERE id > (SELECT count(*) FROM messages) - ?", [pending])
+        connection.commit()
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    for row in reversed(rows[:pending]):
+        connection.execute("INSERT INTO messages(topic_id, timestamp, data) VALUES (?, ?, ?)", row)
+    connection.commit()
+    killed = path.with_name("killed")
+    killed.mkdir()
+    for each in path.iterdir():
+        if not each.name.endswith("-shm"):
+            shutil.copy(each, killed)
+    connection.close()
+    return killed
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_rows_that_are_still_in_the_log_of_a_database_are_read_and_said(
+    sqlite_bag: Any, tmp_path: Path, metadata: bool
+) -> None:
+    path = with_open_log(camera_bag(sqlite_bag, tmp_path / "run"), 2)
+    before = {each.name: each.read_bytes() for each in path.iterdir()}
+    if not metadata:
+        (path / "metadata.yaml").unlink()
+    frames, line = collect(path)
+    assert shown(frames) == list(range(6))
+    assert f"{path / 'run.db3'} was not closed: 2 of its messages are only in its log run.db3-wal" in line
+    assert {each.name: each.read_bytes() for each in path.iterdir()}.items() <= before.items(), "the bag was changed"
+
+
+def test_a_log_that_holds_nothing_more_is_no_damage(sqlite_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(sqlite_bag, tmp_path / "run")
+    (path / "run.db3-wal").touch()
+    assert collect(path)[1] == ""
+    killed = with_open_log(path, 0)
+    (killed / "run.db3-wal").write_bytes(b"not a log")
+    assert collect(killed)[1] == ""
+
+
+def test_files_are_known_by_their_content_whatever_they_are_called(any_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(any_bag, tmp_path / "run.bag")
+    storage = path if path.is_file() else next(each for each in path.iterdir() if each.suffix != ".yaml")
+    names = {"ros1": "RUN.BAG", "mcap": "RUN 1#2%20?.MCAP", "sqlite3": "RUN 1#2%20?.DB3"}
+    renamed = shutil.copy(storage, tmp_path / names[any_bag.kind])
+    compressed = tmp_path / f"packed{storage.suffix}.zstd"
+    compressed.write_bytes(zstd.compress(storage.read_bytes()))
+    for each in (renamed, compressed):
+        frames, line = collect(each)
+        assert (shown(frames), line) == (list(range(6)), "")
+    if path.is_dir():
+        assert shown(list(open_source(path / "metadata.yaml"))) == list(range(6))
+
+
+@pytest.mark.parametrize("mode", ["FILE", "MESSAGE"])
+@pytest.mark.parametrize("metadata", [True, False])
+@pytest.mark.parametrize("any_bag", ["sqlite3", "mcap"], indirect=True)
+def test_compressed_bags_are_read_with_and_without_metadata(
+    any_bag: Any, tmp_path: Path, mode: str, metadata: bool
+) -> None:
+    path = camera_bag(any_bag, tmp_path / "run")
+    with Bag(path) as bag:
+        messages = list(bag.messages(["/a"]))
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+    plugin = StoragePlugin.MCAP if any_bag.kind == "mcap" else StoragePlugin.SQLITE3
+    writer = Writer(tmp_path / "packed", version=9, storage_plugin=plugin)
+    writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection("/a", "sensor_msgs/msg/Image", typestore=any_bag.store)
+        for each in messages:
+            writer.write(connection, each.recorded_ns, each.data)
+    if not metadata:
+        (tmp_path / "packed" / "metadata.yaml").unlink()
+    frames, line = collect(tmp_path / "packed")
+    assert (shown(frames), line) == (list(range(6)), "")
+
+
+@pytest.mark.parametrize("profile", ["", "ros1"])
+def test_an_mcap_file_of_another_profile_is_one_true_line(mcap_bag: Any, tmp_path: Path, profile: str) -> None:
+    (storage,) = camera_bag(mcap_bag, tmp_path / "run").glob("*.mcap")
+    content = storage.read_bytes()
+    start = 8 + 1 + 8
+    record = len(profile).to_bytes(4, "little") + profile.encode() + (0).to_bytes(4, "little")
+    path = tmp_path / "other.mcap"
+    path.write_bytes(content[:9] + len(record).to_bytes(8, "little") + record + content[start:])
+    with pytest.raises(
+        DataError, match=rf"other\.mcap is an MCAP file with the profile '{profile}'; expected the profile 'ros2'"
+    ):
+        open_source(path)
+
+
+def test_errors_name_the_file_of_the_user(mcap_bag: Any, tmp_path: Path) -> None:
+    (storage,) = written_in_chunks(mcap_bag, tmp_path / "run").glob("*.mcap")
+    broken = tmp_path / "broken.MCAP"
+    content = bytearray(storage.read_bytes()[: storage.stat().st_size // 2])
+    content[60_000:60_400] = bytes(400)
+    broken.write_bytes(content)
+    database = tmp_path / "broken.DB3"
+    database.write_bytes(b"SQLite format 3\0" + bytes(5000))
+    packed = tmp_path / "broken.mcap.zstd"
+    packed.write_bytes(zstd.compress(content)[:-10])
+    for path in (broken, database, packed):
+        _, line = collect(path)
+        assert str(path) in line
+        assert tempfile.gettempdir() not in line.replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [("run.2026.11", "run.2026.11"), ("run.2026.11.mcap", "run.2026.11"), ("RUN.MCAP.ZSTD", "RUN"), ("a.bag", "a")],
+)
+def test_a_bag_is_called_by_its_name_without_the_suffix_of_a_bag_alone(tmp_path: Path, name: str, called: str) -> None:
+    path = tmp_path / name
+    path.touch() if called != name else path.mkdir()
+    assert bag_name(path) == called
+
+
+def test_the_folder_that_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bag_name(Path(".")) == tmp_path.name
+
+
+def test_pictures_beside_some_other_metadata_are_no_bag(tmp_path: Path) -> None:
+    (tmp_path / "metadata.yaml").write_text("author: me")
+    cv2.imwrite(str(tmp_path / "room.png"), picture(1))
+    assert len(list(open_source(tmp_path))) == 1

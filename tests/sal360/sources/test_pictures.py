@@ -12,7 +12,7 @@ from sal360.errors import DataError, FrameError, ParameterError
 from sal360.projection import rotate_erp
 from sal360.samples import bundled_panoramas
 from sal360.sources import open_source
-from sal360.sources.pictures import panned
+from sal360.sources.pictures import look_into, panned, pictures_in
 from sal360.sphere import rotation_yaw_pitch_roll
 
 
@@ -112,3 +112,45 @@ def test_what_is_no_source_is_one_clear_line(tmp_path: Path) -> None:
 def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(ParameterError):
         open_source(bundled_panoramas(), **option)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def cluttered(tmp_path: Path) -> Path:
+    """Two pictures among what devices, systems and this project leave in folders."""
+    picture = np.full((16, 32, 3), 50, np.uint8)
+    pictures = ("2.png", "10.JPG", "._2.png", ".hidden.png", "2_overlay.png", "sub/3.png", "sub/deep/4.png")
+    thumbnails = ("@eaDir/2.png", ".thumbnails/2.png", "__MACOSX/2.png", "sub/@eaDir/3.png")
+    for name in (*pictures, *thumbnails):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), picture)
+    for name in ("2.npy", "Thumbs.db", "notes.txt", "clip.mp4", "phone.HEIC"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_hidden_files_thumbnails_and_overlays_are_no_pictures_of_a_folder(cluttered: Path) -> None:
+    assert [path.name for path in pictures_in(cluttered)] == ["2.png", "10.JPG"]
+    below = [str(path.relative_to(cluttered)) for path in pictures_in(cluttered, recursive=True)]
+    assert below == ["2.png", "10.JPG", "sub/3.png", "sub/deep/4.png"]
+
+
+def test_what_is_left_out_of_a_folder_is_told(cluttered: Path) -> None:
+    told = look_into(cluttered).left_out()
+    for text in ("pictures in subfolders (such as ", "sub/3.png", "phone.HEIC", "clip.mp4"):
+        assert text in told
+    assert "subfolders" not in look_into(cluttered, recursive=True).left_out()
+    named: list[str] = []
+    assert len(list(open_source(cluttered, on_bad_frame=lambda _, name: named.append(name)))) == 2
+    assert named == ["phone.HEIC"]
+
+
+def test_an_overlay_alone_is_a_picture(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "art_overlay.png"), np.zeros((16, 32, 3), np.uint8))
+    assert len(pictures_in(tmp_path)) == 1
+
+
+def test_a_folder_of_folders_says_where_the_pictures_are(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    cv2.imwrite(str(tmp_path / "sub" / "room.png"), np.zeros((16, 32, 3), np.uint8))
+    with pytest.raises(DataError, match=r"holds no pictures, but pictures in subfolders \(such as .*room\.png\)"):
+        pictures_in(tmp_path)

@@ -1,0 +1,375 @@
+"""The files of a bag: which there are, how each is opened, and what is missing or damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import shutil
+import sqlite3
+import struct
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import yaml
+
+from sal360.errors import DataError
+from sal360.sources.pictures import natural_key
+
+STORAGE_SUFFIXES = (".mcap", ".db3")
+BAG_SUFFIXES = (*STORAGE_SUFFIXES, ".bag")
+METADATA = "metadata.yaml"
+_COMPRESSED_SUFFIXES = (".zstd", ".zst")
+_COPY = "copy the recording again"
+
+
+class Damage(NamedTuple):
+    """Why a bag is not read completely."""
+
+    found: str
+    remedy: str
+
+
+@dataclass
+class BagFiles:
+    """The opened files of a bag, in the order of their recording."""
+
+    storages: list[Storage] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    counted: dict[str, int] = field(default_factory=dict)
+    """Number of messages by topic, as the metadata say; empty without metadata."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know although nothing is lost."""
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """An opened file."""
+
+    path: Path
+    """As the user named it or its folder."""
+    reader: Any
+    """A rosbags reader, inside its context; it may read a temporary copy of the file."""
+    ros1: bool = False
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path looks like a bag: a file by its name, a folder by the files in it."""
+    if path.is_dir():
+        metadata = path / METADATA
+        is_described = metadata.exists() and b"rosbag2_bagfile_information" in metadata.read_bytes()
+        return is_described or bool(_storage_files(path))
+    return path.name == METADATA or bool(_bag_suffix(path, BAG_SUFFIXES))
+
+
+def bag_name(path: Path) -> str:
+    """The name of a bag without the suffixes of its file."""
+    path = path.absolute()
+    return path.name.removesuffix(_bag_suffix(path, BAG_SUFFIXES)) if path.is_file() else path.resolve().name
+
+
+def open_files(path: Path, stack: contextlib.ExitStack) -> BagFiles:
+    """Open a bag: a folder with or without metadata, or a file.
+
+    Args:
+        stack: closes the files and removes temporary copies.
+
+    Raises:
+        DataError: none of it can be read.
+    """
+    files = BagFiles()
+    if not path.is_dir():
+        files.storages.append(_opened(path, stack, files.damage))
+        return files
+    paths = _storage_files(path)
+    if (path / METADATA).exists():
+        paths = _read_metadata(path, paths, files)
+    failed: list[DataError] = []
+    for each in paths:
+        try:
+            files.storages.append(_opened(each, stack, files.damage))
+        except DataError as error:
+            failed.append(error)
+    if failed and not files.storages:
+        raise failed[0]
+    files.damage += [Damage(error.found, error.remedy) for error in failed]
+    if not files.storages:
+        raise DataError(
+            f"the folder {path} does not hold a bag",
+            "choose the folder that ros2 bag record made",
+            expected="metadata.yaml, *.mcap or *.db3",
+        )
+    return files
+
+
+def unreadable(path: Path, cause: str, where: str = "") -> DataError:
+    """The error for a file that cannot be read, with the remedy for its kind."""
+    remedies = {
+        ".mcap": f"try `mcap recover`, or {_COPY}",
+        ".db3": f"try `sqlite3 {path.name} .recover`, or {_COPY}",
+        ".bag": f"run `rosbag reindex` on it, or {_COPY}",
+    }
+    remedy = next((remedies[suffix] for suffix in remedies if suffix in path.name.lower()), _COPY)
+    return DataError(" ".join(filter(None, (f"{path} cannot be read", where, f"({cause})"))), remedy)
+
+
+def first_line(error: Exception) -> str:
+    """What a library says of an error, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# --- the files of a folder ---
+
+
+def _bag_suffix(path: Path, suffixes: tuple[str, ...]) -> str:
+    """The end of a file's name that makes it part of a bag: .mcap, .MCAP, .db3.zstd, .bag.active, …; "" for others."""
+    alternatives = "|".join(map(re.escape, suffixes))
+    match = re.search(rf"({alternatives})(\.zstd|\.zst|\.active)?$", path.name, re.IGNORECASE)
+    return match[0] if match and not path.name.startswith(".") else ""
+
+
+def _storage_files(folder: Path) -> list[Path]:
+    """In natural order: sorted as text, part 10 of a split recording would come before part 2."""
+    paths = sorted((each for each in folder.iterdir() if _bag_suffix(each, STORAGE_SUFFIXES)), key=natural_key)
+    names = {each.name for each in paths}
+    # a compressed file beside the same file uncompressed holds nothing more
+    return [each for each in paths if _uncompressed(each) == each.name or _uncompressed(each) not in names]
+
+
+def _uncompressed(path: Path) -> str:
+    return re.sub(r"\.zstd?$", "", path.name, flags=re.IGNORECASE)
+
+
+def _read_metadata(folder: Path, present: list[Path], files: BagFiles) -> list[Path]:
+    """The files to read of a folder with metadata; what is missing or unknown is put down in `files`."""
+    metadata = folder / METADATA
+    try:
+        content = yaml.safe_load(metadata.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+        names = [Path(each) for each in content["relative_file_paths"]]
+        for topic in content["topics_with_message_count"]:
+            name = topic["topic_metadata"]["name"]
+            files.counted[name] = files.counted.get(name, 0) + int(topic["message_count"])
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
+        damage = Damage(f"{metadata} cannot be read ({first_line(error)})", f"run `ros2 bag reindex {folder}`")
+        if not present:
+            raise DataError(*damage) from None
+        files.damage.append(damage)
+        return present
+    by_name = {_uncompressed(each): each for each in present}
+    listed = {name.name: by_name.pop(_uncompressed(name), None) for name in names}
+    if present and not any(listed.values()):  # converted to another format; the counts tell whether anything is missing
+        return present
+    files.notes += [f"{each} is not listed in {METADATA}, and was not read" for each in by_name.values()]
+    files.damage += [
+        Damage(f"{folder / name}, which {METADATA} lists, is missing", "copy it into the folder")
+        for name, found in listed.items()
+        if not found
+    ]
+    if files.damage and not any(listed.values()):
+        raise DataError(*files.damage[0])
+    return [found for found in listed.values() if found]
+
+
+# --- one file ---
+
+_MCAP = b"\x89MCAP0\r\n"
+_KINDS = {_MCAP: ".mcap", b"SQLite format 3\0": ".db3", b"#ROSBAG V2.0": ".bag"}
+_ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+def zstd_decompressed(data: bytes, max_bytes: int = 2**30) -> bytes:
+    """The content of zstandard data, or the data themselves where they are something else.
+
+    Raises:
+        ValueError: the data are damaged, or hold more than `max_bytes`.
+    """
+    if not data.startswith(_ZSTD):
+        return data
+    zstd = _zstd_module()
+    decompressor = zstd.ZstdDecompressor()
+    try:
+        content: bytes = decompressor.decompress(data, max_bytes)
+    except zstd.ZstdError as error:
+        raise ValueError(f"not decompressed: {error}") from None
+    if not decompressor.eof:
+        raise ValueError(f"cut, or more than {max_bytes} bytes when decompressed")
+    return content
+
+
+def _zstd_module() -> Any:
+    for name in ("compression.zstd", "backports.zstd"):  # Python 3.14 and later; what rosbags needs before
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(name)
+    raise DataError(
+        "the Python module backports.zstd, which decompresses bags, is missing", "pip install backports.zstd"
+    )
+
+
+def _opened(path: Path, stack: contextlib.ExitStack, damage: list[Damage]) -> Storage:
+    """Open a file; what cannot be read of it becomes `damage`."""
+    temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sal360-bag-")))
+    file, kind = _identified(path, temporary)
+    if kind == ".db3":
+        file = _with_log(file, temporary, damage)
+    if kind == ".mcap":
+        _check_profile(path, file)
+    try:
+        return Storage(path, _reader(path, file, kind, temporary, stack), ros1=kind == ".bag")
+    except DataError:
+        salvaged = _salvaged(file, temporary / "salvaged.mcap") if kind == ".mcap" else None
+        if salvaged is None:
+            raise
+    file, found = salvaged
+    reader = _reader(path, file, kind, temporary, stack)
+    damage.append(Damage(f"{path} {found}", f"try `mcap recover`, or {_COPY}"))
+    return Storage(path, reader)
+
+
+def _identified(path: Path, temporary: Path) -> tuple[Path, str]:
+    """The uncompressed file, and its kind by its first bytes: .mcap, .db3 or .bag."""
+    file = _decompressed(path, temporary) if _head(path).startswith(_ZSTD) else path
+    head = _head(file)
+    kind = next((kind for start, kind in _KINDS.items() if head.startswith(start)), "")
+    if not kind and _bag_suffix(path, (".db3",)) and _logs(path):
+        kind = ".db3"  # everything is still in the log
+    if not kind:
+        raise unreadable(path, "it is neither MCAP nor a sqlite3 database nor a ROS 1 bag" if head else "it is empty")
+    return file, kind
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def _reader(path: Path, file: Path, kind: str, temporary: Path, stack: contextlib.ExitStack) -> Any:
+    """Open `file` with rosbags; errors name `path`."""
+    # rosbags goes by the suffix, and puts the name of a database into a URI
+    if file.suffix != kind or re.search(r"[?#%]", str(file)):
+        link = temporary / f"link{kind}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(file.absolute())
+        file = link
+    try:
+        if kind == ".bag":
+            from rosbags.rosbag1 import Reader as Ros1Reader
+
+            return stack.enter_context(Ros1Reader(file))
+        from rosbags.rosbag2 import Reader
+
+        return stack.enter_context(Reader(file))
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"the Python module {error.name}, which reads bags, is missing", "pip install rosbags"
+        ) from None
+    except Exception as error:  # damaged bytes raise arbitrary exceptions
+        raise unreadable(path, first_line(error).replace(str(file), str(path))) from None
+
+
+def _decompressed(path: Path, temporary: Path) -> Path:
+    zstd = _zstd_module()
+    target = temporary / _uncompressed(path)
+    try:
+        with zstd.open(path, "rb") as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+    except (zstd.ZstdError, EOFError) as error:
+        raise unreadable(path, f"it is damaged or cut: {first_line(error)}") from None
+    return target
+
+
+# --- sqlite3: rows that are still in a log ---
+
+
+def _logs(path: Path) -> list[Path]:
+    """The files beside a database that hold changes its recorder did not merge."""
+    beside = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
+    return [each for each in beside if each.exists() and each.stat().st_size]
+
+
+def _with_log(path: Path, temporary: Path, damage: list[Damage]) -> Path:
+    """The database with what its logs hold, in a copy; the database itself where they hold nothing more."""
+    logs = _logs(path)
+    if not logs:
+        return path
+    copy = temporary / "merged.db3"
+    shutil.copyfile(path, copy)
+    for each in logs:
+        shutil.copyfile(each, copy.with_name(copy.name + each.name[len(path.name) :]))
+    merge = f"stop its recorder, then run `sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
+    try:
+        with contextlib.closing(sqlite3.connect(copy)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            database.execute("PRAGMA journal_mode = DELETE").fetchall()
+        pending = _row_count(copy) - _row_count(path)
+    except sqlite3.Error as error:
+        damage.append(Damage(f"{logs[0]}, the log of {path.name}, cannot be read ({first_line(error)})", merge))
+        return path
+    if not pending:
+        return path
+    damage.append(Damage(f"{path} was not closed: {pending} of its messages are only in its log {logs[0].name}", merge))
+    return copy
+
+
+def _row_count(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?immutable=1", uri=True)) as database:
+        try:
+            return int(database.execute("SELECT count(*) FROM messages").fetchone()[0])
+        except sqlite3.OperationalError:  # not even the table is there yet
+            return 0
+
+
+# --- MCAP: what a cut file still holds ---
+
+_HEADER, _FOOTER, _DATA_END = 0x01, 0x02, 0x0F
+_RECORD = struct.Struct("<BQ")
+# the end of an MCAP file without summary and checksums, which makes readers scan the data
+_ENDING = (
+    _RECORD.pack(_DATA_END, 4) + struct.pack("<I", 0) + _RECORD.pack(_FOOTER, 20) + struct.pack("<QQI", 0, 0, 0) + _MCAP
+)
+
+
+def _check_profile(path: Path, file: Path) -> None:
+    with file.open("rb") as source:
+        source.seek(len(_MCAP))
+        head = source.read(_RECORD.size + 4)
+        if len(head) < _RECORD.size + 4 or head[0] != _HEADER:
+            return  # damaged: what opens it says so
+        profile = source.read(min(100, *struct.unpack_from("<I", head, _RECORD.size)))
+    if profile != b"ros2":
+        raise DataError(
+            f"{path} is an MCAP file with the profile {profile.decode(errors='replace')!r}",
+            "record or export it as a ROS 2 bag",
+            expected="the profile 'ros2'",
+        )
+
+
+def _salvaged(file: Path, target: Path) -> tuple[Path, str] | None:
+    """Copy the complete records of an MCAP file to `target` and append an end.
+
+    Returns:
+        `target` and what is wrong with the file; None if it lacks even the header record.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as source:
+        source.seek(-len(_MCAP), 2)
+        closed = source.read() == _MCAP
+        end, records = source.seek(len(_MCAP)), 0
+        while len(head := source.read(_RECORD.size)) == _RECORD.size:
+            opcode, length = _RECORD.unpack(head)
+            after = end + _RECORD.size + length
+            if opcode in (0, _DATA_END) or after > size or (records == 0 and opcode != _HEADER):
+                break
+            end, records = source.seek(after), records + 1
+        if records == 0:
+            return None
+        source.seek(0)
+        with target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.truncate(end)
+            copy.seek(end)
+            copy.write(_ENDING)
+    cut = "is cut off (the recorder did not close it, or it was not copied completely)"
+    return target, "has a damaged index" if closed else cut
