@@ -14,7 +14,7 @@ from sal360.errors import ParameterError, Sal360Error
 from sal360.settings import AnySettings, Rule, Value, flatten, with_values
 
 # Names that rclpy declares for every node or topic.
-_DECLARED_BY_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides")
+DECLARED_BY_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
 def describe(rule: Rule, default: Value) -> ParameterDescriptor:
@@ -67,7 +67,7 @@ class ParameterTable(Generic[AnySettings]):
         self._check = check
         self._rules = {name: rule for name, _, rule in flatten(defaults)}
         self._refused: dict[str, ParameterError] = {}
-        names = [name for name in node.get_parameters_by_prefix("") if name.split(".")[0] not in _DECLARED_BY_RCLPY]
+        names = [name for name in node.get_parameters_by_prefix("") if name.split(".")[0] not in DECLARED_BY_RCLPY]
         given = {name: node.get_parameter(name).value for name in names}
         for name in given:
             node.undeclare_parameter(name)
