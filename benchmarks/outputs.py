@@ -1,4 +1,4 @@
-"""Cost of each output, and flicker and lag of smoothing: python benchmarks/outputs.py [--json].
+"""Cost of each output, fragments saved, flicker and lag of smoothing: python benchmarks/outputs.py [--json].
 
 Cost: milliseconds on one core per map of the bundled model, with the lookup tables cached as in a stream. Smoothing:
 flicker (mean share of gaze that moves between two frames) and lag behind a sudden change of the scene, for the bundled
@@ -23,7 +23,7 @@ from interleaved import interleaved_seconds, summary_ms
 from sal360.arrays import Density, Floats
 from sal360.images import read_picture
 from sal360.outputs.qp_offset import QpOffset, tile_weights
-from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings
+from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings, shaded_share
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing, flicker, step_lag_s
 from sal360.outputs.targets import TargetSelector, find_peaks
 from sal360.outputs.viewport import ViewportMap
@@ -48,15 +48,22 @@ def main() -> None:
     with Predictor(threads=1) as predictor:
         maps = {rate_hz: _maps(predictor, rate_hz) for rate_hz in (10, 30, 60)}
         other = predictor.predict(read_picture(bundled_panoramas() / "courtyard.jpg"), "bgr")
+        shaded = _shaded_shares(predictor)
     seconds = interleaved_seconds(_outputs(maps[30]), arguments.rounds)
     cost = {name: summary_ms(each) for name, each in seconds.items()}
     smoothing = [_smoothing(maps[rate_hz], other, rate_hz, tau) for rate_hz in maps for tau in (0.0, 0.1, 0.2, 0.4)]
     if arguments.json:
         shape = list(maps[30][0].shape)
-        print(json.dumps({"map": shape, "rounds": arguments.rounds, "cost": cost, "smoothing": smoothing}))
+        print(
+            json.dumps(
+                {"map": shape, "rounds": arguments.rounds, "cost": cost, "shaded": shaded, "smoothing": smoothing}
+            )
+        )
         return
     for name, summary in cost.items():
         print(f"{name:32s}{summary['median_ms']:8.3f} ms (min {summary['min_ms']:.3f})")
+    for limit, share in shaded.items():
+        print(f"fragments shaded with limit {limit}: {100 * share:.0f} %")
     print(f"\n{'rate':>6} {'constant':>9} {'flicker':>8} {'with orientation':>17} {'lag':>8}")
     for row in smoothing:
         print(
@@ -75,6 +82,17 @@ def _maps(predictor: Predictor, rate_hz: int) -> list[Density]:
     frames = open_source(path, loop=True, rate_hz=rate_hz, yaw_rate_rad_s=TURN_RAD_S, height_px=320)
     taken = itertools.islice(frames, SECONDS * rate_hz)
     return [predictor.predict(frame.image, frame.channels) for frame in taken]
+
+
+def _shaded_shares(predictor: Predictor) -> dict[str, float]:
+    """Fragments per pixel by limit, with the default settings: mean over the bundled panoramas at 1920 x 960."""
+    maps = [predictor.predict(read_picture(path), "bgr") for path in sorted(bundled_panoramas().glob("*.jpg"))]
+    shares = {}
+    for limit in ("2x2", "4x4"):
+        rates = [ShadingRate(960, 1920, ShadingRateSettings(limit=limit)) for _ in maps]
+        each = [shaded_share(rate.update(density), rate.grid) for rate, density in zip(rates, maps, strict=True)]
+        shares[limit] = float(np.mean(each))
+    return shares
 
 
 def _outputs(maps: list[Density]) -> dict[str, Callable[[], object]]:
