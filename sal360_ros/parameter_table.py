@@ -38,7 +38,8 @@ def _refused(name: str, value: object, default: Value, rule: Rule) -> ParameterE
     """What to say about a start value of a wrong type or outside its range."""
     kinds = {bool: "true or false", int: "a whole number", float: "a number (1.0, not 1)", str: "text"}
     wanted = rule.allowed if rule.choices else " from ".join(filter(None, (kinds[type(default)], rule.allowed)))
-    return ParameterError(f"{name} is {value!r}", f"set it to {wanted}, at the start or with `ros2 param set`")
+    where = "" if rule.changes == "start" else ", at the start or with `ros2 param set`"
+    return ParameterError(f"{name} is {value!r}", f"set it to {wanted}{where}")
 
 
 class ParameterTable(Generic[AnySettings]):
