@@ -284,7 +284,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "encoders": encoders,
     **{
         group: partial(parameters, SaliencyParameters(), group=f"{group}.")
-        for group in ("smoothing", "targets", "target", "shading_rate", "qp_offset")
+        for group in ("smoothing", "targets", "target", "shading_rate", "qp_offset", "health")
     },
 }
 """The tables of the pages, by the name in their marker."""
