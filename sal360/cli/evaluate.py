@@ -1,20 +1,22 @@
-"""Evaluate a recorded bag: how accurate, how fast and how steady the maps are.
+"""Evaluate a recorded bag or video: how accurate, how fast and how steady the maps are.
 
   sal360 evaluate run.mcap --ground-truth /gaze --require "standard_nss>1.2"
   sal360 evaluate run.mcap --live --require "p95_latency_ms<50"
 
-Offline, each frame is predicted once, as fast as possible. With --live, the bag is played over DDS into the real node,
-and the maps that a subscriber receives are evaluated. The output folder gets report.html, report.json, frames.csv,
-overlay.mp4, and a bag with the maps beside the frames.
+Offline, each frame is predicted once, as fast as possible. With --live, the frames are played over DDS into the real
+node, and the maps that a subscriber receives are evaluated. The output folder gets report.html, report.json,
+frames.csv, overlay.mp4, and a bag with the maps beside the frames.
 
-Exit status: 0 success; 1 a --require does not hold; 2 an error, such as a damaged bag.
+Exit status: 0 success; 1 a --require does not hold, or no frame has a map; 2 an error, such as a damaged bag.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,18 +29,17 @@ from sal360.arrays import Floats
 from sal360.cli import live_player
 from sal360.cli.options import CommandParser, add_model_options, model_options
 from sal360.density import HEADSET_SIGMA_DEG
-from sal360.errors import ParameterError
+from sal360.errors import FRAME_REJECTIONS, ParameterError
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360.predictor import Predictor
 from sal360.replay.evaluation import Evaluation, evaluate_frames
-from sal360.replay.figures import check_names, figure_names, figures_of, parse_requirement
-from sal360.replay.frame_table import PROTOCOLS
+from sal360.replay.figures import check_names, figure_names, figures_of, parse_requirement, stamp_jumps
+from sal360.replay.frame_table import PROTOCOLS, FrameResult
 from sal360.replay.plots import contact_sheet, plots_of
 from sal360.replay.recorded_gaze import RecordedGaze
-from sal360.replay.recording import Recording, ReplayedFrame, predicted_frames
-from sal360.replay.report import Report, write_csv, write_html, write_json
+from sal360.replay.recording import Recording, ReplayedFrame, open_recording, predicted_frames
+from sal360.replay.report import Report, recording_of, write_csv, write_html, write_json
 from sal360.replay.resources import ResourceSampler
-from sal360.sources.bag import Bag, choose_image_topic
 from sal360.sphere import FRAME_CONVENTIONS
 
 
@@ -65,9 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_names(requirements, figure_names(live=options.live, protocols=protocols))
     if options.rate != 1 and not options.live:
         raise ParameterError("--rate was given without --live", "remove it, or add --live")
-    folder = options.output or Path("out/replay") / f"{options.bag.stem}_{'live' if options.live else 'offline'}"
-    with Bag(options.bag) as bag:
-        recording = Recording(bag, choose_image_topic(bag, options.topic, besides=options.ground_truth))
+    with open_recording(options.recording, options.topic, besides=options.ground_truth) as recording:
+        folder = options.output or default_output(recording.path, f"{recording.name}_{_mode(options)}")
         gaze = _recorded_gaze(options, recording)
         run = _run(options, recording, folder, gaze, protocols)
         report = Report(
@@ -75,14 +75,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             figures_of(run.evaluation.results, run.measured),
             run.evaluation.results,
             requirements,
-            _remarks(recording, gaze),
+            _remarks(recording, gaze, run.evaluation.results),
             run.node,
         )
     _write(report, run, folder)
     _print(report, folder)
-    if recording.damage is not None:
-        raise recording.damage  # the report covers what could be read
-    return 1 if report.unmet else 0
+    return _status(report, recording)
+
+
+def default_output(recording: Path, name: str, parent: Path = Path("out/replay")) -> Path:
+    """A folder of this name for a recording's report, with a number if the name's report is of another recording."""
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        reported = recording_of(folder / "report.json")
+        if reported is None or reported.resolve() == recording.resolve():
+            return folder
+    raise AssertionError  # there is always a free number
+
+
+def _mode(options: argparse.Namespace) -> str:
+    return "live" if options.live else "offline"
 
 
 def _recorded_gaze(options: argparse.Namespace, recording: Recording) -> RecordedGaze | None:
@@ -121,13 +133,14 @@ def _run(
 
 
 def _with_progress(frames: Iterable[ReplayedFrame], recording: Recording) -> Iterable[ReplayedFrame]:
-    progress: Iterable[ReplayedFrame] = tqdm(frames, total=recording.frame_count, unit="frame", disable=None)
+    total = recording.frame_count or None
+    progress: Iterable[ReplayedFrame] = tqdm(frames, total=total, unit="frame", disable=None)
     return progress
 
 
 def _about(options: argparse.Namespace, recording: Recording, model: str) -> dict[str, str]:
     about = {
-        "bag": str(recording.bag.path),
+        recording.kind: str(recording.path),
         "topic": f"{recording.topic} ({recording.type})",
         "mode": f"live, {options.rate:g} times the recorded speed" if options.live else "offline",
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
@@ -139,10 +152,12 @@ def _about(options: argparse.Namespace, recording: Recording, model: str) -> dic
     return about
 
 
-def _remarks(recording: Recording, gaze: RecordedGaze | None) -> list[str]:
-    remarks = [str(recording.damage)] if recording.damage else []
+def _remarks(recording: Recording, gaze: RecordedGaze | None, results: Sequence[FrameResult]) -> list[str]:
+    remarks = [*recording.damage, *recording.notes, *stamp_jumps(results)]
     if gaze is not None and gaze.unmatched:
         remarks.append(f"{gaze.unmatched} entries of the ground truth are too far from every frame and were left out")
+    if gaze is not None and gaze.lost:
+        remarks.append(f"{gaze.lost} samples of the ground truth are lost (zeros, NaN or empty) and were left out")
     return remarks
 
 
@@ -166,6 +181,33 @@ def _print(report: Report, folder: Path) -> None:
     print(f"report: {folder / 'report.html'}")
 
 
+def _status(report: Report, recording: Recording) -> int:
+    """The exit status; what is wrong with the run goes to stderr.
+
+    Raises:
+        DataError: the recording could not be read completely.
+    """
+    for remark in report.remarks:
+        if remark not in recording.damage:
+            print(f"note: {remark}", file=sys.stderr)
+    if recording.damage:
+        *others, last = recording.damage.values()
+        for error in others:
+            print(f"error: {error}", file=sys.stderr)
+        raise last  # the report covers what could be read
+    if not report.figures["answered"]:
+        print(f"error: no frame has a map; {_why_no_map(report)}", file=sys.stderr)
+        return 1
+    return 1 if report.unmet else 0
+
+
+def _why_no_map(report: Report) -> str:
+    if not report.rejected:
+        return "all frames were dropped; lower --rate" if report.results else "there are no frames; record it again"
+    reason, count = report.rejected.most_common(1)[0]
+    return f"{count} were rejected for {reason} ({FRAME_REJECTIONS[reason]}); choose another --topic or recording"
+
+
 def _node_parameter(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition(":=")
     try:
@@ -179,11 +221,11 @@ def _node_parameter(text: str) -> tuple[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("evaluate BAG", __doc__)
+    parser = CommandParser("evaluate RECORDING", __doc__)
     add = parser.add_argument
-    add("bag", type=Path, metavar="BAG", help="rosbag2 folder, .mcap or .db3 file, or ROS 1 .bag")
-    add("--topic", default="", help="image topic (default: the only one)")
-    add("--output", type=Path, metavar="DIR", help="output folder (default: out/replay/<bag>_<mode>)")
+    add("recording", type=Path, metavar="RECORDING", help="rosbag2 folder or file, ROS 1 .bag, or video")
+    add("--topic", default="", help="image topic of a bag (default: the only one)")
+    add("--output", type=Path, metavar="DIR", help="output folder (default: out/replay/<name>_<mode>)")
     add("--no-video", dest="video", action="store_false", help="do not write overlay.mp4")
     add("--no-bag", dest="bag_output", action="store_false", help="do not write the bag with the maps")
     add(

@@ -13,6 +13,7 @@ import numpy as np
 from sal360.errors import ParameterError
 from sal360.metrics import METRICS
 from sal360.replay.frame_table import FrameResult, column
+from sal360.replay.recording import PlaybackClock
 
 MEANINGS = {
     "frames": "frames in the recording",
@@ -83,6 +84,19 @@ def figures_of(results: Sequence[FrameResult], measured: Mapping[str, float]) ->
     for name in sorted({name for each in with_truth for name in each.scores}):
         figures[name] = column(with_truth, name).mean()
     return {name: float(value) for name, value in {**figures, **measured}.items()}
+
+
+def stamp_jumps(results: Sequence[FrameResult]) -> list[str]:
+    """Where the clock seems to have been set while recording, one sentence each; the first few are enough."""
+    stamps_ns = np.array([each.stamp_ns for each in results], np.int64)
+    steps_s = np.diff(stamps_ns) / 1e9
+    jumps = np.flatnonzero((steps_s < -1) | (steps_s > PlaybackClock.MAX_PAUSE_S))
+    said = [
+        f"the stamps jump by {steps_s[index]:+.6g} s before frame {index + 1} (the clock was set, or a pause): "
+        "the video leaves the jump out, duration_s and figures per time include it"
+        for index in jumps[:3]
+    ]
+    return said + ([f"the stamps jump {len(jumps) - 3} times more"] if len(jumps) > 3 else [])
 
 
 def figure_names(*, live: bool, protocols: Sequence[str]) -> set[str]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from sal360.arrays import Density, Floats, Integers, Pixels, Reals
 from sal360.density import HEADSET_SIGMA_DEG, as_density, check_sigma, spherical_density
-from sal360.errors import DataError
+from sal360.errors import DataError, FrameError, Sal360Error
 from sal360.ground_truth import GazeRecord
-from sal360.images import read_map
+from sal360.images import read_map, read_map_picture
+from sal360.picture_formats import PICTURE_SUFFIXES
+from sal360.replay.fixation_table import read_fixation_table
 from sal360.replay.recording import Recording
 from sal360.sources.bag import RAW, BagMessage, stamp_ns
 from sal360.sphere import frame_to_body
@@ -33,10 +33,11 @@ class RecordedGaze:
 
     Each entry of the ground truth belongs to the frame with the nearest stamp. All fixations of a frame count together;
     of several maps, the nearest in time is taken. The fixations of a frame without a map are blurred to a density.
+    Samples that an eye tracker lost (zeros, NaN, empty cells) and maps that are zero everywhere are left out.
 
     Args:
         recording: the frames.
-        sources: topics of the recording's bag, and folders.
+        sources: topics of the recording, and folders.
         tolerance_s: maximum distance of an entry from its frame, seconds.
         convention: axes of the fixations, one of `sphere.FRAME_CONVENTIONS`.
         sigma_deg: standard deviation of the blur, degrees.
@@ -62,34 +63,46 @@ class RecordedGaze:
         self._entries: dict[int, list[tuple[int, GazeEntry]]] = defaultdict(list)  # with distances in ns, by frame
         self.unmatched = 0
         """Number of entries that belong to no frame."""
+        self.lost = 0
+        """Number of samples and maps that hold nothing; those of maps are counted when they are read."""
         stamps_ns = np.array([frame.stamp_ns for frame in recording.frames()], np.int64)
         order = np.argsort(stamps_ns, kind="stable")
         for source in sources:
             for entry in read_entries(source, recording):
+                self.lost += entry.lost
+                if not len(entry.fixations) and entry.read_map is None and entry.lost:
+                    continue
                 index, distance_ns = _nearest(stamps_ns, order, entry.stamp_ns)
                 if distance_ns <= tolerance_s * 1e9:
                     self._entries[index].append((distance_ns, entry))
                 else:
                     self.unmatched += 1
         if sources and not self._entries:
-            raise DataError(
-                f"none of the {self.unmatched} entries of {', '.join(sources)} is within {tolerance_s:g} s of a frame",
-                "compare its stamps with those of the frames, or raise --truth-tolerance-s",
-            )
+            raise self._nothing_matched(sources, tolerance_s)
+
+    def _nothing_matched(self, sources: Sequence[str], tolerance_s: float) -> DataError:
+        named = ", ".join(sources)
+        if not self.unmatched:
+            return DataError(f"{named} holds no gaze ({self.lost} samples are lost)", "choose another --ground-truth")
+        return DataError(
+            f"none of the {self.unmatched} entries of {named} is within {tolerance_s:g} s of a frame",
+            "compare its stamps with those of the frames, or raise --truth-tolerance-s",
+        )
 
     def at(self, index: int) -> GazeRecord | None:
         """The gaze at the frame `index`; None if nothing is known.
 
         Raises:
-            DataError: a map is not a density, or a fixation is not a direction.
+            DataError: a map is not a density.
         """
         entries = self._entries.get(index)
         if not entries:
             return None
         vectors = np.concatenate([entry.fixations for _, entry in entries])
         observer = np.concatenate([entry.observer for _, entry in entries])
-        maps = [(distance_ns, entry.read_map) for distance_ns, entry in entries if entry.read_map is not None]
-        density = min(maps, key=lambda each: each[0])[1]() if maps else None
+        density, has_map = self._density(entries)
+        if has_map and density is None and not len(vectors):
+            return None
         record = GazeRecord(
             f"{self._name}, frame {index}",
             _no_panorama,
@@ -103,6 +116,19 @@ class RecordedGaze:
             record = dataclasses.replace(record, density=blurred)
         return record
 
+    def _density(self, entries: list[tuple[int, GazeEntry]]) -> tuple[Density | None, bool]:
+        """The nearest map that is not zero everywhere, and whether there is any map."""
+        maps = sorted(
+            ((distance_ns, entry) for distance_ns, entry in entries if entry.read_map), key=lambda each: each[0]
+        )
+        for _, entry in maps:
+            assert entry.read_map is not None
+            values = entry.read_map()
+            if values.any():
+                return as_density(values, entry.name), True
+            self.lost += 1
+        return None, bool(maps)
+
 
 def _nearest(stamps_ns: Integers, order: Integers, stamp_ns: int) -> tuple[int, int]:
     """Index of the frame nearest in time, and its distance in nanoseconds."""
@@ -115,8 +141,7 @@ def _nearest(stamps_ns: Integers, order: Integers, stamp_ns: int) -> tuple[int, 
 
 
 def _unit(vectors: Floats) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):  # GazeRecord rejects what is not a direction
-        unit: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)  # (n, 3) / (n, 1)
+    unit: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)  # (n, 3) / (n, 1)
     return unit
 
 
@@ -135,59 +160,101 @@ class GazeEntry:
     """What is known at one time: fixations, or a map that is read when it is needed."""
 
     stamp_ns: int
-    fixations: Floats
+    name: str
+    """Where it is, for errors."""
+    fixations: Floats = field(default_factory=lambda: np.empty((0, 3)))
     """(n, 3), in the axes of the source, of any length above 0; n may be 0."""
-    observer: Integers
+    observer: Integers = field(default_factory=lambda: np.empty(0, np.int64))
     """(n,): who made each fixation."""
-    read_map: Callable[[], Density] | None = None
-    """Reads the map, (h, w) float32, relative to uniform."""
+    read_map: Callable[[], Reals] | None = None
+    """Reads the map, (h, w), of any scale."""
+    lost: int = 0
+    """Number of samples that hold no direction."""
+
+
+def _fixation_entry(at_ns: int, name: str, vectors: Floats, observer: Integers, lost: int = 0) -> GazeEntry:
+    """An entry without the vectors that are no direction: NaN, or zero."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        length = np.linalg.norm(vectors, axis=-1)
+    known = np.isfinite(length) & (length > 0)
+    return GazeEntry(at_ns, name, vectors[known], observer[known], lost=lost + int((~known).sum()))
 
 
 def read_entries(source: str, recording: Recording) -> Iterator[GazeEntry]:
-    """The entries of a topic of the recording's bag, or of a folder.
+    """The entries of a topic of the recording, or of a folder.
 
     Raises:
         DataError: there is no such topic or folder, or its contents are malformed.
     """
-    bag = recording.bag
-    if source in bag.topics:
-        if bag.topics[source].type not in GAZE_TYPES:
+    topics = recording.topics
+    if source in topics:
+        if topics[source].type not in GAZE_TYPES:
             raise DataError(
-                f"the ground truth {source} carries {bag.topics[source].type}",
+                f"the ground truth {source} carries {topics[source].type}",
                 "choose another topic, or a folder",
                 expected="one of " + ", ".join(GAZE_TYPES),
             )
-        return (_message_entry(message) for message in recording.messages(source))
+        return _topic_entries(source, recording)
     if Path(source).is_dir():
         return _folder_entries(Path(source))
-    usable = [name for name, topic in bag.topics.items() if topic.type in GAZE_TYPES]
+    usable = [name for name, topic in topics.items() if topic.type in GAZE_TYPES]
     raise DataError(
-        f"the ground truth {source} is neither a topic of {bag.path} nor a folder",
+        f"the ground truth {source} is neither a topic of {recording.path} nor a folder",
         "correct --ground-truth",
-        expected="one of the topics " + (", ".join(usable) or "(this bag has none that can be ground truth)"),
+        expected="one of the topics " + (", ".join(usable) or "(there is none that can be ground truth)"),
     )
 
 
-def _message_entry(message: BagMessage) -> GazeEntry:
-    fields = message.decode()
-    at_ns = stamp_ns(message, fields)
-    if message.type == RAW:
-        return _map_entry(at_ns, lambda: read_map(message.decode()), f"at {at_ns} ns on {message.topic}")
-    if message.type == CLOUD:
-        return GazeEntry(at_ns, *_cloud_points(fields, message.topic))
-    sample = fields.point if message.type == POINT else fields.vector
-    return GazeEntry(at_ns, np.array([[sample.x, sample.y, sample.z]]), np.zeros(1, np.int64))
+def _topic_entries(topic: str, recording: Recording) -> Iterator[GazeEntry]:
+    maps = _MapsOfTopic(recording, topic)
+    for index, message in enumerate(recording.messages(topic)):
+        try:
+            fields = message.decode()
+        except FrameError:
+            yield GazeEntry(message.recorded_ns, topic, lost=1)
+            continue
+        at_ns = stamp_ns(message, fields)
+        name = f"at {at_ns} ns on {topic}"
+        if message.type == RAW:
+            yield GazeEntry(at_ns, name, read_map=partial(maps.read, index, name))
+        elif message.type == CLOUD:
+            yield _fixation_entry(at_ns, name, *_cloud_points(fields, name))
+        else:
+            sample = fields.point if message.type == POINT else fields.vector
+            yield _fixation_entry(at_ns, name, np.array([[sample.x, sample.y, sample.z]]), np.zeros(1, np.int64))
 
 
-def _map_entry(at_ns: int, read: Callable[[], Reals], name: str) -> GazeEntry:
-    return GazeEntry(at_ns, np.empty((0, 3)), np.empty(0, np.int64), lambda: as_density(read(), name))
+class _MapsOfTopic:
+    """Reads maps of a bag again when they are needed, so that they do not all stay in memory; fastest in order."""
+
+    def __init__(self, recording: Recording, topic: str) -> None:
+        self._recording, self._topic = recording, topic
+        self._messages: Iterator[tuple[int, BagMessage]] = iter(())
+        self._next = 0
+
+    def read(self, index: int, name: str) -> Reals:
+        """The map in the topic's message of this index.
+
+        Raises:
+            DataError: the message holds no map.
+        """
+        if index < self._next or not self._next:
+            self._messages = enumerate(self._recording.messages_beside(self._topic))
+        for at, message in self._messages:
+            self._next = at + 1
+            if at == index:
+                try:
+                    return read_map(message.decode())
+                except Sal360Error as error:
+                    raise DataError(f"{error.found}, {name}", error.remedy, expected=error.expected) from None
+        raise DataError(f"the map {name} cannot be read again", "do not change the bag while it is evaluated")
 
 
 # sensor_msgs/PointField: its constants of the element types
 _POINT_FIELDS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 
 
-def _cloud_points(cloud: Any, topic: str) -> tuple[Floats, Integers]:
+def _cloud_points(cloud: Any, name: str) -> tuple[Floats, Integers]:
     """The points of a PointCloud2 (n, 3), and their observers from the field `observer`, 0 without it."""
     order = ">" if cloud.is_bigendian else "<"
     offsets = {field.name: (order + _POINT_FIELDS.get(field.datatype, "V1"), field.offset) for field in cloud.fields}
@@ -199,7 +266,7 @@ def _cloud_points(cloud: Any, topic: str) -> tuple[Floats, Integers]:
         or cloud.row_step not in (0, cloud.width * cloud.point_step)
     ):
         raise DataError(
-            f"a point cloud on {topic} has the fields {', '.join(offsets)} and {len(cloud.data)} bytes",
+            f"a point cloud {name} has the fields {', '.join(offsets)} and {len(cloud.data)} bytes",
             "record it again",
             expected=f"x, y and z of {count} points without gaps between rows",
         )
@@ -215,7 +282,7 @@ def _cloud_points(cloud: Any, topic: str) -> tuple[Floats, Integers]:
         )
     except ValueError:  # a field lies beyond the end of the point
         raise DataError(
-            f"a point cloud on {topic} has fields that do not fit into its point_step of {cloud.point_step} bytes",
+            f"a point cloud {name} has fields that do not fit into its point_step of {cloud.point_step} bytes",
             "record it again",
         ) from None
     points = np.frombuffer(cloud.data, point, count)
@@ -224,8 +291,8 @@ def _cloud_points(cloud: Any, topic: str) -> tuple[Floats, Integers]:
 
 
 def _folder_entries(folder: Path) -> Iterator[GazeEntry]:
-    readers = {".npy": _read_npy, ".png": _read_png}
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (*readers, ".csv"))
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]  # ._*: twins that macOS makes
+    paths = [path for path in paths if path.suffix.lower() in (".csv", ".npy", *PICTURE_SUFFIXES)]
     if not paths:
         raise DataError(
             f"the folder {folder} holds no ground truth",
@@ -233,11 +300,12 @@ def _folder_entries(folder: Path) -> Iterator[GazeEntry]:
             expected="<stamp>.npy, <stamp>.png or <stamp>.csv",
         )
     for path in paths:
-        at_ns = _stamp_of(path)
-        if path.suffix == ".csv":
-            yield GazeEntry(at_ns, *_read_csv(path))
+        at_ns, suffix = _stamp_of(path), path.suffix.lower()
+        if suffix == ".csv":
+            yield _fixation_entry(at_ns, str(path), *read_fixation_table(path))
         else:
-            yield _map_entry(at_ns, partial(readers[path.suffix], path), str(path))
+            read = _read_npy if suffix == ".npy" else _read_picture
+            yield GazeEntry(at_ns, str(path), read_map=partial(read, path))
 
 
 def _stamp_of(path: Path) -> int:
@@ -262,26 +330,8 @@ def _read_npy(path: Path) -> Reals:
     return np.asarray(values, np.float32)
 
 
-def _read_png(path: Path) -> Reals:
-    values = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-    if values is None:
-        raise DataError(f"{path} cannot be decoded", "write it again", expected="a grey PNG")
-    return values.astype(np.float32)
-
-
-def _read_csv(path: Path) -> tuple[Floats, Integers]:
-    """Fixations: lines of x, y, z and, if known, observer, below a header line with these names."""
+def _read_picture(path: Path) -> Reals:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        vectors = np.array([[float(line[axis]) for axis in "xyz"] for line in lines]).reshape(
-            -1, 3
-        )  # (n, 3), also n = 0
-        observer = np.array([int(line.get("observer") or 0) for line in lines], np.int64)
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(
-            f"{path} is not a table of fixations ({error})",
-            "write it again",
-            expected="the header x,y,z[,observer] and lines of numbers",
-        ) from None
-    return vectors, observer
+        return read_map_picture(path)
+    except FrameError as error:
+        raise DataError(error.found, error.remedy, expected=error.expected) from None

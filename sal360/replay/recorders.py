@@ -12,8 +12,8 @@ import numpy as np
 
 from sal360.arrays import Floats, Pixels
 from sal360.errors import DataError, FrameError, Sal360Error
-from sal360.replay.recording import RecordedFrame, ReplayedFrame
-from sal360.sources.bag import COMPRESSED, RAW, message_types
+from sal360.replay.recording import PlaybackClock, ReplayedFrame
+from sal360.sources.bag import COMPRESSED, RAW, header_message, message_types
 
 if TYPE_CHECKING:
     import av
@@ -33,24 +33,23 @@ class OverlayVideo:
 
         self._container = av.open(str(path), "w", format="mp4")
         self._stream: av.VideoStream | None = None
-        self._first_ns = 0
+        self._clock = PlaybackClock()
         self._last_pts = -1
 
     def write(self, picture_bgr: Pixels, stamp_ns: int) -> None:
         """Append a picture (H, W, 3) uint8 BGR, resized to the first one's size.
 
-        A picture whose stamp is not above the previous one's is shown right after that one.
+        Pauses and jumps of the clock are shortened, see `PlaybackClock`.
         """
         from av import VideoFrame
 
         if self._stream is None:
             self._stream = self._start(picture_bgr.shape[0], picture_bgr.shape[1])
-            self._first_ns = stamp_ns
         size = self._stream.width, self._stream.height
         if picture_bgr.shape[1::-1] != size:
             picture_bgr = np.asarray(cv2.resize(picture_bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture_bgr), format="bgr24")
-        pts = round((stamp_ns - self._first_ns) / 1e9 / _TIME_BASE)
+        pts = round(self._clock.time_s(stamp_ns) / _TIME_BASE)
         frame.pts = self._last_pts = max(pts, self._last_pts + 1)
         frame.time_base = _TIME_BASE
         self._container.mux(self._stream.encode(frame))
@@ -119,11 +118,13 @@ class SaliencyBag:
             data = frame.message.ros2_bytes()
         except FrameError:  # malformed bytes of a ROS 1 bag cannot be converted to ROS 2
             return
+        if not data:  # a damaged frame of a video
+            return
         when_ns = frame.message.recorded_ns
         self._writer.write(self._connections[self._topic], when_ns, data)
         if density is None or overlay_bgr is None:
             return
-        header = self._header(frame)
+        header = header_message(frame.stamp_ns, frame.fields.header.frame_id)
         height, width = density.shape
         self._write(
             MAP_TOPIC,
@@ -141,11 +142,6 @@ class SaliencyBag:
         if target is not None:
             point = self._store.types["geometry_msgs/msg/Point"](*(float(each) for each in target))
             self._write(TARGET_TOPIC, when_ns, header=header, point=point)
-
-    def _header(self, frame: RecordedFrame) -> Any:
-        seconds, nanoseconds = divmod(frame.stamp_ns, 10**9)
-        stamp = self._store.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-        return self._store.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame.fields.header.frame_id)
 
     def _write(self, topic: str, when_ns: int, **fields: Any) -> None:
         kind = self._types[topic]

@@ -1,31 +1,47 @@
-"""A recording that is evaluated: its frames, also unusable ones, and what became of each of them."""
+"""A recording that is evaluated, bag or video: its frames, also unusable ones, and what became of each of them."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sal360.arrays import Density, Floats, Pixels
-from sal360.errors import DataError, FrameError
+from sal360.errors import DataError, FrameError, ParameterError
 from sal360.images import decode_message
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.predictor import Predictor, check_frame
-from sal360.sources.bag import Bag, BagMessage, stamp_ns
+from sal360.sources.bag import (
+    COMPRESSED,
+    Bag,
+    BagMessage,
+    Topic,
+    choose_image_topic,
+    image_message,
+    jpeg_message_bytes,
+    stamp_ns,
+)
+from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_frames
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedFrame:
-    """One image message of the recording."""
+    """One frame of a recording, usable or not."""
 
     index: int
     stamp_ns: int
     """Stamp of the header; the recording time if the header's stamp is empty or unreadable."""
     message: BagMessage
+    """The frame as a message: of a bag as it was recorded, of a video as a JPEG."""
     fields: Any
-    """The deserialised message; None if its bytes are not a message."""
+    """The deserialised message; None if there is none."""
+    error: FrameError | None = None
+    """Why there is none."""
 
     def picture(self) -> tuple[Pixels, str]:
         """The frame, (H, W, 3) uint8, and its channel order, "rgb" or "bgr".
@@ -33,13 +49,53 @@ class RecordedFrame:
         Raises:
             FrameError: it cannot be decoded, or is not equirectangular; the node rejects it for the same reason.
         """
-        fields = self.message.decode() if self.fields is None else self.fields
-        image, channels = decode_message(fields)
+        if self.error is not None:
+            raise self.error
+        image, channels = decode_message(self.fields)
         check_frame(*image.shape[:2])
         return image, channels
 
 
-class Recording:
+class Recording(ABC):
+    """Frames that are replayed, of a bag or a video."""
+
+    path: Path
+    name: str
+    """Name of the file or folder without suffix."""
+    kind: str
+    """bag or video."""
+    topic: str
+    """Topic of the frames."""
+    type: str
+    """Type of its messages."""
+    frame_count: int
+    """Number of frames, also unusable ones; of a video an estimate, 0 if there is none."""
+    topics: Mapping[str, Topic]
+    """All topics that `messages` can read."""
+
+    def __init__(self) -> None:
+        self.damage: dict[str, DataError] = {}
+        """Why the recording could not be read completely, by text; complete when an iteration has ended."""
+        self.notes: list[str] = []
+        """What a user should know about the recording although nothing is lost."""
+
+    @abstractmethod
+    def frames(self) -> Iterator[RecordedFrame]:
+        """The frames in recording order; ends where a damaged recording cannot be read further."""
+
+    @abstractmethod
+    def messages(self, topic: str) -> Iterator[BagMessage]:
+        """The messages of any topic; ends where a damaged recording cannot be read further."""
+
+    @abstractmethod
+    def messages_beside(self, topic: str) -> Iterator[BagMessage]:
+        """As `messages`, while an iteration over frames is under way; damage is not noted again."""
+
+    def _note_damage(self, error: DataError) -> None:
+        self.damage.setdefault(str(error), error)
+
+
+class BagRecording(Recording):
     """The frames on one image topic of an open bag.
 
     Args:
@@ -47,43 +103,145 @@ class Recording:
         topic: as `sources.bag.choose_image_topic` gives it.
     """
 
+    kind = "bag"
+
     def __init__(self, bag: Bag, topic: str) -> None:
-        self.bag = bag
-        self.topic = topic
-        self.damage: DataError | None = None
-        """Why the bag could not be read to its end; set when an iteration has ended."""
-
-    @property
-    def type(self) -> str:
-        """Type of the topic's messages."""
-        return self.bag.topics[self.topic].type
-
-    @property
-    def frame_count(self) -> int:
-        """Number of recorded frames, also unusable ones."""
-        return self.bag.topics[self.topic].count
-
-    @property
-    def name(self) -> str:
-        """The bag's name without suffix."""
-        return self.bag.name
+        super().__init__()
+        self._bag = bag
+        self._beside: dict[str, Bag] = {}
+        self.path, self.name, self.topics = bag.path, bag.name, bag.topics
+        self.topic, self.type, self.frame_count = topic, bag.topics[topic].type, bag.topics[topic].count
+        self.notes = list(bag.notes)
 
     def messages(self, topic: str) -> Iterator[BagMessage]:
-        """The messages of any topic of the bag; ends where a damaged bag cannot be read further."""
         try:
-            yield from self.bag.messages([topic])
+            yield from self._bag.messages([topic])
         except DataError as error:
-            self.damage = error
+            self._note_damage(error)
+
+    def messages_beside(self, topic: str) -> Iterator[BagMessage]:
+        if topic not in self._beside:
+            self._beside[topic] = self._bag.second_reader()
+        with contextlib.suppress(DataError):
+            yield from self._beside[topic].messages([topic])
 
     def frames(self) -> Iterator[RecordedFrame]:
-        """The frames in recording order; ends where a damaged bag cannot be read further."""
         for index, message in enumerate(self.messages(self.topic)):
             try:
                 fields = message.decode()
-            except FrameError:
-                yield RecordedFrame(index, message.recorded_ns, message, None)
+            except FrameError as error:
+                yield RecordedFrame(index, message.recorded_ns, message, None, error)
             else:
                 yield RecordedFrame(index, stamp_ns(message, fields), message, fields)
+
+
+class VideoRecording(Recording):
+    """The frames of a video file, stamped from 0.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+
+    kind = "video"
+    topic = "/video/image/compressed"
+    type = COMPRESSED
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.name = path, path.stem
+        self.frame_count = estimated_frame_count(path)
+        self.topics = {self.topic: Topic(self.type, self.frame_count)}
+
+    def messages(self, topic: str) -> Iterator[BagMessage]:
+        yield from (frame.message for frame in self.frames() if topic == self.topic and frame.error is None)
+
+    def messages_beside(self, topic: str) -> Iterator[BagMessage]:
+        return self.messages(topic)
+
+    def frames(self) -> Iterator[RecordedFrame]:
+        damaged: list[FrameError] = []
+        index, at_ns = 0, 0
+        try:
+            for frame in video_frames(self.path, lambda error, _: damaged.append(error)):
+                while damaged:  # before this frame
+                    yield self._damaged_frame(index, at_ns, damaged.pop(0))
+                    index += 1
+                at_ns = round(frame.stamp_s * 1e9)
+                yield self._frame(index, at_ns, frame.image)
+                index += 1
+        except DataError as error:
+            self._note_damage(error)
+        for offset, each in enumerate(damaged):
+            yield self._damaged_frame(index + offset, at_ns, each)
+
+    def _frame(self, index: int, at_ns: int, image_bgr: Pixels) -> RecordedFrame:
+        raw = image_message(image_bgr, at_ns)
+        return RecordedFrame(index, at_ns, self._message(at_ns, jpeg_message_bytes(image_bgr, at_ns)), raw)
+
+    def _damaged_frame(self, index: int, at_ns: int, error: FrameError) -> RecordedFrame:
+        return RecordedFrame(index, at_ns, self._message(at_ns, b""), None, error)
+
+    def _message(self, at_ns: int, data: bytes) -> BagMessage:
+        return BagMessage(self.topic, self.type, at_ns, data, ros1=False)
+
+
+def open_recording(path: Path, topic: str = "", besides: Collection[str] = ()) -> AbstractContextManager[Recording]:
+    """Open a bag or a video; a `with` block closes it.
+
+    Args:
+        topic: image topic of a bag; "" takes the only one.
+        besides: image topics that are not frames.
+
+    Raises:
+        DataError: it cannot be read, or a topic must be chosen.
+        ParameterError: a topic is given for a video.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist", "check the path of the recording")
+    if path.suffix.lower() not in VIDEO_SUFFIXES or path.is_dir():
+        return _open_bag_recording(path, topic, besides)
+    if topic:
+        raise ParameterError(f"--topic is {topic} for a video, which has no topics", "leave it out")
+    return contextlib.nullcontext(VideoRecording(path))
+
+
+@contextlib.contextmanager
+def _open_bag_recording(path: Path, topic: str, besides: Collection[str]) -> Iterator[Recording]:
+    with Bag(path) as bag:
+        yield BagRecording(bag, choose_image_topic(bag, topic, besides=besides))
+
+
+class PlaybackClock:
+    """Rising times from 0 for recorded stamps, for a video or a player.
+
+    Pauses of more than `MAX_PAUSE_S` and jumps back, as a clock gives that is set while recording, become one usual
+    interval; stamps that are a little late are put right behind the last one.
+    """
+
+    MAX_PAUSE_S = 60.0
+    _MAX_LATE_S = 1.0
+
+    def __init__(self) -> None:
+        self._start_ns: int | None = None
+        self._last_s = 0.0
+        self._interval_s = 1 / 30
+
+    def time_s(self, stamp_ns: int) -> float:
+        """The time of the next frame, seconds."""
+        if self._start_ns is None:
+            self._start_ns = stamp_ns
+            return 0.0
+        time_s = (stamp_ns - self._start_ns) / 1e9
+        step_s = time_s - self._last_s
+        if 0 < step_s <= self.MAX_PAUSE_S:
+            self._interval_s = step_s
+        elif -self._MAX_LATE_S < step_s <= 0:
+            time_s = self._last_s + self._interval_s / 10
+        else:
+            time_s = self._last_s + self._interval_s
+            self._start_ns = stamp_ns - round(time_s * 1e9)
+        self._last_s = time_s
+        return time_s
 
 
 @dataclass(frozen=True, eq=False)

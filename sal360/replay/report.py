@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ class Report:
     """Everything that is reported about one run."""
 
     about: Mapping[str, str]
-    """What ran: bag (its path), topic, mode, model, …"""
+    """What ran: bag or video (its path) first, then topic, mode, model, …"""
     figures: Mapping[str, float]
     results: Sequence[FrameResult]
     """One for each frame."""
@@ -58,6 +59,17 @@ def write_json(report: Report, path: Path) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def recording_of(report_json: Path) -> Path | None:
+    """The recording that a report in a folder is of; None if there is no report."""
+    try:
+        about = json.loads(report_json.read_text(encoding="utf-8"))["about"]
+        return Path(about["bag"] if "bag" in about else about["video"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError):  # something else, which is not to be overwritten either
+        return Path(os.devnull)
+
+
 def write_csv(results: Sequence[FrameResult], path: Path) -> None:
     """Write a line for each frame; unknown values are empty, and each score has its own column."""
     scores = sorted({name for each in results for name in each.scores})
@@ -84,7 +96,7 @@ def write_html(report: Report, plots: Mapping[str, bytes], sheet: bytes | None, 
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     environment.filters["four_digits"] = _four_digits
     page = environment.get_template("report.html.jinja").render(
-        title=f"Replay of {Path(report.about['bag']).name}",
+        title=f"Replay of {Path(next(iter(report.about.values()))).name}",
         report=report,
         plots=plots,
         sheet=sheet,

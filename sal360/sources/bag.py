@@ -11,6 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cv2
+import numpy as np
+
+from sal360.arrays import Pixels
 from sal360.errors import DataError, FrameError
 from sal360.images import decode_message
 from sal360.sources.bag_files import (
@@ -139,6 +143,10 @@ class Bag:
         if damage or count < expected:
             raise self._incomplete(damage, count, expected)
 
+    def second_reader(self) -> Bag:
+        """The same bag opened once more, and closed with this one; iterations over one reader must not overlap."""
+        return self._stack.enter_context(Bag(self.path))
+
     def _count(self, topic: str) -> int:
         return self.topics[topic].count if topic in self.topics else 0
 
@@ -214,6 +222,39 @@ def stamp_ns(message: BagMessage, fields: Any) -> int:
     return fields.header.stamp.sec * 10**9 + fields.header.stamp.nanosec or message.recorded_ns
 
 
+def image_message(image_bgr: Pixels, stamp_ns: int) -> Any:
+    """A deserialised sensor_msgs/Image of a picture (H, W, 3) uint8 BGR."""
+    height, width = image_bgr.shape[:2]
+    data = np.ascontiguousarray(image_bgr).reshape(-1)  # (H, W, 3) → (3HW,)
+    return message_types().types[RAW](
+        header=header_message(stamp_ns),
+        height=height,
+        width=width,
+        encoding="bgr8",
+        is_bigendian=0,
+        step=3 * width,
+        data=data,
+    )
+
+
+def jpeg_message_bytes(image_bgr: Pixels, stamp_ns: int) -> bytes:
+    """A serialised sensor_msgs/CompressedImage of a picture (H, W, 3) uint8 BGR."""
+    jpeg = cv2.imencode(".jpg", image_bgr, (cv2.IMWRITE_JPEG_QUALITY, 95))[1].reshape(-1)  # (n, 1) → (n,)
+    store = message_types()
+    message = store.types[COMPRESSED](header=header_message(stamp_ns), format="jpeg", data=jpeg)
+    return bytes(store.serialize_cdr(message, COMPRESSED))
+
+
+def header_message(stamp_ns: int, frame_id: str = "") -> Any:
+    """A deserialised std_msgs/Header; a stamp after 2038, which it cannot hold, becomes 0."""
+    types = message_types().types
+    seconds, nanoseconds = divmod(stamp_ns, 10**9)
+    if not 0 <= seconds < 2**31:
+        seconds = nanoseconds = 0
+    stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+    return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+
+
 def bag_frames(path: Path, topic: str, *, height_px: int, on_bad_frame: BadFrame) -> Iterator[Frame]:
     """The frames of one topic, which `choose_image_topic` has chosen.
 
@@ -249,7 +290,6 @@ def _deserialised(data: bytes, message_type: str, *, ros1: bool) -> Any:
 def _ros1_to_cdr(message: Any, message_type: str) -> bytes:
     """A decoded ROS 1 message with a header as ROS 2 CDR, whose header has no `seq`."""
     types = message_types().types
-    stamp = types["builtin_interfaces/msg/Time"](sec=message.header.stamp.sec, nanosec=message.header.stamp.nanosec)
-    header = types["std_msgs/msg/Header"](stamp=stamp, frame_id=message.header.frame_id)
+    header = header_message(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec, message.header.frame_id)
     fields = {name: value for name, value in vars(message).items() if name not in ("header", "__msgtype__")}
     return bytes(message_types().serialize_cdr(types[message_type](header=header, **fields), message_type))

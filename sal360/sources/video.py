@@ -36,6 +36,18 @@ def check_video(path: Path) -> None:
         pass
 
 
+def estimated_frame_count(path: Path) -> int:
+    """How many frames the header promises, for progress bars alone; 0 if it does not say.
+
+    Raises:
+        DataError: the video cannot be opened, or has no video stream.
+    """
+    with _opened(path) as (container, stream):
+        if stream.frames or not container.duration or not stream.average_rate:
+            return int(stream.frames)
+        return round(container.duration / 1e6 * float(stream.average_rate))
+
+
 def video_frames(path: Path, on_bad_frame: BadFrame) -> Iterator[Frame]:
     """Every frame of the video in presentation order, upright, stamped from 0.
 
@@ -52,8 +64,8 @@ def video_frames(path: Path, on_bad_frame: BadFrame) -> Iterator[Frame]:
         for packet in _packets(container, stream, path):
             if packet.size:  # the last one is empty and only flushes the decoder
                 ends_whole = not packet.is_corrupt
-                if damaged and ends_whole:  # those at the end are part of a cut
-                    on_bad_frame(_damaged(path, damaged, index), path.name)
+                if ends_whole:  # those at the end are part of a cut
+                    _report_damaged(path, damaged, index, on_bad_frame)
                     damaged = 0
             for image in _decoded(packet):
                 pixels = _upright(image)
@@ -66,8 +78,7 @@ def video_frames(path: Path, on_bad_frame: BadFrame) -> Iterator[Frame]:
         raise DataError(f"{path} is cut off after {index} frames", _CUT_REMEDY)
     if not index:
         raise DataError(f"{path} has no frames that can be decoded", "convert it to MP4 (H.264)")
-    if damaged:
-        on_bad_frame(_damaged(path, damaged, index), path.name)
+    _report_damaged(path, damaged, index, on_bad_frame)
 
 
 @contextlib.contextmanager
@@ -121,12 +132,16 @@ def _decoded(packet: av.Packet[av.VideoStream]) -> list[Any]:
         return [None]
 
 
-def _damaged(path: Path, count: int, index: int) -> FrameError:
-    return FrameError(
-        f"{count} frames of {path} before its frame {index} are damaged",
-        "copy or convert the video again",
-        reason="unreadable_picture",
-    )
+def _report_damaged(path: Path, count: int, index: int, on_bad_frame: BadFrame) -> None:
+    for _ in range(count):
+        on_bad_frame(
+            FrameError(
+                f"a frame of {path} before its frame {index} is damaged",
+                "copy or convert the video again",
+                reason="unreadable_picture",
+            ),
+            path.name,
+        )
 
 
 class _Clock:

@@ -18,6 +18,7 @@ from sal360.images import read_map
 from sal360.metrics import METRICS, paper_protocol, standard_protocol
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.predictor import Predictor
+from sal360.replay.recorders import OverlayVideo
 from sal360.sources import open_source
 from sal360.sources.bag import Bag
 
@@ -197,13 +198,17 @@ def test_bad_frames_are_counted_by_their_reason_and_the_rest_is_answered(
     assert report["figures"]["answered_share"] == pytest.approx(0.4)
 
 
-def test_a_recording_without_a_usable_frame_has_a_report_and_no_video(
+def test_a_recording_without_a_usable_frame_has_a_report_and_no_video_and_is_status_1(
     mcap_bag: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
     square = mcap_bag.image(1, np.zeros((64, 64, 3), np.uint8), "rgb8")
     bag = mcap_bag.write(tmp_path / "run", {"/c": [(1, square), (2, square)]})
     outcome = run_evaluate(bag, "--output", tmp_path / "out")
-    assert outcome.status == 0, outcome.err
+    assert outcome.status == 1
+    assert outcome.err.startswith(
+        "error: no frame has a map; 2 were rejected for not_2_to_1 (a frame that is not twice"
+    )
+    assert outcome.err.count("\n") == 1
     assert "rejected for not_2_to_1: 2" in outcome.out
     assert "<video" not in (tmp_path / "out" / "report.html").read_text()
     assert not (tmp_path / "out" / "overlay.mp4").exists()
@@ -306,3 +311,152 @@ def test_a_jpeg_stream_is_evaluated_like_any_other(
         (first, *_) = written.messages(["/saliency/overlay/compressed"])
         overlay = cv2.imdecode(np.asarray(first.decode().data), cv2.IMREAD_COLOR)
     assert overlay.shape == (64, 128, 3)
+
+
+FAST = ("--no-video", "--no-bag")
+
+
+def test_what_a_bag_lacks_is_said_in_the_report_and_is_status_2(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
+    metadata = bag / "metadata.yaml"
+    text = metadata.read_text().replace("- run.mcap", "- run.mcap\n  - run_1.mcap")
+    metadata.write_text(text.replace("message_count: 6", "message_count: 9"))
+    outcome = run_evaluate(bag, "--output", tmp_path / "out", *FAST)
+    assert outcome.status == 2
+    expected = f"{bag}/run_1.mcap, which metadata.yaml lists, is missing; 6 of 9 messages were read"
+    assert outcome.err.startswith(f"error: {expected}")
+    assert outcome.err.count("\n") == 1
+    report, rows = read_report(tmp_path / "out")
+    assert len(rows) == 6
+    assert report["remarks"][0].startswith(expected)
+    assert "run_1.mcap" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_lost_samples_and_files_that_are_not_read_are_notes(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
+    (bag / "other.mcap").write_bytes((bag / "run.mcap").read_bytes())
+    (tmp_path / "gaze").mkdir()
+    (tmp_path / "gaze" / f"{turning_scene.stamps_ns[0]}.csv").write_text("x,y,z\n1,0,0\n0,0,0\n,,\n")
+    options = ("--ground-truth", tmp_path / "gaze", "--protocol", "standard")
+    outcome = run_evaluate(bag, "--output", tmp_path / "out", *FAST, *options)
+    assert outcome.status == 0, outcome.err
+    notes = [
+        f"{bag}/other.mcap is not listed in metadata.yaml, and was not read",
+        "2 samples of the ground truth are lost (zeros, NaN or empty) and were left out",
+    ]
+    assert outcome.err.splitlines() == [f"note: {each}" for each in notes]
+    assert read_report(tmp_path / "out")[0]["remarks"] == notes
+
+
+@pytest.mark.parametrize(
+    "stamps_s",
+    [
+        (0.5, 0.6, 1_700_000_000.0, 1_700_000_000.1),
+        (1e9, 1e9 + 0.1, 1e9 + 3600, 1e9 + 3600.1),
+        (1e9, 1e9 + 0.1, 1e9 + 30 * 86400, 1e9 + 30 * 86400 + 0.1),
+        (1e9, 1e9 + 0.1, 1e9 - 5e8, 1e9 - 5e8 + 0.1),
+    ],
+    ids=["no clock at the start", "an hour on", "a month on", "back"],
+)
+def test_a_clock_that_was_set_while_recording_gives_a_report_and_a_video(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, stamps_s: tuple[float, ...]
+) -> None:
+    stamps = [round(each * 1e9) for each in stamps_s]
+    messages = [
+        (max(stamps) + index, mcap_bag.image(stamp, turning_scene.frames[index], "bgr8"))
+        for index, stamp in enumerate(stamps)
+    ]
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": messages})
+    outcome = run_evaluate(bag, "--output", tmp_path / "out", "--no-bag")
+    assert outcome.status == 0, outcome.err
+    assert outcome.err.startswith("note: the stamps jump by ")
+    assert read_report(tmp_path / "out")[0]["figures"]["answered"] == 4
+    times = [frame.stamp_s for frame in open_source(tmp_path / "out" / "overlay.mp4")]
+    np.testing.assert_allclose(times, [0, 0.1, 0.2, 0.3], atol=1e-3)
+
+
+def test_reports_of_bags_do_not_replace_each_other_and_names_keep_their_dots(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    topics = {"/camera": turning_scene.image_messages(mcap_bag)[:1]}
+    first = mcap_bag.write(tmp_path / "run.2026.11.01", topics)
+    (tmp_path / "b").mkdir()
+    others = [mcap_bag.write(tmp_path / "run.2026.11.02", topics), mcap_bag.write(tmp_path / "b" / first.name, topics)]
+    for bag, name in zip([first, *others, first], ["01", "02", "01", "01"], strict=True):
+        outcome = run_evaluate(bag, *FAST)
+        assert outcome.status == 0, outcome.err
+        assert f"out/replay/run.2026.11.{name}_offline" in outcome.out
+    names = ["run.2026.11.01_offline", "run.2026.11.01_offline_2", "run.2026.11.02_offline"]
+    assert sorted(each.name for each in (tmp_path / "out" / "replay").iterdir()) == names
+    about = read_report(tmp_path / "out" / "replay" / names[1])[0]["about"]
+    assert about["bag"] == str(others[1])
+    monkeypatch.chdir(first)
+    assert "out/replay/run.2026.11.01_offline/" in run_evaluate(".", *FAST).out
+
+
+def test_what_is_no_recording_is_one_line_and_status_2(run_evaluate: Any, tmp_path: Path) -> None:
+    for name in (
+        "RUN.MCAP",
+        "run.mcap.zstd",
+        "run.db3.zstd",
+        "run.bag.active",
+        "metadata.yaml",
+        "clip.mp4",
+        "notes.txt",
+    ):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "empty").mkdir()
+    for path in [*tmp_path.iterdir(), tmp_path / "absent"]:
+        outcome = run_evaluate(path)
+        assert outcome.status == 2
+        assert outcome.err.startswith("error: ")
+        assert outcome.err.count("\n") == 1
+        assert str(tmp_path) in outcome.err
+
+
+def video_of(scene: Any, path: Path) -> Path:
+    with OverlayVideo(path) as video:
+        for frame, stamp in zip(scene.frames, scene.stamps_ns, strict=True):
+            video.write(frame, stamp)
+    return path
+
+
+def test_a_video_is_evaluated_like_a_bag(turning_scene: Any, run_evaluate: Any, tmp_path: Path) -> None:
+    video = video_of(turning_scene, tmp_path / "drive.2026.mp4")
+    (tmp_path / "gaze").mkdir()
+    np.save(tmp_path / "gaze" / "0.1.npy", turning_scene.maps[1])
+    options = ("--ground-truth", tmp_path / "gaze", "--protocol", "standard", "--require", "frames_with_truth==1")
+    outcome = run_evaluate(video, "--output", tmp_path / "out", *options)
+    assert outcome.status == 0, outcome.err
+    report, rows = read_report(tmp_path / "out")
+    assert report["about"]["video"] == str(video)
+    assert [int(row["stamp_ns"]) / 1e9 for row in rows] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5], abs=1e-3)
+    assert rows[1]["standard_cc"]
+    assert [float(row["yaw_deg"]) for row in rows[1:]] == pytest.approx([6.0] * 5, abs=0.3)
+    assert len(list(open_source(tmp_path / "out" / "overlay.mp4"))) == 6
+    copied = list(open_source(tmp_path / "out" / "saliency_bag", topic="/video/image/compressed"))
+    assert np.abs(copied[3].image.astype(int) - turning_scene.frames[3]).mean() < 10
+    outcome = run_evaluate(video, "--topic", "/camera")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+
+
+def test_a_cut_video_is_reported_as_far_as_it_goes_and_is_an_error(
+    turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(cut), cv2.VideoWriter_fourcc(*"MJPG"), 10, (128, 64))
+    for frame in turning_scene.frames:
+        writer.write(frame)
+    writer.release()
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    outcome = run_evaluate(cut, "--output", tmp_path / "out", *FAST)
+    assert outcome.status == 2
+    assert "cut.avi is cut off after " in outcome.err
+    report, rows = read_report(tmp_path / "out")
+    assert 0 < len(rows) < 6
+    assert "is cut off" in report["remarks"][0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 
 from sal360.density import as_density
 from sal360.errors import DataError
-from sal360.replay.recorded_gaze import RecordedGaze
-from sal360.replay.recording import Recording
-from sal360.sources.bag import Bag
+from sal360.replay import recorded_gaze
+from sal360.replay.recorded_gaze import RecordedGaze, read_entries
+from sal360.replay.recording import BagRecording
+from sal360.sources.bag import Bag, BagMessage
 from sal360.sphere import body_to_frame, erp_directions, solid_angles
 
 
@@ -36,7 +38,7 @@ def recording(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> Any:
         "/vector": vectors,
     }
     with Bag(mcap_bag.write(tmp_path / "run", topics)) as bag:
-        yield Recording(bag, "/camera")
+        yield BagRecording(bag, "/camera")
 
 
 def test_maps_become_densities(recording: Any, turning_scene: Any) -> None:
@@ -138,12 +140,15 @@ def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_sc
         ("notes.txt", b"", "holds no ground truth"),
         ("first.csv", b"x,y,z\n1,0,0", r"the name of .*first\.csv is not a stamp"),
         ("nan.csv", b"x,y,z\n1,0,0", r"the name of .*nan\.csv is not a stamp"),
-        ("1700000000.csv", b"x,y\n1,0", r"is not a table of fixations"),
-        ("1700000000.csv", b"x,y,z\n1,0,up", r"is not a table of fixations"),
-        ("1700000000.csv", b"x,y,z\n0,0,0", r"not unit vectors"),
-        ("1700000000.csv", b"x,y,z\n1,nan,0", r"not unit vectors"),
+        ("1700000000.csv", b"x,y\n1,0", r"line 1 of .*1700000000\.csv is not a row .*its columns are x, y"),
+        ("1700000000.csv", b"x,y,z\n1,0,0\n1,0,up", r"line 3 of .*1700000000\.csv is not a row .*'up' is not a number"),
+        ("1700000000.csv", b"x,y,z\n1,0", r"line 2 of .* has 2 cells, and the first line 3"),
+        ("1700000000.csv", b"x,y,z\n0,5,0,1,0,0", r"line 2 of .* has 6 cells"),
+        ("1700000000.csv", b"x,y,z,observer\n1,0,0,anna", r"line 2 of .*'anna' is not a number"),
+        ("1700000000.csv", b"x,y,z\n1,0,\xff", r"line 2 of .* is not UTF-8"),
+        ("1700000000.csv", b"x,y,z\n0,0,0\n1,nan,0\n,,", r"holds no gaze \(3 samples are lost\)"),
         ("1700000000.npy", b"no array", r"cannot be read"),
-        ("1700000000.png", b"no picture", r"cannot be decoded"),
+        ("1700000000.png", b"no picture", r"1700000000\.png"),
         ("12.5.csv", b"x,y,z\n1,0,0", r"none of the 1 entries of .* is within 0.05 s of a frame"),
     ],
 )
@@ -158,15 +163,116 @@ def test_a_malformed_folder_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [np.zeros((4, 8)), -np.ones((4, 8)), np.full((4, 8), np.nan)])
+@pytest.mark.parametrize("values", [-np.ones((4, 8)), np.full((4, 8), np.nan)])
 def test_a_map_that_is_no_density_is_refused(recording: Any, turning_scene: Any, tmp_path: Path, values: Any) -> None:
     folder = tmp_path / "gaze"
     folder.mkdir()
     np.save(folder / f"{turning_scene.stamps_ns[0]}.npy", values)
-    with pytest.raises(
-        DataError, match=r"the map .*\.npy (has values that are negative or not finite|is zero everywhere)"
-    ):
+    with pytest.raises(DataError, match=r"the map .*\.npy has values that are negative or not finite"):
         RecordedGaze(recording, [str(folder)]).at(0)
+
+
+def test_a_map_of_zeros_is_lost_and_the_next_one_is_taken(recording: Any, turning_scene: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "gaze"
+    folder.mkdir()
+    stamp = turning_scene.stamps_ns[0]
+    np.save(folder / f"{stamp}.npy", np.zeros((4, 8)))
+    gaze = RecordedGaze(recording, [str(folder)])
+    assert gaze.at(0) is None
+    assert gaze.lost == 1
+    np.save(folder / f"{stamp + 1000}.npy", turning_scene.maps[0])
+    density = RecordedGaze(recording, [str(folder)]).at(0).density
+    np.testing.assert_allclose(density, as_density(turning_scene.maps[0], "expected"), rtol=1e-6)
+
+
+def test_samples_that_a_tracker_lost_are_left_out_and_counted(
+    mcap_bag: Any, turning_scene: Any, tmp_path: Path
+) -> None:
+    points = []
+    for index, (x, y, z) in enumerate([(1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (np.nan, 0.0, 0.0), (0.0, 1.0, 0.0)]):
+        stamp = turning_scene.stamps_ns[0] + index
+        point = mcap_bag.new("geometry_msgs/msg/Point", x=x, y=y, z=z)
+        points.append(
+            (stamp, mcap_bag.new("geometry_msgs/msg/PointStamped", header=mcap_bag.header(stamp), point=point))
+        )
+    (when, cloud) = turning_scene.cloud_messages(mcap_bag)[1]
+    cloud.data[4:8] = cloud.data[:4] = np.full(1, np.nan, np.float32).view(np.uint8)
+    topics = {
+        "/camera": ("sensor_msgs/msg/Image", turning_scene.image_messages(mcap_bag)),
+        "/point": ("geometry_msgs/msg/PointStamped", [*points, (points[-1][0] + 1, b"\0\1\0\0no")]),
+        "/cloud": ("sensor_msgs/msg/PointCloud2", [(when, cloud)]),
+    }
+    with Bag(mcap_bag.write_typed(tmp_path / "run", topics)) as bag:
+        gaze = RecordedGaze(BagRecording(bag, "/camera"), ["/point", "/cloud"])
+        np.testing.assert_array_equal(gaze.at(0).fixations, [(1, 0, 0), (0, 1, 0)])
+        np.testing.assert_allclose(gaze.at(1).fixations, turning_scene.fixations[1][1:], atol=1e-6)
+        assert gaze.at(1).observer.tolist() == turning_scene.OBSERVERS[1:].tolist()
+    assert gaze.lost == 4
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "x,y,z,observer\n1,0,0.5,7\n0,1,0,8\n",
+        "\ufeffX,Y,Z,Observer\r\n1,0,0.5,7\r\n0,1,0,8\r\n",
+        "x;y;z;observer\n1;0;0,5;7\n0;1;0;8\n",
+        "x\ty\tz\tobserver\n1\t0\t0,5\t7\n0\t1\t0\t8",
+        "1,0,0.5,7\n0,1,0,8\n",
+        "1,0;0,0;0,5;7\n0,0;1,0;0,0;8\n",
+        "# of the first run\n\n1 0 0.5 7\n0 1 0 8\n",
+        '"observer","z","y","x","time"\n"7","0.5","0","1","3"\n8,0,1,0,4\n',
+        "x,y,z,observer,\n1,0,0.5,7,\n0,1,0,8,\n",
+    ],
+    ids=["plain", "bom and capitals", "semicolons", "tabs", "no header", "decimal commas", "spaces", "quotes", "ends"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_are_read_as_spreadsheets_of_all_countries_write_them(
+    recording: Any, turning_scene: Any, tmp_path: Path, content: str, encoding: str
+) -> None:
+    folder = tmp_path / "gaze"
+    folder.mkdir()
+    (folder / f"{turning_scene.stamps_ns[2]}.CSV").write_bytes(content.encode(encoding))
+    (folder / f"._{turning_scene.stamps_ns[2]}.CSV").write_bytes(b"twin")
+    record = RecordedGaze(recording, [str(folder)]).at(2)
+    np.testing.assert_allclose(record.fixations, [(0.8944272, 0, 0.4472136), (0, 1, 0)], atol=1e-6)
+    assert record.observer.tolist() == [7, 8]
+
+
+def test_stamps_in_names_are_exact(recording: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "gaze"
+    folder.mkdir()
+    for name in ("1700000000.000000123", "1700000000000000321"):
+        (folder / f"{name}.csv").write_text("x,y,z\n1,0,0\n")
+    entries = list(read_entries(str(folder), recording))
+    assert sorted(entry.stamp_ns for entry in entries) == [1_700_000_000_000_000_123, 1_700_000_000_000_000_321]
+
+
+def test_maps_are_read_when_they_are_needed_and_not_kept(
+    any_bag: Any, turning_scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = {"/camera": turning_scene.image_messages(any_bag), "/map": turning_scene.map_messages(any_bag)}
+    decoded: list[str] = []
+    original = recorded_gaze.read_map
+    monkeypatch.setattr(recorded_gaze, "read_map", lambda message: decoded.append("map") or original(message))
+    with Bag(any_bag.write(tmp_path / "run.bag", topics)) as bag:
+        gaze = RecordedGaze(BagRecording(bag, "/camera"), ["/map"])
+        assert not decoded
+        kept = [each for each in gc.get_objects() if isinstance(each, BagMessage) and each.topic == "/map"]
+        assert len(kept) <= 1
+        for index in (0, 1, 5, 2, 2):
+            expected = as_density(turning_scene.maps[index], "expected")
+            np.testing.assert_allclose(gaze.at(index).density, expected, rtol=1e-6)
+    assert len(decoded) == 5
+
+
+def test_a_malformed_map_is_named_with_its_topic(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> None:
+    stamp = turning_scene.stamps_ns[0]
+    colour = mcap_bag.image(stamp, turning_scene.frames[0], "bgr8")
+    topics = {"/camera": turning_scene.image_messages(mcap_bag), "/map": [(stamp, colour)]}
+    with Bag(mcap_bag.write(tmp_path / "run", topics)) as bag:
+        gaze = RecordedGaze(BagRecording(bag, "/camera"), ["/map"])
+        with pytest.raises(DataError, match=f"bgr8.*at {stamp} ns on /map"):
+            gaze.at(0)
 
 
 def test_a_topic_of_another_type_is_refused(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> None:
@@ -175,7 +281,7 @@ def test_a_topic_of_another_type_is_refused(mcap_bag: Any, turning_scene: Any, t
         "/imu": ("sensor_msgs/msg/Imu", [(1, b"\0\1\0\0")]),
     }
     with Bag(mcap_bag.write_typed(tmp_path / "run", topics)) as bag, pytest.raises(DataError, match="carries sensor_m"):
-        RecordedGaze(Recording(bag, "/camera"), ["/imu"])
+        RecordedGaze(BagRecording(bag, "/camera"), ["/imu"])
 
 
 @pytest.mark.parametrize(
@@ -192,6 +298,6 @@ def test_a_malformed_cloud_is_one_clear_line(
     topics = {"/camera": turning_scene.image_messages(mcap_bag), "/cloud": [(when, cloud)]}
     with (
         Bag(mcap_bag.write(tmp_path / "run", topics)) as bag,
-        pytest.raises(DataError, match="a point cloud on /cloud"),
+        pytest.raises(DataError, match="a point cloud at 1700000000000000000 ns on /cloud"),
     ):
-        RecordedGaze(Recording(bag, "/camera"), ["/cloud"])
+        RecordedGaze(BagRecording(bag, "/camera"), ["/cloud"])

@@ -1,0 +1,107 @@
+"""Text tables of fixations, as people and spreadsheets write them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+from sal360.arrays import Floats, Integers
+from sal360.errors import DataError
+
+_COLUMNS = ("x", "y", "z", "observer")
+
+
+def read_fixation_table(path: Path) -> tuple[Floats, Integers, int]:
+    """Fixations of a text table: x, y, z and, if known, observer in columns of these names.
+
+    The columns may be separated by commas, semicolons, tabs or spaces, with decimal commas if not by commas. Without a
+    line of names, the columns are in this order. Lines that begin with # are comments, and rows with empty cells lost
+    samples.
+
+    Returns:
+        Vectors (n, 3), which may be zero or NaN, observers (n,), and the number of rows with empty cells.
+
+    Raises:
+        DataError: naming the line that is not such a row.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(_text_of(path).splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    vectors: list[list[float]] = []
+    observers: list[int] = []
+    lost = 0
+    names, rows = _columns_and_rows(path, lines)
+    for number, cells in rows:
+        if len(cells) != len(names):
+            raise _error(path, number, f"it has {len(cells)} cells, and the first line {len(names)}")
+        row = dict(zip(names, cells, strict=True))
+        if all(row[axis] for axis in "xyz"):
+            vectors.append([_number(path, number, row[axis]) for axis in "xyz"])
+            observers.append(_observer(path, number, row))
+        else:
+            lost += 1
+    return np.array(vectors, np.float64).reshape(-1, 3), np.array(observers, np.int64), lost  # (n, 3), also n = 0
+
+
+def _columns_and_rows(path: Path, lines: list[tuple[int, str]]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Names of the columns, and number and cells of each row below them."""
+    if not lines:
+        return [], []
+    separator = next((each for each in ";\t," if each in lines[0][1]), None)  # None: spaces
+    first = [cell.lower() for cell in _cells(lines[0][1], separator)]
+    if {"x", "y", "z"} <= set(first):
+        names, lines = first, lines[1:]
+    elif len(first) in (3, 4) and all(map(_is_number, first)):
+        names = list(_COLUMNS[: len(first)])
+    else:
+        raise _error(path, lines[0][0], f"its columns are {', '.join(first)}")
+    rows = [(number, _cells(line, separator)) for number, line in lines]
+    for _, cells in rows:
+        while len(cells) > len(names) and not cells[-1]:  # a separator at the end of the line
+            cells.pop()
+    return names, rows
+
+
+def _text_of(path: Path) -> str:
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # as spreadsheets write it
+    try:
+        return content.decode(encoding).lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _error(path, line, "it is not UTF-8 text") from None
+
+
+def _cells(line: str, separator: str | None) -> list[str]:
+    cells = [cell.strip().strip("\"'").strip() for cell in line.split(separator)]
+    return cells if separator == "," else [cell.replace(",", ".") for cell in cells]
+
+
+def _is_number(cell: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(cell or 0)  # an empty cell is a number that was lost
+        return True
+    return False
+
+
+def _number(path: Path, number: int, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise _error(path, number, f"{cell!r} is not a number") from None
+
+
+def _observer(path: Path, number: int, row: dict[str, str]) -> int:
+    value = _number(path, number, row.get("observer") or "0")
+    if not value.is_integer():
+        raise _error(path, number, f"the observer is {row['observer']}")
+    return int(value)
+
+
+def _error(path: Path, number: int, found: str) -> DataError:
+    return DataError(
+        f"line {number} of {path} is not a row of fixations ({found})",
+        "correct or remove it",
+        expected="numbers x,y,z[,observer] below these names",
+    )
