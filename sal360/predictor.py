@@ -25,7 +25,8 @@ class Predictor:
 
     Args:
         model: path of the model file; empty takes the bundled one.
-        backend, device, precision, threads: see `sal360.runtimes.open_model` and `open_bundled_model`.
+        backend, device, precision, allow_pickled_programs: see `sal360.runtimes.open_model`.
+        threads: CPU threads of the runtime and, if not 0, of OpenCV in the whole process; 0 lets both choose.
         prior_strength: 1 leaves the model's equator prior as it was trained, 0 takes it out; see `scale_prior`.
 
     Raises:
@@ -43,10 +44,15 @@ class Predictor:
         precision: str = "auto",
         threads: int = 0,
         prior_strength: float = 1.0,
+        allow_pickled_programs: bool = False,
     ) -> None:
-        opening = partial(open_model, model) if str(model) else open_bundled_model
+        opening = open_bundled_model
+        if str(model):
+            opening = partial(open_model, model, allow_pickled_programs=allow_pickled_programs)
         self._backend = opening(backend=backend, device=device, precision=precision, threads=threads)
         self._prior_strength = prior_strength
+        if threads:  # resizing, decoding and drawing keep to them too; OpenCV has one number for the whole process
+            cv2.setNumThreads(threads)
         try:
             check_prior_strength(self.spec, prior_strength)
             # the first run of a runtime is slow (memory, kernels, captured graphs): no frame shall wait for it

@@ -1,7 +1,7 @@
 """ModelSpec: all that the node must know of a model, carried inside the model file itself.
 
-In ONNX it is one metadata entry (`METADATA_KEY`) that holds JSON; a TensorRT engine carries the same JSON in its
-sidecar. `training` writes it, `sal360_ros` reads it, and nothing else passes between them.
+In ONNX it is one metadata entry (`METADATA_KEY`) that holds JSON; a TensorRT engine ends with the same JSON.
+`training` writes it, `sal360_ros` reads it, and nothing else passes between them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from sal360.errors import ModelError
 
 METADATA_KEY = "sal360_spec"
 SPEC_VERSION = 1
+MAX_PIXELS = 2**26
+"""Max rows times columns of the frame and of the map: 8192 x 8192, or 16384 x 4096."""
+MAX_ONNX_BYTES = 2**31
+"""Protobuf takes no larger file."""
 INPUT_NAME = "frame"
 OUTPUT_NAME = "saliency"
 
@@ -113,6 +117,11 @@ class ModelSpec:
             size = getattr(self, name)
             if type(size) is not int or size < 1:  # a bool is an int too
                 raise ModelError(f"{source} says {name} = {size!r}", remedy, expected="a positive number of pixels")
+        for height, width in ((self.input_height, self.input_width), (self.output_height, self.output_width)):
+            if height * width > MAX_PIXELS:
+                raise ModelError(
+                    f"{source} says that it takes or gives {width} x {height} pixels, more than {MAX_PIXELS}", remedy
+                )
         for name in ("name", "version", "trained_on", "weights_license", "precision", "git_revision"):
             text = getattr(self, name)
             if not isinstance(text, str):
@@ -145,33 +154,46 @@ def read_onnx_spec(path: str | Path) -> ModelSpec:
     """The spec inside an ONNX file, read without any runtime.
 
     Raises:
-        ModelError: the file is missing, is no ONNX model, or has no spec; or the package onnx is missing.
+        ModelError: the file is missing, is not an ONNX model, or has no spec; or the package onnx is missing.
+    """
+    return spec_of(load_onnx(path), str(path))
+
+
+def load_onnx(path: str | Path) -> Any:
+    """The `onnx.ModelProto` in a file, without its external data.
+
+    Raises:
+        ModelError: the file is missing, too large or not an ONNX model; or the package onnx is missing.
     """
     try:
         import onnx  # heavy, and only needed when a model is opened
     except ModuleNotFoundError:
-        raise ModelError(
-            "the Python module onnx is missing", "pip install onnx", expected="what reads model files"
-        ) from None
+        raise ModelError("the Python module onnx, which reads model files, is missing", "pip install onnx") from None
 
     path = Path(path)
     if not path.is_file():
+        raise ModelError(f"there is no model file {path}", "check the path; without a model, the bundled one is used")
+    if path.stat().st_size > MAX_ONNX_BYTES:
         raise ModelError(
-            f"there is no model file {path}", "check the path, or leave it empty", expected="an ONNX model"
+            f"{path} has {path.stat().st_size / 1e9:.1f} GB; an ONNX file has 2 GB at most", "check the path"
         )
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        return onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises its own family of errors
-        raise ModelError(
-            f"{path} is no ONNX model ({_first_line(error)})",
-            "export or download it again",
-            expected="a whole ONNX file",
-        ) from None
+        raise ModelError(f"{path} is not an ONNX model ({_first_line(error)})", "export or download it again") from None
+
+
+def spec_of(model: Any, source: str) -> ModelSpec:
+    """The spec in the metadata of an `onnx.ModelProto`; `source` names the file in errors.
+
+    Raises:
+        ModelError: there is no spec, or it is malformed.
+    """
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
-            return ModelSpec.from_json(entry.value, str(path))
+            return ModelSpec.from_json(entry.value, source)
     raise ModelError(
-        f"{path} is an ONNX model without a sal360 spec",
+        f"{source} is an ONNX model without a sal360 spec",
         "export it with python -m training.export",
         expected=f"the metadata entry {METADATA_KEY}",
     )

@@ -55,7 +55,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--backend", choices=BACKEND_NAMES, default="auto", help="runtime")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic precision")
-    add("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: the runtime's choice")
+    add("--threads", type=int, default=0, metavar="N", help="CPU threads of the runtime and of OpenCV; 0: both decide")
+    add(
+        "--allow-pickled-programs",
+        action="store_true",
+        help="open torch programs (.pt2), which can run any code while they are opened",
+    )
     add(
         "--prior-strength",
         type=float,
@@ -67,5 +72,5 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `Predictor` from the options of `add_model_options`."""
-    names = ("model", "backend", "device", "precision", "threads", "prior_strength")
+    names = ("model", "backend", "device", "precision", "threads", "prior_strength", "allow_pickled_programs")
     return {name: getattr(arguments, name) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """Every arithmetic that a model file or a runtime may use."""
 ANY_BATCH = (1, 2**31 - 1)
 """The batch limits of a graph that takes any number of frames."""
+
+_log = logging.getLogger(__name__)
 
 
 class Backend(abc.ABC):
@@ -111,12 +114,28 @@ class Backend(abc.ABC):
         padded = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
         return self._run(padded)[: len(frames)]
 
-    def close(self) -> None:
-        """Free the model; a second call does nothing."""
-        with self._lock:
+    def close(self, timeout_s: float = -1) -> None:
+        """Free the model; a second call does nothing.
+
+        What the runtime fails to free, for instance after a fault of the GPU, is logged and stays until the process
+        ends: the model counts as closed, and another one can be opened.
+
+        Args:
+            timeout_s: how long to wait for an inference that is running; -1 waits until it ends. An inference that
+                takes longer keeps the runtime's memory.
+        """
+        if not self._lock.acquire(timeout=timeout_s):
+            self._is_open = False
+            _log.warning("the %s model hangs in an inference; its memory is freed when the process ends", self.name)
+            return
+        try:
             if self._is_open:
                 self._is_open = False
                 self._release()
+        except Exception as error:  # whatever the runtime raises
+            _log.warning("the %s model was not freed (%s); its memory is freed when the process ends", self.name, error)
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Backend:
         return self
@@ -146,15 +165,24 @@ def batch_limits(spec: ModelSpec, inputs: list[TensorInfo], outputs: list[Tensor
     """
     frame = TensorInfo(INPUT_NAME, "uint8", (-1, spec.input_height, spec.input_width, 3))
     saliency = TensorInfo(OUTPUT_NAME, "float32", (-1, spec.output_height, spec.output_width))
-    for found, promised in ((inputs, frame), (outputs, saliency)):
-        if not (len(found) == 1 and _fits(found[0], promised)):
-            raise ModelError(
-                f"{source} has {', '.join(map(str, found)) or 'nothing'}",
-                "export the model again with python -m training.export",
-                expected=f"only {promised}, as its spec says",
-            )
+    check_tensors(inputs, frame, source)
+    check_tensors(outputs, saliency, source)
     batch = inputs[0].shape[0]
     return ANY_BATCH if batch < 0 else (batch, batch)
+
+
+def check_tensors(found: list[TensorInfo], promised: TensorInfo, source: str) -> None:
+    """Refuse the inputs or the outputs of a graph unless they are the one tensor that its spec promises.
+
+    Raises:
+        ModelError: naming both.
+    """
+    if not (len(found) == 1 and _fits(found[0], promised)):
+        raise ModelError(
+            f"{source} has {', '.join(map(str, found)) or 'nothing'}",
+            "export the model again with python -m training.export",
+            expected=f"only {promised}, as its spec says",
+        )
 
 
 def _fits(found: TensorInfo, promised: TensorInfo) -> bool:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError
 from sal360.files import cache_folder
 from sal360.runtimes.backend import Backend, TensorInfo, batch_limits, failed, precision_of_graph, refused
-from sal360.spec import INPUT_NAME, OUTPUT_NAME, read_onnx_spec
+from sal360.runtimes.cache_files import KEEP, locked, mark_used, remove_all_but_newest, writable_folder
+from sal360.runtimes.onnx_file import OnnxFile, read_onnx
+from sal360.spec import INPUT_NAME, OUTPUT_NAME
 
 Provider = tuple[str, dict[str, Any]]
 
@@ -23,6 +28,7 @@ class OnnxRuntimeBackend(Backend):
     """onnxruntime's own kernels, on the processor or on CUDA, in the precision of the graph."""
 
     name = "onnxruntime"
+    gpu_provider = "CUDAExecutionProvider"
     gpu_libraries = "CUDA and cuDNN"
     """What the GPU provider loads when a session starts."""
 
@@ -36,32 +42,36 @@ class OnnxRuntimeBackend(Backend):
             import onnxruntime
         except ImportError:
             return False
-        return cls.providers(device)[0][0] in onnxruntime.get_available_providers()
+        return cls.gpu_provider in onnxruntime.get_available_providers()
 
     @classmethod
     def providers(cls, device: str) -> list[Provider]:
         """onnxruntime's execution providers for a device; the first one must start."""
         kind, _, index = device.partition(":")
-        if kind == "cpu":
-            return [("CPUExecutionProvider", {})]
-        return [("CUDAExecutionProvider", {"device_id": index or "0"}), ("CPUExecutionProvider", {})]
+        cpu: Provider = ("CPUExecutionProvider", {})
+        return [cpu] if kind == "cpu" else [("CUDAExecutionProvider", {"device_id": index or "0"}), cpu]
 
     def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
+        self._start(read_onnx(path), self.providers(device), device, precision, threads)
+
+    def _start(self, onnx: OnnxFile, providers: Sequence[Provider], device: str, precision: str, threads: int) -> None:
         import onnxruntime
 
-        self.spec = read_onnx_spec(path)
+        self.spec = onnx.spec
         self.device = device
         self.precision = precision_of_graph(precision, self.spec, self.name)
-        providers = self.providers(device)
         if device != "cpu" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN inside the nvidia-* wheels
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only
+        # threads that spin while they wait take half of the CPU from whatever else runs on the machine
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            session = onnxruntime.InferenceSession(str(onnx.path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no other base
-            raise refused(self.name, path, error) from None
+            raise refused(self.name, onnx.path, error) from None
         if providers[0][0] not in session.get_providers():  # onnxruntime would silently go on without it
             raise ModelError(
                 f"onnxruntime could not start its {providers[0][0]}",
@@ -70,7 +80,7 @@ class OnnxRuntimeBackend(Backend):
             )
         inputs = [_tensor_info(node) for node in session.get_inputs()]
         outputs = [_tensor_info(node) for node in session.get_outputs()]
-        self.batch_limits = batch_limits(self.spec, inputs, outputs, str(path))
+        self.batch_limits = batch_limits(self.spec, inputs, outputs, str(onnx.path))
         self._session: Any = session
 
     def _run(self, frames: Pixels) -> Density:
@@ -85,9 +95,14 @@ class OnnxRuntimeBackend(Backend):
 
 
 class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
-    """onnxruntime with TensorRT engines for the parts of the graph that TensorRT supports, cached between starts."""
+    """onnxruntime with TensorRT engines for the parts of the graph that TensorRT supports, cached between starts.
+
+    The cache has a folder for each model, because onnxruntime names an engine by its graph alone: the engines of two
+    models that differ in their weights would have the same name.
+    """
 
     name = "onnxruntime-tensorrt"
+    gpu_provider = "TensorrtExecutionProvider"
     gpu_libraries = "CUDA, cuDNN and TensorRT"
 
     @classmethod
@@ -95,23 +110,29 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
         # onnxruntime-gpu lists the provider whether or not TensorRT is installed
         return super().is_installed(device) and any(map(_loads, _TENSORRT_LIBRARIES))
 
-    @classmethod
-    def providers(cls, device: str) -> list[Provider]:
-        """As above, without CUDA graphs: they would read every frame from the address of the first one."""
-        index = device.partition(":")[2] or "0"
-        folder = str(cache_folder() / "onnxruntime")
-        options = {
-            "device_id": index,
-            "trt_engine_cache_enable": True,
-            "trt_engine_cache_path": folder,
-            "trt_timing_cache_enable": True,
-            "trt_timing_cache_path": folder,
-        }
-        return [("TensorrtExecutionProvider", options), *super().providers(device)]
-
     def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
-        (cache_folder() / "onnxruntime").mkdir(parents=True, exist_ok=True)  # the provider makes no parents
-        super()._open(path, device, precision, threads)
+        onnx = read_onnx(path)
+        engines = writable_folder(cache_folder() / "onnxruntime")
+        folder = engines / onnx.sha256()[:16]
+        with locked(folder):
+            folder.mkdir(exist_ok=True)
+            mark_used(folder)
+            remove_all_but_newest([each for each in engines.iterdir() if each.is_dir()], KEEP)
+            self._start(onnx, self.providers_with_cache(device, folder), device, precision, threads)
+            size = (self.batch_limits[0], self.spec.input_height, self.spec.input_width, 3)
+            self._run(np.zeros(size, np.uint8))  # a graph with a free batch is built in its first run
+
+    @classmethod
+    def providers_with_cache(cls, device: str, folder: Path) -> list[Provider]:
+        """TensorRT before the others. No CUDA graphs: they would read every frame where the first one was."""
+        options = {
+            "device_id": device.partition(":")[2] or "0",
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": True,
+            "trt_timing_cache_path": str(folder),
+        }
+        return [(cls.gpu_provider, options), *cls.providers(device)]
 
 
 def _loads(library: str) -> bool:

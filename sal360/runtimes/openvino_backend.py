@@ -9,7 +9,8 @@ from typing import Any
 from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError
 from sal360.runtimes.backend import ANY_BATCH, Backend, TensorInfo, batch_limits, failed, refused
-from sal360.spec import ModelSpec, read_onnx_spec
+from sal360.runtimes.onnx_file import read_onnx
+from sal360.spec import ModelSpec
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -31,7 +32,7 @@ class OpenVinoBackend(Backend):
     def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
         import openvino
 
-        self.spec = read_onnx_spec(path)
+        self.spec = read_onnx(path).spec
         self.device = device
         core = openvino.Core()
         self.precision, hint = _precision(precision, self.spec, has_bf16=_has_bf16(core))
@@ -48,7 +49,9 @@ class OpenVinoBackend(Backend):
                 graph.reshape([1, self.spec.input_height, self.spec.input_width, 3])
                 self.batch_limits = (1, 1)
             self._request: Any = core.compile_model(graph, "CPU", properties).create_infer_request()
-        except RuntimeError as error:
+        except ModelError:
+            raise
+        except Exception as error:  # its frontends raise exceptions of their own
             raise refused(self.name, path, error) from None
 
     def _run(self, frames: Pixels) -> Density:
@@ -58,7 +61,7 @@ class OpenVinoBackend(Backend):
             self._request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
             self._request.infer()
             maps: Density = self._request.get_output_tensor().data.copy()  # the next request overwrites it
-        except RuntimeError as error:
+        except Exception as error:
             raise failed(self.name, error) from None
         return maps
 

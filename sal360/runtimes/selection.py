@@ -63,20 +63,14 @@ MAX_THREADS = 256
 _log = logging.getLogger(__name__)
 
 
-def backend_rows() -> list[tuple[str, ...]]:
-    """The table of runtimes for the documentation: a header, then name, files, devices, precisions, packages."""
-    header = ("backend", "model files", "devices", "precisions", "`pip install`")
-    rows = [
-        (
-            f"`{row.name}`",
-            ", ".join(f"`{suffix}`" for suffix in row.suffixes),
-            ", ".join(row.install),
-            ", ".join(row.precisions),
-            "; ".join(f"{device}: `{packages}`" for device, packages in row.install.items()),
-        )
-        for row in BACKENDS
-    ]
-    return [header, *rows]
+@dataclass(frozen=True)
+class Selection:
+    """A model file and what will run it."""
+
+    path: Path
+    row: BackendRow
+    device: str
+    """"cpu" or "cuda:N"."""
 
 
 def open_model(
@@ -86,6 +80,7 @@ def open_model(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 0,
+    allow_pickled_programs: bool = False,
 ) -> Backend:
     """Load a model file and get it ready to run.
 
@@ -95,17 +90,21 @@ def open_model(
         device: "cpu", "cuda", "cuda:N" or "auto"; "auto" takes CUDA where there are a GPU and a runtime for it.
         precision: "fp32", "fp16", "bf16", "int8" or "auto"; "auto" takes the fastest that the file and device allow.
         threads: CPU threads, 0 to `MAX_THREADS`; 0 lets the runtime choose.
+        allow_pickled_programs: open torch programs (.pt2), which can run any code while they are opened.
 
     Raises:
         ParameterError: an argument is out of its range.
         ModelError: the file does not exist or is not a model, or no runtime here can run it as asked.
     """
-    path = Path(path)
-    _check_arguments(backend, device, precision, threads)
-    if not path.is_file():
-        raise ModelError(f"there is no model file {path}", "check the path; without a model, the bundled one is used")
-    row, device = _choose(path, backend, device)
-    opened = row.backend(path, device=device, precision=precision, threads=threads)
+    chosen = select(path, backend=backend, device=device, precision=precision)
+    Rule(minimum=0, maximum=MAX_THREADS).check("threads", threads)
+    if chosen.path.suffix.lower() == ".pt2" and not allow_pickled_programs:
+        raise ModelError(
+            f"{chosen.path} is a torch program, which can run any code while it is opened",
+            "set allow_pickled_programs (--allow-pickled-programs on a command line) if you trust its author, or "
+            "export the model as ONNX",
+        )
+    opened = chosen.row.backend(chosen.path, device=chosen.device, precision=precision, threads=threads)
     _log.info(
         "%s %s: %s on %s in %s (asked for: backend %s, device %s, precision %s, threads %d)",
         *(opened.spec.name, opened.spec.version, opened.name, opened.device, opened.precision),
@@ -121,10 +120,26 @@ def open_bundled_model(
 
     Arguments and exceptions are those of `open_model`.
     """
-    _check_arguments(backend, device, precision, threads)
-    row, chosen_device = _choose(bundled_model(), backend, device)
-    path = bundled_model(bundled_form(row, chosen_device, precision))
-    return open_model(path, backend=backend, device=device, precision=precision, threads=threads)
+    chosen = select("", backend=backend, device=device, precision=precision)
+    return open_model(chosen.path, backend=backend, device=device, precision=precision, threads=threads)
+
+
+def select(path: str | Path = "", *, backend: str = "auto", device: str = "auto", precision: str = "auto") -> Selection:
+    """The file, the runtime and the device that `open_model` uses; an empty path stands for the bundled model.
+
+    Arguments and exceptions are those of `open_model`.
+    """
+    Rule(choices=BACKEND_NAMES).check("backend", backend)
+    Rule(choices=("auto", *PRECISIONS)).check("precision", precision)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ParameterError(f"device is {device!r}", "set it to auto, cpu, cuda or cuda:N")
+    file = Path(path) if str(path) else bundled_model()
+    if not file.is_file():
+        raise ModelError(f"there is no model file {file}", "check the path; without a model, the bundled one is used")
+    row, device = _choose(file, backend, device, precision)
+    if not str(path):
+        file = bundled_model(bundled_form(row, device, precision))
+    return Selection(file, row, device)
 
 
 def bundled_form(row: BackendRow, device: str, precision: str) -> Literal["fp32", "int8"]:
@@ -150,21 +165,7 @@ def bundled_form(row: BackendRow, device: str, precision: str) -> Literal["fp32"
     return "int8" if precision == "int8" else "fp32"
 
 
-def _check_arguments(backend: str, device: str, precision: str, threads: int) -> None:
-    Rule(choices=BACKEND_NAMES).check("backend", backend)
-    Rule(choices=("auto", *PRECISIONS)).check("precision", precision)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ParameterError(f"device is {device!r}", "set it to auto, cpu, cuda or cuda:N")
-    Rule(minimum=0, maximum=MAX_THREADS).check("threads", threads)
-
-
-def _candidates(path: Path, backend: str, kind: str) -> list[BackendRow]:
-    """The runtimes, among those asked for, that open this kind of file on this kind of device."""
-    suffix = path.suffix.lower()
-    return [row for row in BACKENDS if backend in ("auto", row.name) and suffix in row.suffixes and kind in row.install]
-
-
-def _choose(path: Path, backend: str, device: str) -> tuple[BackendRow, str]:
+def _choose(path: Path, backend: str, device: str, precision: str) -> tuple[BackendRow, str]:
     """The runtime for a file, and the device by its full name ("cpu" or "cuda:N")."""
     if device == "auto":
         device = "cuda" if _has_gpu_runtime(path, backend) else "cpu"
@@ -181,16 +182,28 @@ def _choose(path: Path, backend: str, device: str) -> tuple[BackendRow, str]:
     if kind == "cuda" and int(index) >= (count := cuda_device_count()):
         raise ModelError(
             f"device {device} was asked for, but this machine has {count} CUDA devices",
-            "choose device cpu, or check that nvidia-smi lists the GPU",
+            "choose another device, or check that nvidia-smi lists the GPU",
         )
-    for row in candidates:
-        if row.backend.is_installed(kind):
+    installed = [row for row in candidates if row.backend.is_installed(kind)]
+    if not installed:
+        names = " and ".join(row.name for row in candidates)
+        raise ModelError(
+            f"{names} {'is' if len(candidates) == 1 else 'are'} not installed{' for CUDA' if kind == 'cuda' else ''}",
+            f"pip install {candidates[0].install[kind]} (docs/deploy.md lists the packages for each device)",
+        )
+    for row in installed:
+        if precision in ("auto", *row.precisions):
             return row, device
-    names = " and ".join(row.name for row in candidates)
     raise ModelError(
-        f"{names} {'is' if len(candidates) == 1 else 'are'} not installed{' for CUDA' if kind == 'cuda' else ''}",
-        f"pip install {candidates[0].install[kind]} (docs/deploy.md lists the packages for each device)",
+        f"{installed[0].name} does not compute in {precision}",
+        f"choose precision auto or one of {', '.join(installed[0].precisions)}, or another backend",
     )
+
+
+def _candidates(path: Path, backend: str, kind: str) -> list[BackendRow]:
+    """The runtimes, among those asked for, that open this kind of file on this kind of device."""
+    suffix = path.suffix.lower()
+    return [row for row in BACKENDS if backend in ("auto", row.name) and suffix in row.suffixes and kind in row.install]
 
 
 def _has_gpu_runtime(path: Path, backend: str) -> bool:

@@ -15,6 +15,8 @@ from sal360.spec import METADATA_KEY, ModelSpec
 class TorchBackend(Backend):
     """A program that `training.export` wrote, in the precision in which it was exported.
 
+    Opening one unpickles it, which runs whatever code its author put there: `open_model` asks for consent.
+
     Frames are uint8 with the channels last, and the weights of the convolutions are laid out alike: nothing is
     transposed.
     """

@@ -218,3 +218,15 @@ def test_shrinking_agrees_with_the_mean_of_each_block(predictor, monkeypatch):
 def test_a_grey_frame_whose_channel_is_shown_three_times_is_answered_like_its_copy(predictor):
     grey = np.broadcast_to(picture(100, 200)[..., :1], (100, 200, 3))  # stride 0: how mono8 comes, without a copy
     np.testing.assert_array_equal(predictor.predict(grey), predictor.predict(grey.copy()))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_bind_opencv_too(tiny_model, threads):
+    before = cv2.getNumThreads()
+    try:
+        with Predictor(tiny_model, backend="onnxruntime", device="cpu", threads=threads):
+            assert cv2.getNumThreads() == threads
+        with Predictor(tiny_model, backend="onnxruntime", device="cpu"):
+            assert cv2.getNumThreads() == threads  # 0 changes nothing
+    finally:
+        cv2.setNumThreads(before)

@@ -139,7 +139,7 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, content:
 
 def test_without_the_package_onnx_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ModelError, match=r"onnx is missing; .*; pip install onnx"):
+    with pytest.raises(ModelError, match=r"onnx, which reads model files, is missing; pip install onnx"):
         read_onnx_spec(tmp_path / "model.onnx")
 
 

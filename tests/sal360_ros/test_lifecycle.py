@@ -55,7 +55,7 @@ def test_a_wrong_start_value_refuses_configure_with_one_line_until_it_is_mended(
 def test_a_file_that_is_no_model_and_a_spec_of_a_newer_version_are_refused(graph, make_node, make_model, tmp_path):
     text = tmp_path / "model.onnx"
     text.write_text("no model")
-    refused(graph, make_node("a", model=str(text)).trigger_configure, "is no ONNX model")
+    refused(graph, make_node("a", model=str(text)).trigger_configure, "is not an ONNX model")
     newer = make_model(spec_version=99)
     refused(graph, make_node("b", model=str(newer)).trigger_configure, "has a spec of version 99; expected version")
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from sal360.errors import DataError, Sal360Error
-from training.config import SettingError
+from sal360.errors import DataError, ParameterError, Sal360Error
 
 Key = tuple[int, int]
 """(epoch, index): a dataset's `__getitem__` gets both, so that its random draws differ between epochs."""
@@ -32,7 +31,7 @@ class StepSampler(Sampler[list[Key]]):
         parts: batches of one step and process (gradient accumulation).
 
     Raises:
-        SettingError: the batch is larger than the data set or cannot be cut evenly.
+        ParameterError: the batch is larger than the data set or cannot be cut evenly.
     """
 
     def __init__(
@@ -51,9 +50,10 @@ class StepSampler(Sampler[list[Key]]):
         self.rank, self.world, self.parts = rank, world, parts
         self.steps_per_epoch = steps_per_epoch(count, batch_size)
         if batch_size % (world * parts):
-            raise SettingError(
-                {"batch_size": batch_size, "accumulate": parts},
-                f"a batch_size that is a multiple of {world} processes x {parts} parts",
+            raise ParameterError(
+                f"loop.batch_size is {batch_size}",
+                "set --loop.batch_size or --loop.accumulate",
+                expected=f"a multiple of {world} processes x {parts} parts",
             )
 
     def __len__(self) -> int:
@@ -75,10 +75,14 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     """Whole batches in one pass over `count` samples.
 
     Raises:
-        SettingError: there is not even one.
+        ParameterError: there is not even one.
     """
     if batch_size > count:
-        raise SettingError({"batch_size": batch_size}, f"at most the {count} samples of the data")
+        raise ParameterError(
+            f"loop.batch_size is {batch_size}",
+            "set --loop.batch_size",
+            expected=f"at most the {count} samples of the data",
+        )
     return count // batch_size
 
 

@@ -145,7 +145,7 @@ def write_program(model: ExportedModel, spec: ModelSpec, path: Path, *, batch: i
 def write_engine_for(
     onnx_path: Path, stem: Path, library_name: str, *, compute_capabilities: tuple[str, ...], max_batch: int
 ) -> Path:
-    """Build and write `<stem>-<library>.engine` with its sidecar.
+    """Build and write `<stem>-<library>.engine`.
 
     Args:
         library_name: "tensorrt" builds for this machine's GPU, "tensorrt_rtx" also for named kinds without a GPU.

@@ -1,4 +1,4 @@
-"""ONNX → TensorRT engine: a strongly typed network, so the graph's own types decide the precision."""
+"""Builds TensorRT engines from ONNX files. Networks are strongly typed: the types in the graph decide the precision."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from sal360.errors import ModelError
 from sal360.files import write_bytes
-from sal360.runtimes.backend import TensorInfo, batch_limits
-from sal360.runtimes.tensorrt.engine import EngineInfo, sha256
-from sal360.spec import INPUT_NAME, ModelSpec, read_onnx_spec
+from sal360.runtimes.backend import ANY_BATCH, TensorInfo, batch_limits
+from sal360.runtimes.onnx_file import read_onnx
+from sal360.runtimes.tensorrt.engine import LIBRARIES, EngineInfo, sha256
+from sal360.spec import INPUT_NAME, ModelSpec
 
-NAMES = ("tensorrt", "tensorrt_rtx")
-OLDEST = (10, 0)
+MIN_VERSION = (10, 0)
 """Oldest release of `tensorrt` with the calls used here; every release of `tensorrt_rtx` has them."""
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TensorRt:
-    """An imported TensorRT package, with a logger that keeps its complaints."""
+    """An imported TensorRT package, with a logger that collects its errors."""
 
     name: str
     module: Any
@@ -34,59 +34,52 @@ class TensorRt:
 
     @property
     def version(self) -> str:
-        """Its release, "11.1.0"."""
+        """Version of the package, such as "11.1.0"."""
         return str(self.module.__version__)
 
     @property
     def is_rtx(self) -> bool:
-        """Whether engines are finished on the card they run on, and can be built without one."""
+        """Whether it is TensorRT-RTX: it builds engines without a GPU and tunes them when they are loaded."""
         return self.name == "tensorrt_rtx"
 
     @contextmanager
-    def complaints(self) -> Iterator[list[str]]:
-        """The errors that TensorRT logs within the block: it returns None and says there why."""
+    def errors(self) -> Iterator[list[str]]:
+        """The errors that TensorRT logs within the block: its calls return None and log the cause."""
         del self.logger.errors[:]
         yield self.logger.errors
 
 
 def installed_names() -> list[str]:
-    """The packages that are installed here, the preferred one first."""
-    return [name for name in NAMES if importlib.util.find_spec(name) is not None]
+    """The packages of `LIBRARIES` that are installed; `load_tensorrt` takes the first."""
+    return [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
 
 
 def load_tensorrt(name: str = "") -> TensorRt:
-    """Import TensorRT; without a name the first one that is installed.
+    """Import one of the packages of `LIBRARIES`; without a name, the first that is installed.
 
     Raises:
-        ModelError: it is not installed, cannot be imported, or is older than `OLDEST`.
+        ModelError: it is not installed, cannot be imported, or is older than `MIN_VERSION`.
     """
-    names = [name] if name else installed_names()
-    if not names or importlib.util.find_spec(names[0]) is None:
-        wanted = name or " or ".join(NAMES)
-        raise ModelError(
-            f"{wanted} is not installed",
-            "pip install tensorrt or tensorrt-rtx (see docs/deploy.md)",
-            expected="TensorRT 10 or newer, or TensorRT-RTX",
-        )
+    found = [each for each in installed_names() if name in ("", each)]
+    if not found:
+        wanted = name if name in LIBRARIES else " or ".join(LIBRARIES)
+        raise ModelError(f"{wanted} is not installed", "pip install tensorrt or tensorrt-rtx (docs/deploy.md)")
     try:
-        module = importlib.import_module(names[0])
+        module = importlib.import_module(found[0])
     except (ImportError, OSError) as error:
+        raise ModelError(f"{found[0]} is installed but cannot be imported ({error})", "reinstall it") from None
+    library = TensorRt(found[0], module, _logger(module))
+    if library.name == "tensorrt" and _version_tuple(library.version) < MIN_VERSION:
         raise ModelError(
-            f"{names[0]} is installed and cannot be imported ({error})",
-            "install it again",
-            expected="a working installation",
-        ) from None
-    library = TensorRt(names[0], module, _logger(module))
-    if library.name == "tensorrt" and _version_tuple(library.version) < OLDEST:
-        raise ModelError(
-            f"tensorrt {library.version} is installed", "install JetPack 6 or a newer wheel", expected="10.0 or newer"
+            f"tensorrt {library.version} is installed; 10.0 is the oldest that works",
+            "upgrade it (on a Jetson: JetPack 6 or newer)",
         )
     return library
 
 
-def first(complaints: list[str]) -> str:
-    """The first complaint is the cause; the others follow from it."""
-    return complaints[0] if complaints else "it does not say why"
+def first(errors: list[str]) -> str:
+    """The first error is the cause; the others follow from it."""
+    return errors[0] if errors else "TensorRT does not say why"
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:
@@ -94,9 +87,9 @@ def _version_tuple(version: str) -> tuple[int, ...]:
 
 
 def _logger(module: Any) -> Any:
-    """A TensorRT logger: errors are kept, warnings go to Python's log, the thousands of details nowhere."""
+    """A TensorRT logger: errors are collected, warnings go to Python's debug log, the thousands of details nowhere."""
 
-    class Logger(module.ILogger):
+    class Logger(module.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -122,35 +115,34 @@ def build_engine(
     max_batch: int = 1,
     timing_cache: Path | None = None,
 ) -> tuple[bytes, EngineInfo]:
-    """Build an engine for this machine's GPU or, with TensorRT-RTX, for named kinds of GPU without having one.
+    """Build an engine for this machine's GPU or, with TensorRT-RTX, for other kinds of GPU without having one.
 
     Args:
         compute_capabilities: kinds of GPU ("8.6", "8.9"), only with TensorRT-RTX.
-        gpu: name and compute capability of the card in this machine; needed when no kinds are named.
-        max_batch: most frames of one call; one is what the engine is tuned for. A fixed batch in the graph wins.
-        timing_cache: file of kernel timings that makes the next build on this card quicker.
+        gpu: name and compute capability of the GPU in this machine; needed without `compute_capabilities`.
+        max_batch: max number of frames of one call; the engine is tuned for one. A batch fixed in the graph wins.
+        timing_cache: file of kernel timings that shortens the next build on this GPU.
 
     Raises:
-        ModelError: the file is no model, TensorRT does not take its operators, or cannot build for such a GPU.
+        ModelError: the file is refused, TensorRT does not support its operators, or cannot build for such a GPU.
     """
-    spec = read_onnx_spec(onnx_path)
+    onnx = read_onnx(onnx_path)
+    spec = onnx.spec
     builder = library.module.Builder(library.logger)
     network, _parser = _parse(onnx_path, library, builder)  # the parser owns the weights until the engine is built
-    most = _check_network(network, spec, onnx_path)[1]
+    limits = _check_network(network, spec, onnx_path)
     config = builder.create_builder_config()
-    if network.get_input(0).shape[0] < 0:
-        most = max_batch
+    if limits == ANY_BATCH:
         _add_profile(builder, config, spec, max_batch)
     capabilities = tuple(compute_capabilities) or ((gpu[1],) if gpu else ())
     _set_capabilities(library, config, capabilities, required=bool(compute_capabilities))
     cache = _load_timing_cache(config, timing_cache)
-    with library.complaints() as complaints:
+    with library.errors() as errors:
         serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise ModelError(
-            f"{library.name} cannot build {onnx_path} ({first(complaints)})",
-            "choose backend onnxruntime, or another version of TensorRT",
-            expected="a graph and a GPU that it supports",
+            f"{library.name} {library.version} cannot build an engine of {onnx_path} ({first(errors)})",
+            "choose backend onnxruntime, or install another version of TensorRT",
         )
     if cache is not None and timing_cache is not None:
         with suppress(OSError):  # it only saves time
@@ -158,19 +150,20 @@ def build_engine(
     engine = bytes(serialized)
     return engine, EngineInfo(
         spec=spec,
-        onnx_sha256=sha256(onnx_path.read_bytes()),
+        onnx_sha256=onnx.sha256(),
         engine_sha256=sha256(engine),
         library=library.name,
         library_version=library.version,
         compute_capabilities=capabilities,
         gpu_name="" if library.is_rtx or gpu is None else gpu[0],
-        max_batch=most,
+        max_batch=max_batch if limits == ANY_BATCH else limits[1],
+        fixed_batch=limits != ANY_BATCH,
     )
 
 
 def _parse(path: Path, library: TensorRt, builder: Any) -> tuple[Any, Any]:
     flags = library.module.NetworkDefinitionCreationFlag
-    # TensorRT 11 knows no other networks and may one day drop the name
+    # TensorRT 11 has no other networks and may one day drop the name
     strongly_typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
     network = builder.create_network(strongly_typed)
     parser = library.module.OnnxParser(network, library.logger)
@@ -180,7 +173,6 @@ def _parse(path: Path, library: TensorRt, builder: Any) -> tuple[Any, Any]:
         raise ModelError(
             f"{library.name} {library.version} cannot read {path} ({'; '.join(reasons[:3])})",
             "export the model again with python -m training.export, or choose backend onnxruntime",
-            expected="a whole ONNX file of operators that it knows",
         )
     return network, parser
 
@@ -208,13 +200,12 @@ def _add_profile(builder: Any, config: Any, spec: ModelSpec, max_batch: int) -> 
 
 
 def _set_capabilities(library: TensorRt, config: Any, capabilities: tuple[str, ...], *, required: bool) -> None:
-    """Name the kinds of GPU to build for; without that, classic TensorRT builds for the card in the machine."""
+    """Set the kinds of GPU to build for; without it, TensorRT builds for the GPU in the machine."""
     if not hasattr(config, "set_compute_capability"):
         if required:
             raise ModelError(
-                f"{library.name} {library.version} builds only for the card in this machine",
-                "pip install tensorrt-rtx, or build on the target",
-                expected="tensorrt_rtx for other cards",
+                f"{library.name} {library.version} builds only for the GPU in this machine",
+                "pip install tensorrt-rtx, or build on the machine that will run the engine",
             )
         return
     known = library.module.ComputeCapability
@@ -224,7 +215,7 @@ def _set_capabilities(library: TensorRt, config: Any, capabilities: tuple[str, .
         able = ", ".join(sorted(name[2:] for name in dir(known) if name.startswith("SM")))
         raise ModelError(
             f"{library.name} {library.version} cannot build for compute capability {', '.join(capabilities)}",
-            "build with classic TensorRT on the target (docs/deploy.md)",
+            "build with TensorRT on the machine that will run the engine (docs/deploy.md)",
             expected=able,
         )
     config.num_compute_capabilities = len(members)
@@ -233,7 +224,7 @@ def _set_capabilities(library: TensorRt, config: Any, capabilities: tuple[str, .
 
 
 def _load_timing_cache(config: Any, path: Path | None) -> Any:
-    """Use the timings of earlier builds; a file of another card or version is ignored and replaced."""
+    """Use the timings of earlier builds; a file for another GPU or version is ignored and replaced."""
     if path is None:
         return None
     for content in (path.read_bytes() if path.is_file() else b"", b""):

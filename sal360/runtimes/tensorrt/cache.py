@@ -1,18 +1,20 @@
-"""Engines that were built on this machine: built once for a model, a TensorRT and a card, and found again."""
+"""Engines that were built on this machine: each is built once for a model, a TensorRT and a GPU, and found again."""
 
 from __future__ import annotations
 
 import logging
-import os
+import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sal360.errors import ModelError
 from sal360.files import cache_folder
+from sal360.runtimes.cache_files import KEEP, locked, mark_used, remove_all_but_newest, unwritable, writable_folder
+from sal360.runtimes.onnx_file import OnnxFile, read_onnx
 from sal360.runtimes.tensorrt.builder import TensorRt, build_engine
 from sal360.runtimes.tensorrt.driver import CudaDevice
-from sal360.runtimes.tensorrt.engine import SUFFIX, EngineInfo, read_engine_info, sha256, write_engine
-from sal360.spec import read_onnx_spec
+from sal360.runtimes.tensorrt.engine import SUFFIX, EngineInfo, read_engine, read_engine_info, sha256, write_engine
 
 _log = logging.getLogger(__name__)
 
@@ -25,45 +27,44 @@ def engine_for(
     folder: Path | None = None,
     max_batch: int = 1,
     force_update: bool = False,
+    keep: int = KEEP,
 ) -> Path:
-    """The engine of an ONNX file for a card, built when it is not in the cache.
+    """The engine of an ONNX file for a GPU; it is built if the cache does not hold it.
+
+    Several processes may ask at the same time: the first one builds, the others wait for it.
 
     Args:
-        folder: the cache; None takes the user's (see `cache.cache_folder`).
-        max_batch: most frames of one call.
-        force_update: build it although it is there.
+        folder: the cache; None takes `cache_folder() / "engines"`.
+        max_batch: frames of one call that the engine must take; an engine for more of them serves as well.
+        force_update: build it even if the cache holds it.
+        keep: after a build, the engines of this model beyond the `keep` that were used last are removed; 0 keeps all.
 
     Raises:
-        ModelError: it cannot be built, or the cache cannot be written.
+        ModelError: the file is refused, the engine cannot be built, or the cache cannot be written.
     """
+    onnx = read_onnx(onnx_path)
     folder = folder or cache_folder() / "engines"
-    key = engine_key(onnx_path, library, device, max_batch)
-    path = folder / f"{onnx_path.stem}-{key[:16]}{SUFFIX}"
-    if not force_update and _is_whole(path):
-        _log.info("using the engine %s", path)
-        return path
-    _check_writable(folder)
-    _log.info("building %s for %s with %s %s", path, device.name, library.name, library.version)
-    started = time.monotonic()
-    engine, info = build_engine(
-        onnx_path,
-        library,
-        gpu=(device.name, device.compute_capability),
-        max_batch=max_batch,
-        timing_cache=None if library.is_rtx else folder / f"timings-{_hash(*_machine(library, device))[:16]}.cache",
-    )
-    try:
-        write_engine(path, engine, info)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    _log.info("built %s in %.1f s", path, time.monotonic() - started)
+    path = folder / f"{_model_name(onnx.spec.name)}-{_key(onnx, library, device)[:16]}{SUFFIX}"
+    if not force_update and _serves(path, max_batch):
+        return _found(path)
+    writable_folder(folder)
+    with locked(path):
+        if not force_update and _serves(path, max_batch):  # another process has built it in the meantime
+            return _found(path)
+        _remove_unfinished(path)
+        _build(onnx_path, path, library, device, max_batch)
+        if keep:
+            _evict(folder, onnx.spec.name, keep)
     return path
 
 
-def engine_key(onnx_path: Path, library: TensorRt, device: CudaDevice, max_batch: int) -> str:
-    """All that an engine depends on, as a hash."""
-    onnx_hash = sha256(onnx_path.read_bytes())
-    return _hash(*_machine(library, device), onnx_hash, read_onnx_spec(onnx_path).precision, str(max_batch))
+def engine_key(onnx_path: Path, library: TensorRt, device: CudaDevice) -> str:
+    """Hash of everything that an engine depends on: the model with its external data, TensorRT, and the GPU."""
+    return _key(read_onnx(onnx_path), library, device)
+
+
+def _key(onnx: OnnxFile, library: TensorRt, device: CudaDevice) -> str:
+    return _hash(*_machine(library, device), onnx.sha256())
 
 
 def _machine(library: TensorRt, device: CudaDevice) -> tuple[str, ...]:
@@ -74,28 +75,79 @@ def _hash(*parts: str) -> str:
     return sha256("\n".join(parts).encode())
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether the cache holds the engine and its sidecar; what an interrupted build left does not count."""
+def _model_name(name: str) -> str:
+    """A model's name as the beginning of a file name, whatever the model file says."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+
+
+def _found(path: Path) -> Path:
+    _log.info("using the engine %s", path)
+    mark_used(path)
+    return path
+
+
+def _serves(path: Path, max_batch: int) -> bool:
+    """Whether the cache holds the whole engine, for a batch that is large enough."""
     try:
-        info: EngineInfo = read_engine_info(path)
-        return sha256(path.read_bytes()) == info.engine_sha256
-    except (ModelError, OSError):
+        info = read_engine(path)[1]
+    except ModelError:
         return False
+    return info.fixed_batch or info.max_batch >= max_batch
 
 
-def _check_writable(folder: Path) -> None:
-    """Before minutes are spent on a build."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise _unwritable(folder, PermissionError(13, "Permission denied"))
-
-
-def _unwritable(folder: Path, error: OSError) -> ModelError:
-    return ModelError(
-        f"the engine cache {folder} cannot be written ({error.strerror or error})",
-        "free some space, change its owner, or set XDG_CACHE_HOME to another place",
-        expected="a folder with free space that this user may write",
+def _build(onnx_path: Path, path: Path, library: TensorRt, device: CudaDevice, max_batch: int) -> None:
+    _log.info(
+        "building the engine %s for %s with %s %s; TensorRT takes minutes for it, once",
+        *(path, device.name, library.name, library.version),
     )
+    started = time.monotonic()
+    timings = path.parent / f"timings-{_hash(*_machine(library, device))[:16]}.cache"
+    engine, info = build_engine(
+        onnx_path,
+        library,
+        gpu=(device.name, device.compute_capability),
+        max_batch=max_batch,
+        timing_cache=None if library.is_rtx else timings,
+    )
+    try:
+        write_engine(path, engine, info)
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+    _log.info("built %s in %.1f s", path, time.monotonic() - started)
+
+
+def runtime_cache_path(engine: Path) -> Path:
+    """Where TensorRT-RTX keeps what it compiled from an engine for this machine's GPU."""
+    return engine.with_name(f"{engine.name}.runtime_cache")
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what a build that was killed has left beside its engine."""
+    for each in path.parent.glob(f".{path.stem}-*"):
+        with suppress(OSError):
+            each.unlink()
+
+
+def _evict(folder: Path, model: str, keep: int) -> None:
+    """Keep the newest engines of a model; files that no engine is read from, such as those of old versions, go."""
+    same: list[Path] = []
+    unreadable: list[Path] = []
+    for path in folder.glob(f"[!.]*{SUFFIX}"):  # a dot begins the files that other processes are writing
+        info = _info(path)
+        if info is None:
+            unreadable.append(path)
+        elif info.spec.name == model:
+            same.append(path)
+    removed = [*remove_all_but_newest(unreadable, 0), *remove_all_but_newest(same, keep)]
+    for engine in removed:
+        _log.info("removed the old engine %s", engine)
+        for beside in (runtime_cache_path(engine), engine.with_name(f"{engine.name}.json")):
+            beside.unlink(missing_ok=True)
+    remove_all_but_newest(list(folder.glob("timings-*.cache")), keep)
+
+
+def _info(path: Path) -> EngineInfo | None:
+    try:
+        return read_engine_info(path)
+    except ModelError:
+        return None

@@ -1,8 +1,8 @@
-"""The few calls of NVIDIA's driver (libcuda) that the GPU backends need, without any Python package.
+"""The few calls of NVIDIA's driver library (libcuda) that the TensorRT backend needs, without any Python package.
 
-The driver's library is part of every driver, on desktop and Jetson alike, and its interface stays compatible across
-CUDA releases, whereas a wheel of bindings has to match the driver's major version. Its streams and memory are those of
-the CUDA runtime that TensorRT uses, because both work in the device's primary context.
+libcuda is part of every driver, on desktop and Jetson alike, and its interface stays compatible across CUDA releases,
+whereas a wheel of bindings has to match the driver's major version. Its streams and memory are those of the CUDA
+runtime that TensorRT uses, because both work in the device's primary context.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
-from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sal360.errors import ModelError
-from sal360.sphere import Array
+
+Element = TypeVar("Element", bound=np.generic)
 
 # Names as the library exports them: the header maps cuMemAlloc to cuMemAlloc_v2 and so on.
 SIGNATURES: dict[str, tuple[Any, ...]] = {
@@ -52,21 +53,32 @@ _STREAM_NON_BLOCKING = 1
 _CAPTURE_THREAD_LOCAL = 1
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
+_FAULTS = (214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719)
+"""Statuses after which CUDA refuses all further work in the process: ECC errors, faults and timeouts of kernels."""
 
-@lru_cache(maxsize=1)
+_loaded: list[Any] = []  # the library, once it has started
+
+
 def load_driver() -> Any:
-    """The initialised driver library, or None on a machine without an NVIDIA driver or device."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-        for name, arguments in SIGNATURES.items():
-            getattr(library, name).argtypes = arguments
-    except (OSError, AttributeError):  # there is none, or one that is too old (before CUDA 11.4)
-        return None
-    return library if library.cuInit(0) == 0 else None
+    """The initialised driver library, or None without an NVIDIA driver or GPU.
+
+    Only success is remembered: a driver that is loaded later, at boot or by a container toolkit, is found then.
+    """
+    if not _loaded:
+        try:
+            library = ctypes.CDLL("libcuda.so.1")
+            for name, arguments in SIGNATURES.items():
+                getattr(library, name).argtypes = arguments
+        except (OSError, AttributeError):  # there is no driver, or it is older than CUDA 11.4
+            return None
+        if library.cuInit(0) != 0:
+            return None
+        _loaded.append(library)
+    return _loaded[0]
 
 
 def cuda_device_count() -> int:
-    """Number of CUDA devices that this process sees; 0 without a driver."""
+    """Number of CUDA devices that this process can use; 0 without a driver."""
     driver = load_driver()
     count = c_int()
     if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -81,15 +93,13 @@ class CudaDevice:
         index: the N of "cuda:N".
 
     Raises:
-        ModelError: there is no driver or no such device; and from every method, when the driver refuses.
+        ModelError: there is no driver or no such device; also from every method, when a call of the driver fails.
     """
 
     def __init__(self, index: int) -> None:
         self._driver = load_driver()
         if self._driver is None:
-            raise ModelError(
-                "this machine has no NVIDIA driver", "choose device cpu", expected="an NVIDIA GPU with its driver"
-            )
+            raise ModelError("this machine has no NVIDIA driver", "install it, or choose device cpu")
         device = c_int()
         self._call("cuDeviceGet", ctypes.byref(device), index)
         self._device = device.value
@@ -107,11 +117,10 @@ class CudaDevice:
             text = c_char_p()
             self._driver.cuGetErrorString(status, ctypes.byref(text))
             reason = text.value.decode() if text.value else f"error {status}"
-            raise ModelError(
-                f"CUDA's {name} failed ({reason})",
-                "see nvidia-smi, or choose cpu",
-                expected="a working GPU with free memory",
-            )
+            remedy = "check with nvidia-smi that the GPU works and has free memory, or choose device cpu"
+            if status in _FAULTS:
+                remedy = "restart this process: CUDA does not recover from a fault within it (see nvidia-smi and dmesg)"
+            raise ModelError(f"CUDA's {name} failed ({reason})", remedy)
 
     def _new(self, name: str, *arguments: Any) -> int:
         """Call a function whose first argument receives a handle."""
@@ -125,60 +134,60 @@ class CudaDevice:
         return value.value
 
     def make_current(self) -> None:
-        """Let the calling thread, and TensorRT in it, work on this device."""
+        """Make the calling thread, and TensorRT in it, work on this device."""
         self._call("cuCtxSetCurrent", self._context)
 
     def release(self) -> None:
-        """Give the device back; everything else must have been freed before."""
+        """Release the device; everything else must have been freed before."""
         self._call("cuDevicePrimaryCtxRelease_v2", self._device)
 
     def allocate(self, size: int) -> int:
-        """`size` bytes of device memory."""
+        """Allocate `size` bytes of device memory; returns their address."""
         address = c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), size)
         return address.value
 
     def free(self, address: int) -> None:
-        """Give back what `allocate` gave."""
+        """Free memory of `allocate`."""
         self._call("cuMemFree_v2", address)
 
-    def allocate_pinned(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """A host array that the device copies to and from without a detour."""
+    def allocate_pinned(self, shape: tuple[int, ...], dtype: type[Element]) -> NDArray[Element]:
+        """Allocate a page-locked host array, which the device reads and writes directly."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = self._new("cuMemHostAlloc", size, 0)
         memory = memoryview((ctypes.c_uint8 * size).from_address(address))
         return np.frombuffer(memory, dtype).reshape(shape)
 
-    def free_pinned(self, array: Array) -> None:
-        """Give back what `allocate_pinned` gave; nobody may use the array any more."""
+    def free_pinned(self, array: NDArray[Any]) -> None:
+        """Free an array of `allocate_pinned`; it must not be used afterwards."""
         self._call("cuMemFreeHost", array.ctypes.data)
 
     def create_stream(self) -> int:
-        """A stream that does not wait for the default stream."""
+        """Create a stream that does not wait for the default stream."""
         return self._new("cuStreamCreate", _STREAM_NON_BLOCKING)
 
     def destroy_stream(self, stream: int) -> None:
-        """Give a stream back."""
+        """Destroy a stream."""
         self._call("cuStreamDestroy_v2", stream)
 
     def synchronize(self, stream: int) -> None:
-        """Wait for all work of a stream."""
+        """Wait until all work in a stream is done."""
         self._call("cuStreamSynchronize", stream)
 
-    def copy_to_device(self, address: int, array: Array, stream: int) -> None:
+    def copy_to_device(self, address: int, array: NDArray[Any], stream: int) -> None:
         """Copy a contiguous host array to device memory, in stream order."""
         self._call("cuMemcpyHtoDAsync_v2", address, array.ctypes.data, array.nbytes, stream)
 
-    def copy_to_host(self, array: Array, address: int, stream: int) -> None:
+    def copy_to_host(self, array: NDArray[Any], address: int, stream: int) -> None:
         """Copy device memory to a contiguous host array, in stream order."""
         self._call("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, stream)
 
     def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
-        """Copy `size` bytes from one place in device memory to another, in stream order."""
+        """Copy `size` bytes within device memory, in stream order."""
         self._call("cuMemcpyDtoDAsync_v2", target, source, size, stream)
 
     def capture(self, enqueue: Callable[[], None], stream: int) -> int:
-        """An executable graph of the work that `enqueue` puts into the stream; nothing runs yet."""
+        """Capture the work that `enqueue` puts into the stream as an executable graph, without running it."""
         self._call("cuStreamBeginCapture_v2", stream, _CAPTURE_THREAD_LOCAL)
         graph = c_void_p()
         try:
@@ -197,5 +206,5 @@ class CudaDevice:
         self._call("cuGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: int) -> None:
-        """Give a captured graph back."""
+        """Destroy a captured graph."""
         self._call("cuGraphExecDestroy", graph)

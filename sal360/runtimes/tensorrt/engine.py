@@ -1,121 +1,140 @@
-"""A TensorRT engine on disk and, beside it, a JSON sidecar that says what it is and where it runs."""
+"""A TensorRT engine on disk: one file that ends with a description of the engine, as JSON.
+
+The engine's own bytes come first, so that `trtexec` finds them; `tail -n 60` shows the description. One file is written
+in one rename: an engine never meets the description of another one.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from sal360.errors import ModelError
-from sal360.files import write_bytes, write_text
+from sal360.files import write_bytes
 from sal360.spec import ModelSpec
 
 SUFFIX = ".engine"
-SIDECAR_VERSION = 1
-_REMEDY = "build it again from the ONNX file on this machine (python -m sal360.cli.build_engine), or open the ONNX file"
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
+"""Python packages that build and run engines, the preferred one first."""
+INFO_VERSION = 1
+_FOOTER = "\nsal360 engine description: %08d bytes\n"
+_FOOTER_BYTES = len(_FOOTER % 0)
+_REMEDY = "open the ONNX file instead, which builds an engine for this machine, or export the engine again"
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What the sidecar says of its engine."""
+    """The description of an engine: what it was built from, by what, and where it runs."""
 
     spec: ModelSpec
-    """Of the ONNX file it was built from."""
+    """Spec of the ONNX file."""
     onnx_sha256: str
-    """Of that file."""
+    """SHA-256 of the ONNX file and of its external data."""
     engine_sha256: str
-    """Of the engine, so that the two files cannot be mixed up and a cut file is noticed."""
+    """SHA-256 of the engine."""
     library: str
-    """"tensorrt" or "tensorrt_rtx"."""
+    """Package of `LIBRARIES` that built it."""
     library_version: str
-    """Release that built it; no other one is sure to read it."""
+    """Version of that package; other versions may refuse the engine."""
     compute_capabilities: tuple[str, ...]
-    """Kinds of GPU that it runs on ("8.9")."""
+    """Compute capabilities of the GPUs that it runs on ("8.9")."""
     gpu_name: str
-    """The card that it was tuned on; empty for engines that are finished on the card they run on."""
+    """The GPU that it was tuned on; empty for TensorRT-RTX, which tunes an engine when it is loaded."""
     max_batch: int
-    """Most frames of one call; the fewest is 1."""
-    sidecar_version: int = SIDECAR_VERSION
+    """Max number of frames of one call."""
+    fixed_batch: bool = False
+    """Whether every call takes `max_batch` frames; otherwise 1 is the min."""
+    info_version: int = INFO_VERSION
 
     def check_runs_on(self, engine: Path, library: str, library_version: str, capability: str, gpu_name: str) -> None:
-        """Refuse an engine that was built for another TensorRT or another card.
+        """Refuse an engine that was built by another TensorRT or for another GPU.
 
         Raises:
             ModelError: naming both.
         """
         if (self.library, self.library_version) != (library, library_version):
             raise ModelError(
-                f"{engine} was built by {self.library} {self.library_version}",
+                f"{engine} was built by {self.library} {self.library_version}; "
+                f"this machine has {library} {library_version}",
                 _REMEDY,
-                expected=f"{library} {library_version}",
             )
         if capability not in self.compute_capabilities:
             built_for = ", ".join(self.compute_capabilities)
             raise ModelError(
-                f"{engine} was built for compute capability {built_for}", _REMEDY, expected=f"{capability} ({gpu_name})"
+                f"{engine} was built for compute capability {built_for}; the {gpu_name} here has {capability}", _REMEDY
             )
         if self.gpu_name not in ("", gpu_name):
-            raise ModelError(f"{engine} was tuned on {self.gpu_name}", _REMEDY, expected=gpu_name)
-
-
-def sidecar_path(engine: Path) -> Path:
-    """Where an engine's sidecar lies."""
-    return engine.with_name(engine.name + ".json")
+            raise ModelError(f"{engine} was tuned on {self.gpu_name}; this machine has {gpu_name}", _REMEDY)
 
 
 def write_engine(path: Path, engine: bytes, info: EngineInfo) -> None:
-    """Write an engine and then its sidecar, each whole or not at all; until both are there, reading refuses.
+    """Write an engine with its description, whole or not at all.
 
     Raises:
         OSError: the folder cannot be written or the disk is full.
     """
-    write_bytes(path, engine)
-    write_text(sidecar_path(path), json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True) + "\n")
+    text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True).encode()
+    write_bytes(path, engine + b"\n" + text + (_FOOTER % len(text)).encode())
 
 
 def read_engine_info(path: Path) -> EngineInfo:
-    """An engine's sidecar.
+    """The description at the end of an engine file.
 
     Raises:
-        ModelError: it is missing, malformed or of a newer version.
+        ModelError: the file is missing, cut, malformed or of a newer version.
     """
-    sidecar = sidecar_path(path)
-    if not sidecar.is_file():
-        raise ModelError(f"{path} has no sidecar", _REMEDY, expected=f"{sidecar.name} beside it")
-    try:
-        fields = json.loads(sidecar.read_text(encoding="utf-8"))
-        if fields["sidecar_version"] > SIDECAR_VERSION:
-            raise ModelError(
-                f"{sidecar} is of version {fields['sidecar_version']}",
-                "update sal360_ros",
-                expected=str(SIDECAR_VERSION),
-            )
-        fields["spec"] = ModelSpec.from_json(json.dumps(fields["spec"]), str(sidecar))
-        fields["compute_capabilities"] = tuple(fields["compute_capabilities"])
-        return EngineInfo(**fields)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f"{sidecar} cannot be read ({error})", _REMEDY, expected="what was written with the engine"
-        ) from None
+    return _read(path)[1]
 
 
 def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
-    """An engine and its sidecar.
+    """An engine and its description.
 
     Raises:
-        ModelError: the sidecar cannot be read, or the engine is not the one that it describes.
+        ModelError: the file is missing, cut, damaged or of a newer version.
     """
-    info = read_engine_info(path)
-    engine = path.read_bytes()
+    engine, info = _read(path)
     if sha256(engine) != info.engine_sha256:
-        raise ModelError(
-            f"{path} is cut or is not the engine of its sidecar", _REMEDY, expected="both as they were written"
-        )
+        raise ModelError(f"{path} is damaged: its engine is not the one that it describes", _REMEDY)
     return engine, info
 
 
+def _read(path: Path) -> tuple[bytes, EngineInfo]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror or error})", "check the path") from None
+    footer = re.fullmatch(rb"\nsal360 engine description: (\d{8}) bytes\n", content[-_FOOTER_BYTES:])
+    if footer is None:
+        raise ModelError(f"{path} is cut, or is not an engine that sal360 wrote", _REMEDY)
+    start = len(content) - _FOOTER_BYTES - int(footer[1])
+    return content[: max(0, start - 1)], _parse(content[max(0, start) : -_FOOTER_BYTES], path)
+
+
+def _parse(text: bytes, path: Path) -> EngineInfo:
+    try:
+        fields = json.loads(text)
+        version = fields["info_version"]
+        if version > INFO_VERSION:
+            raise ModelError(
+                f"{path} has a description of version {version}; this sal360 reads up to {INFO_VERSION}",
+                "update sal360",
+            )
+        fields["spec"] = ModelSpec.from_json(json.dumps(fields["spec"]), str(path))
+        fields["compute_capabilities"] = tuple(fields["compute_capabilities"])
+        info = EngineInfo(**fields)
+        if type(info.max_batch) is not int or info.max_batch < 1:
+            raise ValueError(f"max_batch is {info.max_batch!r}")
+        if info.library not in LIBRARIES:
+            raise ValueError(f"library is {info.library!r}")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path} has a description that cannot be read ({error})", _REMEDY) from None
+    return info
+
+
 def sha256(data: bytes) -> str:
-    """The hash of a file's content, hexadecimal."""
+    """SHA-256 of `data`, hexadecimal."""
     return hashlib.sha256(data).hexdigest()

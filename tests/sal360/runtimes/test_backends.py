@@ -66,7 +66,14 @@ def open_here(runtime, as_program):
 
     def open_it(path):
         path = as_program(path) if runtime.backend == "torch" else path
-        return open_model(path, backend=runtime.backend, device=runtime.device, precision=runtime.precision, threads=1)
+        return open_model(
+            path,
+            backend=runtime.backend,
+            device=runtime.device,
+            precision=runtime.precision,
+            threads=1,
+            allow_pickled_programs=True,
+        )
 
     return open_it
 
@@ -175,3 +182,35 @@ def test_closing_waits_for_the_frame_in_work(backend, frames, monkeypatch):
         may_go_on.set()
         assert maps.result(10).shape == (1, 16, 32)
         closing.result(10)
+
+
+def test_a_model_that_cannot_be_freed_is_closed_all_the_same(backend, frames, monkeypatch, caplog):
+    def fail():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "_release", fail)
+        backend.close()
+    assert "was not freed (CUDA error: an illegal memory access was encountered)" in caplog.text
+    with pytest.raises(ModelError, match="closed"):
+        backend.infer(frames)
+
+
+def test_closing_does_not_wait_for_ever_for_an_inference_that_hangs(backend, frames, monkeypatch, caplog):
+    started, may_go_on = threading.Event(), threading.Event()
+
+    def hang(batch):
+        started.set()
+        may_go_on.wait(30)
+        return np.zeros((len(batch), 16, 32), np.float32)
+
+    monkeypatch.setattr(backend, "_run", hang)
+    with ThreadPoolExecutor(1) as pool:
+        maps = pool.submit(backend.infer, frames[:1])
+        assert started.wait(10)
+        backend.close(timeout_s=0.05)
+        assert "hangs in an inference" in caplog.text
+        may_go_on.set()
+        maps.result(10)
+    with pytest.raises(ModelError, match="closed"):
+        backend.infer(frames)

@@ -19,6 +19,7 @@ from sal360.predictor import resize_frame
 from sal360.runtimes import BACKEND_NAMES, onnxruntime_backend, open_bundled_model, open_model, selection
 from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from sal360.runtimes.openvino_backend import OpenVinoBackend
+from sal360.runtimes.tensorrt.engine import sha256
 from sal360.samples import bundled_panoramas
 from sal360.weights import bundled_model
 
@@ -301,14 +302,14 @@ def test_tensorrt_inside_onnxruntime_has_a_cache_on_a_fresh_account(tiny_model, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none" / "yet"))
     monkeypatch.setattr(onnxruntime_backend.OnnxRuntimeTensorRtBackend, "is_installed", classmethod(lambda *_: True))
     with pytest.warns(UserWarning, match="ExecutionProvider"):  # onnxruntime's own, one for each that it lacks
-        message = opening(tiny_model, backend="onnxruntime-tensorrt", device="cuda")
+        message = opening(tiny_model, backend="onnxruntime-tensorrt", device="cuda:0")
     assert "could not start its TensorrtExecutionProvider; install the CUDA, cuDNN and TensorRT libraries" in message
-    [(_, options), *_] = onnxruntime_backend.OnnxRuntimeTensorRtBackend.providers("cuda:1")
+    folder = tmp_path / "none" / "yet" / "sal360_ros" / "onnxruntime"
+    (of_model,) = folder.iterdir()  # and no lock is left
+    assert of_model.name == sha256(tiny_model.read_bytes())[:16]
+    [(_, options), *_] = onnxruntime_backend.OnnxRuntimeTensorRtBackend.providers_with_cache("cuda:1", of_model)
     assert options["device_id"] == "1"
-    assert {options["trt_engine_cache_path"], options["trt_timing_cache_path"]} == {
-        str(tmp_path / "none" / "yet" / "sal360_ros" / "onnxruntime")
-    }
-    assert (tmp_path / "none" / "yet" / "sal360_ros" / "onnxruntime").is_dir()
+    assert {options["trt_engine_cache_path"], options["trt_timing_cache_path"]} == {str(of_model)}
     assert "trt_cuda_graph_enable" not in options  # it would give every frame the first one's map
 
 
@@ -336,7 +337,16 @@ def test_a_file_that_is_no_torch_program_is_refused(tmp_path, content):
     pytest.importorskip("torch")
     path = tmp_path / "model.pt2"
     path.write_bytes(content)
-    assert f"torch cannot load {path}" in opening(path, device="cpu")
+    assert f"torch cannot load {path}" in opening(path, device="cpu", allow_pickled_programs=True)
+
+
+def test_a_torch_program_is_opened_only_with_consent(tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "model.PT2"
+    path.write_bytes(b"whatever")
+    message = opening(path, device="cpu")
+    assert "can run any code while it is opened" in message
+    assert "--allow-pickled-programs" in message
 
 
 def test_errors_of_the_two_kinds_are_told_apart(tiny_model, tmp_path):
@@ -344,3 +354,27 @@ def test_errors_of_the_two_kinds_are_told_apart(tiny_model, tmp_path):
         open_model(tiny_model, backend="caffe")
     with pytest.raises(ModelError):
         open_model(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("entry", ["session.intra_op.allow_spinning", "session.inter_op.allow_spinning"])
+def test_onnxruntime_s_threads_do_not_spin_while_they_wait(tiny_model, entry):
+    with open_model(tiny_model, backend="onnxruntime", device="cpu") as backend:
+        assert backend._session.get_session_options().get_session_config_entry(entry) == "0"
+
+
+def test_a_precision_that_a_runtime_does_not_have_is_refused_with_those_that_it_has(tiny_model):
+    message = opening(tiny_model, backend="openvino", precision="fp16", device="cpu")
+    assert message.startswith("openvino does not compute in fp16; choose precision auto or one of fp32, bf16, int8")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_the_automatic_choice_takes_a_runtime_that_has_the_precision(make_model):
+    with open_model(make_model(precision="fp16"), precision="fp16") as backend:
+        assert (backend.name, backend.precision) == ("onnxruntime", "fp16")
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_what_is_missing_on_a_gpu_is_the_package_for_gpus(tiny_model, monkeypatch):
+    monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: False))
+    message = opening(tiny_model, backend="onnxruntime", device="cuda")
+    assert message.startswith("onnxruntime is not installed for CUDA; pip install onnxruntime-gpu[cuda,cudnn] ")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sal360.runtimes.tensorrt.driver import SIGNATURES
+from sal360.runtimes.tensorrt import driver
+from sal360.runtimes.tensorrt.driver import SIGNATURES, cuda_device_count
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,41 @@ def test_each_call_is_declared_as_in_the_header(header, name):
     # the first declaration is the one that the alias stands for
     parameters = re.search(rf"CUresult CUDAAPI {public}\(([^)]*)\);", header)[1]
     assert SIGNATURES[name] == tuple(ctypes_of(each) for each in parameters.split(","))
+
+
+class Driver:
+    """A driver library that starts when it is told to."""
+
+    def __init__(self):
+        self.is_there, self.status, self.loads = False, 0, 0
+
+    def load(self, name):
+        assert name == "libcuda.so.1"
+        self.loads += 1
+        if not self.is_there:
+            raise OSError("libcuda.so.1: cannot open shared object file")
+        return self
+
+    def __getattr__(self, name):
+        if name not in SIGNATURES:
+            raise AttributeError(name)
+
+        def call(*arguments):
+            if name == "cuDeviceGetCount":
+                arguments[0]._obj.value = 1
+            return self.status
+
+        setattr(self, name, call)
+        return call
+
+
+def test_a_driver_that_comes_up_later_is_seen(monkeypatch):
+    late = Driver()
+    monkeypatch.setattr(driver, "_loaded", [])
+    monkeypatch.setattr(driver.ctypes, "CDLL", late.load)
+    assert cuda_device_count() == 0
+    late.is_there, late.status = True, 100  # the library is installed, the kernel module is not loaded
+    assert cuda_device_count() == 0
+    late.status = 0
+    assert cuda_device_count() == cuda_device_count() == 1
+    assert late.loads == 3

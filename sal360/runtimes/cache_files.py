@@ -1,0 +1,124 @@
+"""The folder in which runtimes keep what they compiled: locked while something is made, limited in number."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sal360.errors import ModelError
+
+KEEP = 8
+"""How many compiled forms of one model, or folders of models, are kept unless another number is asked for."""
+
+_log = logging.getLogger(__name__)
+
+
+def writable_folder(folder: Path) -> Path:
+    """A folder of the cache, made if it is missing.
+
+    Raises:
+        ModelError: it cannot be made or written; known before minutes are spent on what belongs there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise unwritable(folder, PermissionError(13, "Permission denied"))
+    return folder
+
+
+def unwritable(folder: Path, error: OSError) -> ModelError:
+    """The error for a cache folder that cannot be written."""
+    return ModelError(
+        f"the cache folder {folder} cannot be written ({error.strerror or error})",
+        "free some space, change its owner, or set XDG_CACHE_HOME to another folder",
+    )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a cache entry: one process or thread at a time is inside, the others wait.
+
+    The lock is the file `path` with ".lock" added. It ends with its process, however that ends, and the file is removed
+    when the block is left. File systems without locks, and Windows, go without.
+
+    Raises:
+        ModelError: the folder cannot be written.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        handle = _acquire(lock)
+    except OSError as error:
+        raise unwritable(path.parent, error) from None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            lock.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone, and begins anew
+            os.close(handle)
+
+
+def _acquire(lock: Path) -> int | None:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return None
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _wait_for(handle, lock, fcntl)
+        except BaseException:
+            os.close(handle)
+            raise
+        if _is_same_file(handle, lock):
+            return handle
+        os.close(handle)
+
+
+def _wait_for(handle: int, lock: Path, fcntl: Any) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _log.info("waiting for another process that makes %s", lock.with_suffix(""))
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:  # a network file system without locks
+        _log.warning("%s cannot be locked (%s): two processes may do the same work", lock, error)
+
+
+def _is_same_file(handle: int, path: Path) -> bool:
+    try:
+        there, here = os.stat(path), os.fstat(handle)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def mark_used(path: Path) -> None:
+    """Make a cache entry the newest one."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def remove_all_but_newest(entries: Sequence[Path], keep: int) -> list[Path]:
+    """Remove cache entries (files or folders) beyond the `keep` that were used last; returns what was removed."""
+    newest_first = sorted(entries, key=_used_at, reverse=True)
+    for entry in newest_first[keep:]:
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                entry.unlink(missing_ok=True)
+    return newest_first[keep:]
+
+
+def _used_at(entry: Path) -> float:
+    try:
+        return entry.stat().st_mtime
+    except OSError:
+        return 0.0
