@@ -1,11 +1,11 @@
-"""What quantiser offsets gain in a real encoder: python benchmarks/qp_encoding.py [SOURCE ...] [--json].
+"""Gain from quantiser offsets in a real encoder: python benchmarks/qp_encoding.py [SOURCE ...] [--json].
 
-Each source (pictures are panned; default: the bundled panoramas) is encoded by x264 at several qualities, plain and
-with the offsets of `sal360.outputs.qp_offset` as regions of interest, and decoded again. Reported is the gain in
-PSNR of the luma at equal bit-rate (Bjøntegaard delta over the rates that both curves share), once weighted by solid
-angle and gaze, once by solid angle alone, which says what the rest of the sphere pays. The gaze is the model's own
-map: the gain is what a viewer gets who looks where the map says. Two variants are there to compare with:
-"projection" has offsets for the stretched poles alone, "turned away" has the map half a turn off its place.
+x264 encodes each source (pictures are panned; default: the bundled panoramas) at several qualities, plain and with the
+offsets of `sal360.outputs.qp_offset` as regions of interest. The result is the gain in luma PSNR at equal bit rate
+(Bjøntegaard delta over the rates that both curves share), weighted by solid angle and gaze, and by solid angle alone,
+which shows the cost for the rest of the sphere. The gaze is the model's own map, so this is the gain for a viewer who
+looks where the map says. Two variants serve for comparison: "projection" has only the offsets for the stretched poles,
+"turned away" uses the map rotated by 180 degrees.
 """
 
 from __future__ import annotations
@@ -24,31 +24,33 @@ import av
 import cv2
 import numpy as np
 from av.filter import Graph
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from sal360.arrays import Density, Reals
 from sal360.errors import DataError, one_line_errors
 from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.predictor import Predictor
 from sal360.samples import bundled_panoramas
 from sal360.sources import open_source
-from sal360.sphere import Array, solid_angles
+from sal360.sphere import solid_angles
 
 CRFS = (20, 25, 30, 35, 40)
 RATE_HZ = 30
 TURN_RAD_S = 0.3
 _TIME_BASE = Fraction(1, RATE_HZ)
-X264_QP_RANGE = 51  # FFmpeg's regions of interest give the offset as a share of it
+X264_QP_RANGE = 51  # FFmpeg's regions of interest express the offset as a fraction of it
 VARIANTS = {"plain": None, "projection": 0.0, "gaze 0.25": 0.25, "gaze 0.5": 0.5, "gaze 1": 1.0, "turned away": 0.5}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One frame to encode: its planes as a YUV 4:2:0 frame, its luma, and its weight for each pixel."""
+    """One frame to encode: a YUV 4:2:0 frame, its luma, and its smoothed map."""
 
     frame: av.VideoFrame
-    luma: Array
-    density: Array
+    luma: Reals
+    density: Density
 
 
 def main() -> None:
@@ -56,11 +58,14 @@ def main() -> None:
     parser.add_argument(
         "sources", nargs="*", type=Path, help="pictures, videos or bags; default: the bundled panoramas"
     )
-    parser.add_argument("--frames", type=int, default=30, help="frames of each source")
-    parser.add_argument("--height", type=int, default=512, help="rows of the encoded frames, even")
-    parser.add_argument("--preset", default="medium", help="preset of x264")
+    parser.add_argument("--frames", type=int, default=30, help="frames per source")
+    parser.add_argument("--height", type=int, default=512, help="rows of the encoded frames (even)")
+    parser.add_argument("--preset", default="medium", help="x264 preset")
     parser.add_argument(
-        "--max-offset", type=int, default=QpOffsetSettings.max_offset, help="bound of the offsets, QP (%(default)s)"
+        "--max-offset",
+        type=int,
+        default=QpOffsetSettings.max_offset,
+        help="maximum offset, QP (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
@@ -89,24 +94,24 @@ def main() -> None:
 
 
 def _pictures(source: Path, count: int, height_px: int) -> list[Picture]:
-    """The first frames of a source with their smoothed maps."""
+    """The first frames of a source, with their smoothed maps."""
     frames = open_source(source, loop=True, rate_hz=RATE_HZ, yaw_rate_rad_s=TURN_RAD_S, height_px=height_px)
     smoothing, pictures = TemporalSmoothing(), []
     with Predictor() as predictor:
         for number, each in enumerate(itertools.islice(frames, count)):
             density = smoothing.update(predictor.predict(each.image, each.channels), each.stamp_s)
-            image = each.image[: each.image.shape[0] & ~1, : each.image.shape[1] & ~1]  # 4:2:0 takes even sizes
+            image = each.image[: each.image.shape[0] & ~1, : each.image.shape[1] & ~1]  # 4:2:0 needs even sizes
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=f"{each.channels}24")
             frame = frame.reformat(format="yuv420p")
             frame.pts, frame.time_base = number, _TIME_BASE
             pictures.append(Picture(frame, _luma(frame), density))
     if not pictures:
-        raise DataError(f"{source} has no frames", "name another source", expected="at least one")
+        raise DataError(f"{source} has no frames", "choose another source")
     return pictures
 
 
 def _compare(pictures: list[Picture], preset: str, max_offset: int, name: str) -> dict[str, Any]:
-    """Rate and weighted PSNR of every variant and quality, and the gain of each variant over the plain one."""
+    """Bit rate and weighted PSNR of every variant and quality, and the gain of each variant over the plain one."""
     height, width = pictures[0].luma.shape
     sphere = np.broadcast_to(solid_angles(height, width), (height, width))
     weights = [
@@ -144,8 +149,8 @@ def _compare(pictures: list[Picture], preset: str, max_offset: int, name: str) -
     return {"frames": len(pictures), "size": [width, height], "gain_db": gains, "curves": curves}
 
 
-def _with_regions(frame: av.VideoFrame, offsets: Array, block_px: int = 16) -> av.VideoFrame:
-    """The frame with its offsets as regions of interest: one for each run of equal blocks of a row."""
+def _with_regions(frame: av.VideoFrame, offsets: NDArray[np.int8], block_px: int = 16) -> av.VideoFrame:
+    """The frame with its offsets as regions of interest: one per run of equal blocks in a row."""
     graph = Graph()
     last = graph.add_buffer(width=frame.width, height=frame.height, format="yuv420p", time_base=_TIME_BASE)
     for row, values in enumerate(offsets.tolist()):
@@ -174,14 +179,14 @@ def _encode(frames: list[av.VideoFrame], crf: int, preset: str) -> list[av.Packe
     return [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
 
 
-def _decode(packets: list[av.Packet]) -> Iterator[Array]:
+def _decode(packets: list[av.Packet]) -> Iterator[Reals]:
     decoder = av.CodecContext.create("h264", "r")
     for packet in [*packets, None]:
         for frame in decoder.decode(packet):
             yield _luma(frame)
 
 
-def _luma(frame: av.VideoFrame) -> Array:
+def _luma(frame: av.VideoFrame) -> Reals:
     plane = frame.planes[0]
     rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)  # (H, line)
     return rows[:, : plane.width].astype(np.float32)

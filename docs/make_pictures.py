@@ -1,4 +1,4 @@
-"""The pictures of these pages, made by the software: python -m docs.make_pictures (needs chromium for the report)."""
+"""Makes the pictures of the documentation: python -m docs.make_pictures (the report needs chromium)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 
 from docs.replay_report import replay_report
+from sal360.arrays import Density
 from sal360.files import written_beside
+from sal360.images import read_picture
 from sal360.outputs.overlay import draw_overlay
 from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings, decode_rates
@@ -19,14 +22,14 @@ from sal360.outputs.viewport import ViewportMap
 from sal360.predictor import Predictor
 from sal360.projection import Viewport
 from sal360.samples import bundled_panoramas
-from sal360.sphere import Array, angles_to_pixel, angles_to_vector, body_to_frame, nearest_pixel
+from sal360.sphere import angles_to_pixel, angles_to_vector, body_to_frame, nearest_pixel
 
 HEIGHT, WIDTH = 320, 640
 IMAGES = Path(__file__).parent / "images"
 
 
 def main() -> None:
-    frame = cv2.imread(str(bundled_panoramas() / "courtyard.jpg"))
+    frame: MatLike = read_picture(bundled_panoramas() / "courtyard.jpg")
     frame = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     with Predictor(precision="fp32") as predictor:
         density = predictor.predict(frame, "bgr")
@@ -40,14 +43,14 @@ def main() -> None:
         write_picture("replay_report.jpg", replay_report(Path(folder)))
 
 
-def write_picture(name: str, picture: Array) -> None:
-    """Write a BGR picture beside the pages."""
+def write_picture(name: str, picture: MatLike) -> None:
+    """Write a BGR picture to docs/images."""
     with written_beside(IMAGES / name) as temporary:
         cv2.imwrite(str(temporary), picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
-def label(picture: Array, text: str, x: float, y: float, scale: float = 0.4) -> None:
-    """Write white text on black into a picture, its middle near (x, y), wholly inside."""
+def label(picture: MatLike, text: str, x: float, y: float, scale: float = 0.4) -> None:
+    """Write white text on black, centred near (x, y) but entirely inside the picture."""
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     left = int(min(max(x - width / 2, 2), picture.shape[1] - width - 2))
     base = int(min(max(y + height / 2, height + 2), picture.shape[0] - 4))
@@ -55,17 +58,17 @@ def label(picture: Array, text: str, x: float, y: float, scale: float = 0.4) -> 
     cv2.putText(picture, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
 
 
-def _overlays(predictor: Predictor) -> Array:
-    """The bundled panoramas with their maps, two in a row."""
+def _overlays(predictor: Predictor) -> MatLike:
+    """The bundled panoramas with their maps, two per row."""
     overlays = []
     for path in sorted(bundled_panoramas().glob("*.jpg")):
-        frame = cv2.resize(cv2.imread(str(path)), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        frame = cv2.resize(read_picture(path), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         overlays.append(draw_overlay(frame, predictor.predict(frame, "bgr"), full_scale=6.0))
     return np.vstack([np.hstack(overlays[start : start + 2]) for start in range(0, len(overlays), 2)])
 
 
-def _coordinates(frame: Array) -> Array:
-    """The panorama with lines of azimuth and elevation, and unit vectors in three conventions."""
+def _coordinates(frame: MatLike) -> MatLike:
+    """The panorama with a grid of azimuth and elevation, and unit vectors in three conventions."""
     picture = cv2.resize(frame, (2 * WIDTH, 2 * HEIGHT), interpolation=cv2.INTER_LINEAR)
     picture = (0.6 * picture).astype(np.uint8)
     for azimuth in range(-150, 181, 30):
@@ -86,7 +89,7 @@ def _coordinates(frame: Array) -> Array:
     return picture
 
 
-def _targets(overlay: Array, density: Array) -> Array:
+def _targets(overlay: MatLike, density: Density) -> MatLike:
     peaks = find_peaks(density)
     for number, (direction, score) in enumerate(zip(peaks.directions, peaks.scores, strict=True), start=1):
         column, row = nearest_pixel(direction, HEIGHT, WIDTH)
@@ -95,8 +98,8 @@ def _targets(overlay: Array, density: Array) -> Array:
     return overlay
 
 
-def _shading_rate(frame: Array, density: Array) -> Array:
-    """Each tile at the resolution that its byte asks for: what a renderer would show."""
+def _shading_rate(frame: MatLike, density: Density) -> MatLike:
+    """Each tile at the resolution that its byte encodes, as a renderer would show it."""
     rates = ShadingRate(HEIGHT, WIDTH, ShadingRateSettings(limit="4x4")).update(density)
     widths, _ = decode_rates(rates)
     side = np.repeat(np.repeat(widths, 16, axis=0), 16, axis=1)[:HEIGHT, :WIDTH]
@@ -108,7 +111,7 @@ def _shading_rate(frame: Array, density: Array) -> Array:
     return picture.astype(np.uint8)
 
 
-def _qp_offset(frame: Array, density: Array) -> Array:
+def _qp_offset(frame: MatLike, density: Density) -> MatLike:
     offsets = QpOffset(HEIGHT, WIDTH, QpOffsetSettings()).update(density)
     shade = np.clip(128 + 14 * offsets.astype(int), 0, 255).astype(np.uint8)
     heat = cv2.applyColorMap(cv2.resize(shade, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_JET)
@@ -119,7 +122,7 @@ def _qp_offset(frame: Array, density: Array) -> Array:
     return picture
 
 
-def _viewport(frame: Array, density: Array) -> Array:
+def _viewport(frame: MatLike, density: Density) -> MatLike:
     """The window around the strongest target: the picture, and the map over it."""
     forward = find_peaks(density).directions[0]
     left = np.cross([0.0, 0.0, 1.0], forward)

@@ -199,6 +199,17 @@ def backends() -> str:
     return markdown(("backend", "model files", "precisions", "install"), rows)
 
 
+def encoders() -> str:
+    """Encoders that can be trained."""
+    from training.models.encoders import ENCODERS  # torch, which the other tables do not need
+
+    rows = [
+        (f"`{name}`", kind.summary, "with the package" if kind.packaged else "from a file")
+        for name, kind in ENCODERS.items()
+    ]
+    return markdown(("encoder", "network", "ImageNet weights"), rows)
+
+
 # --- access control ---
 
 _NODE_TOPICS = ("/rosout", "/parameter_events")  # of every node
@@ -270,9 +281,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "inputs": lambda: topics(INPUTS),
     "rejections": rejections,
     "backends": backends,
+    "encoders": encoders,
     **{
         group: partial(parameters, SaliencyParameters(), group=f"{group}.")
-        for group in ("smoothing", "targets", "target", "shading_rate", "qp_offset")
+        for group in ("smoothing", "targets", "target", "shading_rate", "qp_offset", "health")
     },
 }
 """The tables of the pages, by the name in their marker."""

@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from sal360.standard_streams import forgiving_streams
+
 FRAME_REJECTIONS = {
     "unknown_encoding": "an Image message in an encoding that is not supported",
     "zero_size": "an Image message without rows or columns",
@@ -94,37 +96,87 @@ def one_line_errors(main: Callable[[], int | None]) -> int:
     """Run a command's `main` and turn expected failures into one line on stderr.
 
     Returns:
-        main's status (None counts as 0); 2 after a `Sal360Error`, an operating-system error, or when a package that is
-        not ours is not installed; 130 after Ctrl-C.
+        main's status (None counts as 0); 2 after a `Sal360Error`, an operating-system error, a full memory, or if a
+        package that is not ours is missing; 130 after Ctrl-C.
     """
-    try:
-        return main() or 0
-    except Sal360Error as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # a library's words may hold line breaks
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith(("sal360", "training")):
-            raise
-        print(f"error: {_missing_module(error)}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {describe_os_error(error)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 2
+    with forgiving_streams():
+        try:
+            status = main() or 0
+            sys.stdout.flush()  # a full disk is noticed here and not when the interpreter exits
+            return status
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except (Sal360Error, OSError, ImportError, MemoryError) as error:
+            line = _one_line(error)
+            if not line:
+                raise
+            print(f"error: {line}", file=sys.stderr, flush=True)
+            return 2
 
 
-def _missing_module(error: ModuleNotFoundError) -> str:
-    return (
-        f"the Python module {error.name} is missing; expected an environment with what this command needs; source your "
-        "ROS 2 installation, or pip install what the README names for it"
-    )
+def _one_line(error: Exception) -> str:
+    """What to print for a failure; "" if it is a fault of this project."""
+    if isinstance(error, Sal360Error):
+        return " ".join(str(error).split())  # a library's words may hold line breaks
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    if isinstance(error, ImportError):
+        return "" if (error.name or "").startswith(("sal360", "training")) else _describe_import_error(error)
+    return "not enough memory; close other programs, or use smaller inputs"
+
+
+_EXTRAS = {
+    "rclpy": "ros",
+    "cv_bridge": "ros",
+    "rosbags": "replay",
+    "av": "replay",
+    "matplotlib": "replay",
+    "psutil": "replay",
+    "onnxruntime": "cpu",
+    "openvino": "cpu",
+    "torch": "train",
+    "torchvision": "train",
+    "lightning": "train",
+    "jsonargparse": "train",
+    "webdataset": "train",
+    "scipy": "train",
+}
+"""Python module → the extra of this package that installs it."""
+
+
+def _describe_import_error(error: ImportError) -> str:
+    module = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError):
+        said = " ".join(str(error).split())
+        return f"the Python module {module} cannot be imported ({said}); install it again, with what it needs"
+    extra = "ros" if module.endswith(("_msgs", "_srvs", "_interfaces")) else _EXTRAS.get(module, "")
+    remedy = f'pip install ".[{extra}]" in the checkout of sal360' if extra else f"install {module}"
+    source = "source your ROS 2 installation, or " if extra == "ros" else ""
+    return f"the Python module {error.name} is missing; {source}{remedy}"
+
+
+_SYSTEM_ERRORS = {
+    errno.ENOSPC: ("the disk is full", "free some space, then run the command again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, then run the command again"),
+    errno.EROFS: ("the file system is read-only", "choose another folder"),
+    errno.EACCES: ("no permission", "change the path, or its permissions or owner"),
+    errno.EPERM: ("no permission", "change the path, or its permissions or owner"),
+    errno.ENOENT: ("no such file or folder", "check the path"),
+    errno.EEXIST: ("a file of this name exists already", "remove it, or choose another path"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "check the path"),
+    errno.EISDIR: ("this is a folder, not a file", "check the path"),
+    errno.ENAMETOOLONG: ("the file name is too long", "choose a shorter one"),
+    errno.EMFILE: ("too many files are open", "raise the limit: see ulimit -n"),
+    errno.ENOMEM: ("not enough memory", "close other programs, or use smaller inputs"),
+    errno.EIO: ("the device failed to read or write", "check the disk or the connection"),
+}
+"""Error number → what was found and what to do about it."""
 
 
 def describe_os_error(error: OSError) -> str:
-    """Say an operating-system error in the same three parts: found, expected, remedy."""
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full{where}; expected room for the output; free some space and run the same command again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission{where}; expected a readable input and a writable output; change the path or its owner"
-    return f"{error.strerror or error}{where}; expected a usable file; check the path"
+    """Say an operating-system error in one line: what was found, where, and what to do about it."""
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
+    said = " ".join(str(error.strerror or error).split())
+    found, remedy = _SYSTEM_ERRORS.get(error.errno or 0, (said, "check the path" if where else ""))
+    return printable("; ".join(part for part in (found + where, remedy) if part))

@@ -1,12 +1,17 @@
-"""Where compiled models are kept between starts."""
+"""Files that are written whole or not at all, and the folder for what can be made again."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import pwd
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from sal360.errors import ParameterError
 
 
 @contextlib.contextmanager
@@ -17,34 +22,52 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     final name. The temporary name keeps the suffix, because image and video writers choose their format by it.
 
     Raises:
-        OSError: the folder cannot be made or written; the old file is then untouched.
+        OSError: the folder cannot be made or written, or the disk is full; the old file is then untouched.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{final.stem}-", suffix=final.suffix, dir=final.parent)
-    os.close(handle)
-    os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files; results are for sharing
-    temporary = Path(name)
+    temporary = _temporary_file(final)
     try:
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, final)
-    except BaseException:
+    except OSError as error:
+        raise _about(error, temporary, final) from None
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replace the file at `path` by `text` (UTF-8), whole or not at all."""
-    with written_beside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # names of files may hold bytes that are not UTF-8
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace the file at `path` by `data`, whole or not at all."""
     with written_beside(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _temporary_file(final: Path) -> Path:
+    """An empty file beside `final`, whose folder is made if it is missing."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # a part of the name: with its extra letters, a long one would be longer than file systems allow
+        handle, name = tempfile.mkstemp(prefix=f".{final.stem[:40]}-", suffix=final.suffix, dir=final.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(final.parent)) from None
+    os.close(handle)
+    os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files; results are for sharing
+    return Path(name)
+
+
+def _about(error: OSError, temporary: Path, final: Path) -> OSError:
+    """The error with the name of the final file in place of the temporary one's, and a full disk named as such."""
+    if error.errno is None and shutil.disk_usage(final.parent).free < 1 << 16:  # NumPy does not say why it failed
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final))
+    if error.errno is None or error.filename not in (None, str(temporary)):
+        return error
+    return OSError(error.errno, error.strerror, str(final))
 
 
 def _umask() -> int:
@@ -54,5 +77,25 @@ def _umask() -> int:
 
 
 def cache_folder() -> Path:
-    """The folder for files that can be made again: `$XDG_CACHE_HOME/sal360_ros`, by default below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sal360_ros"
+    """The folder for files that can be made again: `$XDG_CACHE_HOME/sal360_ros`, by default below ~/.cache.
+
+    A relative XDG_CACHE_HOME is ignored (XDG Base Directory Specification).
+
+    Raises:
+        ParameterError: there is no home folder, as for users without an entry in /etc/passwd in a container.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else _home() / ".cache") / "sal360_ros"
+
+
+def _home() -> Path:
+    home = os.environ.get("HOME", "")
+    if home:
+        return Path(home)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise ParameterError(
+            f"HOME is not set and user {os.getuid()} has no home folder",
+            "set XDG_CACHE_HOME to a writable folder for compiled models",
+        ) from None

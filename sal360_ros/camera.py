@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,13 +13,19 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sal360.errors import FrameError
+from sal360.errors import FrameError, Sal360Error
+from sal360.picture_formats import PICTURE_SUFFIXES, picture_size
 from sal360.samples import bundled_panoramas
+from sal360.settings import flatten, with_values
 from sal360.sources import Frame, open_source
+from sal360.sources.pictures import pictures_in
 from sal360_ros.messages import image_message
 from sal360_ros.parameter_table import ParameterTable
 from sal360_ros.parameters import CameraParameters
 from sal360_ros.qos import mismatch_logger, output_qos, overridable
+
+_HEADER_BYTES = 2**20
+"""Enough for the metadata that may precede a picture's size."""
 
 
 class PanoramaCamera(Node):
@@ -75,3 +83,33 @@ class PanoramaCamera(Node):
         message = CompressedImage(header=header, format="jpeg")
         message.data.frombytes(jpeg.data)
         return message
+
+
+def max_message_bytes(parameters: Mapping[str, Any]) -> int:
+    """Size of the largest message of a camera with these start parameters; 0 where it cannot be known.
+
+    What is wrong with the parameters or the source is said when the camera itself reads them.
+    """
+    names = {name for name, _, _ in flatten(CameraParameters())}
+    try:
+        values = with_values(CameraParameters(), {name: parameters[name] for name in names & parameters.keys()})
+        pixels = 2 * values.height_px**2 if values.height_px else _max_pixels(values)
+    except (Sal360Error, OSError, TypeError, ValueError):
+        return 0
+    raw_bytes = 3 * pixels
+    return raw_bytes if values.image_transport == "raw" else raw_bytes // 2  # more than a JPEG of noise
+
+
+def _max_pixels(values: CameraParameters) -> int:
+    """Pixels of the source's largest frame; of a video or bag, that of its first frame."""
+    source = Path(values.source or bundled_panoramas())
+    is_picture = source.suffix.lower() in PICTURE_SUFFIXES and source.is_file()
+    if is_picture or any(each.suffix.lower() in PICTURE_SUFFIXES for each in source.glob("*")):
+        return max(math.prod(_stored_size(path)) for path in ([source] if is_picture else pictures_in(source)))
+    frame = next(open_source(source, topic=values.source_topic), None)
+    return 0 if frame is None else math.prod(frame.image.shape[:2])
+
+
+def _stored_size(path: Path) -> tuple[int, int]:
+    with path.open("rb") as file:
+        return picture_size(file.read(_HEADER_BYTES))

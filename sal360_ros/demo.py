@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from sal360.arrays import Pixels
 from sal360.cli.options import CommandParser
 from sal360.errors import ParameterError, Sal360Error
 from sal360.files import written_beside
-from sal360.images import decode_image
-from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+from sal360.images import decode_image, write_picture
+from sal360_ros.environment import check_environment, open_standard_streams, ros_start_errors
+from sal360_ros.shared_memory import keep_freed_memory, remember_segments, use_shared_memory_profile
 
-NAMESPACE = "/sal360_demo"
-NODE = f"{NAMESPACE}/saliency_node"
 _FIRST_MAP_TIMEOUT_S = 30.0
 
 
@@ -35,14 +34,18 @@ class DemoError(Sal360Error):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns 0 when every part of it worked."""
+    open_standard_streams()
     options = _parse(arguments)
-    keep_freed_memory()
-    use_shared_memory_profile()
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # keep the demo off the network
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
-    with _running_graph(options, output) as (node, check):
-        latency_s, seconds, status = _measure(node, check, options.seconds)
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # keep the demo off the network
+    keep_freed_memory()
+    use_shared_memory_profile(0)  # this process only receives
+    check_environment()
+    from sal360_ros.processes import clean_end  # imports rclpy, when the environment is complete
+
+    with clean_end(), _running_graph(options, output) as (node, check):
+        latency_s, seconds, status = _measure(node, check, options.seconds, output)
         _report(latency_s, seconds, status, options)
         picture, video, frames = _record_overlay(node, check, options.seconds / 2, output)
     print(f"  overlay         {frames} frames in {video}\n                  the last one in {picture}")
@@ -67,21 +70,24 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 @contextmanager
 def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
     """Start an active saliency node and a camera; yield a node of this process and a check that both still run."""
-    import rclpy  # the middleware reads the environment once, so it must be complete
+    import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    from sal360_ros.processes import NodeProcess, bring_up
+    from sal360_ros.processes import NodeProcess, bring_up, unique_name
 
-    names = {"__ns": NAMESPACE}
+    namespace = unique_name("/sal360_demo")  # demos at the same time do not hear each other
+    names = {"__ns": namespace}
     camera_parameters = {"source": options.source, "rate_hz": options.rate, "height_px": options.height}
     logs = output / "saliency_node.log", output / "panorama_camera.log"
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C stays Python's own
-    node = rclpy.create_node("subscriber", namespace=NAMESPACE)
+    with ros_start_errors():
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C stays Python's own
+        node = rclpy.create_node("subscriber", namespace=namespace)
+    remember_segments()
     try:
         with NodeProcess(
             "sal360_ros.saliency_node", {"model": options.model, "encoding": "32FC1"}, names, log=logs[0]
         ) as saliency:
-            bring_up(node, NODE, saliency)
+            bring_up(node, f"{namespace}/saliency_node", saliency)
             with NodeProcess("sal360_ros.panorama_camera", camera_parameters, names, log=logs[1]) as camera:
 
                 def check() -> None:
@@ -94,7 +100,9 @@ def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[
         rclpy.shutdown()
 
 
-def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[list[float], float, dict[str, str]]:
+def _measure(
+    node: Any, check: Callable[[], None], duration_s: float, output: Path
+) -> tuple[list[float], float, dict[str, str]]:
     """Latency of each map from stamp to arrival, the duration of the measurement, and the node's diagnostics."""
     from diagnostic_msgs.msg import DiagnosticArray
     from sensor_msgs.msg import Image
@@ -113,19 +121,19 @@ def _measure(node: Any, check: Callable[[], None], duration_s: float) -> tuple[l
 
     def on_diagnostics(message: DiagnosticArray) -> None:
         for each in message.status:
-            if each.name.startswith(NODE):
+            if each.name.startswith(f"{node.get_namespace()}/"):
                 status.update((pair.key, pair.value) for pair in each.values)
 
     subscription = node.create_subscription(Image, "saliency", on_map, input_qos(depth=10))
     diagnostics = node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
     _spin(node, check, _FIRST_MAP_TIMEOUT_S, "waiting for the first map", until=lambda: bool(latency_s))
     if not latency_s:
-        raise DemoError(f"no map arrived within {_FIRST_MAP_TIMEOUT_S:g} s", "see the logs in the output folder")
+        raise DemoError(f"no map arrived within {_FIRST_MAP_TIMEOUT_S:g} s", f"see the logs in {output}")
     latency_s.clear()
     seconds = _spin(node, check, duration_s, "measuring")
     if not latency_s or not status:
         missing = "maps" if not latency_s else "diagnostics"
-        raise DemoError(f"no {missing} arrived within {seconds:.0f} s", "see the logs in the output folder")
+        raise DemoError(f"no {missing} arrived within {seconds:.0f} s", f"see the logs in {output}")
     node.destroy_subscription(subscription)
     node.destroy_subscription(diagnostics)
     return latency_s, seconds, status
@@ -168,9 +176,8 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
         _spin(node, check, duration_s, "recording the overlay")
         node.destroy_subscription(subscription)
         if not last:
-            raise DemoError("no overlay arrived", "see the logs in the output folder")
-    with written_beside(picture_path) as temporary:
-        cv2.imwrite(str(temporary), last[0])
+            raise DemoError("no overlay arrived", f"see the logs in {output}")
+    write_picture(picture_path, last[0])
     return picture_path, video_path, count
 
 
@@ -183,7 +190,18 @@ def _spin(
 
     start_s = time.monotonic()
     elapsed_s = 0.0
-    with tqdm(total=round(duration_s, 1), desc=what, unit="s", leave=False, bar_format="{desc} {bar} {n:.0f} s") as bar:
+    is_terminal = sys.stderr.isatty()
+    if not is_terminal:
+        with suppress(OSError):  # nobody reads stderr any more
+            print(f"{what}, {duration_s:g} s", file=sys.stderr, flush=True)
+    with tqdm(
+        total=round(duration_s, 1),
+        desc=what,
+        unit="s",
+        leave=False,
+        bar_format="{desc} {bar} {n:.0f} s",
+        disable=not is_terminal,
+    ) as bar:
         while elapsed_s < duration_s and not until():
             check()
             rclpy.spin_once(node, timeout_sec=0.1)

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 
-from sal360_ros.statistics import WINDOW_S, Snapshot
+from sal360.errors import Sal360Error
+from sal360_ros.parameters import HealthSettings
+from sal360_ros.statistics import WINDOW_S, OutputCounts, Snapshot
+
+PERIOD_S = 1.0
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+_IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
-def same_name_trouble(node: Node) -> str:
-    """A warning when several nodes have this node's full name, else ""."""
-    own = node.get_name(), node.get_namespace()
-    count = node.get_node_names_and_namespaces().count(own)
-    if count < 2:
-        return ""
-    return (
-        f"{count} nodes are named {node.get_fully_qualified_name()}, so parameters and transitions may reach any of "
-        "them; stop the others, or start this one with -r __node:=another_name"
-    )
+# --- log ---
 
 
-def silence_trouble(node: Node, topic: str) -> str:
-    """Why no frames arrive on `topic`, as far as the graph shows; the topic ends in /compressed if it is compressed."""
-    if node.count_publishers(topic):
-        return f"no frames arrive on {topic}, although it has a publisher; check whether large messages get lost"
-    base = topic.removesuffix("/compressed")
-    other, transport = (base, "raw") if topic != base else (f"{base}/compressed", "compressed")
-    if node.count_publishers(other):
-        return f"no publisher on {topic}, but there is one on {other}; set image_transport to {transport}"
-    return f"no publisher on {topic}; start the camera, or remap image to its topic"
+def describe(error: BaseException) -> str:
+    """An error in one line: in its own words if it is ours, with its type if it is not."""
+    line = " ".join(str(error).split())
+    return line if isinstance(error, Sal360Error) else f"{type(error).__name__}: {line}"
 
 
 class ThrottledWarnings:
@@ -67,40 +63,218 @@ class ThrottledWarnings:
         self._say(f"{line} ({suppressed} similar warnings suppressed)" if suppressed else line)
 
 
-PERIOD_S = 1.0
+class LibraryLog(logging.Handler):
+    """Passes what the library logs ("building the engine …") on to the node's log, until it is closed."""
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        super().__init__()
+        self._logger = logger
+        self._library = logging.getLogger("sal360")
+        if self._library.level == logging.NOTSET:
+            self._library.setLevel(logging.INFO)
+        self._library.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one line at its level; rclpy wants one level for each place in the code."""
+        line = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self._logger.error(line)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(line)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(line)
+        else:
+            self._logger.debug(line)
+
+    def close(self) -> None:
+        """Leave the library's logger."""
+        self._library.removeHandler(self)
+        super().close()
+
+
+# --- checks of the graph ---
+
+
+def same_name_trouble(node: Node) -> str:
+    """A warning when several nodes have this node's full name, else ""."""
+    own = node.get_name(), node.get_namespace()
+    count = node.get_node_names_and_namespaces().count(own)
+    if count < 2:
+        return ""
+    return (
+        f"{count} nodes are named {node.get_fully_qualified_name()}, so parameters and transitions may reach any of "
+        "them; stop the others, or start this one with -r __node:=another_name"
+    )
+
+
+def clock_trouble(node: Node) -> str:
+    """A warning when the node runs on simulated time and there is none, else ""."""
+    if not node.get_parameter("use_sim_time").value:
+        return ""
+    if not node.count_publishers("/clock"):
+        found = "/clock has no publisher"
+    elif not node.get_clock().now().nanoseconds:
+        found = "nothing arrives on /clock"
+    else:
+        return ""
+    return f"use_sim_time is true and {found}; start the simulation, play the bag with --clock, or set it to false"
+
+
+def silence_trouble(node: Node, image: str, transport: str) -> str:
+    """Why no frames arrive, as far as the graph shows.
+
+    Args:
+        image: full name that `image` resolves to.
+        transport: the parameter image_transport, "raw" or "compressed".
+    """
+    topic, wanted = (image, _IMAGE) if transport == "raw" else (f"{image}/compressed", _COMPRESSED)
+    if wanted in publisher_types(node, topic):
+        return (
+            f"no frames arrive on {topic}, although it has a publisher: either it sends nothing, or its large messages "
+            "get lost; then start the camera with config/fastdds_shm.xml as its Fast DDS profile (docs/diagnostics.md)"
+        )
+    for other in (topic, image, f"{image}/compressed"):
+        for kind in (_IMAGE, _COMPRESSED):
+            if kind in publisher_types(node, other):
+                remedy = _transport_remedy(other, kind, image, transport)
+                return f"no publisher of {_short(wanted)} on {topic}, but one of {_short(kind)} on {other}; {remedy}"
+    return f"no publisher on {topic}; start the camera, or remap image to its topic{_candidates(node, wanted)}"
+
+
+def _transport_remedy(topic: str, kind: str, image: str, transport: str) -> str:
+    """What to change so that the node takes the messages on a topic."""
+    needed = "raw" if kind == _IMAGE else "compressed"
+    steps = [] if needed == transport else [f"set image_transport to {needed} while the node is unconfigured"]
+    if kind == _COMPRESSED and not topic.endswith("/compressed"):
+        steps.append(f"remap image/compressed to {topic}")
+    elif (base := topic if kind == _IMAGE else topic.removesuffix("/compressed")) != image:
+        steps.append(f"remap image to {base}")
+    return " and ".join(steps)
+
+
+def _candidates(node: Node, kind: str) -> str:
+    """Topics of other nodes that could be the camera's, as the end of a sentence."""
+    own = {name for name, _ in node.get_publisher_names_and_types_by_node(node.get_name(), node.get_namespace())}
+    others = [name for name, kinds in node.get_topic_names_and_types() if kind in kinds and name not in own]
+    published = [name for name in others if node.count_publishers(name)]
+    return f" ({_short(kind)} is published on {', '.join(sorted(published)[:3])})" if published else ""
+
+
+def publisher_types(node: Node, topic: str) -> set[str]:
+    """The message types that others publish on a topic, such as "sensor_msgs/msg/Image"."""
+    return {each.topic_type for each in node.get_publishers_info_by_topic(topic)}
+
+
+def _short(kind: str) -> str:
+    return kind.rsplit("/", 1)[-1]
+
+
+# --- the status ---
+
+
+class Finding(NamedTuple):
+    """Something that is wrong."""
+
+    level: bytes
+    """`DiagnosticStatus.WARN` or `ERROR`."""
+    kind: str
+    """What is logged at most once per period; "" if the log has it already."""
+    text: str
+
+
+def frame_findings(snapshot: Snapshot, limits: HealthSettings) -> Iterator[Finding]:
+    """What the counters of an active node show to be wrong."""
+    if snapshot.recently_rejected:
+        worst = max(snapshot.recently_rejected, key=lambda reason: snapshot.recently_rejected[reason])
+        level = WARN if snapshot.recently_answered else ERROR
+        yield Finding(level, "", f"rejecting frames, most often for {worst}")
+    if snapshot.is_stuck:
+        yield Finding(ERROR, "stuck", f"frames arrive, but no map was published for {WINDOW_S:g} s")
+    elif _is_slow(snapshot, limits):
+        line = (
+            f"{snapshot.answered_hz:.1f} maps per second for {snapshot.received_hz:.1f} frames per second: the machine "
+            "is too slow for the stream; lower its rate or size, or choose a faster device or precision"
+        )
+        yield Finding(WARN, "slow", line)
+    lost_share = snapshot.recently_lost / max(1, snapshot.recently_received + snapshot.recently_lost)
+    if lost_share > limits.max_lost_share:
+        yield Finding(WARN, "lost", f"{lost_share:.0%} of the frames get lost in transport; see docs/diagnostics.md")
+    if snapshot.recently_stood_still:
+        line = (
+            f"{snapshot.recently_stood_still} frames in {WINDOW_S:g} s with a timestamp of zero or the last frame's; "
+            "using arrival times; have the camera driver set header.stamp"
+        )
+        yield Finding(WARN, "stamps", line)
+
+
+def _is_slow(snapshot: Snapshot, limits: HealthSettings) -> bool:
+    usable = snapshot.recently_received - sum(snapshot.recently_rejected.values())
+    enough = snapshot.is_settled and usable > WINDOW_S  # to speak of a share
+    return enough and 0 < snapshot.recently_answered < limits.min_answered_share * usable
+
+
+class OutputWatch:
+    """Judges the outputs by what became of them over the last `WINDOW_S` seconds."""
+
+    def __init__(self) -> None:
+        self._history: deque[tuple[float, Mapping[str, OutputCounts]]] = deque()
+
+    def findings(self, outputs: Mapping[str, OutputCounts], limits: HealthSettings, now_s: float) -> Iterator[Finding]:
+        """What is wrong with the outputs, by topic.
+
+        Args:
+            outputs: their totals.
+            now_s: monotonic time, seconds.
+        """
+        while self._history and self._history[0][0] < now_s - WINDOW_S:
+            self._history.popleft()
+        before = self._history[0][1] if self._history else {}
+        self._history.append((now_s, outputs))
+        for topic, counts in outputs.items():
+            yield from _output_findings(topic, counts, before.get(topic, counts), limits)
+
+
+def _output_findings(topic: str, now: OutputCounts, before: OutputCounts, limits: HealthSettings) -> Iterator[Finding]:
+    published, failed, dropped = (
+        max(0, getattr(now, name) - getattr(before, name)) for name in ("published", "failed", "dropped")
+    )
+    if failed:
+        yield Finding(WARN if published else ERROR, "", f"{topic} fails: {now.last_error}")
+    dropped_share = dropped / max(1, published + failed + dropped)
+    if dropped_share > limits.max_dropped_share:
+        line = f"{topic} skips {dropped_share:.0%} of the maps, because the outputs are slower than the stream"
+        yield Finding(WARN, topic, line)
 
 
 def saliency_status(
-    name: str, state: str, snapshot: Snapshot, about: Mapping[str, str], trouble: str = ""
+    name: str,
+    hardware_id: str,
+    snapshot: Snapshot,
+    outputs: Mapping[str, OutputCounts],
+    about: Mapping[str, str],
+    fine: str,
+    findings: Iterable[Finding],
 ) -> DiagnosticStatus:
-    """The status of a saliency node.
+    """The status of a saliency node: the worst of what is wrong, then the rest of it.
 
     Args:
         name: full name of the node.
-        state: label of its lifecycle state.
+        hardware_id: the machine.
         snapshot: statistics since the last activation.
-        about: more values (model, backend, …).
-        trouble: a warning from outside the statistics, or "".
+        outputs: totals of the outputs, by topic.
+        about: more values (state, model, backend).
+        fine: the message when nothing is wrong.
+        findings: all that is wrong.
     """
-    status = DiagnosticStatus(name=f"{name}: saliency")
-    status.level, status.message = _judge(state, snapshot, trouble)
-    values = {"state": state, **about, **_values(snapshot)}
+    ordered = sorted(findings, key=lambda each: each.level, reverse=True)
+    status = DiagnosticStatus(name=f"{name}: saliency", hardware_id=hardware_id)
+    status.level = ordered[0].level if ordered else OK
+    status.message = " | ".join(each.text for each in ordered) or fine
+    values = {**about, **_values(snapshot)}
+    for topic, counts in outputs.items():
+        values |= {f"{topic}.{name}": str(getattr(counts, name)) for name in ("published", "failed", "dropped")}
     status.values = [KeyValue(key=key, value=value) for key, value in values.items()]
     return status
-
-
-def _judge(state: str, snapshot: Snapshot, trouble: str) -> tuple[bytes, str]:
-    if trouble:
-        return DiagnosticStatus.WARN, trouble
-    if state != "active":
-        return DiagnosticStatus.OK, state
-    if snapshot.recently_rejected:
-        worst = max(snapshot.recently_rejected, key=lambda reason: snapshot.recently_rejected[reason])
-        level = DiagnosticStatus.WARN if snapshot.answered_hz else DiagnosticStatus.ERROR
-        return level, f"rejecting frames, most often for {worst}"
-    if snapshot.is_stuck:
-        return DiagnosticStatus.ERROR, f"frames arrive, but no map was published for {WINDOW_S:g} s"
-    return DiagnosticStatus.OK, f"{snapshot.answered_hz:.1f} maps per second"
 
 
 def _values(snapshot: Snapshot) -> dict[str, str]:
@@ -116,6 +290,9 @@ def _values(snapshot: Snapshot) -> dict[str, str]:
         "dropped_stale": str(snapshot.superseded),
         "lost_in_transport": str(snapshot.lost),
         "stamps_backwards": str(snapshot.went_back),
+        "stamps_standing_still": str(snapshot.stood_still),
+        "without_orientation": str(snapshot.unoriented),
+        "without_orientation_share": f"{snapshot.unoriented_share:.2f}",
         "rejected": str(sum(snapshot.rejected.values())),
     }
     values.update((f"rejected.{reason}", str(count)) for reason, count in sorted(snapshot.rejected.items()))

@@ -8,6 +8,7 @@ is not disturbed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 import tempfile
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -34,11 +36,15 @@ from sal360.errors import DataError, FrameError, ParameterError
 from sal360.images import read_map
 from sal360.replay.recording import LiveRun, Recording, ReplayedFrame
 from sal360.replay.resources import ResourceSampler
+from sal360.settings import flatten, with_values
 from sal360.sources.bag import COMPRESSED
 from sal360_ros.diagnostics import PERIOD_S
-from sal360_ros.processes import NodeProcess, ProcessError, bring_up
+from sal360_ros.environment import check_environment, ros_start_errors
+from sal360_ros.parameter_table import DECLARED_BY_RCLPY
+from sal360_ros.parameters import SaliencyParameters
+from sal360_ros.processes import NodeProcess, ProcessError, bring_up, clean_end, unique_name
 from sal360_ros.qos import input_qos
-from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
+from sal360_ros.shared_memory import keep_freed_memory, remember_segments, use_shared_memory_profile
 
 _MATCH_TIMEOUT_S = 20.0
 _QUIET_S = 2.0  # no further maps are expected after this time without one
@@ -54,26 +60,27 @@ def play_live(recording: Recording, parameters: Mapping[str, Any], rate: float =
         rate: playback speed relative to the recording.
 
     Raises:
-        ParameterError: the rate is not above 0.
+        ParameterError: the rate is not above 0, or the node has no such parameter.
         ProcessError: the node does not start, refuses its parameters, or ends.
-        DataError: no frame can be played.
+        DataError: no frame can be played, or there is no space for the maps.
     """
     if not rate > 0:
         raise ParameterError(f"the rate is {rate:g}", "1 is the recorded speed", expected="a number above 0")
-    keep_freed_memory()
-    use_shared_memory_profile()
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # keep the replay off the network
-    namespace = f"/sal360_replay_{os.getpid()}"
     transport = "compressed" if recording.type == COMPRESSED else "raw"
-    settings = {"encoding": "32FC1", **parameters, "image_transport": transport}
+    settings = {"encoding": "32FC1", **_checked(parameters), "image_transport": transport}
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # keep the replay off the network
+    keep_freed_memory()
+    use_shared_memory_profile(_max_message_bytes(recording))
+    check_environment()
+    namespace = unique_name("/sal360_replay")  # replays at the same time do not hear each other
     remappings = {"__ns": namespace, "/diagnostics": f"{namespace}/diagnostics"}
-    with MapSpool() as spool:
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    with _temporary_folder() as folder, MapSpool(folder) as spool, clean_end():
+        with ros_start_errors():
+            rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         try:
             with (
-                TemporaryDirectory(prefix="sal360-replay-") as logs,
                 _Client(namespace, recording.type, spool) as client,
-                NodeProcess("sal360_ros.saliency_node", settings, remappings, log=Path(logs) / "node.log") as process,
+                NodeProcess("sal360_ros.saliency_node", settings, remappings, log=folder / "node.log") as process,
             ):
                 bring_up(client.node, f"{namespace}/saliency_node", process)
                 with ResourceSampler(process.pid) as sampler:
@@ -83,6 +90,44 @@ def play_live(recording: Recording, parameters: Mapping[str, Any], rate: float =
         measured = {**sampler.figures(), **client.map_hz(), "max_publish_delay_ms": client.max_delay_s * 1000}
         frames = _replayed_frames(recording, spool, client.sent_ns, client.received)
         yield LiveRun(frames, client.node_values, measured, sampler.curves())
+
+
+def _checked(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The node's parameters, with whole numbers as decimal ones where the node takes those.
+
+    Raises:
+        ParameterError: the node has no such parameter, or does not take this value.
+    """
+    defaults = {name: default for name, default, _ in flatten(SaliencyParameters())}
+    checked = {}
+    for name, value in parameters.items():
+        if name not in defaults and name.split(".")[0] not in DECLARED_BY_RCLPY:
+            similar = get_close_matches(name, defaults, n=1)
+            remedy = f"did you mean {similar[0]}?" if similar else "docs/parameters.md lists the parameters"
+            raise ParameterError(f"the node has no parameter {name}", remedy)
+        is_decimal = isinstance(defaults.get(name), float) and type(value) is int
+        checked[name] = float(value) if is_decimal else value
+    with contextlib.suppress(TypeError, ValueError):  # of a wrong type: the node says so
+        with_values(SaliencyParameters(), {name: checked[name] for name in checked.keys() & defaults.keys()})
+    return checked
+
+
+def _max_message_bytes(recording: Recording) -> int:
+    """Size of the largest frame, as far as the first ones tell: compressed ones differ in size."""
+    sizes = [len(message.data) for message in itertools.islice(recording.messages(recording.topic), 20)]
+    return round(max(sizes, default=0) * (1.5 if recording.type == COMPRESSED else 1))
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = TemporaryDirectory(prefix="sal360-replay-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"no temporary folder can be made ({error.strerror})", "set TMPDIR to a writable folder with free space"
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 def _replayed_frames(
@@ -118,7 +163,9 @@ class _Client:
     """The camera and the subscriber of a live replay, in one ROS node."""
 
     def __init__(self, namespace: str, message_type: str, spool: MapSpool) -> None:
-        self.node = Node("sal360_replay", namespace=namespace)
+        with ros_start_errors():
+            self.node = Node("sal360_replay", namespace=namespace)
+        remember_segments()
         kind, topic = (CompressedImage, "image/compressed") if message_type == COMPRESSED else (Image, "image")
         self._publisher = self.node.create_publisher(kind, topic, _FRAME_QOS)
         # rclpy's annotations lack callbacks with the message info
@@ -130,6 +177,7 @@ class _Client:
         self.node_values: dict[str, str] = {}
         self.max_delay_s = 0.0
         self._last_arrival_s = 0.0
+        self._error: Exception | None = None
 
     def _on_map(self, message: Image, info: Mapping[str, int]) -> None:
         arrived_ns = time.time_ns()
@@ -141,15 +189,21 @@ class _Client:
         for status in message.status:
             self.node_values = {value.key: value.value for value in status.values}
 
-    def play(self, recording: Recording, rate: float, check: Callable[[], None]) -> None:
+    def play(self, recording: Recording, rate: float, check_node: Callable[[], None]) -> None:
         """Publish the frames at their recorded times, and receive until no more maps arrive.
 
         Args:
-            check: raises if the node has ended.
+            check_node: raises if the node has ended.
 
         Raises:
-            DataError: no frame can be played.
+            DataError: no frame can be played, or there is no space for the maps.
         """
+
+        def check() -> None:
+            check_node()
+            if self._error is not None:
+                raise self._error
+
         with self._spinning():
             self._await_subscriber(check)
             start_s = first_ns = None
@@ -172,14 +226,17 @@ class _Client:
 
     @contextlib.contextmanager
     def _spinning(self) -> Iterator[None]:
-        """Receive messages in a separate thread."""
+        """Receive messages in a separate thread; what goes wrong there is kept in `_error`."""
         stopped = threading.Event()
         executor = SingleThreadedExecutor()
         executor.add_node(self.node)
 
         def spin() -> None:
-            while not stopped.is_set():
-                executor.spin_once(timeout_sec=0.1)
+            try:
+                while not stopped.is_set():
+                    executor.spin_once(timeout_sec=0.1)
+            except Exception as error:
+                self._error = error
 
         thread = threading.Thread(target=spin, name="receiver", daemon=True)
         thread.start()
@@ -242,16 +299,30 @@ def _with_stamp(data: bytes, stamp_ns: int) -> bytes:
 
 
 class MapSpool:
-    """A temporary file for the data of the received maps; `close` deletes it."""
+    """A file without a name in `folder`, for the data of the received maps."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="sal360-maps-")  # noqa: SIM115 - closed by `close`
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # without a buffer, the write that finds no space fails, and not a later one
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by `close`
         self._end = 0
 
     def append(self, message: Any, arrived_ns: int, published_ns: int) -> ReceivedMap:
-        """Store a sensor_msgs/Image; the times are nanoseconds since the Unix epoch."""
-        length = memoryview(message.data).nbytes
-        self._file.write(message.data)
+        """Store a sensor_msgs/Image; the times are nanoseconds since the Unix epoch.
+
+        Raises:
+            DataError: the map cannot be written.
+        """
+        data = memoryview(message.data).cast("B")
+        length = data.nbytes
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise DataError(
+                f"the received maps cannot be written to {self._folder} ({error.strerror})",
+                "free some space, or set TMPDIR to a folder with more",
+            ) from error
         received = ReceivedMap(
             message.height,
             message.width,
@@ -278,7 +349,7 @@ class MapSpool:
         return as_density(read_map(_ImageFields(**fields, data=data)), "that the node published")
 
     def close(self) -> None:
-        """Delete the file."""
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> MapSpool:

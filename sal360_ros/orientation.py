@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 import threading
+import time
 from typing import Any
 
 from nav_msgs.msg import Odometry
@@ -18,12 +19,13 @@ from sensor_msgs.msg import Imu
 from sal360.arrays import Floats
 from sal360.errors import ParameterError
 from sal360.sphere import rotation_from_quaternion, rotation_yaw_pitch_roll
-from sal360_ros.diagnostics import ThrottledWarnings
+from sal360_ros.diagnostics import ThrottledWarnings, publisher_types
 from sal360_ros.messages import stamp_nanoseconds
 from sal360_ros.qos import input_qos, overridable
 
 KEPT_S = 2.0
 MAX_DISTANCE_S = 0.1
+_SILENCE_S = 1.0
 
 
 class YawHistory:
@@ -35,10 +37,17 @@ class YawHistory:
         self._yaws_rad: list[float] = []
 
     def add(self, stamp_ns: int, yaw_rad: float) -> None:
-        """Add a yaw in radians; a stamp that is not newer than the last one starts a new history."""
+        """Add a yaw in radians; one with the last stamp replaces it, and a clock that was set back starts over.
+
+        A sample that is late by less than `KEPT_S` is dropped: best effort does not keep the order.
+        """
         with self._lock:
-            if self._stamps_ns and stamp_ns <= self._stamps_ns[-1]:
+            if self._stamps_ns and stamp_ns < self._stamps_ns[-1] - round(KEPT_S * 1e9):
                 self._stamps_ns, self._yaws_rad = [], []
+            if self._stamps_ns and stamp_ns < self._stamps_ns[-1]:
+                return
+            if self._stamps_ns and stamp_ns == self._stamps_ns[-1]:
+                del self._stamps_ns[-1], self._yaws_rad[-1]
             if self._yaws_rad:  # unwrapped, so that interpolation takes the short way
                 last_rad = self._yaws_rad[-1]
                 yaw_rad = last_rad + math.remainder(yaw_rad - last_rad, 2 * math.pi)
@@ -51,9 +60,7 @@ class YawHistory:
         """The yaw in radians at a time, interpolated; None if no sample is within `MAX_DISTANCE_S`."""
         with self._lock:
             stamps_ns, yaws_rad = self._stamps_ns, self._yaws_rad
-            right = bisect.bisect_left(stamps_ns, stamp_ns)
-            near = [each for each in (right - 1, right) if 0 <= each < len(stamps_ns)]
-            near = [each for each in near if abs(stamps_ns[each] - stamp_ns) <= MAX_DISTANCE_S * 1e9]
+            near = [each for each in self._around(stamp_ns) if abs(stamps_ns[each] - stamp_ns) <= MAX_DISTANCE_S * 1e9]
             if not near:
                 return None
             first, last = near[0], near[-1]
@@ -61,6 +68,17 @@ class YawHistory:
                 return yaws_rad[first]
             share = (stamp_ns - stamps_ns[first]) / (stamps_ns[last] - stamps_ns[first])
             return yaws_rad[first] + share * (yaws_rad[last] - yaws_rad[first])
+
+    def distance_s(self, stamp_ns: int) -> float:
+        """Seconds from a time to the nearest sample; infinite if there is none."""
+        with self._lock:
+            return min(
+                (abs(self._stamps_ns[each] - stamp_ns) * 1e-9 for each in self._around(stamp_ns)), default=math.inf
+            )
+
+    def _around(self, stamp_ns: int) -> list[int]:
+        right = bisect.bisect_left(self._stamps_ns, stamp_ns)
+        return [each for each in (right - 1, right) if 0 <= each < len(self._stamps_ns)]
 
 
 class OrientationInput:
@@ -74,15 +92,41 @@ class OrientationInput:
         self._node = node
         self._history = YawHistory()
         self._warnings = ThrottledWarnings(node.get_logger().warning)
-        kind, topic, callback = (Imu, "imu", self._on_imu) if source == "imu" else (Odometry, "odom", self._on_odometry)
+        kind, self._name, callback = (
+            (Imu, "imu", self._on_imu) if source == "imu" else (Odometry, "odom", self._on_odometry)
+        )
+        self._topic = node.resolve_topic_name(self._name)
+        self._last_arrival_s = -math.inf
+        self._refused = ""  # why the last message had no usable orientation
+        self._distance_s = math.inf  # from the last frame without an orientation to the nearest sample
         self._subscription = node.create_subscription(
-            kind, topic, callback, input_qos(depth=50), qos_overriding_options=overridable()
+            kind, self._name, callback, input_qos(depth=50), qos_overriding_options=overridable()
         )
 
     def at(self, stamp_ns: int) -> Floats | None:
         """The rotation (3, 3) from the camera's body axes to a fixed frame; None if no sample is near that time."""
         yaw_rad = self._history.at(stamp_ns)
-        return None if yaw_rad is None else rotation_yaw_pitch_roll(yaw_rad=yaw_rad)
+        if yaw_rad is None:
+            self._distance_s = self._history.distance_s(stamp_ns)
+            return None
+        return rotation_yaw_pitch_roll(yaw_rad=yaw_rad)
+
+    def cause(self) -> str:
+        """Why frames have no orientation, as far as messages and graph show."""
+        topic = self._topic
+        if not self._node.count_publishers(topic):
+            return f"no publisher on {topic}; start the driver, remap {self._name}, or set orientation to none"
+        if self._refused:
+            return self._refused
+        silence_s = time.monotonic() - self._last_arrival_s
+        if silence_s > _SILENCE_S:
+            since = f" for {silence_s:.0f} s" if math.isfinite(silence_s) else ""
+            kinds = ", ".join(publisher_types(self._node, topic))
+            return f"no message arrives on {topic}{since}, although it has a publisher ({kinds}); check that it sends"
+        return (
+            f"the nearest sample on {topic} is {self._distance_s:.3g} s from the frame's timestamp, and "
+            f"{MAX_DISTANCE_S:g} s are allowed; check that both drivers use the same clock"
+        )
 
     def destroy(self) -> None:
         """Remove the subscription."""
@@ -90,7 +134,7 @@ class OrientationInput:
 
     def _on_imu(self, message: Imu) -> None:
         if message.orientation_covariance[0] == -1:  # sensor_msgs/Imu: there is no orientation estimate
-            self._warnings.warn(
+            self._refuse(
                 "no orientation",
                 "the IMU publishes no orientation; run it through a filter (imu_filter_madgwick), or set orientation "
                 "to odometry",
@@ -105,6 +149,35 @@ class OrientationInput:
         try:
             rotation = rotation_from_quaternion(quaternion.w, quaternion.x, quaternion.y, quaternion.z)
         except ParameterError as error:
-            self._warnings.warn("quaternion", str(error))
+            self._refuse("quaternion", str(error))
             return
+        self._refused, self._last_arrival_s = "", time.monotonic()
+        if stamp_ns == 0:  # left empty by the driver: the time of arrival is the best there is
+            stamp_ns = self._node.get_clock().now().nanoseconds
+            self._warnings.warn("no stamp", f"messages on {self._topic} have no timestamp; using their arrival times")
         self._history.add(stamp_ns, math.atan2(rotation[1, 0], rotation[0, 0]))
+
+    def _refuse(self, kind: str, line: str) -> None:
+        self._refused = line
+        self._warnings.warn(kind, line)
+
+
+class LastOrientation:
+    """Stands in for an orientation that is missing, for a bounded time."""
+
+    def __init__(self) -> None:
+        self._last: Floats | None = None
+        self._time_s = -math.inf
+
+    def update(self, measured: Floats | None, time_s: float, hold_s: float) -> Floats | None:
+        """The orientation to use for a frame: the measured one, or the last one if it is at most `hold_s` old.
+
+        Args:
+            measured: (3, 3), or None if it is missing.
+            time_s: of the frame.
+        """
+        if measured is not None:
+            self._last, self._time_s = measured, time_s
+        elif not 0 <= time_s - self._time_s <= hold_s:
+            self._last = None
+        return self._last

@@ -7,13 +7,24 @@ signals, then imports that module. A SIGINT during the imports would otherwise e
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
-from sal360_ros.executable import run
+from sal360_ros.executable import parse_arguments, run
+
+NAME = "panorama_camera"
 
 
 def main() -> int:
     """Run the camera until SIGINT or SIGTERM and return the exit status."""
-    return run("sal360_ros.camera", "PanoramaCamera")
+    parse_arguments(NAME, "Publish pictures, a video or a bag in place of a 360° camera.")
+    return run("sal360_ros.camera", "PanoramaCamera", NAME, max_message_bytes=_max_message_bytes)
+
+
+def _max_message_bytes(parameters: Mapping[str, Any]) -> int:
+    from sal360_ros.camera import max_message_bytes
+
+    return max_message_bytes(parameters)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from sal360.errors import ParameterError, Sal360Error
 from sal360.settings import AnySettings, Rule, Value, flatten, with_values
 
 # Names that rclpy declares for every node or topic.
-_DECLARED_BY_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides")
+DECLARED_BY_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
 def describe(rule: Rule, default: Value) -> ParameterDescriptor:
@@ -38,7 +38,8 @@ def _refused(name: str, value: object, default: Value, rule: Rule) -> ParameterE
     """What to say about a start value of a wrong type or outside its range."""
     kinds = {bool: "true or false", int: "a whole number", float: "a number (1.0, not 1)", str: "text"}
     wanted = rule.allowed if rule.choices else " from ".join(filter(None, (kinds[type(default)], rule.allowed)))
-    return ParameterError(f"{name} is {value!r}", f"set it to {wanted}, at the start or with `ros2 param set`")
+    where = "" if rule.changes == "start" else ", at the start or with `ros2 param set`"
+    return ParameterError(f"{name} is {value!r}", f"set it to {wanted}{where}")
 
 
 class ParameterTable(Generic[AnySettings]):
@@ -67,7 +68,7 @@ class ParameterTable(Generic[AnySettings]):
         self._check = check
         self._rules = {name: rule for name, _, rule in flatten(defaults)}
         self._refused: dict[str, ParameterError] = {}
-        names = [name for name in node.get_parameters_by_prefix("") if name.split(".")[0] not in _DECLARED_BY_RCLPY]
+        names = [name for name in node.get_parameters_by_prefix("") if name.split(".")[0] not in DECLARED_BY_RCLPY]
         given = {name: node.get_parameter(name).value for name in names}
         for name in given:
             node.undeclare_parameter(name)

@@ -49,6 +49,38 @@ class EncodedQpOffset(QpOffsetSettings):
 
 
 @dataclass(frozen=True)
+class HealthSettings(Settings):
+    """When `/diagnostics` warns, and what the node does about inference that fails or hangs."""
+
+    min_answered_share: float = setting(
+        0.5, "minimum share of the usable frames that get a map; below it, a warning", minimum=0, maximum=1
+    )
+    max_lost_share: float = setting(
+        0.05, "maximum share of the frames that get lost in transport; above it, a warning", minimum=0, maximum=1
+    )
+    max_dropped_share: float = setting(
+        0.5,
+        "maximum share of the maps that an output skips because it is too slow; above it, a warning",
+        minimum=0,
+        maximum=1,
+    )
+    max_unoriented_share: float = setting(
+        0.1, "maximum share of the frames without a known orientation; above it, a warning", minimum=0, maximum=1
+    )
+    max_failures: int = setting(
+        10, "failed inferences in a row after which the model is opened again", minimum=1, maximum=10000
+    )
+    hang_s: float = setting(
+        10.0, "duration of one inference after which it counts as hung", minimum=0.1, maximum=3600, unit="s"
+    )
+    on_failure: str = setting(
+        "deactivate",
+        "what the node does when inference still fails or hangs after the model was opened again",
+        choices=("deactivate", "exit"),
+    )
+
+
+@dataclass(frozen=True)
 class SaliencyParameters(Settings):
     """Parameters of `saliency_node`."""
 
@@ -74,6 +106,13 @@ class SaliencyParameters(Settings):
         "source of the camera's orientation; imu: sensor_msgs/Imu on `imu`; odometry: nav_msgs/Odometry on `odom`",
         choices=ORIENTATIONS,
         changes="unconfigured",
+    )
+    orientation_hold_s: float = setting(
+        0.5,
+        "how long the last orientation is used when none is known; after it, targets follow in body axes",
+        minimum=0,
+        maximum=60,
+        unit="s",
     )
     prior_strength: float = setting(
         1.0, "strength of the model's equator prior; 1: as trained; 0: no prior", minimum=0, maximum=MAX_PRIOR_STRENGTH
@@ -110,6 +149,7 @@ class SaliencyParameters(Settings):
     target: SelectionSettings = field(default_factory=SelectionSettings)
     shading_rate: RenderedShadingRate = field(default_factory=RenderedShadingRate)
     qp_offset: EncodedQpOffset = field(default_factory=EncodedQpOffset)
+    health: HealthSettings = field(default_factory=HealthSettings)
 
 
 @dataclass(frozen=True)

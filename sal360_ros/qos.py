@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rclpy.qos import HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.duration import Duration
+from rclpy.qos import (
+    HistoryPolicy,
+    LivelinessPolicy,
+    QoSPolicyKind,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 _OVERRIDABLE = (
@@ -13,6 +21,9 @@ _OVERRIDABLE = (
     QoSPolicyKind.RELIABILITY,
     QoSPolicyKind.DURABILITY,
 )
+_HEARTBEAT = (QoSPolicyKind.DEADLINE, QoSPolicyKind.LIVELINESS, QoSPolicyKind.LIVELINESS_LEASE_DURATION)
+DEADLINE_S = 1.0
+LEASE_S = 2.0
 
 
 def input_qos(depth: int = 1) -> QoSProfile:
@@ -30,9 +41,26 @@ def output_qos() -> QoSProfile:
     return QoSProfile(reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=1)
 
 
-def overridable() -> QoSOverridingOptions:
-    """Have the parameters `qos_overrides.<topic>.<publisher or subscription>.<policy>` override a profile."""
-    return QoSOverridingOptions(_OVERRIDABLE)
+def heartbeat_qos() -> QoSProfile:
+    """`output_qos` with a heartbeat for subscribers that ask for one; those that do not are compatible as well.
+
+    Deadline: a message each second. Liveliness: asserted by the node's watchdog while the node is active and healthy,
+    so that it is lost within two seconds of a crash, a hang or a deactivation.
+    """
+    profile = output_qos()
+    profile.deadline = Duration(seconds=DEADLINE_S)
+    profile.liveliness = LivelinessPolicy.MANUAL_BY_TOPIC
+    profile.liveliness_lease_duration = Duration(seconds=LEASE_S)
+    return profile
+
+
+def overridable(heartbeat: bool = False) -> QoSOverridingOptions:
+    """Have the parameters `qos_overrides.<topic>.<publisher or subscription>.<policy>` override a profile.
+
+    Args:
+        heartbeat: whether deadline and liveliness are among the policies.
+    """
+    return QoSOverridingOptions(_OVERRIDABLE + _HEARTBEAT if heartbeat else _OVERRIDABLE)
 
 
 def mismatch_logger(topic: str, entity: str, warn: Callable[[str], None]) -> Callable[[object], None]:

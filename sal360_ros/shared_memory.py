@@ -1,40 +1,197 @@
-"""Settings for large images: the Fast DDS profile with shared memory, and malloc."""
+"""Shared memory of Fast DDS: a segment of the size that this process's messages need, and nothing left in /dev/shm.
+
+The sender's segment decides which messages pass. By default it has 512 KB, and a larger best-effort message is lost. A
+segment takes its whole size from /dev/shm when the process starts, and a killed process leaves it there.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
+import fcntl
 import os
+import re
+import site
 import sys
+import tempfile
 from pathlib import Path
 
-# Fast DDS 2 (to Jazzy) reads the first, Fast DDS 3 (from Kilted) the second.
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+from sal360.errors import Sal360Error
+from sal360_ros.environment import PROFILE_VARIABLES
+
+SHARED_MEMORY = Path("/dev/shm")
+_RECORD_PREFIX = "sal360_"
+OVERLAY_BYTES = 3 * 640 * 1280
+"""The node's largest message with its default parameters."""
+_SMALL_MESSAGES_BYTES = 2**20
+"""Room for discovery, services, diagnostics and small topics."""
+_OVERHEAD = 1.05
+"""A segment's file, with the tables of Fast DDS, relative to its size."""
+_SECOND_SEGMENT_BYTES = 2**20
+"""With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST, rmw adds a segment of the default size."""
+_SEGMENT = re.compile(r"fast(?:rtps|dds)_[0-9a-f]{16}")  # Fast DDS 2, 3
 
 # option numbers of glibc's mallopt(3)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def shared_memory_profile() -> Path | None:
-    """The path of `config/fastdds_shm.xml`, in a checkout or installed; None if it is not there."""
-    package = Path(__file__).resolve().parents[1]
-    places = [package / "config", Path(sys.prefix) / "share" / "sal360_ros" / "config"]
-    places += [
-        Path(prefix) / "share" / "sal360_ros" / "config"
-        for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
-        if prefix
-    ]
-    return next((place / "fastdds_shm.xml" for place in places if (place / "fastdds_shm.xml").is_file()), None)
+class SharedMemoryError(Sal360Error):
+    """/dev/shm has not enough room."""
 
 
-def use_shared_memory_profile() -> None:
-    """Select the shipped Fast DDS profile for this process, unless the user has configured the transports.
+def use_shared_memory_profile(max_message_bytes: int = OVERLAY_BYTES) -> None:
+    """Give this process's Fast DDS a segment for messages up to this size; call it before the first node is created.
 
-    Without it, the sender's shared-memory segment is 512 KB, and larger best-effort messages are lost.
+    Segments that killed processes of this package left behind are removed first. Nothing else is done where the user
+    has chosen the transports or another middleware.
+
+    Args:
+        max_message_bytes: size of the largest message that this process sends; messages of a few KB always fit.
+
+    Raises:
+        SharedMemoryError: /dev/shm has too little free space.
     """
-    profile = shared_memory_profile()
-    chosen = any(name in os.environ for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS"))
-    if profile is not None and not chosen:
-        os.environ.update(dict.fromkeys(PROFILE_VARIABLES, os.fspath(profile)))
+    if not SHARED_MEMORY.is_dir():
+        return
+    _remove_leftovers()
+    for name in PROFILE_VARIABLES:
+        if os.environ.get(name, "").startswith(f"{SHARED_MEMORY / _RECORD_PREFIX}"):
+            del os.environ[name]  # inherited from a parent process, which needs another size
+    if _user_has_chosen():
+        _make_record("")
+        return
+    segment_bytes = 2 * max_message_bytes + _SMALL_MESSAGES_BYTES  # one message is read while the next is written
+    _check_space(segment_bytes)
+    profile = re.sub(r"(?<=[Ss]ize>)\d+(?=<)", str(segment_bytes), shared_memory_profile().read_text("utf-8"))
+    os.environ.update(dict.fromkeys(PROFILE_VARIABLES, os.fspath(_make_record(profile))))
+
+
+def shared_memory_profile() -> Path:
+    """The path of `config/fastdds_shm.xml`, in a checkout or installed.
+
+    Raises:
+        SharedMemoryError: it is in none of the known places.
+    """
+    root = Path(__file__).resolve().parents[1]
+    prefixes = [root, Path(sys.prefix), Path(site.getuserbase())]
+    prefixes += [Path(each) for each in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if each]
+    places = [root / "config", *(prefix / "share" / "sal360_ros" / "config" for prefix in prefixes)]
+    for place in places:
+        if (place / "fastdds_shm.xml").is_file():
+            return place / "fastdds_shm.xml"
+    raise SharedMemoryError(f"fastdds_shm.xml is not in {places[1]} or any other prefix", "reinstall sal360_ros")
+
+
+def _user_has_chosen() -> bool:
+    """Whether transports, or a middleware other than Fast DDS, are configured."""
+    has_transports = any(os.environ.get(name) for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS"))
+    return has_transports or "fastrtps" not in os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+
+
+def _check_space(segment_bytes: int) -> None:
+    disk = os.statvfs(SHARED_MEMORY)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    needed_bytes = round(_OVERHEAD * segment_bytes) + _SECOND_SEGMENT_BYTES
+    if free_bytes >= needed_bytes:
+        return
+    used_bytes = disk.f_blocks * disk.f_frsize - free_bytes
+    raise SharedMemoryError(
+        f"{SHARED_MEMORY} has {free_bytes / 2**20:.0f} MB free, and the messages of this process need "
+        f"{needed_bytes / 2**20:.0f} MB",
+        f"delete files there, or start the container with --shm-size={_rounded_up_mb(used_bytes + needed_bytes)}m",
+    )
+
+
+def _rounded_up_mb(size_bytes: float) -> int:
+    """Rounded up to a multiple of 64 MB."""
+    return 64 * (1 + int(size_bytes / 2**20 / 64))
+
+
+# --- the record: a locked file beside the segments, with the profile and the names of the segments ---
+# The kernel releases the lock when the process ends, in whatever way. So a record that can be locked belongs to a dead
+# process, also where containers with their own process IDs share /dev/shm.
+
+
+class _Record:
+    """The record of this process."""
+
+    def __init__(self) -> None:
+        self.handle, name = tempfile.mkstemp(prefix=f".{_RECORD_PREFIX}", suffix=".xml", dir=SHARED_MEMORY)
+        fcntl.flock(self.handle, fcntl.LOCK_EX)
+        self.path = Path(name).with_name(Path(name).name[1:])
+        os.rename(name, self.path)  # only a locked file has a name that others look for
+        self.profile = ""
+
+    def write(self) -> None:
+        """Write the profile, and as comments the segments that this process has now."""
+        content = "".join([self.profile, *(f"<!-- {name} -->\n" for name in _own_segments())]).encode()
+        os.pwrite(self.handle, content, 0)
+        os.ftruncate(self.handle, len(content))
+
+
+_record: _Record | None = None
+
+
+def remember_segments() -> None:
+    """Write down the names of this process's segments; call it once the first node exists."""
+    if _record is not None:
+        _record.write()
+
+
+def release_segments() -> None:
+    """Remove the record and the segments that this process still has; call it only before the process ends."""
+    if _record is None:
+        return
+    for name in _own_segments():
+        _remove_segment(name)
+    _record.path.unlink(missing_ok=True)
+
+
+def _make_record(profile: str) -> Path:
+    """Make this process's record, or give it another profile, and return its path."""
+    global _record
+    if _record is None:
+        _record = _Record()
+        atexit.register(release_segments)
+    _record.profile = profile
+    _record.write()
+    return _record.path
+
+
+def _own_segments() -> list[str]:
+    """The segments that this process created: it holds their lock files open."""
+    links = []
+    for handle in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            links.append(os.readlink(f"/proc/self/fd/{handle}"))
+    names = (link.removeprefix(f"{SHARED_MEMORY}/").removesuffix("_el") for link in links)
+    return sorted(name for name in names if _SEGMENT.fullmatch(name))
+
+
+def _remove_leftovers() -> None:
+    """Remove the segments that dead processes of this package and this user have written down."""
+    for path in SHARED_MEMORY.glob(f"{_RECORD_PREFIX}*.xml"):
+        with contextlib.suppress(OSError), open(path, "rb") as record:  # removed meanwhile, or another user's
+            if os.fstat(record.fileno()).st_uid != os.geteuid() or not _is_unlocked(record.fileno()):
+                continue
+            for name in _SEGMENT.findall(record.read().decode(errors="replace")):
+                _remove_segment(name)
+            path.unlink()
+
+
+def _is_unlocked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_segment(name: str) -> None:
+    for path in (SHARED_MEMORY / name, SHARED_MEMORY / f"{name}_el"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def keep_freed_memory() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -25,6 +25,20 @@ class Percentiles:
 
 
 @dataclass(frozen=True)
+class OutputCounts:
+    """What became of the predictions of one output, since the node was configured."""
+
+    published: int
+    failed: int
+    dropped: int
+    """Replaced by a newer prediction before this output was computed."""
+    last_error: str
+    """Of the newest failure; empty if there was none."""
+    is_failing: bool
+    """Whether the newest attempt failed and somebody still subscribes."""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Totals since the node was activated; rates and times over the last `WINDOW_S` seconds."""
 
@@ -38,18 +52,50 @@ class Snapshot:
     """The same over the last `WINDOW_S` seconds."""
     lost: int
     """Messages that the middleware reported as lost."""
+    recently_lost: int
     went_back: int
     """Frames with a stamp older than the previous frame's."""
+    stood_still: int
+    """Frames with a stamp of zero, or the previous frame's."""
+    recently_stood_still: int
+    unoriented: int
+    """Frames for which the camera's orientation was wanted and not known."""
+    unoriented_share: float
+    """The same over the last `WINDOW_S` seconds, as a share of all frames whose orientation was wanted, 0 to 1."""
     is_silent: bool
     """Whether no frame has arrived for `SILENCE_S` seconds."""
     is_stuck: bool
     """Whether frames arrive, but none has been answered or rejected for `WINDOW_S` seconds."""
+    is_settled: bool
+    """Whether the node has been active for `WINDOW_S` seconds, so that shares of the window mean something."""
+    recently_received: int
+    recently_answered: int
     received_hz: float
     answered_hz: float
     processing: Percentiles
     """From the start of processing to the publication of the map."""
     age: Percentiles
     """From the frame's stamp to the publication of its map; NaN if the stamps are not from the node's clock."""
+
+
+class _Count:
+    """A total, and the number over the last `WINDOW_S` seconds."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._recent = 0
+        self._additions: deque[tuple[float, int]] = deque()  # time in seconds, number
+
+    def add(self, now_s: float, number: int = 1) -> None:
+        self.total += number
+        self._recent += number
+        self._additions.append((now_s, number))
+        self.recent(now_s)
+
+    def recent(self, now_s: float) -> int:
+        while self._additions and self._additions[0][0] < now_s - WINDOW_S:
+            self._recent -= self._additions.popleft()[1]
+        return self._recent
 
 
 class FrameStatistics:
@@ -63,84 +109,98 @@ class FrameStatistics:
         self._clock = clock
         self._lock = threading.Lock()
         self._start_s = clock()
-        self._received = self._answered = self._superseded = self._lost = self._went_back = 0
-        self._rejected: Counter[str] = Counter()
+        self._counts: dict[tuple[str, str], _Count] = defaultdict(_Count)  # by "frames" or "rejected"; event or reason
         self._last_arrival_s = clock()
         self._waiting_since_s = math.inf  # arrival of the first frame after the last answered or rejected one
-        self._arrivals_s: deque[float] = deque()
-        self._rejections: deque[tuple[float, str]] = deque()  # time in seconds, reason
         self._answers: deque[tuple[float, float, float]] = deque()  # time, processing time, age; all in seconds
 
     def count_received(self) -> None:
         """Count a frame that has arrived."""
         with self._lock:
-            self._received += 1
             self._last_arrival_s = self._clock()
-            self._arrivals_s.append(self._last_arrival_s)
+            self._counts["frames", "received"].add(self._last_arrival_s)
             self._waiting_since_s = min(self._waiting_since_s, self._last_arrival_s)
-            self._forget()
 
     def count_superseded(self) -> None:
         """Count a frame that was dropped for a newer one."""
-        with self._lock:
-            self._superseded += 1
+        self._count("superseded")
 
     def count_rejected(self, reason: str) -> None:
         """Count a rejected frame."""
         with self._lock:
-            self._rejected[reason] += 1
-            self._rejections.append((self._clock(), reason))
+            self._counts["rejected", reason].add(self._clock())
             self._waiting_since_s = math.inf
-            self._forget()
 
     def count_went_back(self) -> None:
         """Count a frame whose stamp is older than the previous frame's."""
-        with self._lock:
-            self._went_back += 1
+        self._count("went back")
+
+    def count_stood_still(self) -> None:
+        """Count a frame whose stamp is zero, or the previous frame's."""
+        self._count("stood still")
+
+    def count_orientation(self, is_known: bool) -> None:
+        """Count a frame whose orientation was looked up."""
+        self._count("looked up")
+        if not is_known:
+            self._count("unoriented")
 
     def set_lost(self, total: int) -> None:
         """Take over the middleware's total of lost messages."""
         with self._lock:
-            self._lost = total
+            lost = self._counts["frames", "lost"]
+            if total > lost.total:
+                lost.add(self._clock(), total - lost.total)
 
     def count_answered(self, processing_s: float, age_s: float) -> None:
         """Count a published map."""
         with self._lock:
-            self._answered += 1
-            self._answers.append((self._clock(), processing_s, age_s))
+            now_s = self._clock()
+            self._counts["frames", "answered"].add(now_s)
+            self._answers.append((now_s, processing_s, age_s))
             self._waiting_since_s = math.inf
-            self._forget()
+            while self._answers[0][0] < now_s - WINDOW_S:
+                self._answers.popleft()
 
-    def _forget(self) -> None:
-        oldest_s = self._clock() - WINDOW_S
-        while self._arrivals_s and self._arrivals_s[0] < oldest_s:
-            self._arrivals_s.popleft()
-        while self._rejections and self._rejections[0][0] < oldest_s:
-            self._rejections.popleft()
-        while self._answers and self._answers[0][0] < oldest_s:
-            self._answers.popleft()
+    def _count(self, event: str) -> None:
+        with self._lock:
+            self._counts["frames", event].add(self._clock())
 
     def snapshot(self) -> Snapshot:
         """The present counts, rates and times."""
         with self._lock:
-            self._forget()
             now_s = self._clock()
             window_s = max(min(WINDOW_S, now_s - self._start_s), 1e-9)
+            totals = Counter({key: count.total for key, count in self._counts.items()})
+            recent = Counter({key: count.recent(now_s) for key, count in self._counts.items()})
+            answers = [each for each in self._answers if each[0] >= now_s - WINDOW_S]
             return Snapshot(
-                received=self._received,
-                answered=self._answered,
-                superseded=self._superseded,
-                rejected=dict(self._rejected),
-                recently_rejected=Counter(reason for _, reason in self._rejections),
-                lost=self._lost,
-                went_back=self._went_back,
+                received=totals["frames", "received"],
+                answered=totals["frames", "answered"],
+                superseded=totals["frames", "superseded"],
+                rejected=_rejected(totals),
+                recently_rejected=_rejected(recent),
+                lost=totals["frames", "lost"],
+                recently_lost=recent["frames", "lost"],
+                went_back=totals["frames", "went back"],
+                stood_still=totals["frames", "stood still"],
+                recently_stood_still=recent["frames", "stood still"],
+                unoriented=totals["frames", "unoriented"],
+                unoriented_share=recent["frames", "unoriented"] / max(1, recent["frames", "looked up"]),
                 is_silent=now_s - self._last_arrival_s > SILENCE_S,
                 is_stuck=now_s - min(self._waiting_since_s, now_s) > WINDOW_S,
-                received_hz=len(self._arrivals_s) / window_s,
-                answered_hz=len(self._answers) / window_s,
-                processing=_percentiles([processing_s for _, processing_s, _ in self._answers]),
-                age=_percentiles([age_s for _, _, age_s in self._answers if abs(age_s) < _MAX_PLAUSIBLE_AGE_S]),
+                is_settled=now_s - self._start_s >= WINDOW_S,
+                recently_received=recent["frames", "received"],
+                recently_answered=recent["frames", "answered"],
+                received_hz=recent["frames", "received"] / window_s,
+                answered_hz=recent["frames", "answered"] / window_s,
+                processing=_percentiles([processing_s for _, processing_s, _ in answers]),
+                age=_percentiles([age_s for _, _, age_s in answers if abs(age_s) < _MAX_PLAUSIBLE_AGE_S]),
             )
+
+
+def _rejected(counts: Counter[tuple[str, str]]) -> dict[str, int]:
+    return {reason: count for (group, reason), count in counts.items() if group == "rejected" and count}
 
 
 def _percentiles(values_s: list[float]) -> Percentiles:

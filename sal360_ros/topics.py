@@ -29,9 +29,10 @@ from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings
 from sal360.outputs.targets import Peaks, PeakSettings, TargetSelector, find_peaks
 from sal360.sphere import body_to_frame, rotation_yaw_pitch_roll
-from sal360_ros.messages import image_message, picture_message, stamp_nanoseconds
+from sal360_ros.messages import image_message, picture_message
 from sal360_ros.parameters import SaliencyParameters
-from sal360_ros.qos import mismatch_logger, output_qos, overridable
+from sal360_ros.qos import heartbeat_qos, mismatch_logger, output_qos, overridable
+from sal360_ros.statistics import OutputCounts
 
 _KEPT_SIZES = 4  # picture sizes whose tables are kept, so that frames of alternating sizes do not make them anew
 _MARKER_DIAMETER_M = 0.1
@@ -55,12 +56,9 @@ class Prediction:
     """(h, w) float32, relative to uniform."""
     orientation: Floats | None
     """(3, 3), the camera's axes in a fixed frame, when it is known."""
+    time_s: float
+    """Of the frame, in seconds: its stamp, unless stamps stand still; see `sal360.outputs.stream_time`."""
     _peaks: dict[PeakSettings, Peaks] = field(default_factory=dict, init=False, repr=False)
-
-    @property
-    def stamp_s(self) -> float:
-        """The frame's stamp in seconds."""
-        return stamp_nanoseconds(self.header) * 1e-9
 
     def peaks(self, settings: PeakSettings) -> Peaks:
         """The map's peaks, found once for all outputs that use them."""
@@ -96,20 +94,8 @@ class Output(Topic):
     publisher: type[OutputPublisher]
     shows_frame: bool = False
     """Whether the frame's own pixels are part of the message."""
-
-
-@dataclass(frozen=True)
-class OutputCounts:
-    """What became of the predictions of one output, since the node was configured."""
-
-    published: int
-    failed: int
-    dropped: int
-    """Replaced by a newer prediction before this output was computed."""
-    last_error: str
-    """Of the newest failure; empty if there was none."""
-    is_failing: bool
-    """Whether the newest attempt failed and somebody still subscribes."""
+    has_heartbeat: bool = False
+    """Whether subscribers can request a deadline and liveliness."""
 
 
 class OutputPublisher(abc.ABC):
@@ -131,14 +117,14 @@ class OutputPublisher(abc.ABC):
         self._publisher = node.create_lifecycle_publisher(
             output.message_type,
             output.name,
-            output_qos(),
+            heartbeat_qos() if output.has_heartbeat else output_qos(),
             event_callbacks=PublisherEventCallbacks(
                 matched=self._on_matched,
                 incompatible_qos=mismatch_logger(
                     node.resolve_topic_name(output.name), "publisher", node.get_logger().warning
                 ),
             ),
-            qos_overriding_options=overridable(),
+            qos_overriding_options=overridable(output.has_heartbeat),
         )
 
     def _on_matched(self, event: Any) -> None:
@@ -166,7 +152,7 @@ class OutputPublisher(abc.ABC):
             if message is not None:
                 self._publisher.publish(message)
                 self._published += 1
-        except Exception as error:
+        except BaseException as error:
             self._failed += 1
             self._last_error = " ".join(str(error).split()) or type(error).__name__
             self._last_failed = True
@@ -180,6 +166,10 @@ class OutputPublisher(abc.ABC):
     def destroy(self) -> None:
         """Remove the topic from the graph."""
         self._node.destroy_lifecycle_publisher(self._publisher)
+
+    def assert_alive(self) -> None:
+        """Tell subscribers that request liveliness that the node is well, also while no frames arrive."""
+        self._publisher.assert_liveliness()
 
     @abc.abstractmethod
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Any:
@@ -235,7 +225,7 @@ class TargetPublisher(OutputPublisher):
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> PointStamped | None:
         self._selector.settings = parameters.target
         peaks = prediction.peaks(parameters.targets)
-        target = self._selector.update(peaks, prediction.stamp_s, prediction.orientation)
+        target = self._selector.update(peaks, prediction.time_s, prediction.orientation)
         if target is None:
             return None
         x, y, z = in_frame(target.direction, parameters).tolist()
@@ -330,7 +320,8 @@ class QpOffsetPublisher(OutputPublisher):
 
 # fmt: off
 OUTPUTS = (
-    Output("saliency", Image, "mono8 or 32FC1", "the map, a density of gaze", "topics.md", SaliencyPublisher),
+    Output("saliency", Image, "mono8 or 32FC1", "the map, a density of gaze", "topics.md", SaliencyPublisher,
+           has_heartbeat=True),
     Output("saliency/overlay", Image, "bgr8", "heat map over the frame, for people", "topics.md", OverlayPublisher,
            shows_frame=True),
     Output("saliency/target", PointStamped, "", "the one direction to look at now", "targets.md", TargetPublisher),
@@ -346,7 +337,7 @@ OUTPUTS = (
 """What the node makes of each frame: the map, then what is derived from it while somebody subscribes."""
 
 DIAGNOSTICS = Topic("/diagnostics", DiagnosticArray, "", "health, rates, latencies, drops and rejections by reason",
-                    "topics.md")
+                    "diagnostics.md")
 
 INPUTS = (
     Topic("image", Image, "", "360° frames, if image_transport is raw", "coordinates.md"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sal360_ros.shared_memory import PROFILE_VARIABLES
+from sal360_ros.environment import PROFILE_VARIABLES
 from sal360_ros.topics import OUTPUTS
 
 

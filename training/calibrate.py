@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sal360.errors import ParameterError, one_line_errors
 from training.checkpoint import read_header, save_checkpoint
-from training.config import read_config, require_between
+from training.config import read_config, require_between, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.models.prior import LAPLACE_MEAN_DEG, LAPLACE_SCALE_DEG, PriorConfig, equator_log_rows, row_weights
 from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
@@ -54,6 +54,7 @@ class CalibrateConfig:
     """Share of uniform in the prior."""
 
     def __post_init__(self) -> None:
+        require_path("panoramas", self.panoramas, "a folder of panoramas")
         require_between("gain_nats", self.gain_nats, 0.001, 2)
         require_between("blur_deg", self.blur_deg, 0, 30)
         require_between("floor", self.floor, 0, 0.9)

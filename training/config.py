@@ -1,60 +1,105 @@
-"""Settings from YAML and the command line, into frozen dataclasses (jsonargparse)."""
+"""Settings: frozen dataclasses, read from YAML files and the command line with jsonargparse.
+
+A dataclass stands beside what it configures. Its `__post_init__` checks the ranges with the `require…` functions, which
+raise a `SettingError` that names the field. Whoever reads the settings knows where a dataclass is nested and adds that
+path: `read_config` turns "fov_deg" of a `PlacementConfig` into "--data.placement.fov_deg". Code that is handed a value
+and finds it unusable later does the same with `option_names`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
 from sal360.errors import CheckpointError, ParameterError
 from sal360.files import write_text
 
-
-def require(option: str, value: object, holds: bool, expected: str) -> None:
-    """Refuse a value out of its range.
-
-    Raises:
-        ParameterError: `holds` is false.
-    """
-    if not holds:
-        raise ParameterError(f"{option} is {value}", f"set --{option}", expected=expected)
-
-
-def require_at_least(option: str, value: float, minimum: float) -> None:
-    """Refuse a value below `minimum` (or NaN)."""
-    require(option, value, value >= minimum, f"at least {minimum:g}")
-
-
-def require_between(option: str, value: float, low: float, high: float) -> None:
-    """Refuse a value outside [low, high] (or NaN)."""
-    require(option, value, low <= value <= high, f"{low:g} to {high:g}")
-
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config")
 
 
-def from_plain(kind: type[Config], plain: Mapping[str, Any]) -> Config:
-    """The dataclass `kind` of what `dataclasses.asdict` made of it, also after JSON turned its tuples into lists.
+class SettingError(ParameterError):
+    """A setting is out of its range, or several do not fit each other.
+
+    Args:
+        values: what the settings are, by name; "views.height" is the field of a nested dataclass.
+        expected: what they must be.
+        options: whether the names are options of the command.
+    """
+
+    def __init__(self, values: Mapping[str, object], expected: str, *, options: bool = False) -> None:
+        found = " and ".join(f"{name} is {_shown(value)}" for name, value in values.items())
+        names = " or ".join(f"--{name}" if options else name for name in values)
+        super().__init__(found, f"set {names}", expected=expected)
+        self.values = dict(values)
+
+    def renamed(self, rename: Callable[[str], str], *, options: bool) -> SettingError:
+        """The same error with other names for the settings."""
+        return SettingError(
+            {rename(name): value for name, value in self.values.items()}, self.expected, options=options
+        )
+
+
+def require(name: str, value: object, holds: bool, expected: str) -> None:
+    """Refuse a value that does not hold.
 
     Raises:
-        CheckpointError: a setting is unknown, as in a checkpoint of a newer version.
+        SettingError: `holds` is false.
     """
-    hints = typing.get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, value in plain.items():
-        if name not in hints:
-            known = ", ".join(hints)
-            raise CheckpointError(
-                f"the setting {name!r} of {kind.__name__} is unknown", "update sal360_ros", expected=known
-            )
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_plain(hints[name], value)
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+    if not holds:
+        raise SettingError({name: value}, expected)
+
+
+def require_together(config: object, names: Sequence[str], holds: bool, expected: str) -> None:
+    """Refuse the fields `names` of a dataclass, such as "height" or "views.height", if they do not fit each other.
+
+    Raises:
+        SettingError: `holds` is false.
+    """
+    if not holds:
+        raise SettingError({name: operator.attrgetter(name)(config) for name in names}, expected)
+
+
+def require_at_least(name: str, value: float, minimum: float) -> None:
+    """Refuse a value below `minimum`, or NaN."""
+    require(name, value, value >= minimum, f"at least {minimum:g}")
+
+
+def require_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a value outside [low, high], or NaN."""
+    require(name, value, low <= value <= high, f"{low:g} to {high:g}")
+
+
+def require_path(name: str, value: str, expected: str) -> None:
+    """Refuse an empty path, which would mean the working directory."""
+    require(name, value, bool(value.strip()), expected)
+
+
+@contextmanager
+def option_names(prefix: str = "", /, **names: str) -> Iterator[None]:
+    """Name the options in a `SettingError` that is raised inside, where only the caller knows them.
+
+    Args:
+        prefix: path of the dataclass whose fields the code inside checks: "loop".
+        names: field → option, for fields that the command calls otherwise: `input_height="input_size"`.
+    """
+
+    def rename(name: str) -> str:
+        return names.get(name, f"{prefix}.{name}" if prefix else name)
+
+    try:
+        yield
+    except SettingError as error:
+        raise error.renamed(rename, options=True) from None
 
 
 def read_config(kind: type[Config], description: str, argv: Sequence[str] | None = None) -> Config:
@@ -63,35 +108,75 @@ def read_config(kind: type[Config], description: str, argv: Sequence[str] | None
     Raises:
         ParameterError: an option is unknown, of the wrong type or out of its range, or the YAML file is missing.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings  # starts slowly
+    from jsonargparse import ArgumentError  # starts slowly
+
+    try:
+        values = _parser(kind, description).parse_args(argv).as_dict()
+    except ArgumentError as error:
+        text = " ".join(str(error).split())
+        raise ParameterError(text, "correct the option or file; --help lists the settings") from None
+    del values["config"]
+    with option_names():
+        return _build(kind, values)
+
+
+def _parser(kind: type[Any], description: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help shows the docstring under each field
     parser = ArgumentParser(description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of settings")
     parser.add_class_arguments(kind)
+    return parser
+
+
+def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """The dataclass `kind` that `dataclasses.asdict` and perhaps JSON made `values` of; fields may be missing.
+
+    Raises:
+        CheckpointError: a setting is unknown or out of its range, as in a checkpoint of another version.
+    """
     try:
-        parsed = parser.instantiate(parser.parse_args(argv))
-    except ArgumentError as error:
-        raise ParameterError(
-            _one_line(error), "correct the option or file", expected="settings as --help lists them"
-        ) from None
-    return kind(**{each.name: parsed[each.name] for each in dataclasses.fields(kind)})  # type: ignore[arg-type]
+        return _build(kind, values)
+    except SettingError as error:
+        raise CheckpointError(f"the setting {error.found}", "update sal360_ros", expected=error.expected) from None
+
+
+def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A dataclass out of plain values, nested ones first; a `SettingError` names the path from `kind` down."""
+    types = typing.get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in types:
+            raise CheckpointError(
+                f"the setting {name!r} of {kind.__name__} is unknown", "update sal360_ros", expected=", ".join(types)
+            )
+        if dataclasses.is_dataclass(types[name]):
+            try:
+                value = _build(types[name], value)
+            except SettingError as error:
+                raise error.renamed(f"{name}.{{}}".format, options=False) from None
+        arguments[name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+    return kind(**arguments)
 
 
 def write_config(config: Any, path: str | Path) -> None:
     """Write a dataclass as YAML that `read_config` reads back."""
-    plain = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
-    write_text(path, plain)
+    values = _without_tuples(dataclasses.asdict(config))
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists: YAML's safe form knows no tuples."""
+def _without_tuples(value: Any) -> Any:
+    """Tuples as lists: YAML's safe form has no tuples."""
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _without_tuples(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_without_tuples(each) for each in value]
     return value
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _shown(value: object) -> str:
+    """A value as error messages show it."""
+    if isinstance(value, (list, tuple)) and not value:
+        return "empty"
+    return repr(value) if isinstance(value, str) else str(value)

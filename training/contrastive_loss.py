@@ -31,10 +31,10 @@ class ObjectiveConfig:
     """Weight of the local part of the loss; the global part has the rest."""
 
     def __post_init__(self) -> None:
-        require_at_least("objective.negatives", self.negatives, 1)
-        require("objective.temperature", self.temperature, self.temperature > 0, "more than 0")
-        require_between("objective.memory_momentum", self.memory_momentum, 0, 1)
-        require_between("objective.local_weight", self.local_weight, 0, 1)
+        require_at_least("negatives", self.negatives, 1)
+        require("temperature", self.temperature, self.temperature > 0, "more than 0")
+        require_between("memory_momentum", self.memory_momentum, 0, 1)
+        require_between("local_weight", self.local_weight, 0, 1)
 
 
 if TYPE_CHECKING:

@@ -21,7 +21,15 @@ from tqdm import tqdm
 from sal360.errors import ParameterError, one_line_errors
 from sal360.files import write_text
 from sal360.sphere import Array
-from training.config import read_config, require, require_at_least, require_between
+from training.config import (
+    option_names,
+    read_config,
+    require,
+    require_at_least,
+    require_between,
+    require_path,
+    require_together,
+)
 from training.data.gaze.opening import GazeConfig, open_gaze
 from training.data.gaze.records import Chosen, GazeRecords
 from training.evaluation.baselines import Predict, fit_priors, open_baselines
@@ -72,12 +80,16 @@ class EvaluateConfig:
     """Of the bootstrap."""
 
     def __post_init__(self) -> None:
-        require("output", repr(self.output), bool(self.output.strip()), "a folder")
-        require("models", "empty", len(self.models) + len(self.baselines) > 0, "at least one model or baseline")
-        require("prior_strengths", "empty", len(self.prior_strengths) > 0, "at least one strength")
-        require("protocols", "empty", len(self.protocols) > 0, "standard, paper or both")
+        require_path("output", self.output, "a folder")
+        some = len(self.models) + len(self.baselines) > 0
+        require_together(self, ("models", "baselines"), some, "at least one model or baseline")
+        require("prior_strengths", self.prior_strengths, len(self.prior_strengths) > 0, "at least one strength")
+        require("protocols", self.protocols, len(self.protocols) > 0, "standard, paper or both")
         cuts = self.data.dataset in ("osie", "sitzmann")
-        require("every_fold", True, cuts or not self.every_fold, "false for a data set with a published split")
+        foldable = cuts or not self.every_fold
+        require_together(
+            self, ("every_fold", "data.dataset"), foldable, "folds of a data set without a published split"
+        )
         require_between("fov_deg", self.fov_deg, 20, 120)
         require_at_least("panorama_height", self.panorama_height, 64)
         for name in ("limit", "turned", "cases", "seed"):
@@ -131,7 +143,8 @@ def open_models(models: Sequence[str], prior_strengths: Sequence[float]) -> dict
     opened: dict[str, Predict] = {}
     for model in models:
         for strength in prior_strengths:
-            predictor = read_predictor(model, strength)
+            with option_names(strength="prior_strengths"):
+                predictor = read_predictor(model, strength)
             name = predictor.name if strength == 1 else f"{predictor.name}, prior × {strength:g}"
             if name in opened:
                 raise ParameterError(
@@ -143,7 +156,8 @@ def open_models(models: Sequence[str], prior_strengths: Sequence[float]) -> dict
 
 def _parts(config: EvaluateConfig) -> Iterator[Part]:
     for data in _folds(config):
-        split = open_gaze(data, config.panorama_height, config.fov_deg)
+        with option_names("data"):
+            split = open_gaze(data, config.panorama_height, config.fov_deg)
         priors = fit_priors(split.training, config.prior_limit)
         count = len(split.measuring)
         chosen = np.unique(np.linspace(0, count - 1, min(config.limit or count, count)).astype(int))

@@ -26,7 +26,7 @@ from sal360.files import written_beside
 from sal360.spec import ModelSpec
 from sal360.sphere import Array
 from training.checkpoint import git_revision
-from training.config import read_config, require, require_between
+from training.config import option_names, read_config, require, require_between, require_together
 from training.exporting.graphs import (
     ExportedModel,
     fix_averages,
@@ -97,7 +97,9 @@ class ExportConfig:
             fits = size == "" or ((match := _size(size)) is not None and match[1] == 2 * match[0])
             require(option, size, fits, "HxW with W twice H, such as 320x640")
         capabilities = self.compute_capability == "" or self.tensorrt_rtx
-        require("compute_capability", self.compute_capability, capabilities, "nothing without tensorrt_rtx")
+        require_together(
+            self, ("compute_capability", "tensorrt_rtx"), capabilities, "capabilities with tensorrt_rtx alone"
+        )
         self.compute_capabilities()
 
     def compute_capabilities(self) -> tuple[str, ...]:
@@ -191,7 +193,8 @@ def export(config: ExportConfig) -> list[Path]:
 def load_model(config: ExportConfig) -> DensityModel:
     """The checkpoint's own model, in fp32, at the input size that is asked for."""
     height = config.input_height()
-    model = read_saliency_model(config.checkpoint, **({} if height is None else {"input_height": height}))
+    with option_names(input_height="input_size", scales="input_size"):
+        model = read_saliency_model(config.checkpoint, **({} if height is None else {"input_height": height}))
     return DensityModel(model, upsample=config.upsample).eval()
 
 

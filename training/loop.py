@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from sal360.errors import CheckpointError, TrainingError
 from training.checkpoint import load_state, load_weights, newest_checkpoint, plain_settings, save_checkpoint
-from training.config import from_plain, require, require_at_least
+from training.config import config_from_dict, require_at_least, require_path, require_together
 from training.curves import Curves
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
 from training.sync_batchnorm import synchronise
@@ -73,9 +73,9 @@ class LoopConfig:
     goes on where there is one and begins otherwise, for jobs that a scheduler starts again."""
 
     def __post_init__(self) -> None:
-        require("loop.run", repr(self.run), bool(self.run.strip()), "the name of a folder")
+        require_path("run", self.run, "the name of a folder")
         for name in ("steps", "epochs", "workers", "seed"):
-            require_at_least(f"loop.{name}", getattr(self, name), 0)
+            require_at_least(name, getattr(self, name), 0)
         for name in (
             "batch_size",
             "accumulate",
@@ -84,9 +84,9 @@ class LoopConfig:
             "keep_checkpoints",
             "evaluate_every_epochs",
         ):
-            require_at_least(f"loop.{name}", getattr(self, name), 1)
-        both = (self.steps > 0) + (self.epochs > 0)
-        require("loop.steps", f"{self.steps} and loop.epochs {self.epochs}", both == 1, "exactly one of both above 0")
+            require_at_least(name, getattr(self, name), 1)
+        one = (self.steps > 0) != (self.epochs > 0)
+        require_together(self, ("steps", "epochs"), one, "exactly one of the two above 0")
 
 
 class Task(ABC):
@@ -212,7 +212,7 @@ def restore_run(
     state = load_state(checkpoint)
     header = load_weights(checkpoint, task.model, kind=task.kind)
     # a setting that came after that run had its default then: the dataclass fills it in
-    before = {**state["same"], **plain_settings(from_plain(type(task.config), header.config))}
+    before = {**state["same"], **plain_settings(config_from_dict(type(task.config), header.config))}
     for name, value in same.items():
         if before.get(name, value) != value:  # checkpoints from before a setting was kept do not have it
             raise CheckpointError(

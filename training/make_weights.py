@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from sal360.errors import TrainingError, one_line_errors
 from sal360.weights import bundled_model
-from training.config import read_config, require
+from training.config import read_config, require, require_path
 
 VERSION = "1.3.0"
 """Version of the weights that these steps make. Each version has run folders of its own."""
@@ -47,7 +47,8 @@ class MakeWeightsConfig:
     def __post_init__(self) -> None:
         for name in ("osie", "panoramas"):
             folder = getattr(self, name)
-            require(name, repr(folder), self.dry_run or Path(folder).is_dir(), "a folder that exists")
+            require_path(name, folder, "a folder")
+            require(name, folder, self.dry_run or Path(folder).is_dir(), "a folder that exists")
 
 
 class Step(Protocol):

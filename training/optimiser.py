@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from training.config import require, require_at_least, require_between
+from training.config import require, require_at_least, require_between, require_together
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class OptimiserConfig:
     """Factor of each such step."""
 
     def __post_init__(self) -> None:
-        require("optimiser.learning_rate", self.learning_rate, self.learning_rate > 0, "more than 0")
-        require_at_least("optimiser.weight_decay", self.weight_decay, 0)
-        require_between("optimiser.encoder_factor", self.encoder_factor, 0, 1000)
-        require_between("optimiser.momentum", self.momentum, 0, 0.9999)
-        require_at_least("optimiser.warmup_steps", self.warmup_steps, 0)
-        require_between("optimiser.step_factor", self.step_factor, 0, 1)
-        together = (self.schedule == "step") == bool(self.step_epochs)
-        require("optimiser.step_epochs", self.step_epochs, together, "epochs with schedule step, none otherwise")
+        require("learning_rate", self.learning_rate, self.learning_rate > 0, "more than 0")
+        require_at_least("weight_decay", self.weight_decay, 0)
+        require_between("encoder_factor", self.encoder_factor, 0, 1000)
+        require_between("momentum", self.momentum, 0, 0.9999)
+        require_at_least("warmup_steps", self.warmup_steps, 0)
+        require_between("step_factor", self.step_factor, 0, 1)
+        fits = (self.schedule == "step") == bool(self.step_epochs)
+        require_together(self, ("step_epochs", "schedule"), fits, "epochs with the schedule step, none otherwise")
 
 
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:

@@ -19,10 +19,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sal360.errors import CheckpointError, ParameterError, one_line_errors
+from sal360.errors import CheckpointError, one_line_errors
 from sal360.sphere import Array
 from training.checkpoint import load_weights
-from training.config import read_config, require, require_at_least, write_config
+from training.config import SettingError, option_names, read_config, require_at_least, require_together, write_config
 from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
 from training.curves import write_summary
 from training.data.loader import StepSampler, load, steps_per_epoch
@@ -63,12 +63,12 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         one = not (self.weights and self.encoder_weights)
-        require("weights", f"{self.weights} and encoder_weights {self.encoder_weights}", one, "at most one of both")
+        require_together(self, ("weights", "encoder_weights"), one, "at most one of the two")
         require_at_least("retrieval_panoramas", self.retrieval_panoramas, 2)
         same = self.views.height == self.model.height
-        require("views.height", self.views.height, same, f"model.height, {self.model.height}")
+        require_together(self, ("views.height", "model.height"), same, "one height for both")
         large = self.data.height >= self.views.height
-        require("data.height", self.data.height, large, f"at least views.height, {self.views.height}")
+        require_together(self, ("data.height", "views.height"), large, "data at least as high as the views")
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,22 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
     count = len(panoramas)
 
     def batches(start: int, stop: int) -> Iterator[Any]:
-        sampler = StepSampler(
-            count,
-            batch_size=loop.batch_size,
-            seed=loop.seed,
-            start=start,
-            stop=stop,
-            parts=loop.accumulate,
-            **place,
-        )
+        with option_names("loop"):
+            sampler = StepSampler(
+                count,
+                batch_size=loop.batch_size,
+                seed=loop.seed,
+                start=start,
+                stop=stop,
+                parts=loop.accumulate,
+                **place,
+            )
         return load(PanoramaViews(panoramas, views), sampler, loop.workers)
 
     chosen = torch.linspace(0, count - 1, min(count, config.retrieval_panoramas)).round().int().tolist()
     some = [panoramas[i] for i in chosen] if fabric.global_rank == 0 else []
-    return Source(count, steps_per_epoch(count, loop.batch_size), batches, some)
+    with option_names("loop"):
+        return Source(count, steps_per_epoch(count, loop.batch_size), batches, some)
 
 
 class PretrainTask(Task):
@@ -133,11 +135,10 @@ class PretrainTask(Task):
     def __init__(self, config: PretrainConfig, source: Source, fabric: Fabric) -> None:
         share = config.loop.batch_size // (fabric.world_size * config.loop.accumulate)
         if share < 2:
-            raise ParameterError(
-                f"loop.batch_size is {config.loop.batch_size} for {fabric.world_size} processes in"
-                f" {config.loop.accumulate} parts",
-                "set --loop.batch_size or --loop.accumulate",
-                expected="at least 2 samples in each, for the batch statistics",
+            raise SettingError(
+                {"loop.batch_size": config.loop.batch_size, "loop.accumulate": config.loop.accumulate},
+                f"at least 2 samples in each part of the {fabric.world_size} processes, for the batch statistics",
+                options=True,
             )
         self.settings, self.source, self.fabric = config, source, fabric
         self.config, self.steps_per_epoch = config.model, source.steps_per_epoch

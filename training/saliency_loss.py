@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.config import require, require_at_least
+from training.config import require_at_least, require_together
 from training.models.prior import row_weights
 
 
@@ -26,8 +26,9 @@ class SaliencyLossConfig:
 
     def __post_init__(self) -> None:
         for name in ("kld", "cc", "nss"):
-            require_at_least(f"loss.{name}", getattr(self, name), 0)
-        require("loss", "all zero", self.kld + self.cc + self.nss > 0, "a weight above 0")
+            require_at_least(name, getattr(self, name), 0)
+        some = self.kld + self.cc + self.nss > 0
+        require_together(self, ("kld", "cc", "nss"), some, "at least one weight above 0")
 
 
 _MASKED = -1e4  # exp of it is 0, and it stays finite in bf16

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from sal360.errors import one_line_errors
 from sal360.sphere import Array
-from training.config import read_config, require
+from training.config import option_names, read_config, require, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import average_to, names_below, write_taught
 from training.models.prior import PriorConfig
@@ -45,6 +45,7 @@ class TeachConfig:
 
     def __post_init__(self) -> None:
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one")
+        require_path("panoramas", self.panoramas, "a folder of panoramas")
         whole = len(self.heights) > 0 and all(height >= 64 and height % 64 == 0 for height in self.heights)
         require("heights", self.heights, whole, "multiples of 64, at least one")
         require("stride", self.stride, self.stride in (1, 2, 4, 8, 16), "1, 2, 4, 8 or 16")
@@ -79,9 +80,10 @@ def teach(config: TeachConfig) -> dict[str, Array]:
 
 def _load(checkpoint: str, height: int) -> DensityModel:
     """The model at that size, without prior and calibration: those are the reader's."""
-    model = read_saliency_model(
-        checkpoint, input_height=height, prior=PriorConfig(strength=0.0), calibration=CalibrationConfig()
-    )
+    with option_names(input_height="heights", scales="heights"):
+        model = read_saliency_model(
+            checkpoint, input_height=height, prior=PriorConfig(strength=0.0), calibration=CalibrationConfig()
+        )
     return DensityModel(model, upsample=0).eval().to(memory_format=torch.channels_last)
 
 

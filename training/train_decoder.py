@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sal360.errors import one_line_errors
 from sal360.sphere import Array
 from training.checkpoint import load_weights, plain_settings
-from training.config import read_config, require, write_config
+from training.config import option_names, read_config, require_together, write_config
 from training.data.gaze.opening import Gaze, GazeConfig, load_gaze
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
@@ -56,7 +56,7 @@ class TrainDecoderConfig:
 
     def __post_init__(self) -> None:
         one = not (self.start and self.encoder_weights)
-        require("start", f"{self.start!r} and encoder_weights {self.encoder_weights!r}", one, "at most one of both")
+        require_together(self, ("start", "encoder_weights"), one, "at most one of the two")
 
 
 _ROWS_OF_PICTURE = 6
@@ -87,7 +87,8 @@ class DecoderTask(Task):
         model.freeze(config.frozen)
         self.model: nn.Module = model
         self.config = config.model
-        self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)  # type: ignore[arg-type]
+        with option_names("loop"):
+            self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)  # type: ignore[arg-type]
 
     def must_stay(self) -> Mapping[str, Any]:
         """Which gaze is learnt, how it is placed, and the loss. Folders may have moved, but no lesson come or gone."""
@@ -103,16 +104,17 @@ class DecoderTask(Task):
     def batches(self, start: int, stop: int) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Frames (B, H, W, 3) uint8, densities (B, K, h, w), masks (B, K, h, w)."""
         loop = self.settings.loop
-        sampler = StepSampler(
-            len(self.gaze.training),  # type: ignore[arg-type]  # torch's Dataset does not promise a length
-            batch_size=loop.batch_size,
-            seed=loop.seed,
-            start=start,
-            stop=stop,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-            parts=loop.accumulate,
-        )
+        with option_names("loop"):
+            sampler = StepSampler(
+                len(self.gaze.training),  # type: ignore[arg-type]  # torch's Dataset does not promise a length
+                batch_size=loop.batch_size,
+                seed=loop.seed,
+                start=start,
+                stop=stop,
+                rank=self.fabric.global_rank,
+                world=self.fabric.world_size,
+                parts=loop.accumulate,
+            )
         return load(self.gaze.training, sampler, loop.workers)
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
@@ -147,7 +149,8 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:
     checkpoint = starting_point(config.loop)
     fabric = make_fabric(config.loop)
     height = config.model.input_height
-    gaze = load_gaze(config.data, height, SaliencyModel.map_size_of(config.model), config.loop.seed)
+    with option_names("data"):
+        gaze = load_gaze(config.data, height, SaliencyModel.map_size_of(config.model), config.loop.seed)
     task = DecoderTask(config, gaze, fabric)
     return train(task, config.loop, config.optimiser, fabric, checkpoint)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from sal360.predictor import Predictor
 from sal360.sphere import Array
 from training.checkpoint import load_weights, read_header
-from training.config import from_plain
+from training.config import config_from_dict
 from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
 from training.data.views import resize, to_planes
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel
@@ -42,7 +42,7 @@ def read_encoder(path: str | Path) -> TrainedEncoder:
     """
     header = read_header(path, kind="contrastive")
     # the weights come from the checkpoint, not from where its training began
-    config = replace(from_plain(ContrastiveConfig, header.config), pretrained=False, weights_file="")
+    config = replace(config_from_dict(ContrastiveConfig, header.config), pretrained=False, weights_file="")
     model = ContrastiveModel(config)
     load_weights(path, model, kind="contrastive")
     return TrainedEncoder(checkpoint_name(path), model.eval(), config.height)
@@ -78,7 +78,7 @@ def saliency_settings(checkpoint: str | Path) -> SaliencyModelConfig:
     Raises:
         CheckpointError: it is missing, broken or holds no saliency model.
     """
-    return from_plain(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config)
+    return config_from_dict(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config)
 
 
 def read_saliency_model(checkpoint: str | Path, **changes: Any) -> SaliencyModel:

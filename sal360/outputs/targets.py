@@ -94,16 +94,20 @@ class SelectionSettings(Settings):
     """When to stay with a target and when to leave it."""
 
     min_dwell_s: float = setting(
-        0.5, "minimum time on a target, also on one that vanishes", minimum=0, maximum=3600, unit="s"
+        0.5, "minimum time to stay on a target, even if it vanishes", minimum=0, maximum=3600, unit="s"
     )
     max_dwell_s: float = setting(
-        0.0, "maximum time on a target while there are others; 0: no limit", minimum=0, maximum=3600, unit="s"
+        0.0, "maximum time to stay on a target if there are others; 0: no limit", minimum=0, maximum=3600, unit="s"
     )
     switch_ratio: float = setting(
-        1.2, "how many times the present target's density another one needs to replace it", minimum=1, maximum=100
+        1.2, "factor by which another target must be denser to replace the current one", minimum=1, maximum=100
     )
     inhibition_s: float = setting(
-        2.0, "inhibition of return: how long a target that was left is ignored", minimum=0, maximum=3600, unit="s"
+        2.0,
+        "inhibition of return: how long the target just left is ignored",
+        minimum=0,
+        maximum=3600,
+        unit="s",
     )
     radius_rad: float = setting(
         0.35, "angle within which peaks count as the same target", minimum=0.01, maximum=math.pi, unit="rad"

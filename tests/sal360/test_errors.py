@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -84,12 +86,70 @@ def test_a_fault_of_ours_is_not_dressed_up() -> None:
     [
         (OSError(errno.ENOSPC, "No space left on device", "out.npy"), "the disk is full (out.npy)"),
         (PermissionError(errno.EACCES, "Permission denied", "out.npy"), "no permission (out.npy)"),
-        (OSError(errno.EROFS, "Read-only file system", "out.npy"), "no permission (out.npy)"),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.mp4"), "No such file or directory (a.mp4)"),
+        (OSError(errno.EROFS, "Read-only file system", "out.npy"), "the file system is read-only (out.npy)"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.mp4"), "no such file or folder (a.mp4)"),
+        (FileNotFoundError(errno.ENOENT, "", b"caf\xe9.mp4"), r"no such file or folder (caf\udce9.mp4)"),
+        (OSError(errno.EXDEV, "Invalid cross-device link", "a"), "Invalid cross-device link (a)"),
     ],
 )
-def test_operating_system_errors_are_said_in_three_parts(error: OSError, said: str) -> None:
+def test_operating_system_errors_say_what_was_found_where_and_what_to_do(error: OSError, said: str) -> None:
     text = describe_os_error(error)
-    assert text.startswith(said)
-    assert text.count(";") == 2
-    assert "expected" in text
+    assert text.startswith(f"{said}; ")
+    text.encode("utf-8")
+
+
+def test_a_system_error_without_a_file_blames_no_path() -> None:
+    assert describe_os_error(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")) == "Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [
+        ("rclpy", 'source your ROS 2 installation, or pip install ".[ros]" in the checkout'),
+        ("sensor_msgs.msg", 'source your ROS 2 installation, or pip install ".[ros]" in the checkout'),
+        ("rosbags", '; pip install ".[replay]" in the checkout'),
+        ("torch", '; pip install ".[train]" in the checkout'),
+        ("something", "; install something"),
+    ],
+)
+def test_a_missing_module_is_named_with_what_installs_it(
+    module: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert one_line_errors(raiser(ModuleNotFoundError(f"No module named {module!r}", name=module))) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: the Python module {module} is missing; ")
+    assert remedy in line
+
+
+def test_every_extra_that_a_remedy_names_exists(repository: Path) -> None:
+    setup = (repository / "setup.py").read_text(encoding="utf-8")
+    for extra in {"ros", *errors._EXTRAS.values()}:
+        assert f'"{extra}": ' in setup
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert one_line_errors(raiser(ImportError("libGL.so.1: cannot open\nshared object", name="cv2"))) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: the Python module cv2 cannot be imported (libGL.so.1: cannot open shared object); ")
+    with pytest.raises(ImportError):
+        one_line_errors(raiser(ImportError("cannot import name 'x'", name="sal360.images")))
+
+
+def reasons_in_the_code(repository: Path) -> set[str]:
+    """Every string that is passed as `reason` or given to the counter of rejected frames."""
+    used: set[str] = set()
+    for path in (
+        path for package in ("sal360", "sal360_ros", "training") for path in (repository / package).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "reason" and isinstance(node.value, ast.Constant):
+                used.add(node.value.value)
+            elif isinstance(node, ast.Constant) and node.value in errors.FRAME_REJECTIONS and path.name != "errors.py":
+                used.add(node.value)
+    return used
+
+
+def test_every_reason_of_a_rejected_frame_stands_in_the_table_and_is_used(repository: Path) -> None:
+    assert reasons_in_the_code(repository) == set(errors.FRAME_REJECTIONS)
+    with pytest.raises(AssertionError):
+        FrameError("x", "y", reason="not in the table")

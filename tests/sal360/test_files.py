@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sal360.files import write_bytes, write_text, written_beside
+from sal360.errors import ParameterError, describe_os_error
+from sal360.files import cache_folder, write_bytes, write_text, written_beside
 
 
 def names(folder: Path) -> list[str]:
@@ -114,7 +119,84 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         write_text(path, "new")
+    assert describe_os_error(caught.value).startswith(f"the disk is full ({path}); ")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_that_numpy_does_not_name_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "map.npy"
+
+    def write() -> None:
+        with written_beside(path):
+            raise OSError("18432 requested and 15328 written")
+
+    with pytest.raises(OSError, match="18432 requested"):  # there is room: something else has happened
+        write()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert caught.value.filename == str(path)
+    assert names(tmp_path) == []
+
+
+def test_errors_name_the_users_file_and_never_the_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.json"
+    with pytest.raises(FileNotFoundError) as caught, written_beside(path) as temporary:
+        temporary.unlink()
+    assert caught.value.filename == str(path)
+
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system", f"{tmp_path}/.report-x2.json")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    with pytest.raises(OSError, match="Read-only") as caught_too:
+        write_text(path, "new")
+    assert describe_os_error(caught_too.value) == f"the file system is read-only ({tmp_path}); choose another folder"
+
+
+def test_a_name_as_long_as_file_systems_allow_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 250 + ".json")
+    write_text(path, "x")
+    assert names(tmp_path) == [path.name]
+
+
+def test_text_with_a_file_name_that_is_not_utf_8_is_written_escaped(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "caf\udce9.jpg")
+    assert (tmp_path / "a.txt").read_bytes() == rb"caf\udce9.jpg"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/var/cache", "HOME": "/home/a"}, "/var/cache/sal360_ros"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/home/a"}, "/home/a/.cache/sal360_ros"),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/home/a"}, "/home/a/.cache/sal360_ros"),
+        ({"HOME": ""}, "/home/of-passwd/.cache/sal360_ros"),
+        ({}, "/home/of-passwd/.cache/sal360_ros"),
+    ],
+)
+def test_the_cache_is_where_the_environment_says(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir="/home/of-passwd"))
+    assert cache_folder() == Path(expected)
+
+
+def test_an_unknown_user_without_home_is_told_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(ParameterError, match=r"HOME is not set and user \d+ has no home folder; set XDG_CACHE_HOME"):
+        cache_folder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -19,7 +20,6 @@ from sal360.spec import read_onnx_spec
 from sal360.sphere import solid_angles
 from sal360.weights import bundled_model
 from sal360_ros.processes import NodeProcess, ProcessError, bring_up
-from sal360_ros.shared_memory import PROFILE_VARIABLES, use_shared_memory_profile
 
 pytestmark = pytest.mark.ros
 MODULES = ("sal360_ros.saliency_node", "sal360_ros.panorama_camera")
@@ -59,8 +59,8 @@ def test_a_signal_at_any_moment_of_the_start_ends_the_process_cleanly(module, st
     assert "Traceback" not in output
 
 
-def test_a_process_that_cannot_finish_says_so_and_ends_all_the_same(tmp_path):
-    """As while a runtime compiles a model for minutes and takes no notice of anything."""
+def test_a_process_that_cannot_finish_says_so_ends_and_leaves_nothing_in_shared_memory(tmp_path):
+    """For example while a runtime compiles a model for minutes and cannot be interrupted."""
     (tmp_path / "stubborn.py").write_text(
         "import time\n"
         "from rclpy.node import Node\n"
@@ -71,15 +71,19 @@ def test_a_process_that_cannot_finish_says_so_and_ends_all_the_same(tmp_path):
     )
     code = (
         f"import sys; sys.path.append({str(tmp_path)!r}); from sal360_ros import executable; "
-        "executable.GRACE_S = 0.2; sys.exit(executable.run('stubborn', 'Stubborn'))"
+        "executable.GRACE_S = 0.2; sys.exit("
+        "executable.run('stubborn', 'Stubborn', 'stubborn', max_message_bytes=lambda _: 0))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout.readline() == "busy\n"
+    own = segments_of(process.pid)
     process.terminate()
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
+    assert own
+    assert not [name for name in own if Path(name).exists()]
     assert output == "shutdown timed out after 0.2 s; exiting\n"
 
 
@@ -87,6 +91,15 @@ def shared_memory_of(pid):
     """The middleware's files in /dev/shm that a process has mapped."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     return {line.split()[-1] for line in maps.splitlines() if "/dev/shm/fastrtps" in line or "/dev/shm/fastdds" in line}
+
+
+def segments_of(pid):
+    """The middleware's segments in /dev/shm that a process has created: it keeps their lock files open."""
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(link))
+    return {link.removesuffix("_el") for link in links if re.search(r"/dev/shm/fast(rtps|dds)_[0-9a-f]{16}_el", link)}
 
 
 def test_an_active_node_leaves_nothing_in_shared_memory_when_it_is_told_to_stop(driver, tiny_model, tmp_path):
@@ -105,7 +118,7 @@ def test_a_process_that_ends_before_its_time_is_told_with_its_last_line(tmp_path
         deadline = time.monotonic() + TIMEOUT_S
         while process._process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        with pytest.raises(ProcessError, match=r"ended with status 2: error: there is nothing at /no/such/folder;"):
+        with pytest.raises(ProcessError, match=r"ended with status 2: /no/such/folder does not exist;"):
             process.check_alive()
 
 
@@ -113,8 +126,8 @@ def test_a_process_that_ends_before_its_time_is_told_with_its_last_line(tmp_path
     ("arguments", "line"),
     [
         (["-p", "rate_hz:=fast"], "rate_hz"),
-        (["-p", "rate_hz:=0.0"], "expected a number (write 1.0, not 1) from 0.1 to 1000"),
-        (["-p", "image_transport:=theora"], "expected one of raw, compressed"),
+        (["-p", "rate_hz:=0.0"], "set it to a number (1.0, not 1) from 0.1 to 1000"),
+        (["-p", "image_transport:=theora"], "set it to raw or compressed"),
         (["-r", "__node:=a-b"], "correct what follows --ros-args"),
         (["--params-file", "/no/such.yaml"], "/no/such.yaml"),
         (["-p", "no_value"], "no_value"),
@@ -144,21 +157,51 @@ def test_the_scripts_that_ros2_run_starts_are_the_executables(repository, name):
     assert process.returncode == 0, output
 
 
-def test_the_transport_profile_is_the_shipped_one_unless_the_user_chose(monkeypatch, repository):
-    monkeypatch.setattr(os, "environ", {})
-    use_shared_memory_profile()
-    assert os.environ == dict.fromkeys(PROFILE_VARIABLES, os.fspath(repository / "config" / "fastdds_shm.xml"))
-    monkeypatch.setattr(os, "environ", {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"})
-    use_shared_memory_profile()
-    assert os.environ == {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+def await_node(graph, name):
+    """Wait until a node is on the graph: then its process has all its segments."""
+    graph.wait_for(lambda: name in graph.node.get_node_names(), f"the node {name}")
 
 
-def test_the_profile_gives_the_node_a_segment_that_holds_large_images(graph, tmp_path):
-    with NodeProcess(MODULES[1], log=tmp_path / "log") as process:
-        graph.wait_for(
-            lambda: any(os.stat(name).st_size >= 64 * 2**20 for name in shared_memory_of(process.pid)),
-            "a segment of 64 MB",
-        )
+def segment_mb(process):
+    """The size of a process's largest segment."""
+    return max(os.stat(name).st_size for name in segments_of(process.pid)) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("parameters", "min_mb", "max_mb"),
+    [
+        ({"height_px": 64}, 1.0, 1.2),
+        ({"height_px": 960}, 11.0, 14.0),
+        ({"height_px": 960, "image_transport": "compressed"}, 5.5, 7.5),
+    ],
+)
+def test_a_camera_takes_the_shared_memory_that_its_frames_need(graph, tmp_path, parameters, min_mb, max_mb):
+    with NodeProcess(MODULES[1], parameters, log=tmp_path / "log") as process:
+        await_node(graph, "panorama_camera")
+        assert min_mb < segment_mb(process) < max_mb
+
+
+def test_the_node_takes_little_shared_memory(graph, tmp_path):
+    with NodeProcess(MODULES[0], log=tmp_path / "log") as process:
+        await_node(graph, "saliency_node")
+        assert segment_mb(process) < 8
+
+
+def test_the_next_process_removes_the_segments_of_one_that_was_killed(graph, tmp_path):
+    with (
+        NodeProcess(MODULES[1], {"height_px": 64}, {"__node": "killed"}, log=tmp_path / "killed") as killed,
+        NodeProcess(MODULES[1], {"height_px": 64}, {"__node": "alive"}, log=tmp_path / "alive") as alive,
+    ):
+        await_node(graph, "killed")
+        await_node(graph, "alive")
+        left, kept = segments_of(killed.pid), segments_of(alive.pid)
+        os.kill(killed.pid, signal.SIGKILL)
+        graph.wait_for(lambda: killed._process.poll() is not None, "the end of the process")
+        assert all(Path(name).exists() for name in left)
+        with NodeProcess(MODULES[1], {"height_px": 64}, {"__node": "next"}, log=tmp_path / "next"):
+            await_node(graph, "next")
+            assert not [name for name in left if Path(name).exists() or Path(f"{name}_el").exists()]
+            assert all(Path(name).exists() for name in kept)
 
 
 def test_the_bundled_model_answers_the_bundled_camera(driver, tmp_path):

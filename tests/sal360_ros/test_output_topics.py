@@ -117,7 +117,7 @@ def publishers(graph):
 @pytest.fixture
 def prediction():
     density = np.random.default_rng(0).gamma(1, 1, (16, 32)).astype(np.float32)
-    return topics.Prediction(Header(), np.zeros((32, 64, 3), np.uint8), "rgb", 32, 64, density, None)
+    return topics.Prediction(Header(), np.zeros((32, 64, 3), np.uint8), "rgb", 32, 64, density, None, 0.0)
 
 
 def test_the_table_names_every_topic_once_and_the_map_first(publishers):
@@ -191,5 +191,5 @@ def test_an_output_that_fails_is_said_and_stops_neither_the_map_nor_the_others(g
     monkeypatch.setattr(topics, "draw_overlay", fail)
     overlays = graph.received(Image, "saliency/overlay")
     clouds = graph.received(PointCloud2, "saliency/targets")
-    camera.stream_until(lambda: clouds and "saliency/overlay failed: no colours" in str(graph.log))
+    camera.stream_until(lambda: clouds and "saliency/overlay failed: ValueError: no colours" in str(graph.log))
     assert not overlays

@@ -78,9 +78,9 @@ def test_leaves_out_pictures_that_cannot_be_read_and_names_them(graph, make_came
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"source": "/no/such"}, DataError, "there is nothing at /no/such"),
+        ({"source": "/no/such"}, DataError, "/no/such does not exist"),
         ({"rate_hz": 0.0}, ParameterError, "rate_hz"),
-        ({"image_transport": "theora"}, ParameterError, "one of raw, compressed"),
+        ({"image_transport": "theora"}, ParameterError, "set it to raw or compressed"),
     ],
 )
 def test_refuses_to_start_with_what_it_cannot_show(graph, parameters, error, message):

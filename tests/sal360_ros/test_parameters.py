@@ -148,6 +148,11 @@ class TestTable:
         assert node.set_parameters([Parameter("speed", value=1.5)])[0].successful
         assert table.read().speed == 1.5
 
+    def test_a_parameter_that_is_read_once_is_not_to_be_set_later(self, node_with):
+        table = ParameterTable(node_with(wheels=99), Outer())
+        with pytest.raises(ParameterError, match=r"^wheels is 99; set it to a whole number from 1 to 8$"):
+            table.read()
+
     def test_changes_act_at_once_and_refused_ones_change_nothing(self, node_with):
         def check(values):
             if values.speed * values.inner.depth > 10:

@@ -74,7 +74,7 @@ def test_a_refusal_is_told_whatever_was_lost_before(driver, node, lose, what):
     node.willing = False
     if what != "nothing":
         lose(what)
-    with pytest.raises(ProcessError, match="/counting_node refused transition 1; see the output of the node"):
+    with pytest.raises(ProcessError, match="/counting_node refused to configure; see its log for the cause"):
         change_state(driver, NAME, CONFIGURE)
 
 

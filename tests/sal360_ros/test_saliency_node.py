@@ -171,7 +171,7 @@ def test_diagnostics_account_for_every_frame(graph, camera):
 def test_diagnostics_say_when_and_why_no_frames_come(graph, make_node, activate):
     graph.call(graph.node.create_publisher, CompressedImage, "image/compressed", 10)
     activate(make_node())
-    line = graph.wait_for_line("no publisher on /image, but there is one on /image/compressed")
+    line = graph.wait_for_line("no publisher of Image on /image, but one of CompressedImage on /image/compressed")
     assert "set image_transport to compressed" in line
     graph.wait_for(lambda: graph.diagnostics["/saliency_node: saliency"].level == DiagnosticStatus.WARN, "a warning")
 

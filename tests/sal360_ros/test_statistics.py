@@ -5,8 +5,11 @@ import math
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from sal360_ros.diagnostics import ThrottledWarnings, saliency_status
+from sal360_ros.diagnostics import Finding, ThrottledWarnings, frame_findings, saliency_status
+from sal360_ros.parameters import HealthSettings
 from sal360_ros.statistics import SILENCE_S, WINDOW_S, FrameStatistics
+
+LIMITS = HealthSettings()
 
 
 class Clock:
@@ -68,31 +71,36 @@ def test_silence_is_told_from_a_pause(clock):
 
 
 @pytest.mark.parametrize(
-    ("answers", "rejections", "state", "trouble", "level", "message"),
+    ("answers", "rejections", "others", "level", "message"),
     [
-        (10, 0, "active", "", DiagnosticStatus.OK, "10.0 maps per second"),
-        (10, 1, "active", "", DiagnosticStatus.WARN, "rejecting frames, most often for bad_step"),
-        (0, 3, "active", "", DiagnosticStatus.ERROR, "rejecting frames, most often for bad_step"),
-        (10, 0, "active", "two of them", DiagnosticStatus.WARN, "two of them"),
-        (0, 0, "inactive", "", DiagnosticStatus.OK, "inactive"),
+        (10, 0, [], DiagnosticStatus.OK, "all is well"),
+        (10, 1, [], DiagnosticStatus.WARN, "rejecting frames, most often for bad_step"),
+        (0, 3, [], DiagnosticStatus.ERROR, "rejecting frames, most often for bad_step"),
+        (10, 0, ["two of them"], DiagnosticStatus.WARN, "two of them"),
+        (0, 3, ["two of them"], DiagnosticStatus.ERROR, "rejecting frames, most often for bad_step | two of them"),
     ],
 )
-def test_the_level_says_whether_somebody_must_look(clock, answers, rejections, state, trouble, level, message):
+def test_the_level_is_that_of_the_worst_and_warnings_hide_no_error(clock, answers, rejections, others, level, message):
     statistics = FrameStatistics(clock)
     stream(statistics, clock, answers / 10)
     for _ in range(rejections):
         statistics.count_rejected("bad_step")
     clock.now_s = max(clock.now_s, 100.1)
-    status = saliency_status("/node", state, statistics.snapshot(), {"model": "m"}, trouble)
+    snapshot = statistics.snapshot()
+    findings = [*[Finding(DiagnosticStatus.WARN, "", each) for each in others], *frame_findings(snapshot, LIMITS)]
+    status = saliency_status("/node", "robot", snapshot, {}, {"model": "m"}, "all is well", findings)
     assert (status.level, status.message, status.name) == (level, message, "/node: saliency")
     values = {pair.key: pair.value for pair in status.values}
     assert values["rejected"] == str(rejections)
     assert values.get("rejected.bad_step", "0") == str(rejections)
     assert values["model"] == "m"
+    assert status.hardware_id == "robot"
 
 
-def judged(statistics):
-    status = saliency_status("/node", "active", statistics.snapshot(), {})
+def judged(statistics, **limits):
+    snapshot = statistics.snapshot()
+    findings = frame_findings(snapshot, HealthSettings(**limits))
+    status = saliency_status("/node", "", snapshot, {}, {}, "all is well", findings)
     return status.level, status.message
 
 
@@ -113,7 +121,7 @@ def test_a_runtime_that_hangs_is_an_error(clock):
     clock.now_s += 3600  # a pause of the camera is not a hang
     for _ in range(2 + round(WINDOW_S)):
         statistics.count_received()
-        assert judged(statistics) == (DiagnosticStatus.OK, "0.0 maps per second")
+        assert judged(statistics) == (DiagnosticStatus.OK, "all is well")
         clock.now_s += 0.5
     clock.now_s += WINDOW_S
     assert judged(statistics) == (DiagnosticStatus.ERROR, "frames arrive, but no map was published for 5 s")

@@ -129,5 +129,5 @@ def test_a_checkpoint_remembers_its_scales(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("height", "scales"), [(320, 3), (128, 0), (1024, 5), (32, 2)])
 def test_scales_that_do_not_fit_are_refused(height: int, scales: int) -> None:
-    with pytest.raises(ParameterError, match=r"model\.scales"):
+    with pytest.raises(ParameterError, match=r"^scales is"):
         SaliencyModelConfig(input_height=height, scales=scales)

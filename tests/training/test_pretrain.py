@@ -171,13 +171,13 @@ def test_a_new_run_with_another_attention_can_begin_with_the_encoder_of_another(
         (("--loop.batch_size=7",), "loop.batch_size is 7; expected at most the 6 samples"),
         (("--loop.batch_size=1",), "at least 2 samples in each"),
         (("--config=nowhere.yaml",), "File does not exist"),
-        (("--views.height=32",), "views.height is 32; expected model.height, 64"),
+        (("--views.height=32",), "views.height is 32 and model.height is 64; expected one height"),
         (("--data.root=EMPTY",), "has 0 usable panoramas"),
         (("--data.root=nowhere",), "nowhere is no folder"),
         (("--loop.resume=true",), "there is no checkpoint in"),
         (("--weights=nowhere",), "nowhere does not exist"),
         (("--encoder_weights=nowhere",), "nowhere does not exist"),
-        (("--weights=a", "--encoder_weights=b"), "expected at most one of both"),
+        (("--weights=a", "--encoder_weights=b"), "expected at most one of the two"),
     ],
 )
 def test_what_is_wrong_is_one_line_status_2_and_nothing_written(

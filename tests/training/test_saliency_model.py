@@ -203,10 +203,10 @@ def test_upsampling_wraps() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strides": (4, 16)}, "model.strides"),
-        ({"strides": ()}, "model.strides"),
-        ({"input_height": 100}, "model.input_height"),
-        ({"encoder": "vgg16"}, "model.decoder"),
+        ({"strides": (4, 16)}, "^strides is"),
+        ({"strides": ()}, "^strides is"),
+        ({"input_height": 100}, "^input_height is"),
+        ({"encoder": "vgg16"}, "^decoder is"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(settings: dict[str, object], message: str) -> None:

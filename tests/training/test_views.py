@@ -230,5 +230,5 @@ def test_picture_shows_the_correspondence_in_a_third_column() -> None:
     ],
 )
 def test_settings_out_of_range_name_their_option(setting: str, value: object) -> None:
-    with pytest.raises(ParameterError, match=rf"views\.{setting}"):
+    with pytest.raises(ParameterError, match=f"^{setting} is"):
         ViewConfig(**{setting: value})  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor
 from sal360.errors import CheckpointError
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.checkpoint import read_header, read_tensors
-from training.config import require
+from training.config import require, require_together
 from training.models.encoders import build_encoder
 from training.trained_models import checkpoint_name
 
@@ -29,9 +29,9 @@ class ChangeConfig:
     """Folder for change.csv and change.png."""
 
     def __post_init__(self) -> None:
-        require("before", "empty", len(self.before) > 0, "at least one checkpoint")
+        require("before", self.before, len(self.before) > 0, "at least one checkpoint")
         equal = len(self.before) == len(self.after)
-        require("after", f"{len(self.after)} checkpoints", equal, f"as many as before, {len(self.before)}")
+        require_together(self, ("before", "after"), equal, "the same number of checkpoints")
 
 
 def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:

@@ -26,7 +26,7 @@ class CorrelationConfig:
     """Folder for correlation.csv and correlation.png."""
 
     def __post_init__(self) -> None:
-        require("checkpoints", "empty", len(self.checkpoints) > 0, "at least one checkpoint")
+        require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
 
 
 PAPER_CORRELATION = {"VGG16": 0.295, "ResNet50": 0.107}

@@ -39,7 +39,7 @@ class EmbeddingConfig:
     """Of the views and of t-SNE."""
 
     def __post_init__(self) -> None:
-        require("checkpoints", "empty", len(self.checkpoints) > 0, "at least one checkpoint")
+        require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
         require_at_least("turned_views", self.turned_views, 0)
         require_at_least("perplexity", self.perplexity, 0)
         require_at_least("seed", self.seed, 0)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from sal360.metrics import kld
 from sal360.sphere import Array
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
-from training.config import require, require_between
+from training.config import option_names, require, require_between
 from training.data.panoramas import PanoramaConfig
 from training.models.prior import PriorConfig, equator_log_rows
 from training.trained_models import open_large_enough, read_predictor
@@ -34,7 +34,7 @@ class EquatorConfig:
     """The equator prior that predictions are compared with."""
 
     def __post_init__(self) -> None:
-        require("models", "empty", len(self.models) > 0, "at least one model")
+        require("models", self.models, len(self.models) > 0, "at least one model")
         require_between("prior_strength", self.prior_strength, 0, 4)
 
 
@@ -64,7 +64,8 @@ def analyse_equator(config: EquatorConfig) -> None:
     Raises:
         ModelError, CheckpointError, DataError, OSError: a model or the panoramas cannot be read, or nothing written.
     """
-    models = [read_predictor(model, config.prior_strength) for model in config.models]
+    with option_names(strength="prior_strength"):
+        models = [read_predictor(model, config.prior_strength) for model in config.models]
     panoramas = open_large_enough(config.data, [model.height for model in models])
     figure = new_figure(11, 4.5)
     boxes, profiles = figure.subplots(1, 2)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from sal360.errors import DataError, ParameterError, Sal360Error
+from sal360.errors import DataError, Sal360Error
+from training.config import SettingError
 
 Key = tuple[int, int]
 """(epoch, index): a dataset's `__getitem__` gets both, so that its random draws differ between epochs."""
@@ -31,7 +32,7 @@ class StepSampler(Sampler[list[Key]]):
         parts: batches of one step and process (gradient accumulation).
 
     Raises:
-        ParameterError: the batch is larger than the data set or cannot be cut evenly.
+        SettingError: the batch is larger than the data set or cannot be cut evenly.
     """
 
     def __init__(
@@ -50,10 +51,9 @@ class StepSampler(Sampler[list[Key]]):
         self.rank, self.world, self.parts = rank, world, parts
         self.steps_per_epoch = steps_per_epoch(count, batch_size)
         if batch_size % (world * parts):
-            raise ParameterError(
-                f"loop.batch_size is {batch_size}",
-                "set --loop.batch_size or --loop.accumulate",
-                expected=f"a multiple of {world} processes x {parts} parts",
+            raise SettingError(
+                {"batch_size": batch_size, "accumulate": parts},
+                f"a batch_size that is a multiple of {world} processes x {parts} parts",
             )
 
     def __len__(self) -> int:
@@ -75,14 +75,10 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     """Whole batches in one pass over `count` samples.
 
     Raises:
-        ParameterError: there is not even one.
+        SettingError: there is not even one.
     """
     if batch_size > count:
-        raise ParameterError(
-            f"loop.batch_size is {batch_size}",
-            "set --loop.batch_size",
-            expected=f"at most the {count} samples of the data",
-        )
+        raise SettingError({"batch_size": batch_size}, f"at most the {count} samples of the data")
     return count // batch_size
 
 

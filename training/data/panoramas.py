@@ -22,7 +22,7 @@ from sal360.errors import DataError, FrameError
 from sal360.files import write_text, written_beside
 from sal360.predictor import check_frame
 from sal360.sphere import Array
-from training.config import require, require_at_least
+from training.config import require_at_least, require_path
 from training.data.loader import Key
 from training.data.views import ViewPair, resize
 
@@ -40,8 +40,8 @@ class PanoramaConfig:
     """Folder for the decoded panoramas (uint8, memory-mapped, made once); empty decodes each time anew."""
 
     def __post_init__(self) -> None:
-        require("data.root", repr(self.root), bool(self.root.strip()), "a folder of panoramas")
-        require_at_least("data.height", self.height, 16)
+        require_path("root", self.root, "a folder of panoramas")
+        require_at_least("height", self.height, 16)
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

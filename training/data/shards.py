@@ -136,7 +136,7 @@ class ShardedViews(IterableDataset[Any]):
             raise DataError(
                 f"{len(shards.names)} shards of {min(shards.counts)} panoramas cannot feed {self.lanes * world} readers"
                 f" with batches of {loop.batch_size}",
-                "set --loop.workers or --loop.batch_size, or write more or larger shards",
+                "lower workers or batch_size of the loop, or write more or larger shards",
                 expected="a batch for each reader from its share of the shards",
             )
         self.batches_per_epoch = batches_each * self.lanes

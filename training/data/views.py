@@ -18,7 +18,7 @@ import numpy as np
 
 from sal360.projection import remap_sphere, rotate_erp, rotation_maps
 from sal360.sphere import Array, random_rotation, rotation_yaw_pitch_roll
-from training.config import require, require_at_least, require_between
+from training.config import require, require_at_least, require_between, require_together
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ class ViewConfig:
     """Of taking the colour away."""
 
     def __post_init__(self) -> None:
-        require("views.height", self.height, self.height >= 32 and self.height % 32 == 0, "a multiple of 32")
+        require("height", self.height, self.height >= 32 and self.height % 32 == 0, "a multiple of 32")
         fits = self.family == "rotation" or not self.correspondence
-        require("views.correspondence", self.correspondence, fits, "false, or views.family rotation")
+        require_together(self, ("correspondence", "family"), fits, "correspondence with the family rotation alone")
         for name in ("flip", "translation", "jitter", "grey"):
-            require_between(f"views.{name}_probability", getattr(self, f"{name}_probability"), 0, 1)
-        require("views.crop_scale", self.crop_scale, 0 < self.crop_scale <= 1, "more than 0, at most 1")
+            require_between(f"{name}_probability", getattr(self, f"{name}_probability"), 0, 1)
+        require("crop_scale", self.crop_scale, 0 < self.crop_scale <= 1, "more than 0, at most 1")
         low, high = self.crop_ratio
-        require("views.crop_ratio", self.crop_ratio, 0 < low <= 1 <= high, "two numbers on either side of 1")
-        require_at_least("views.translation_px", self.translation_px, 0)
+        require("crop_ratio", self.crop_ratio, 0 < low <= 1 <= high, "two numbers on either side of 1")
+        require_at_least("translation_px", self.translation_px, 0)
         for name in ("brightness", "contrast", "saturation"):
-            require_between(f"views.{name}", getattr(self, name), 0, 1)
-        require_between("views.hue", self.hue, 0, 0.5)
+            require_between(name, getattr(self, name), 0, 1)
+        require_between("hue", self.hue, 0, 0.5)
 
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, of R, G, B

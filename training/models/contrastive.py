@@ -37,7 +37,7 @@ class ContrastiveConfig:
 
     def __post_init__(self) -> None:
         fits = self.height >= 64 and self.height % 32 == 0
-        require("model.height", self.height, fits, "a multiple of 32 from 64")
+        require("height", self.height, fits, "a multiple of 32 from 64")
 
 
 class SelfAttention(nn.Module):

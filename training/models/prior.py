@@ -25,10 +25,10 @@ class PriorConfig:
     """Power of the prior; 0 leaves it out."""
 
     def __post_init__(self) -> None:
-        require_between("model.prior.mean_deg", self.mean_deg, -45, 45)
-        require_between("model.prior.scale_deg", self.scale_deg, 1, 1000)
-        require_between("model.prior.floor", self.floor, 0, 1)
-        require_between("model.prior.strength", self.strength, 0, 4)
+        require_between("mean_deg", self.mean_deg, -45, 45)
+        require_between("scale_deg", self.scale_deg, 1, 1000)
+        require_between("floor", self.floor, 0, 1)
+        require_between("strength", self.strength, 0, 4)
 
 
 LAPLACE_MEAN_DEG = 90.0 - 91.39

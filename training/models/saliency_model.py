@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from training.config import require, require_at_least, require_between
+from training.config import require, require_at_least, require_between, require_together
 from training.models.compact import CompactEncoder, SmoothColumns
 from training.models.decoders import PaperDecoder, ScaleAttention, SeparableDecoder, upsample_circular
 from training.models.encoders import EncoderName, build_encoder
@@ -36,9 +36,9 @@ class CalibrationConfig:
     """Share of uniform mixed into the content's density, before the prior."""
 
     def __post_init__(self) -> None:
-        require_between("model.calibration.temperature", self.temperature, 0.1, 10)
-        require_between("model.calibration.blur_deg", self.blur_deg, 0, 30)
-        require_between("model.calibration.floor", self.floor, 0, 0.99)
+        require_between("temperature", self.temperature, 0.1, 10)
+        require_between("blur_deg", self.blur_deg, 0, 30)
+        require_between("floor", self.floor, 0, 0.99)
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,21 @@ class SaliencyModelConfig:
 
     def __post_init__(self) -> None:
         fits = self.decoder == "paper" or self.encoder == "compact"
-        require("model.decoder", self.decoder, fits, "paper for the encoders vgg16 and resnet50")
+        require_together(self, ("decoder", "encoder"), fits, "the decoder paper for the encoders vgg16 and resnet50")
         smooths = self.smooth_columns == "none" or self.encoder == "compact"
-        require("model.smooth_columns", self.smooth_columns, smooths, "none for the encoders vgg16 and resnet50")
+        require_together(
+            self, ("smooth_columns", "encoder"), smooths, "smooth_columns none for the encoders vgg16 and resnet50"
+        )
         chain = all(2 * a == b for a, b in zip(self.strides, self.strides[1:], strict=False))
         known = set(self.strides) <= {4, 8, 16, 32} and len(self.strides) > 0
-        require("model.strides", self.strides, chain and known, "a gapless chain out of 4, 8, 16, 32")
-        require_at_least("model.channels", self.channels, 1)
+        require("strides", self.strides, chain and known, "a gapless chain out of 4, 8, 16, 32")
+        require_at_least("channels", self.channels, 1)
         whole = self.input_height >= 32 and self.input_height % 32 == 0
-        require("model.input_height", self.input_height, whole, "a multiple of 32")
+        require("input_height", self.input_height, whole, "a multiple of 32")
         halves = 1 <= self.scales <= 4 and self.input_height % (32 << (self.scales - 1)) == 0
-        require("model.scales", self.scales, halves, "1 to 4, and input_height halved as often a multiple of 32")
+        require_together(
+            self, ("scales", "input_height"), halves, "1 to 4 scales, the smallest of which has a multiple of 32 rows"
+        )
 
 
 def blur_matrices(height: int, width: int, sigma_deg: float) -> tuple[Tensor, Tensor]:

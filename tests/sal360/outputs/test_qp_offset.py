@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sal360 import sphere
+from sal360.arrays import Density
 from sal360.errors import ParameterError
 from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings, tile_weights
-from sal360.sphere import Array
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-def noise(seed: int, shape: tuple[int, int] = (20, 40)) -> Array:
+def noise(seed: int, shape: tuple[int, int] = (20, 40)) -> Density:
     return np.random.default_rng(seed).gamma(0.5, 2.0, shape).astype(np.float32)
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sal360 import projection, sphere
+from sal360.arrays import Density
 from sal360.errors import ParameterError
 from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings, decode_rates, shaded_share
 from sal360.outputs.tiles import ErpTiles
-from sal360.sphere import Array
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -26,7 +26,7 @@ def vulkan_fragment_size(texel: int) -> tuple[int, int]:
     return 2 ** ((texel // 4) & 3), 2 ** (texel & 3)
 
 
-def noise(seed: int, shape: tuple[int, int] = (20, 40)) -> Array:
+def noise(seed: int, shape: tuple[int, int] = (20, 40)) -> Density:
     return np.random.default_rng(seed).gamma(1.0, 1.0, shape).astype(np.float32)
 
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sal360 import projection, sphere
+from sal360.arrays import Density, Floats
 from sal360.errors import ParameterError
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing, flicker, map_distance, step_lag_s
-from sal360.sphere import Array
 
 SHAPE = (40, 80)
 
 
-def blob(direction: Array, concentration: float = 8.0) -> Array:
+def blob(direction: Floats, concentration: float = 8.0) -> Density:
     """A von Mises–Fisher density around a direction, relative to uniform, (40, 80) float32."""
     density = np.exp(concentration * (sphere.erp_directions(*SHAPE) @ np.asarray(direction, float)))
     density /= (density * sphere.solid_angles(*SHAPE)).sum() / (4 * math.pi)

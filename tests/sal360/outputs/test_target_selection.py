@@ -157,3 +157,28 @@ def test_gaps_and_stamps_that_go_back_forget_the_past(stamp_s: float) -> None:
 def test_settings_out_of_range_are_refused_by_name(values: dict[str, float]) -> None:
     with pytest.raises(ParameterError, match=next(iter(values))):
         SelectionSettings(**values)
+
+
+@pytest.mark.parametrize("known", ["yyyynyyyy", "nnnyyyy", "yyyynnnnn", "ynynynyny"])
+def test_an_orientation_that_comes_and_goes_does_not_move_the_target(known: str) -> None:
+    """A camera that looks backwards in the fixed frame: body axes and fixed axes are half a turn apart."""
+    selector = TargetSelector(SelectionSettings(min_dwell_s=60.0))
+    backwards = sphere.rotation_yaw_pitch_roll(yaw_rad=math.pi)
+    for frame, letter in enumerate(known):
+        target = selector.update(seen((LEFT, 3), (FRONT, 2.9)), frame / 10, backwards if letter == "y" else None)
+        assert target is not None
+        np.testing.assert_allclose(target.direction, LEFT, atol=1e-9)
+        assert target.since_s == 0.0
+
+
+@pytest.mark.parametrize("known", ["yyn", "nny", "yynnny"])
+def test_a_place_that_was_left_stays_inhibited_when_the_orientation_comes_or_goes(known: str) -> None:
+    selector = TargetSelector(SelectionSettings(min_dwell_s=0, inhibition_s=60.0))
+    turned = sphere.rotation_yaw_pitch_roll(yaw_rad=math.pi / 2)
+    scores = [(3.0, 1.0)] + [(1.0, 6.0)] + [(9.0, 6.0)] * 4  # FRONT, then LEFT, then FRONT, which was just left
+    for frame, letter in enumerate(known):
+        front, left = scores[frame]
+        peaks = seen((FRONT, front), (LEFT, left))
+        target = selector.update(peaks, frame / 10, turned if letter == "y" else None)
+    assert target is not None
+    np.testing.assert_allclose(target.direction, LEFT, atol=1e-9)

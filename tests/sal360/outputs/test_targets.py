@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sal360 import projection, sphere
+from sal360.arrays import Density, Floats
 from sal360.errors import ParameterError
 from sal360.outputs.targets import PeakSettings, find_peaks
-from sal360.sphere import Array
 
 HEIGHT, WIDTH = 80, 160
 PIXEL_RAD = math.pi / HEIGHT
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**32 - 1)
 places = st.tuples(st.floats(-math.pi, math.pi), st.floats(-math.pi / 2, math.pi / 2))
 
 
-def bumps(directions: Array, heights: Array, concentration: float = 40.0) -> Array:
+def bumps(directions: Floats, heights: Floats, concentration: float = 40.0) -> Density:
     """A floor with Gaussian-like bumps (von Mises–Fisher): (80, 160) float32, mean 1."""
     cosines = sphere.erp_directions(HEIGHT, WIDTH) @ np.asarray(directions, float).T  # (80, 160, k)
     density = 0.2 + (np.asarray(heights) * np.exp(concentration * (cosines - 1))).sum(axis=-1)
@@ -29,7 +29,7 @@ def bumps(directions: Array, heights: Array, concentration: float = 40.0) -> Arr
     return density.astype(np.float32)
 
 
-def slow_peaks(density: Array, settings: PeakSettings) -> list[tuple[int, int]]:
+def slow_peaks(density: Density, settings: PeakSettings) -> list[tuple[int, int]]:
     """Rows and columns by plain loops: neighbours by the sphere's own pixel arithmetic, angles by arccos."""
     height, width = density.shape
     found = []
@@ -111,7 +111,7 @@ def test_targets_keep_their_distance_order_and_number(seed: int, separation: flo
 
 
 @pytest.mark.parametrize("make", [np.ones, np.zeros])
-def test_a_flat_map_has_no_target(make: Callable[..., Array]) -> None:
+def test_a_flat_map_has_no_target(make: Callable[..., Density]) -> None:
     peaks = find_peaks(make((20, 40), np.float32))
     assert peaks.directions.shape == (0, 3)
     assert peaks.scores.shape == (0,)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sal360 import projection, sphere
+from sal360.arrays import Density, Floats
 from sal360.outputs.tiles import ErpTiles, TileGrid, WindowTiles, cube_faces
 from sal360.projection import Viewport
-from sal360.sphere import Array
 
 
-def scene(height: int, width: int) -> Array:
+def scene(height: int, width: int) -> Density:
     """A smooth map of mean 1 with structure in every direction, float32."""
     x, y, z = np.moveaxis(sphere.erp_directions(height, width), -1, 0)
     density = 1 + 0.6 * x * y + 0.5 * y * z - 0.4 * z
@@ -68,7 +68,7 @@ def test_tables_follow_the_maps_size() -> None:
         assert np.allclose(grid.average(np.full(size, 3, np.float32)), 3, atol=1e-5)
 
 
-def cube_lookup(vector: Array) -> tuple[int, float, float]:
+def cube_lookup(vector: Floats) -> tuple[int, float, float]:
     """Layer, s and t in [0, 1] of a vector (x right, y up, z forward): Vulkan's cube map face selection."""
     rx, ry, rz = (float(part) for part in vector)
     major = max(abs(rx), abs(ry), abs(rz))

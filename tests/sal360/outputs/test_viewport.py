@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from sal360 import sphere
+from sal360.arrays import Density
 from sal360.outputs.tiles import cube_faces
 from sal360.outputs.viewport import ViewportMap
 from sal360.projection import Viewport
-from sal360.sphere import Array
 
 
-def scene(height: int, width: int) -> Array:
+def scene(height: int, width: int) -> Density:
     x, y, z = np.moveaxis(sphere.erp_directions(height, width), -1, 0)
     return (1 + 0.6 * x * y + 0.5 * y * z - 0.4 * z).astype(np.float32)
 

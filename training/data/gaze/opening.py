@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from sal360.metrics import METRICS, standard_protocol
 from sal360.sphere import Array
-from training.config import require, require_at_least, require_between
+from training.config import option_names, require_at_least, require_between, require_path, require_together
 from training.data.gaze.osie import OsieRecords, Photograph, read_osie
 from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, Records
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
@@ -21,7 +21,7 @@ from training.data.gaze.salient360 import Salient360
 from training.data.gaze.sitzmann import Sitzmann
 from training.data.gaze.splits import split_folds
 from training.data.gaze.vr_eyetracking import VrEyeTracking
-from training.data.panoramas import PanoramaConfig, open_panoramas
+from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
 from training.data.taught_maps import names_below, read_taught
 from training.evaluation.photographs import FIGURES, measure_photographs
 
@@ -54,15 +54,17 @@ class GazeConfig:
     """How panoramas with gaze are varied."""
 
     def __post_init__(self) -> None:
-        require("data.root", repr(self.root), bool(self.root.strip()), "the folder of the data set")
-        needs = self.dataset != "osie" or bool(self.panoramas.strip())
-        require("data.panoramas", repr(self.panoramas), needs, "a folder of panoramas for OSIE's photographs")
+        require_path("root", self.root, "the folder of the data set")
+        if self.dataset == "osie":
+            require_path("panoramas", self.panoramas, "a folder of panoramas for OSIE's photographs")
         teachable = not self.taught or self.dataset == "osie"
-        require("data.taught", repr(self.taught), teachable, "nothing where the panoramas have gaze of their own")
-        require_at_least("data.folds", self.folds, 2)
-        require_between("data.fold", self.fold, 0, self.folds - 1)
-        require_at_least("data.picture_width", self.picture_width, 40)
-        require_between("data.measure_fov_deg", self.measure_fov_deg, 0, 120)
+        require_together(
+            self, ("taught", "dataset"), teachable, "taught maps with osie alone: the others have gaze of their own"
+        )
+        require_at_least("folds", self.folds, 2)
+        require_between("fold", self.fold, 0, self.folds - 1)
+        require_at_least("picture_width", self.picture_width, 40)
+        require_between("measure_fov_deg", self.measure_fov_deg, 0, 120)
 
 
 class GazeSplit(NamedTuple):
@@ -88,7 +90,7 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
     if config.dataset == "osie":
         photographs = read_osie(config.root)
         folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
-        panoramas = open_panoramas(PanoramaConfig(config.panoramas, panorama_height))
+        panoramas = _open_backgrounds(config, panorama_height)
         backgrounds = [panoramas[i] for i in range(len(panoramas))]
         kept = [photographs[i] for i in folds[config.fold]]
         others = [photographs[i] for part, fold in enumerate(folds) if part != config.fold for i in fold]
@@ -113,6 +115,11 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
         return GazeSplit(train, validation, "validation, P75 to P98")
     test = VrEyeTracking(config.root, "test")
     return GazeSplit(VrEyeTracking(config.root, "train"), test, "the test videos of the data set's sheet")
+
+
+def _open_backgrounds(config: GazeConfig, height: int) -> Panoramas:
+    with option_names(root="panoramas"):
+        return open_panoramas(PanoramaConfig(config.panoramas, height))
 
 
 def _fold(config: GazeConfig) -> str:
@@ -148,7 +155,7 @@ class OsieGaze(Gaze):
     def __init__(self, config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> None:
         photographs = read_osie(config.root)
         folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
-        panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
+        panoramas = _open_backgrounds(config, height)
         self.backgrounds = [panoramas[i] for i in range(len(panoramas))]
         taught = None
         if config.taught:

@@ -31,8 +31,8 @@ class AugmentConfig:
     """Times that each panorama occurs in an epoch, varied anew each time: for data sets smaller than a batch."""
 
     def __post_init__(self) -> None:
-        require_at_least("data.augment.copies", self.copies, 1)
-        require_between("data.augment.stretch", self.stretch, 0, 1)
+        require_at_least("copies", self.copies, 1)
+        require_between("stretch", self.stretch, 0, 1)
 
 
 _STRETCH = (1.0, 1.5)

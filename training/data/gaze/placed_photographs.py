@@ -55,18 +55,18 @@ class PlacementConfig:
 
     def __post_init__(self) -> None:
         low, high = self.fov_deg
-        require("placement.fov_deg", self.fov_deg, 10 <= low <= high <= 150, "10 <= smallest <= largest <= 150")
-        require_between("placement.elevation_deg", self.elevation_deg, 0, 90)
-        require_between("placement.inset_share", self.inset_share, 0, 1)
+        require("fov_deg", self.fov_deg, 10 <= low <= high <= 150, "10 <= smallest <= largest <= 150")
+        require_between("elevation_deg", self.elevation_deg, 0, 90)
+        require_between("inset_share", self.inset_share, 0, 1)
         narrow, wide = self.inset_width
-        require("placement.inset_width", self.inset_width, 0.1 <= narrow <= wide <= 0.66, "0.1 to 0.66, in order")
-        require_between("placement.equator_share", self.equator_share, 0, 1)
-        require_between("placement.roll_deg", self.roll_deg, 0, 180)
-        require_between("placement.exposure", self.exposure, 0, 1)
-        require_between("placement.saturation", self.saturation, 0, 1)
-        require_between("placement.crop", self.crop, 0.2, 1)
+        require("inset_width", self.inset_width, 0.1 <= narrow <= wide <= 0.66, "0.1 to 0.66, in order")
+        require_between("equator_share", self.equator_share, 0, 1)
+        require_between("roll_deg", self.roll_deg, 0, 180)
+        require_between("exposure", self.exposure, 0, 1)
+        require_between("saturation", self.saturation, 0, 1)
+        require_between("crop", self.crop, 0.2, 1)
         for name in ("insets", "slots", "attempts", "mean_photographs"):
-            require_at_least(f"placement.{name}", getattr(self, name), 1)
+            require_at_least(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)

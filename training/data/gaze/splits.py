@@ -36,7 +36,7 @@ def split_folds(names: Sequence[str], folds: int, seed: int) -> list[Array]:
     """
     if len(names) < folds:
         raise DataError(
-            f"there are {len(names)} pictures for {folds} folds", "set --data.folds", expected="one for each"
+            f"there are {len(names)} pictures for {folds} folds", "use fewer folds", expected="at least one for each"
         )
     order = np.argsort(names, kind="stable")
     return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(order), folds)]

@@ -1,0 +1,64 @@
+"""Commands whose standard streams are closed, full or no longer read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import os, sys
+from sal360.errors import one_line_errors
+
+def main():
+    for _ in range(20000):
+        print("a line of what is printed")
+    print("a name: caf\\udce9.jpg 360\\u00b0", flush=True)
+    print("on stderr", file=sys.stderr, flush=True)
+    with open("result.txt", "w") as file:
+        file.write("whole")
+    os.write(2, b"printed by a C library")
+
+sys.exit(one_line_errors(main))
+"""
+
+
+def run(repository: Path, folder: Path, redirections: str) -> subprocess.CompletedProcess[str]:
+    """The script in a shell with these redirections; its status and what came out on stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(repository), "PY": sys.executable, "SCRIPT": SCRIPT}
+    command = f'"$PY" -c "$SCRIPT" {redirections}'
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("redirections", ["| true", "2>&-", ">&-", "<&- >&- 2>&-", "2> >(true)"])
+def test_a_command_goes_on_when_nobody_reads_what_it_prints(
+    repository: Path, tmp_path: Path, redirections: str
+) -> None:
+    done = run(repository, tmp_path, redirections)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "result.txt").read_text() == "whole"
+    assert "Broken pipe" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_behind_stdout_is_said(repository: Path, tmp_path: Path) -> None:
+    done = run(repository, tmp_path, "> /dev/full")
+    assert done.returncode == 2
+    assert "error: the disk is full; free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_text_that_a_terminal_does_not_know_is_printed_escaped(repository: Path, tmp_path: Path) -> None:
+    done = run(repository, tmp_path, "> out.txt")
+    assert done.returncode == 0, done.stderr
+    assert r"a name: caf\udce9.jpg 360" in (tmp_path / "out.txt").read_text()

@@ -1,0 +1,338 @@
+"""Inference that raises, dies or hangs, models that are slow to open or fail to close: the node lives and tells."""
+
+from __future__ import annotations
+
+import threading
+import time
+import types
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from sensor_msgs.msg import Image
+
+from sal360.errors import ModelError
+from sal360.predictor import Predictor
+from sal360_ros import node as node_module
+from sal360_ros.node import InferenceError
+
+pytestmark = pytest.mark.ros
+
+CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+GPU_LOST = ModelError("CUDA's cuStreamSynchronize failed (an illegal memory access was encountered)", "see nvidia-smi")
+
+
+class Faults:
+    """Faults of the coming calls: each takes the next one of its list, and raises it or waits for it."""
+
+    def __init__(self):
+        self.predict, self.open, self.close = [], [], []
+        self._events, self._raised = [], []
+        self._opening = threading.local()
+
+    def hang(self):
+        """An event that a call can wait for; set at the end of the test."""
+        self._events.append(threading.Event())
+        return self._events[-1]
+
+    def release(self):
+        for each in self._events:
+            each.set()
+        for each in self._raised:
+            each.__traceback__ = None  # or it would keep the node, and its name on the graph
+
+    def faulty(self, faults, original):
+        def call(*arguments, **options):
+            if faults and not getattr(self._opening, "now", False):
+                self.meet(faults.pop(0))
+            return original(*arguments, **options)
+
+        return call
+
+    def opened(self, *arguments, **options):
+        if self.open:
+            self.meet(self.open.pop(0))
+        self._opening.now = True  # the prediction that warms a model up meets no fault
+        try:
+            return Predictor(*arguments, **options)
+        finally:
+            self._opening.now = False
+
+    def meet(self, fault):
+        if isinstance(fault, BaseException):
+            self._raised.append(fault)
+            raise fault
+        if fault is not None:
+            assert fault.wait(60)
+
+
+@pytest.fixture
+def faults(monkeypatch):
+    made = Faults()
+    monkeypatch.setattr(Predictor, "predict", made.faulty(made.predict, Predictor.predict))
+    monkeypatch.setattr(Predictor, "close", made.faulty(made.close, Predictor.close))
+    monkeypatch.setattr(node_module, "Predictor", made.opened)
+    yield made
+    made.release()
+
+
+@pytest.fixture
+def status(graph):
+    """Level and message of the newest diagnostics."""
+
+    def newest():
+        each = graph.diagnostics.get("/saliency_node: saliency", DiagnosticStatus())
+        return each.level, each.message
+
+    return newest
+
+
+@pytest.fixture
+def ask(graph):
+    """Sends a request to a lifecycle service of the node and returns the future of its reply."""
+
+    def send(kind, name, **request):
+        client = graph.call(graph.node.create_client, kind, f"/saliency_node/{name}")
+        graph.wait_for(client.service_is_ready, f"the service {name}")
+        return client.call_async(kind.Request(**request))
+
+    return send
+
+
+@pytest.fixture
+def state(graph, ask):
+    def state():
+        future = ask(GetState, "get_state")
+        graph.wait_for(future.done, "the state")
+        return future.result().current_state.label
+
+    return state
+
+
+@pytest.mark.parametrize("fault", [SystemExit(3), KeyboardInterrupt(), MemoryError("no room"), GeneratorExit()])
+def test_inference_goes_on_after_whatever_a_frame_raises(graph, camera, active_node, faults, fault):
+    maps = graph.received(Image, "saliency")
+    faults.predict.append(fault)
+    camera.publish(camera.frame())
+    graph.wait_for_line(f"frame rejected (internal_error): {type(fault).__name__}")
+    camera.publish(camera.frame())
+    graph.wait_for(lambda: maps, "a map of the next frame")
+    assert active_node._statistics.snapshot().rejected == {"internal_error": 1}
+
+
+@pytest.mark.parametrize("part", ["_now_ns", "_parameters", "_statistics", "_warnings"])
+def test_inference_goes_on_when_something_around_it_raises_once(graph, camera, active_node, part):
+    """As the node's clock does when its context is gone: the thread that raised is not missed."""
+    pipeline = active_node._pipeline
+    whole = getattr(pipeline, part)
+
+    class Broken:
+        def __call__(self, *_):
+            setattr(pipeline, part, whole)
+            raise RuntimeError("injected")
+
+    broken = Broken()
+    if part in ("_statistics", "_warnings"):
+        setattr(pipeline, part, types.SimpleNamespace(count_rejected=broken, warn=broken, count_received=lambda: None))
+        frame = camera.frame(32, 48)  # rejected, which is counted and logged
+    else:
+        setattr(pipeline, part, broken)
+        frame = camera.frame()
+    maps = graph.received(Image, "saliency")
+    camera.publish(frame)
+    graph.wait_for(lambda: getattr(pipeline, part) is whole, "the fault")
+    camera.publish(camera.frame())
+    graph.wait_for(lambda: maps, "a map of the next frame")
+
+
+def test_a_thread_that_died_is_started_again(graph, camera, active_node):
+    worker = active_node._pipeline._answerer
+    dead = threading.Thread(target=lambda: None)
+    dead.start()
+    dead.join()
+    alive, worker._thread = worker._thread, dead
+    graph.wait_for_line("a thread of the pipeline had died and was started again")
+    maps = graph.received(Image, "saliency")
+    camera.publish(camera.frame())
+    graph.wait_for(lambda: maps, "a map")
+    assert alive.is_alive()
+
+
+def test_a_model_that_fails_again_and_again_is_opened_again(graph, camera, make_node, activate, faults):
+    faults.predict += [None] * 3 + [GPU_LOST] * 4
+    activate(make_node(health__max_failures=4))
+    maps = graph.received(Image, "saliency")
+    camera.stream_until(lambda: not faults.predict, "the failures")
+    line = graph.wait_for_line("inference failed 4 times in a row")
+    assert "an illegal memory access was encountered" in line
+    assert "opening the model again" in line
+    seen = len(maps)
+    camera.stream_until(lambda: len(maps) > seen + 3, "maps of the model that was opened again")
+    assert graph.values()["state"] == "active"
+    graph.wait_for(lambda: graph.diagnostics["/saliency_node: saliency"].level != DiagnosticStatus.ERROR, "no error")
+
+
+def test_a_failure_now_and_then_is_no_reason_to_open_the_model_again(graph, camera, make_node, activate, faults):
+    faults.predict += [GPU_LOST, GPU_LOST, None] * 4
+    activate(make_node(health__max_failures=3))
+    camera.stream_until(lambda: not faults.predict, "the failures")
+    assert "opening the model again" not in str(graph.log)
+
+
+@pytest.mark.parametrize("opens_again", [True, False])
+def test_a_model_that_cannot_be_mended_deactivates_the_node_with_the_cause(
+    graph, camera, make_node, activate, faults, status, state, opens_again
+):
+    faults.predict += [GPU_LOST] * 1000
+    node = make_node(health__max_failures=4)
+    activate(node)
+    if not opens_again:
+        faults.open.append(ModelError("there is no CUDA device any more", "see nvidia-smi"))
+    maps = graph.received(Image, "saliency")
+
+    def deactivated():
+        camera._publisher.publish(camera.frame())
+        time.sleep(0.02)
+        return node._state == "inactive"
+
+    graph.wait_for(deactivated, "the node to deactivate itself")
+    assert state() == "inactive"
+    cause = "also after the model was opened again" if opens_again else "there is no CUDA device any more"
+    graph.wait_for(lambda: "deactivated: " in status()[1], "the cause in /diagnostics")
+    assert status()[0] == DiagnosticStatus.ERROR
+    assert cause in status()[1]
+    assert not maps
+    faults.predict.clear()
+    assert graph.call(node.trigger_activate).name == "SUCCESS"
+    camera.stream_until(lambda: maps, "maps after the node was activated again")
+    graph.wait_for(lambda: "deactivated: " not in status()[1], "the cause to be gone")
+
+
+def test_a_node_that_is_told_to_exit_then_ends_its_executor_with_the_cause(graph, camera, make_node, activate, faults):
+    faults.predict += [GPU_LOST] * 1000
+    activate(make_node(health__max_failures=4, health__on_failure="exit"))
+
+    def ended():
+        camera._publisher.publish(camera.frame())
+        time.sleep(0.02)
+        return graph._error is not None
+
+    graph.wait_for(ended, "the executor to end")
+    error, graph._error = graph._error, None
+    assert isinstance(error, InferenceError)
+    assert "in a row" in str(error)
+    assert "also after the model was opened again" in str(error)
+
+
+def test_a_hanging_inference_is_replaced_by_a_model_that_is_opened_again(graph, camera, make_node, activate, faults):
+    hang = faults.hang()
+    faults.predict += [None, None, hang]
+    node = activate(make_node(health__hang_s=0.5))
+    maps = graph.received(Image, "saliency")
+    first = node._predictor
+    camera.stream_until(lambda: not faults.predict, "the hang")
+    graph.wait_for_line("inference has not returned for")
+    camera.stream_until(lambda: node._predictor not in (None, first), "the model to be opened again")
+    seen = len(maps)
+    camera.stream_until(lambda: len(maps) > seen + 3, "maps")
+    hang.set()
+    graph.wait_for(lambda: not first._backend._is_open, "the first model to be freed once its inference returned")
+
+
+def test_deactivate_and_shutdown_do_not_wait_for_a_hanging_inference(graph, camera, active_node, faults, status):
+    hang = faults.hang()
+    faults.predict += [hang]
+    camera.stream_until(lambda: not faults.predict, "the hang")
+    assert graph.call(active_node.trigger_deactivate).name == "SUCCESS"
+    graph.wait_for(lambda: "still busy after" in status()[1], "the thread that was left behind in /diagnostics")
+    assert graph.call(active_node.trigger_shutdown).name == "SUCCESS"
+    assert active_node._predictor is None
+    hang.set()
+
+
+def test_a_model_that_cannot_be_freed_leaves_the_node_unconfigured_and_usable(
+    graph, camera, active_node, faults, status, ask
+):
+    faults.close += [ModelError("CUDA's cuStreamDestroy_v2 failed", "see nvidia-smi")]
+    assert graph.call(active_node.trigger_deactivate).name == "SUCCESS"
+    assert graph.call(active_node.trigger_cleanup).name == "SUCCESS"
+    graph.wait_for(lambda: "cannot free the model: CUDA's cuStreamDestroy_v2 failed" in status()[1], "the cause")
+    assert not ask(ChangeState, "change_state", transition=Transition(id=ACTIVATE)).done()
+    maps = graph.received(Image, "saliency")
+    for transition in (active_node.trigger_configure, active_node.trigger_activate):
+        assert graph.call(transition).name == "SUCCESS"
+    camera.stream_until(lambda: maps, "a map")
+
+
+def test_everything_else_is_freed_when_one_part_cannot_be(graph, active_node, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(active_node, "destroy_subscription", fail)
+    monkeypatch.setattr(active_node._saliency, "destroy", fail)
+    predictor = active_node._predictor
+    for transition in (active_node.trigger_deactivate, active_node.trigger_cleanup):
+        assert graph.call(transition).name == "SUCCESS"
+    assert not predictor._backend._is_open
+    monkeypatch.undo()
+    graph.wait_for(lambda: "/saliency/overlay" not in dict(graph.node.get_topic_names_and_types()), "the topics to go")
+
+
+def test_a_model_that_is_slow_to_open_blocks_neither_services_nor_diagnostics(
+    graph, camera, make_node, faults, status, ask, state
+):
+    opening = faults.hang()
+    faults.open.append(opening)
+    make_node()
+    reply = ask(ChangeState, "change_state", transition=Transition(id=CONFIGURE))
+    graph.wait_for(lambda: not faults.open, "the model to be opened")
+    assert state() == "configuring"
+    graph.wait_for(lambda: status()[1].startswith("configuring: opening the model for "), "progress in /diagnostics")
+    for refused in (Transition(id=CONFIGURE), Transition(label="transition_success"), Transition(id=ACTIVATE)):
+        other = ask(ChangeState, "change_state", transition=refused)
+        graph.wait_for(other.done, f"a reply to {refused}")
+        assert not other.result().success
+    assert not reply.done()
+    opening.set()
+    graph.wait_for(reply.done, "the reply to configure")
+    assert reply.result().success
+    assert state() == "inactive"
+    reply = ask(ChangeState, "change_state", transition=Transition(id=ACTIVATE))
+    graph.wait_for(reply.done, "the reply to activate")
+    maps = graph.received(Image, "saliency")
+    camera.stream_until(lambda: maps, "a map")
+
+
+def test_a_model_that_cannot_be_opened_refuses_the_service_request_with_the_cause(
+    graph, make_node, faults, status, ask, state
+):
+    faults.open += [ModelError("the engine is for another GPU", "build it here"), SystemExit("a library exits")]
+    make_node()
+    for cause in ("the engine is for another GPU", "SystemExit: a library exits"):
+        reply = ask(ChangeState, "change_state", transition=Transition(id=CONFIGURE))
+        graph.wait_for(reply.done, "the reply")
+        assert not reply.result().success
+        assert state() == "unconfigured"
+        graph.wait_for(lambda cause=cause: cause in status()[1], "the cause in /diagnostics")
+        assert status()[0] == DiagnosticStatus.ERROR
+    reply = ask(ChangeState, "change_state", transition=Transition(id=CONFIGURE))
+    graph.wait_for(reply.done, "the reply")
+    assert reply.result().success
+    graph.wait_for(lambda: status() == (DiagnosticStatus.OK, "inactive"), "the cause to be gone")
+
+
+def test_a_node_can_be_destroyed_while_its_model_is_being_opened(graph, make_node, faults, ask):
+    opening = faults.hang()
+    faults.open.append(opening)
+    node = make_node()
+    ask(ChangeState, "change_state", transition=Transition(id=CONFIGURE))
+    graph.wait_for(lambda: not faults.open, "the model to be opened")
+    graph._executor.remove_node(node)
+    begin_s = time.monotonic()
+    node.destroy_node()
+    assert time.monotonic() - begin_s < 10
+    graph._nodes.remove(node)
+    graph.wait_for_line("stopped while the model was being opened")
+    opening.set()
+    graph.wait_for(lambda: "open" not in {each.name for each in threading.enumerate()}, "the thread to end")

@@ -1,0 +1,116 @@
+"""What is selected, removed and refused in /dev/shm, in a folder in its place; test_executables has real processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sal360_ros import shared_memory
+from sal360_ros.environment import PROFILE_VARIABLES
+from sal360_ros.shared_memory import SharedMemoryError, shared_memory_profile, use_shared_memory_profile
+
+pytestmark = pytest.mark.usefixtures("folder")
+SEGMENT = "fastrtps_0123456789abcdef"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """In place of /dev/shm; no profile is chosen, and none has been made."""
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shared_memory, "_record", None)
+    for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "RMW_IMPLEMENTATION"):
+        monkeypatch.delenv(name, raising=False)
+    yield tmp_path
+    for name in PROFILE_VARIABLES:
+        os.environ.pop(name, None)
+    if shared_memory._record is not None:
+        os.close(shared_memory._record.handle)
+
+
+def leave(folder: Path, name: str, *segments: str) -> Path:
+    """What a killed process leaves behind."""
+    for segment in segments:
+        (folder / segment).write_bytes(b"frames")
+        (folder / f"{segment}_el").touch()
+    record = folder / name
+    record.write_text("<dds/>\n" + "".join(f"<!-- {segment} -->\n" for segment in segments))
+    return record
+
+
+@pytest.mark.parametrize(("message_bytes", "segment_bytes"), [(0, 2**20), (5_529_600, 2**20 + 2 * 5_529_600)])
+def test_the_profile_is_the_shipped_one_with_room_for_two_messages(message_bytes, segment_bytes):
+    use_shared_memory_profile(message_bytes)
+    (path,) = {os.environ[name] for name in PROFILE_VARIABLES}
+    profile = Path(path).read_text()
+    assert set(re.findall(r"[sS]ize>(\d+)<", profile)) == {str(segment_bytes)}
+    assert re.sub(r"(?<=[sS]ize>)\d+", "67108864", profile) == shared_memory_profile().read_text()
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"},
+        {"FASTRTPS_DEFAULT_PROFILES_FILE": "/etc/profile.xml"},
+        {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"},
+    ],
+)
+def test_what_the_user_has_chosen_stays(chosen, monkeypatch):
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    use_shared_memory_profile()
+    assert dict(os.environ) == before
+
+
+def test_the_profile_of_the_parent_process_is_not_a_choice(folder, monkeypatch):
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", f"{folder}/sal360_parent.xml")
+    use_shared_memory_profile()
+    assert len({os.environ[name] for name in PROFILE_VARIABLES} - {f"{folder}/sal360_parent.xml"}) == 1
+
+
+def test_segments_of_dead_processes_of_ours_are_removed_and_no_others(folder):
+    dead = leave(folder, "sal360_dead.xml", SEGMENT)
+    alive = leave(folder, "sal360_alive.xml", "fastdds_00000000000000aa")
+    others = leave(folder, "somebody_else.xml", "fastrtps_00000000000000bb")
+    before = set(folder.iterdir())
+    with alive.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        use_shared_memory_profile()
+    (own,) = {Path(os.environ[name]) for name in PROFILE_VARIABLES}
+    assert before - set(folder.iterdir()) == {dead, folder / SEGMENT, folder / f"{SEGMENT}_el"}
+    assert set(folder.iterdir()) - before == {own}
+    assert others.exists()
+
+
+def test_a_record_names_nothing_outside_shared_memory(folder):
+    outside = folder.parent / "precious"
+    outside.touch()
+    leave(folder, "sal360_dead.xml").write_text("<!-- ../precious --><!-- /etc/passwd -->")
+    use_shared_memory_profile()
+    assert outside.exists()
+
+
+def test_too_little_room_is_refused_with_what_is_needed(monkeypatch):
+    full = SimpleNamespace(f_bavail=1024, f_frsize=4096, f_blocks=16384)  # 4 of 64 MB are free
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    use_shared_memory_profile(0)
+    with pytest.raises(SharedMemoryError, match=r"4 MB free.* need 13 MB; .* --shm-size=128m"):
+        use_shared_memory_profile(5_529_600)
+
+
+def test_nothing_is_made_where_there_is_no_shared_memory(folder, monkeypatch):
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", folder / "absent")
+    use_shared_memory_profile()
+    assert not set(PROFILE_VARIABLES) & set(os.environ)
+
+
+def test_the_record_is_gone_at_the_end(folder):
+    use_shared_memory_profile()
+    shared_memory.release_segments()
+    assert list(folder.iterdir()) == []
