@@ -52,7 +52,7 @@ setup(
     package_data={
         "sal360": ["py.typed", "weights/*.onnx", "weights/*.md", "samples/*.jpg", "samples/*.md", "replay/*.jinja"],
         "sal360_ros": ["py.typed"],
-        "training": ["py.typed", "recipes/*.yaml"],
+        "training": ["py.typed", "recipes/*.yaml", "evaluation/*.jinja"],
     },
     entry_points={"console_scripts": ["sal360 = sal360.cli:main"]},
     data_files=[

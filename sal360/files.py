@@ -37,6 +37,18 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def writable_folder(path: str | os.PathLike[str]) -> Path:
+    """Make the folder where it is missing, and check that files can be written in it, before hours of work.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replace the file at `path` by `text` (UTF-8), whole or not at all."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))  # names of files may hold bytes that are not UTF-8

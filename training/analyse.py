@@ -1,12 +1,14 @@
-"""The tables and figures of the paper's supplementary that look into a model: one subcommand each.
+"""Look into trained models: the tables and figures of the paper's supplementary, and the model card's table.
 
     python -m training.analyse equator      Table 3: distance of predictions to the equator prior
     python -m training.analyse correlation  Table 2: correlation between the channels of the latents
     python -m training.analyse change       Figure 4: distance of two checkpoints, layer by layer
     python -m training.analyse embedding    Figure 5: t-SNE of the embeddings of several encoders
-    python -m training.analyse views        Figure 7: the views, and what of the sphere they show
+    python -m training.analyse views        Figure 7: the views, and how much of each lay near the poles
+    python -m training.analyse photographs  Model card: NSS, CC and KLD on OSIE's photographs
 
-Each writes a figure (PNG) and its numbers (CSV) to --output. Settings of one: python -m training.analyse NAME --help.
+Each subcommand writes a figure (PNG) and its numbers (CSV) to --output; `python -m training.analyse NAME --help` lists
+its options.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sal360.errors import ParameterError, one_line_errors
+from sal360.files import writable_folder
 from training.analysis.change import ChangeConfig, analyse_change
 from training.analysis.correlation import CorrelationConfig, analyse_correlation
 from training.analysis.embedding import EmbeddingConfig, analyse_embedding
 from training.analysis.equator import EquatorConfig, analyse_equator
+from training.analysis.photograph_scores import PhotographScoresConfig, analyse_photographs
 from training.analysis.view_coverage import ViewCoverageConfig, analyse_views
 from training.config import read_config
 
@@ -29,21 +33,23 @@ ANALYSES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "change": (ChangeConfig, analyse_change),
     "embedding": (EmbeddingConfig, analyse_embedding),
     "views": (ViewCoverageConfig, analyse_views),
+    "photographs": (PhotographScoresConfig, analyse_photographs),
 }
+"""Subcommand → its settings, and the function that runs it."""
 
 
 def main() -> None:
-    """Run the subcommand."""
+    """The command `python -m training.analyse`."""
     name, *options = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(__doc__)
         return
     if name not in ANALYSES:
-        raise ParameterError(
-            f"the analysis is {name!r}", "choose one of them", expected="one of " + ", ".join(ANALYSES)
-        )
+        raise ParameterError(f"there is no analysis {name!r}", f"choose one of {', '.join(ANALYSES)}")
     kind, analyse = ANALYSES[name]
-    analyse(read_config(kind, kind.__doc__ or "", options))
+    config = read_config(kind, kind.__doc__ or "", options)
+    writable_folder(config.output)
+    analyse(config)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Average the weights of checkpoints of one model, of runs that started from the same one (Wortsman et al., ICML 2022).
+"""Average the weights of runs that started from the same checkpoint ("model soups", Wortsman et al., ICML 2022).
 
 python -m training.average --checkpoints '[runs/compact_longer_1, runs/compact_longer_2]' --output runs/compact_average
 """
@@ -17,22 +17,22 @@ from training.trained_models import read_saliency_model
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """What is averaged."""
+    """The checkpoints to average."""
 
     checkpoints: tuple[str, ...]
-    """Checkpoints or run folders of saliency models of one shape; the settings are those of the last."""
+    """Checkpoints or run folders of saliency models of the same shape; the last one's settings are kept."""
     output: str
-    """Run folder of the average."""
+    """Run folder for the averaged checkpoint."""
 
     def __post_init__(self) -> None:
         require("checkpoints", self.checkpoints, len(self.checkpoints) >= 2, "at least two")
 
 
 def average(config: AverageConfig) -> SaliencyModel:
-    """Write the checkpoint of the mean weights and return the model.
+    """Write a checkpoint with the mean of the weights and return the model.
 
     Raises:
-        CheckpointError: a checkpoint is missing, broken or of another shape.
+        CheckpointError: a checkpoint is missing, broken or of another shape, or the output has one already.
     """
     header = read_header(config.checkpoints[-1], kind="saliency")
     model = read_saliency_model(config.checkpoints[-1])

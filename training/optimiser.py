@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate: both plain functions of the settings."""
+"""The optimiser and its learning-rate schedule, as plain functions of the settings."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from training.config import require, require_at_least, require_between, require_
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Which optimiser moves the weights, and how far."""
+    """Optimiser and learning-rate schedule."""
 
     name: Literal["sgd", "adam", "adamw"] = "adamw"
-    """sgd; adam (weight decay as L2 in the gradient); adamw (decoupled weight decay)."""
+    """sgd; adam, with weight decay as an L2 term in the gradient; adamw, with decoupled weight decay."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     encoder_factor: float = 1.0
-    """Learning rate of the model's part `encoder` relative to that of the others."""
+    """Learning rate of the encoder relative to the rest of the model."""
     weight_decay: float = 1e-4
-    """Weight decay."""
+    """Weight-decay coefficient."""
     decay_vectors: bool = True
-    """Whether biases, normalisation and other parameters of fewer than two dimensions decay as well."""
+    """Apply weight decay to biases, normalisation and other parameters with fewer than two dimensions too."""
     momentum: float = 0.0
-    """Of sgd; the adams have their own (0.9, 0.999)."""
+    """Momentum of sgd; adam and adamw use (0.9, 0.999)."""
     schedule: Literal["constant", "cosine", "step"] = "cosine"
-    """constant; cosine down to zero at the end; step: times `step_factor` after each of `step_epochs`."""
+    """constant; cosine: decays to zero at the end; step: multiplied by `step_factor` after each of `step_epochs`."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from zero."""
+    """Steps over which the learning rate rises linearly from zero to its peak."""
     step_epochs: tuple[int, ...] = ()
-    """Epochs after which the step schedule goes down."""
+    """Epochs after which the step schedule lowers the rate."""
     step_factor: float = 0.1
-    """Factor of each such step."""
+    """Factor by which the step schedule multiplies the rate."""
 
     def __post_init__(self) -> None:
         require("learning_rate", self.learning_rate, self.learning_rate > 0, "more than 0")
@@ -49,7 +49,7 @@ class OptimiserConfig:
 
 
 def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """The optimiser of all parameters that are trained; frozen ones are left out.
+    """The optimiser over all trainable parameters of the model.
 
     Each group's `rate_factor` is its learning rate relative to `learning_rate`.
     """
@@ -74,7 +74,7 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Opt
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """The learning rate of `step`, counted from 0, in a run of `steps`; it needs no memory of the steps before."""
+    """The learning rate of `step`, counted from 0, in a run of `steps`; stateless, so a resumed run continues it."""
     rate = config.learning_rate
     if step < config.warmup_steps:
         return rate * (step + 1) / config.warmup_steps

@@ -1,4 +1,4 @@
-"""Whether pretraining works: turned views that were never trained on look for their own panorama among all."""
+"""Retrieval, the evaluation of pretraining: held-out turned views look for their own panorama among all."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sal360.sphere import Array
+from sal360.arrays import Pixels
 from training.analysis.correlation import inter_map_correlation
 from training.data.views import ViewConfig, ViewPair, resize, to_planes
 from training.models.contrastive import ContrastiveModel
-from training.models.encoders import normalise
+from training.models.layers import normalise
 
 _HELD_OUT = 1_000_003
-"""Added to the training's seed: the held-out views are then none of the training's."""
+"""Added to the seed of the training, so that the held-out views are different from those trained on."""
 
 
 class Retrieval:
     """Scores of a contrastive model on fixed held-out views, the same at every call.
 
     Args:
-        panoramas: (H, W, 3) uint8 RGB each; their plain views are searched.
-        config: how the turned views, one for each panorama, are drawn.
-        seed: of the training.
-        batch_size: views that go through the model at once.
+        panoramas: (H, W, 3) RGB each; their plain views are the gallery.
+        config: how the turned views are drawn, one for each panorama.
+        seed: seed of the training run.
+        batch_size: number of views per forward pass.
     """
 
-    def __init__(self, panoramas: Sequence[Array], config: ViewConfig, seed: int, batch_size: int = 16) -> None:
+    def __init__(self, panoramas: Sequence[Pixels], config: ViewConfig, seed: int, batch_size: int = 16) -> None:
         views = ViewPair(seed + _HELD_OUT, config)
         self.plain = [to_planes(resize(panorama, config.height)) for panorama in panoramas]  # (3, h, w) each
         self.turned = [views(panorama, 0, index)[1] for index, panorama in enumerate(panoramas)]
         self.batch_size = batch_size
 
     def __call__(self, model: ContrastiveModel, device: torch.device) -> dict[str, float]:
-        """Scores of the model as it is (set it to evaluation mode, without gradients).
+        """Scores of a model in evaluation mode, called without gradients.
 
-        The turned view is embedded as the objective trains it, through the attention and the local module, once with
-        itself as the query, so that nothing tells which panorama is sought ("local"), and once with the plain view as
-        in training ("guided"); and also through the global module ("global").
+        Turned views are embedded in three ways: "local", through attention and local module with the turned view itself
+        as the query, so that nothing tells which panorama is sought; "guided", the same with the plain view as the
+        query, as in training; "global", through the global module.
 
         Returns:
-            retrieval/local_top1, local_top5, guided_…, global_…: share of turned views whose own panorama is the
-            nearest or among the five nearest by the cosine; latent/inter_map_correlation: as in Table 2.
+            retrieval/WAY_top1 and retrieval/WAY_top5: share of the turned views whose own panorama is the nearest, or
+            among the five nearest, by cosine; latent/inter_map_correlation: as in the supplementary's Table 2.
         """
         gallery, correlations = [], []
         embedded: dict[str, list[Tensor]] = {"local": [], "guided": [], "global": []}
@@ -64,15 +64,15 @@ class Retrieval:
         }
         return scores | {"latent/inter_map_correlation": float(torch.cat(correlations).nanmean())}
 
-    def _batches(self, views: Sequence[Array], device: torch.device) -> Iterator[Tensor]:
+    def _batches(self, views: Sequence[Pixels], device: torch.device) -> Iterator[Tensor]:
         for start in range(0, len(views), self.batch_size):
             yield torch.from_numpy(np.stack(views[start : start + self.batch_size])).to(device)
 
 
 def top_scores(queries: Tensor, gallery: Tensor) -> dict[str, float]:
-    """Share of the queries (N, C) whose own entry of the gallery (N, C) has the largest product, or one of the five.
+    """Share of queries (N, C) whose own entry in the gallery (N, C) ranks first, or among the first five, by product.
 
-    An entry that ties with another does not beat it: a model that maps everything to one vector scores 0, not 1.
+    A tie counts as a miss, so a model that maps everything to one vector scores 0, not 1.
     """
     similarity = queries @ gallery.T  # (N, N)
     own = similarity.diagonal()[:, None]  # (N, 1)

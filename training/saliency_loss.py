@@ -1,4 +1,4 @@
-"""Losses of a predicted log-density against gaze, each over the part of the sphere where gaze is known."""
+"""Losses of a predicted log-density against gaze, over the parts of the sphere where gaze is known."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from training.models.prior import row_weights
 
 @dataclass(frozen=True)
 class SaliencyLossConfig:
-    """Weights of the parts of the loss; the paper's is KLD alone."""
+    """Weights of the terms of the loss; the paper uses KLD alone."""
 
     kld: float = 1.0
-    """Kullback-Leibler divergence of the prediction from the gaze, nats."""
+    """Weight of the Kullback-Leibler divergence KL(gaze ‖ prediction), nats."""
     cc: float = 0.0
-    """Linear correlation, which is rewarded."""
+    """Weight of the linear correlation coefficient, which is maximised."""
     nss: float = 0.0
-    """Normalised scanpath saliency, which is rewarded."""
+    """Weight of the normalised scanpath saliency, which is maximised."""
     solid_angle: bool = True
-    """Weight every pixel by its solid angle; false counts pixels, as the paper does."""
+    """Weight every pixel by its solid angle; false weights all pixels equally, as the paper does."""
 
     def __post_init__(self) -> None:
         for name in ("kld", "cc", "nss"):
@@ -31,31 +31,31 @@ class SaliencyLossConfig:
         require_together(self, ("kld", "cc", "nss"), some, "at least one weight above 0")
 
 
-_MASKED = -1e4  # exp of it is 0, and it stays finite in bf16
+_MASKED = -1e4  # its exponential is 0, and it is finite in bf16
 
 
 def saliency_losses(content: Tensor, densities: Tensor, masks: Tensor, config: SaliencyLossConfig) -> dict[str, Tensor]:
-    """Mean losses over the known parts of a batch, and "loss", their weighted sum.
+    """Mean losses over the known parts of a batch, and their weighted sum "loss".
 
     Args:
         content: (B, h, w), log-density up to a constant.
-        densities: (B, K, h, w), gaze per solid angle in each of K parts of each panorama, any scale.
-        masks: (B, K, h, w) bool, where each part lies; a part without a pixel or without gaze is left out.
-        config: which losses count, and how much.
+        densities: (B, K, h, w), gaze per solid angle in K parts of each panorama, of any scale.
+        masks: (B, K, h, w) bool, the pixels of each part; parts without pixels or gaze are left out.
+        config: weights of the losses.
 
     Returns:
-        Scalars: kld (nats, Kullback-Leibler divergence of the prediction from the gaze, over the part), cc (linear
-        correlation of the two densities), nss (expected normalised scanpath saliency at the gaze), loss.
+        Scalars: kld, KL(gaze ‖ prediction) in nats; cc, linear correlation of the two densities; nss, expected
+        normalised scanpath saliency at the gaze; loss.
     """
     masks = masks.flatten(2)  # (B, K, h·w)
     weights = row_weights(content.shape[1]) if config.solid_angle else torch.ones(content.shape[1], 1)
     weights = weights.to(content.device).expand(content.shape[1:]).flatten() * masks  # (B, K, h·w)
-    gaze = densities.flatten(2) * weights
+    gaze = densities.flatten(2) * weights  # (B, K, h·w)
     total = gaze.sum(-1, keepdim=True)
     used = (total > 0).squeeze(-1)  # (B, K)
     target = gaze / total.clamp_min(1e-12)
 
-    log_mass = content.float().flatten(1)[:, None] + torch.log(weights.clamp_min(1e-12))
+    log_mass = content.float().flatten(1)[:, None] + torch.log(weights.clamp_min(1e-12))  # (B, K, h·w)
     log_predicted = log_mass.masked_fill(~masks, _MASKED).log_softmax(-1)
     kld = (target * (torch.log(target.clamp_min(1e-12)) - log_predicted)).sum(-1)  # (B, K)
 
@@ -71,7 +71,7 @@ def saliency_losses(content: Tensor, densities: Tensor, masks: Tensor, config: S
 
 
 def _deviation(mass: Tensor, area: Tensor) -> Tensor:
-    """Density relative to the part's mean, minus that mean; zero outside the part."""
+    """Density relative to its mean over the part, minus 1; zero outside the part."""
     return torch.where(area > 0, mass / area.clamp_min(1e-12) - 1, 0.0)
 
 

@@ -1,8 +1,8 @@
-"""Batch normalisation over all processes on any device; torch's own works on GPUs only."""
+"""Batch normalisation over all processes, on any device: torch's own version works on GPUs only."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -11,14 +11,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation whose mean and variance are those of the samples of all processes (equally many each)."""
+    """Batch normalisation by the mean and variance over all processes, each with the same number of samples."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
             raise ValueError(f"expected (B, C, ...), got {tuple(input.shape)}")
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, ...) normalised per channel over the batch of all processes."""
+        """Normalise x (B, C, ...) per channel over the batch of all processes."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
         processes = dist.get_world_size()
@@ -27,12 +27,12 @@ class SyncBatchNorm(_BatchNorm):
         mean = _sum_over_processes(x.float().mean(over)) / processes  # (C,)
         centred = x.float() - mean.view(shape)  # (B, C, ...)
         variance = _sum_over_processes(centred.square().mean(over)) / processes  # (C,)
-        self._follow(mean.detach(), variance.detach(), samples=processes * x.numel() // x.shape[1])
+        self._update_running_statistics(mean.detach(), variance.detach(), samples=processes * x.numel() // x.shape[1])
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         return (normalised * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
 
-    def _follow(self, mean: Tensor, variance: Tensor, samples: int) -> None:
-        """Move the running statistics, as torch does: with the unbiased variance."""
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, samples: int) -> None:
+        """As torch does, with the unbiased variance."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -43,18 +43,17 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with every batch normalisation over all processes; its parameters and their names stay."""
+    """Make every batch normalisation of the model work over all processes; parameters and their names stay."""
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return converted
+        return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.__class__ = SyncBatchNorm  # the same parameters, buffers and options; only `forward` is another
+            module.__class__ = SyncBatchNorm  # keeps parameters, buffers and options; only `forward` changes
     return model
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes; so is its gradient, because each process' loss depends on every summand."""
+    """Sum over the processes. Its gradient is summed too, because every process's loss depends on every summand."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:  # noqa: ARG004
@@ -70,5 +69,4 @@ class _Sum(torch.autograd.Function):
 
 
 def _sum_over_processes(part: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(part)
-    return total
+    return cast(Tensor, _Sum.apply(part))

@@ -1,12 +1,12 @@
-"""Maps that a model can learn on panoramas without gaze: what it, or better ones, say when they see them larger.
+"""Make training targets for panoramas without gaze: what trained models predict when they see the panoramas larger.
 
     python -m training.teach --checkpoints '[runs/compact_average]' --panoramas PANORAMAS --output runs/taught.npz
     python -m training.train_decoder … --data.taught runs/taught.npz
 
-Encoders know things at the size that photographs show them. On a panorama of 384 rows a person is some 20 pixels tall;
-drawn twice as large, without any more detail, the same photograph is predicted much better (docs/model_search.md). That
-is too slow for a camera, so the model learns at its own size what it would say of the larger picture. The mean over
-sizes, mirror images and models is steadier than each of them (knowledge distillation: Hinton, Vinyals and Dean, 2015).
+Encoders recognise things at the size at which photographs show them. On a panorama of 384 rows a person is some 20
+pixels tall; enlarged twice, with no more detail, the same photograph is predicted much better (docs/model_search.md).
+That is too slow for a camera, so the model learns at its own size what it predicts for the larger picture (knowledge
+distillation: Hinton, Vinyals and Dean, 2015). Averaging over sizes, mirror images and models reduces the noise.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sal360.arrays import Pixels, Reals
 from sal360.errors import one_line_errors
-from sal360.sphere import Array
 from training.config import option_names, read_config, require, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import average_to, names_below, write_taught
-from training.models.prior import PriorConfig
-from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel
-from training.trained_models import read_saliency_model, saliency_settings
+from training.models.saliency_model import DensityModel, SaliencyModel
+from training.trained_models import read_content_model, saliency_settings
 
 
 @dataclass(frozen=True)
 class TeachConfig:
-    """Who teaches, and what is looked at."""
+    """The teachers, and the panoramas that they predict."""
 
     checkpoints: tuple[str, ...]
     """Checkpoints, run folders or .safetensors files of saliency models; their settings may differ."""
     panoramas: str
     """Folder of panoramas without gaze."""
     output: str
-    """The .npz file of the maps."""
+    """Path of the .npz file with the maps."""
     heights: tuple[int, ...] = (384, 576, 768)
-    """Rows at which every panorama is shown, pixels."""
+    """Heights at which the teachers see every panorama, pixels; multiples of 64."""
     stride: int = 8
-    """Rows of the smallest picture for each row of the maps."""
+    """Stride of the maps at the smallest of the heights: 1, 2, 4, 8 or 16."""
 
     def __post_init__(self) -> None:
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one")
@@ -52,13 +51,14 @@ class TeachConfig:
         require("output", self.output, self.output.endswith(".npz"), "a file name that ends in .npz")
 
 
-def teach(config: TeachConfig) -> dict[str, Array]:
-    """Write the maps and return them: densities relative to uniform (h, w) float32, by the panoramas' names.
+def teach(config: TeachConfig) -> dict[str, Reals]:
+    """Write the maps and return them: densities relative to uniform (h, w), by the panoramas' names.
 
     Raises:
-        CheckpointError: a checkpoint is missing, broken or no saliency model.
+        CheckpointError: a checkpoint is missing, broken or does not hold a saliency model.
         DataError: the panoramas are missing or broken.
-        ParameterError: the stride is finer than a model's.
+        ParameterError: the stride is finer than that of a model.
+        OSError: the file cannot be written.
     """
     smallest = min(config.heights)
     map_size = smallest // config.stride, 2 * smallest // config.stride
@@ -66,33 +66,25 @@ def teach(config: TeachConfig) -> dict[str, Array]:
         settings = saliency_settings(checkpoint)
         stride = settings.input_height // SaliencyModel.map_size_of(settings)[0]
         require("stride", config.stride, config.stride >= stride, f"{stride} or more, as {checkpoint} has it")
-    sums: dict[str, Array] = {}
+    sums: dict[str, Reals] = {}
     sizes = [(height, checkpoint) for height in config.heights for checkpoint in config.checkpoints]
-    for height, checkpoint in tqdm(sizes, desc="teaching", unit="model"):
+    for height, checkpoint in tqdm(sizes, desc="teaching", unit="model", disable=None):
         panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
-        model = _load(checkpoint, height)
+        # without prior and calibration, which the student has of its own
+        with option_names(input_height="heights", scales="heights"):
+            model = read_content_model(checkpoint, input_height=height).to(memory_format=torch.channels_last)
         for index, name in enumerate(names_below(config.panoramas, panoramas.paths)):
-            taught = average_to(_both_ways(model, panoramas[index]), map_size)
+            taught = average_to(_mean_with_mirror_image(model, panoramas[index]), map_size)
             sums[name] = sums.get(name, 0) + taught / len(sizes)
     write_taught(config.output, sums)
     return sums
 
 
-def _load(checkpoint: str, height: int) -> DensityModel:
-    """The model at that size, without prior and calibration: those are the reader's."""
-    with option_names(input_height="heights", scales="heights"):
-        model = read_saliency_model(
-            checkpoint, input_height=height, prior=PriorConfig(strength=0.0), calibration=CalibrationConfig()
-        )
-    return DensityModel(model, upsample=0).eval().to(memory_format=torch.channels_last)
-
-
 @torch.no_grad()
-def _both_ways(model: DensityModel, panorama: Array) -> Array:
-    """Mean density (h, w) of a panorama (H, W, 3) uint8 and of its mirror image, mirrored back."""
+def _mean_with_mirror_image(model: DensityModel, panorama: Pixels) -> Reals:
+    """Mean of the densities (h, w) of a panorama (H, W, 3) and of its mirror image, mirrored back."""
     densities = model(torch.from_numpy(np.stack([panorama, panorama[:, ::-1]]))).numpy()  # (2, h, w)
-    mean: Array = (densities[0] + densities[1, :, ::-1]) / 2
-    return mean
+    return np.asarray((densities[0] + densities[1, :, ::-1]) / 2)
 
 
 def main() -> None:

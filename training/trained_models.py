@@ -1,4 +1,4 @@
-"""Trained models, read back: encoders and saliency models from checkpoints, and predictors from any model file."""
+"""Open trained models: encoders and saliency models from checkpoints, and predictors from any model file."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sal360.arrays import Density, Pixels
+from sal360.errors import ModelError
 from sal360.predictor import Predictor
-from sal360.sphere import Array
 from training.checkpoint import load_weights, read_header
 from training.config import config_from_dict
 from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
 from training.data.views import resize, to_planes
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel
 from training.models.layers import normalise
-from training.models.saliency_model import DensityModel, SaliencyModel, SaliencyModelConfig
+from training.models.prior import PriorConfig
+from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
 
 
 @dataclass(frozen=True)
@@ -27,21 +30,21 @@ class TrainedEncoder:
     """A contrastive model in evaluation mode."""
 
     name: str
-    """For tables; of `checkpoint_name`."""
+    """Name for tables, from `checkpoint_name`."""
     model: ContrastiveModel
     """The model with its weights."""
     height: int
-    """Rows of the panoramas it takes, pixels."""
+    """Height of its input, pixels."""
 
 
 def read_encoder(path: str | Path) -> TrainedEncoder:
     """The contrastive model of a checkpoint.
 
     Raises:
-        CheckpointError: it is missing, broken or not contrastive.
+        CheckpointError: it is missing, broken or does not hold a contrastive model.
     """
     header = read_header(path, kind="contrastive")
-    # the weights come from the checkpoint, not from where its training began
+    # the weights come from the checkpoint, not from where its training started
     config = replace(config_from_dict(ContrastiveConfig, header.config), pretrained=False, weights_file="")
     model = ContrastiveModel(config)
     load_weights(path, model, kind="contrastive")
@@ -49,25 +52,25 @@ def read_encoder(path: str | Path) -> TrainedEncoder:
 
 
 def checkpoint_name(path: str | Path) -> str:
-    """Encoder, run folder and step of a checkpoint, short enough for a table: "resnet50 first_run @250"."""
+    """Encoder, run folder and step of a checkpoint, for tables: "resnet50 first_run @250"."""
     header, path = read_header(path), Path(path)
     run = path.parent if path.suffix == ".safetensors" or path.name.startswith(("step-", "last")) else path
     return f"{header.config.get('encoder', header.kind)} {run.name} @{header.step}"
 
 
 def open_large_enough(config: PanoramaConfig, heights: Sequence[int]) -> Panoramas:
-    """The panoramas with at least as many rows as the largest of `heights`, so that no model sees them enlarged.
+    """The panoramas at the largest of `config.height` and `heights`, so that no model sees them enlarged.
 
     Raises:
-        DataError: as `open_panoramas`.
+        DataError: they are missing or unusable.
     """
     return open_panoramas(replace(config, height=max(config.height, *heights)))
 
 
 @torch.inference_mode()
 def latents(encoder: TrainedEncoder, panoramas: Panoramas) -> Iterator[tuple[str, Tensor]]:
-    """File name and latent Λ_x (512, h, w) of each panorama, one after the other."""
-    for index in tqdm(range(len(panoramas)), desc=encoder.name, unit="panorama"):
+    """File name and latent Λ_x (512, h, w) of each panorama."""
+    for index in tqdm(range(len(panoramas)), desc=encoder.name, unit="panorama", disable=None):
         view = to_planes(resize(panoramas[index], encoder.height))
         yield Path(panoramas.paths[index]).name, encoder.model.encoder(normalise(torch.from_numpy(view)[None]))[0]
 
@@ -76,7 +79,7 @@ def saliency_settings(checkpoint: str | Path) -> SaliencyModelConfig:
     """The settings of the saliency model in a checkpoint.
 
     Raises:
-        CheckpointError: it is missing, broken or holds no saliency model.
+        CheckpointError: it is missing, broken or does not hold a saliency model.
     """
     return config_from_dict(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config)
 
@@ -86,14 +89,24 @@ def read_saliency_model(checkpoint: str | Path, **changes: Any) -> SaliencyModel
 
     Args:
         checkpoint: checkpoint folder, run folder or .safetensors file.
-        changes: settings in place of the checkpoint's own.
+        changes: settings that replace the checkpoint's own.
 
     Raises:
-        CheckpointError: it is missing, broken or holds no saliency model.
+        CheckpointError: it is missing, broken or does not hold a saliency model.
     """
     model = SaliencyModel(replace(saliency_settings(checkpoint), **changes))
     load_weights(checkpoint, model, kind="saliency")
     return model
+
+
+def read_content_model(checkpoint: str | Path, **changes: Any) -> DensityModel:
+    """The saliency model of a checkpoint without equator prior and calibration, ready to predict.
+
+    Raises:
+        CheckpointError: it is missing, broken or does not hold a saliency model.
+    """
+    bare = {"prior": PriorConfig(strength=0.0), "calibration": CalibrationConfig()}
+    return DensityModel(read_saliency_model(checkpoint, **bare, **changes), upsample=0).eval()
 
 
 BUNDLED = "bundled"
@@ -104,39 +117,61 @@ class TrainedPredictor:
     """A saliency model that is ready to predict."""
 
     name: str
-    """For tables."""
+    """Name for tables."""
     height: int
-    """Rows of the panoramas as it sees them, pixels."""
-    predict: Callable[[Array], Array]
-    """A panorama (H, W, 3) uint8 RGB, of any size, to its density relative to uniform (h, w) float32."""
+    """Height of the panoramas as the model sees them, pixels."""
+    predict: Callable[[Pixels], Density]
+    """A panorama (H, W, 3) RGB of any size to its density relative to uniform, (h, w)."""
 
 
 def read_predictor(model: str, prior_strength: float = 1.0) -> TrainedPredictor:
-    """A saliency model by the name of its file.
+    """A saliency model by its name or path.
 
     Args:
         model: "bundled", a model file, or a saliency checkpoint (folder or .safetensors).
-        prior_strength: power of the model's own equator prior; 1 leaves it as it is, 0 takes it out.
+        prior_strength: exponent of the model's own equator prior; 1 keeps the prior, 0 removes it.
 
     Raises:
-        ModelError: the model file cannot be run.
-        CheckpointError: the checkpoint is missing, broken or no saliency model.
+        ModelError: there is no such model, or the model file cannot be run.
+        CheckpointError: the checkpoint is broken or does not hold a saliency model.
+        ParameterError: the model has no prior, and `prior_strength` is not 1.
     """
-    path = Path(model)
-    if model == BUNDLED or (path.is_file() and path.suffix != ".safetensors"):
-        # the bundled model's figures shall not depend on the processor
-        file, precision = ("", "fp32") if model == BUNDLED else (path, "auto")
-        predictor = Predictor(file, precision=precision, prior_strength=prior_strength)
-        return TrainedPredictor(path.stem, predictor.spec.input_height, predictor.predict)
-    prior = saliency_settings(path).prior
-    saliency_model = read_saliency_model(path, prior=replace(prior, strength=prior.strength * prior_strength))
-    density_model = DensityModel(saliency_model, upsample=0).eval()
-    height = saliency_model.config.input_height
+    if _is_model_file(model):
+        return _file_predictor(model, prior_strength)
+    prior = saliency_settings(model).prior
+    changed = read_saliency_model(model, prior=replace(prior, strength=prior.strength * prior_strength))
+    return _checkpoint_predictor(model, DensityModel(changed, upsample=0).eval())
+
+
+def read_content_predictor(model: str) -> TrainedPredictor:
+    """As `read_predictor`, without the equator prior and, for checkpoints, without the calibration."""
+    if _is_model_file(model):
+        return _file_predictor(model, prior_strength=0.0)
+    return _checkpoint_predictor(model, read_content_model(model))
+
+
+def _is_model_file(model: str) -> bool:
+    if model != BUNDLED and not Path(model).exists():
+        raise ModelError(
+            f"there is no model {model!r}",
+            f"give {BUNDLED}, a model file, or the folder or file of a saliency checkpoint",
+        )
+    return model == BUNDLED or (Path(model).is_file() and Path(model).suffix != ".safetensors")
+
+
+def _file_predictor(model: str, prior_strength: float) -> TrainedPredictor:
+    # fp32: the bundled model's figures must not depend on the processor
+    file, precision = ("", "fp32") if model == BUNDLED else (model, "auto")
+    predictor = Predictor(file, precision=precision, prior_strength=prior_strength)
+    return TrainedPredictor(Path(model).stem, predictor.spec.input_height, predictor.predict)
+
+
+def _checkpoint_predictor(checkpoint: str, model: DensityModel) -> TrainedPredictor:
+    height = model.model.config.input_height
 
     @torch.inference_mode()
-    def predict(panorama: Array) -> Array:
+    def predict(panorama: Pixels) -> Density:
         frame = torch.tensor(resize(panorama, height))  # a copy: panoramas may be read-only
-        density: Array = density_model(frame[None])[0].numpy()
-        return density
+        return np.asarray(model(frame[None])[0].numpy(), np.float32)
 
-    return TrainedPredictor(checkpoint_name(path), height, predict)
+    return TrainedPredictor(checkpoint_name(checkpoint), height, predict)

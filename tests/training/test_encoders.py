@@ -15,7 +15,8 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from sal360.errors import CheckpointError, ParameterError
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel
-from training.models.encoders import ENCODERS, Encoder, EncoderName, build_encoder, normalise
+from training.models.encoders import ENCODERS, Encoder, EncoderName, build_encoder
+from training.models.layers import normalise
 
 
 @pytest.fixture(scope="module", params=ENCODERS)

@@ -1,1 +1,1 @@
-"""What the encoders and models have learnt: the tables and figures of the paper's supplementary."""
+"""The subcommands of `python -m training.analyse`, one module each; `results` writes what they find."""

@@ -1,4 +1,4 @@
-"""How far training moved each layer: normalised Frobenius distance of two checkpoints (supplementary, Figure 4)."""
+"""How much training changed each layer: normalised Frobenius distance of two checkpoints (supplementary, Figure 4)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from training.trained_models import checkpoint_name
 
 @dataclass(frozen=True)
 class ChangeConfig:
-    """Distance of two checkpoints of a run, layer by layer (supplementary, Figure 4)."""
+    """Distance between two checkpoints, layer by layer (supplementary, Figure 4)."""
 
     before: tuple[str, ...]
-    """Earlier checkpoints, one an encoder."""
+    """Earlier checkpoints, one for each encoder: run or checkpoint folders, or .safetensors files."""
     after: tuple[str, ...]
     """Later checkpoints of the same encoders, in the same order."""
     output: str
@@ -35,12 +35,12 @@ class ChangeConfig:
 
 
 def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
-    """‖after − before‖ / ‖before‖ (Frobenius) of every weight tensor of two or more dimensions, by its name.
+    """‖after − before‖ / ‖before‖ (Frobenius norm) of every weight tensor with two or more dimensions, by its name.
 
-    1.41 is what two unrelated tensors of one norm have. NaN where the earlier one is zero.
+    Two unrelated tensors of equal norm give 1.41. NaN where the earlier tensor is zero.
 
     Raises:
-        CheckpointError: the checkpoints are of different networks.
+        CheckpointError: the checkpoints hold different networks.
     """
     changes = {}
     for name, old in before.items():
@@ -49,9 +49,9 @@ def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[s
         new = after.get(name)
         if new is None or new.shape != old.shape:
             raise CheckpointError(
-                f"{name} is {'missing' if new is None else tuple(new.shape)} in the later checkpoint",
-                "give two checkpoints of the same encoder",
-                expected=f"{tuple(old.shape)}, as in the earlier one",
+                f"{name} is {'missing' if new is None else tuple(new.shape)} in the later checkpoint and "
+                f"{tuple(old.shape)} in the earlier one",
+                "give checkpoints of the same encoder to --before and --after",
             )
         norm = float(old.double().norm())
         changes[name] = float((new.double() - old.double()).norm()) / norm if norm > 0 else math.nan
@@ -59,8 +59,8 @@ def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[s
 
 
 def encoder_tensors(path: str) -> dict[str, Tensor]:
-    """The encoder's tensors of a contrastive or saliency checkpoint, from the input on (files sort them by name)."""
-    tensors = read_tensors(path, part="encoder")
+    """The encoder's tensors of a contrastive or saliency checkpoint, in the order of the layers."""
+    tensors = read_tensors(path, part="encoder")  # sorted by name
     order = build_encoder(read_header(path).config["encoder"]).state_dict()
     return {name: tensors[name] for name in order if name in tensors}
 
@@ -85,7 +85,7 @@ def analyse_change(config: ChangeConfig) -> None:
         colour = ENCODER_COLOURS[i % len(ENCODER_COLOURS)]
         axes.plot(range(1, len(changes) + 1), list(changes.values()), ".-", color=colour, label=f"{name}: {mean:.2f}")
         print(f"{name}: mean {mean:.3f} over {len(changes)} layers")
-    axes.axhline(math.sqrt(2), color="grey", linestyle=":", label="unrelated weights of one norm")
+    axes.axhline(math.sqrt(2), color="grey", linestyle=":", label="unrelated weights of equal norm")
     axes.set(
         xlabel="layer, from the input", ylabel="‖ΔW‖ / ‖W‖", title="Change of the encoders' weights", ylim=(0, None)
     )

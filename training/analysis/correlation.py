@@ -1,4 +1,4 @@
-"""Inter-map correlation of a latent: how much its channels say the same (supplementary, Table 2)."""
+"""Inter-map correlation of a latent: how redundant its channels are (supplementary, Table 2)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class CorrelationConfig:
     """Inter-map correlation of the latents (supplementary, Table 2)."""
 
     checkpoints: tuple[str, ...]
-    """Contrastive checkpoints, one an encoder: run or checkpoint folders, or .safetensors files."""
+    """Contrastive checkpoints, one for each encoder: run or checkpoint folders, or .safetensors files."""
     data: PanoramaConfig
-    """Panoramas whose latents are measured; they are read at least as large as the encoders take them."""
+    """Panoramas whose latents are measured, read at the encoders' height or higher."""
     output: str
     """Folder for correlation.csv and correlation.png."""
 
@@ -30,19 +30,19 @@ class CorrelationConfig:
 
 
 PAPER_CORRELATION = {"VGG16": 0.295, "ResNet50": 0.107}
-"""Table 2, on 24 panoramas of Salient360!."""
+"""The values of Table 2, on 24 panoramas of Salient360!."""
 
 
 def inter_map_correlation(latent: Tensor) -> Tensor:
     """Mean correlation coefficient over all pairs of different channels, for each latent of a batch.
 
-    A channel that is constant over the map correlates with nothing: its pairs are left out.
+    The pairs of a channel that is constant over the map are left out, because its correlation is undefined.
 
     Args:
         latent: (B, C, h, w).
 
     Returns:
-        (B,) in [−1, 1], of the latent's type but at least float32; NaN where fewer than two channels vary.
+        (B,) float32 in [−1, 1]; NaN where fewer than two channels vary.
     """
     maps = latent.float().flatten(2)  # (B, C, h * w)
     centred = maps - maps.mean(dim=2, keepdim=True)
@@ -53,7 +53,7 @@ def inter_map_correlation(latent: Tensor) -> Tensor:
     count = varies.sum(dim=1).squeeze(1).to(maps.dtype)  # (B,)
     # Σ_i≠j u_i · u_j = ‖Σ u_i‖² − Σ ‖u_i‖², without the C x C matrix
     total = unit.sum(dim=1).square().sum(dim=1) - count
-    return total / (count * (count - 1)).where(count > 1, torch.nan)
+    return torch.where(count > 1, total / (count * (count - 1)), torch.nan)
 
 
 def analyse_correlation(config: CorrelationConfig) -> None:

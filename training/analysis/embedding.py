@@ -1,4 +1,4 @@
-"""Embeddings of panoramas and their turned views in the plane, by t-SNE (supplementary, Figure 5)."""
+"""Embeddings of panoramas and their turned views in two dimensions, by t-SNE (supplementary, Figure 5)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sal360.arrays import Density
 from sal360.errors import ParameterError
-from sal360.sphere import Array
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.config import require, require_at_least
 from training.data.panoramas import PanoramaConfig, Panoramas
@@ -21,22 +21,22 @@ from training.trained_models import TrainedEncoder, open_large_enough, read_enco
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """Pictures of the embeddings by t-SNE (supplementary, Figure 5)."""
+    """The embeddings of several encoders in two dimensions, by t-SNE (supplementary, Figure 5)."""
 
     checkpoints: tuple[str, ...]
-    """Contrastive checkpoints, one an encoder: run or checkpoint folders, or .safetensors files."""
+    """Contrastive checkpoints, one for each encoder: run or checkpoint folders, or .safetensors files."""
     data: PanoramaConfig
-    """Panoramas that are embedded; they are read at least as large as the encoders take them."""
+    """Panoramas to embed, read at the encoders' height or higher."""
     output: str
     """Folder for embedding.csv and embedding.png."""
     turned_views: int = 4
-    """Turned views of each panorama that are embedded beside the plain one."""
+    """Number of turned views of each panorama, embedded beside the plain view."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """How they are drawn, at each encoder's own height."""
+    """How the turned views are drawn; the height is each encoder's own."""
     perplexity: float = 0.0
-    """Of t-SNE, about how many neighbours count; 0: a third of the points, at most 30."""
+    """Perplexity of t-SNE, roughly the number of neighbours that count; 0: a third of the points, at most 30."""
     seed: int = 0
-    """Of the views and of t-SNE."""
+    """Seed of the views and of t-SNE."""
 
     def __post_init__(self) -> None:
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
@@ -46,11 +46,11 @@ class EmbeddingConfig:
 
 
 @torch.inference_mode()
-def embed_views(encoder: TrainedEncoder, panoramas: Panoramas, config: EmbeddingConfig) -> Array:
-    """v of the plain view and of each turned view of each panorama: (panoramas, 1 + turned_views, 512) float32."""
+def embed_views(encoder: TrainedEncoder, panoramas: Panoramas, config: EmbeddingConfig) -> Density:
+    """Embeddings v of the plain view and the turned views of each panorama: (panoramas, 1 + turned_views, 512)."""
     draw = ViewPair(config.seed, replace(config.views, height=encoder.height))
     embeddings = []
-    for index in tqdm(range(len(panoramas)), desc=encoder.name, unit="panorama"):
+    for index in tqdm(range(len(panoramas)), desc=encoder.name, unit="panorama", disable=None):
         panorama = panoramas[index]
         views = [to_planes(resize(panorama, encoder.height))]
         views += [draw(panorama, number, index)[1] for number in range(config.turned_views)]
@@ -59,16 +59,16 @@ def embed_views(encoder: TrainedEncoder, panoramas: Panoramas, config: Embedding
     return np.stack(embeddings)
 
 
-def to_plane(embeddings: Array, perplexity: float, seed: int) -> Array:
-    """Points (n, 2) whose neighbours are those of the embeddings (n, C).
+def to_plane(embeddings: Density, perplexity: float, seed: int) -> Density:
+    """t-SNE of embeddings (n, C): points (n, 2).
 
     Args:
         embeddings: at least 4.
-        perplexity: about how many neighbours count; 0 takes a third of the points, at most 30.
-        seed: of t-SNE.
+        perplexity: roughly the number of neighbours that count; 0: a third of the points, at most 30.
+        seed: seed of t-SNE.
 
     Raises:
-        ParameterError: there are too few points, or no more than the perplexity.
+        ParameterError: there are fewer than 4 points, or not more than the perplexity.
     """
     from sklearn.manifold import TSNE
 
@@ -77,21 +77,22 @@ def to_plane(embeddings: Array, perplexity: float, seed: int) -> Array:
     if count < 4 or perplexity >= count:
         raise ParameterError(
             f"there are {count} embeddings for a perplexity of {perplexity:g}",
-            "add panoramas or turned_views, or lower --perplexity",
-            expected="at least 4, and more than the perplexity",
+            "add panoramas, raise --turned_views or lower --perplexity",
+            expected="at least 4 embeddings, and more than the perplexity",
         )
-    points: Array = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings)
-    return points
+    return np.asarray(TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings), np.float32)
 
 
 def analyse_embedding(config: EmbeddingConfig) -> None:
     """Embed the panoramas with each encoder; write embedding.csv and embedding.png.
 
-    The first picture has all encoders together, as in the paper. The others have one each, a colour a panorama: an
-    encoder that has learnt to know a panorama from any side puts its views beside each other.
+    The first panel shows all encoders together, as in the paper. The others show one encoder each, with one colour for
+    each panorama: an encoder that recognises a panorama from any side places its views next to each other.
 
     Raises:
-        CheckpointError, DataError, ParameterError, OSError: as the parts say.
+        CheckpointError, DataError: a checkpoint or the panoramas cannot be read.
+        ParameterError: there are too few panoramas for t-SNE.
+        OSError: the results cannot be written.
     """
     encoders = [read_encoder(path) for path in config.checkpoints]
     panoramas = open_large_enough(config.data, [encoder.height for encoder in encoders])

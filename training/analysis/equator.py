@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from sal360.arrays import Density, Floats
 from sal360.metrics import kld
-from sal360.sphere import Array
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.config import option_names, require, require_between
 from training.data.panoramas import PanoramaConfig
@@ -20,18 +20,18 @@ from training.trained_models import open_large_enough, read_predictor
 
 @dataclass(frozen=True)
 class EquatorConfig:
-    """Distance of predictions to the equator prior (supplementary, Table 3)."""
+    """Distance between predictions and the equator prior (supplementary, Table 3)."""
 
     models: tuple[str, ...]
-    """Model files (.onnx and engines) or saliency checkpoints; the name `bundled` is the bundled model."""
+    """Model files (.onnx, engines) or saliency checkpoints; `bundled` is the bundled model."""
     data: PanoramaConfig
-    """Panoramas that are predicted; they are read at least as large as the models take them."""
+    """Panoramas to predict, read at the models' height or higher."""
     output: str
     """Folder for equator.csv and equator.png."""
     prior_strength: float = 1.0
-    """Power of the models' own equator prior in their predictions; 0 asks what they say without it."""
+    """Exponent of the models' own equator prior in their predictions; 0 removes it."""
     prior: PriorConfig = field(default_factory=PriorConfig)
-    """The equator prior that predictions are compared with."""
+    """The equator prior with which predictions are compared."""
 
     def __post_init__(self) -> None:
         require("models", self.models, len(self.models) > 0, "at least one model")
@@ -39,30 +39,30 @@ class EquatorConfig:
 
 
 PAPER_KLD = {"VGG16": 1.867, "ResNet50": 2.507}
-"""Table 3, on 24 panoramas of Salient360!, by the paper's own measure of the distance."""
+"""The values of Table 3, on 24 panoramas of Salient360!, by the paper's own distance."""
 
 
-def equator_rows(prior: PriorConfig, height: int) -> Array:
-    """Density of the prior relative to uniform on each row, (height, 1) float64."""
+def equator_rows(prior: PriorConfig, height: int) -> Floats:
+    """Density of the prior on each row, relative to uniform: (height, 1)."""
     log_rows = equator_log_rows(
         height, mean_deg=prior.mean_deg, scale_deg=prior.scale_deg, floor=prior.floor, strength=prior.strength
     )
-    rows: Array = np.exp(log_rows.double().numpy())
-    return rows
+    return np.asarray(np.exp(log_rows.double().numpy()))
 
 
-def equator_distance(density: Array, prior: PriorConfig) -> float:
-    """KL(prior ‖ prediction) on the sphere, nats, of a density (h, w): small where the prior alone says as much."""
+def equator_distance(density: Density, prior: PriorConfig) -> float:
+    """KL(prior ‖ prediction) on the sphere, nats, of a prediction (h, w); 0 if the model adds nothing to the prior."""
     return kld(density, np.broadcast_to(equator_rows(prior, density.shape[0]), density.shape))
 
 
 def analyse_equator(config: EquatorConfig) -> None:
     """Compare each model's predictions with the prior; write equator.csv and equator.png.
 
-    The second picture shows where over elevation the models put their mass, beside the prior.
+    The second panel shows the models' mean density by elevation, beside the prior.
 
     Raises:
-        ModelError, CheckpointError, DataError, OSError: a model or the panoramas cannot be read, or nothing written.
+        ModelError, CheckpointError, DataError: a model or the panoramas cannot be read.
+        OSError: the results cannot be written.
     """
     with option_names(strength="prior_strength"):
         models = [read_predictor(model, config.prior_strength) for model in config.models]
@@ -72,7 +72,7 @@ def analyse_equator(config: EquatorConfig) -> None:
     rows: list[dict[str, Any]] = []
     distances: dict[str, list[float]] = {}
     for i, model in enumerate(models):
-        name, shown = model.name, tqdm(range(len(panoramas)), desc=model.name, unit="panorama")
+        name, shown = model.name, tqdm(range(len(panoramas)), desc=model.name, unit="panorama", disable=None)
         densities = [model.predict(panoramas[index]) for index in shown]
         distances[name] = [equator_distance(density, config.prior) for density in densities]
         for path, distance in zip(panoramas.paths, distances[name], strict=True):
@@ -94,5 +94,5 @@ def analyse_equator(config: EquatorConfig) -> None:
     write_results(config.output, "equator", rows, figure)
 
 
-def _elevations_deg(height: int) -> Array:
-    return 90 - 180 * (np.arange(height) + 0.5) / height
+def _elevations_deg(height: int) -> Floats:
+    return np.asarray(90 - 180 * (np.arange(height) + 0.5) / height)

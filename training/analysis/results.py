@@ -1,4 +1,4 @@
-"""What an analysis leaves behind: rows of numbers as CSV and a figure as PNG, in one folder."""
+"""The results of an analysis: numbers as CSV and a figure as PNG, in one folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ENCODER_COLOURS = ("navy", "red", "darkorange", "seagreen", "purple", "saddlebrown", "deeppink", "grey")
-"""As in the paper's Figure 5: VGG16 navy blue, ResNet50 red; others as they come."""
+"""The first two as in the paper's Figure 5: VGG16 navy, ResNet50 red."""
 
 
 def write_results(folder: str | Path, name: str, rows: Sequence[Mapping[str, Any]], figure: Figure) -> None:
-    """Write FOLDER/NAME.csv and FOLDER/NAME.png and say so.
+    """Write FOLDER/NAME.csv and FOLDER/NAME.png and print their paths.
 
     Args:
-        folder: made where it is missing.
-        name: of both files.
-        rows: of the table; all have the keys of the first, which become the header.
-        figure: the picture.
+        folder: where to write; created if missing.
+        name: stem of both files.
+        rows: the numbers; all rows have the keys of the first, which become the header.
+        figure: the figure.
 
     Raises:
         OSError: they cannot be written.
@@ -41,7 +41,7 @@ def write_results(folder: str | Path, name: str, rows: Sequence[Mapping[str, Any
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure that needs no display."""
+    """An empty matplotlib figure that needs no display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_in, height_in), layout="constrained")

@@ -1,4 +1,4 @@
-"""The views, and how much of each shows what lay near the poles (supplementary, C and Figure 7)."""
+"""The views of pretraining, and how much of each lay near the poles (supplementary, C and Figure 7)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sal360.arrays import Floats
 from sal360.projection import rotate_erp
-from sal360.sphere import Array, erp_directions
+from sal360.sphere import erp_directions
 from training.analysis.results import new_figure, write_results
 from training.config import require_at_least
 from training.data.panoramas import PanoramaConfig, open_panoramas
@@ -19,18 +20,18 @@ from training.data.views import BOTTOM_TO_FRONT, TOP_TO_FRONT, ViewConfig, ViewP
 
 @dataclass(frozen=True)
 class ViewCoverageConfig:
-    """The views and what of the sphere they show (supplementary, Figure 7)."""
+    """The views of pretraining, and how much of each lay near the poles (supplementary, Figure 7)."""
 
     data: PanoramaConfig
-    """Panoramas; the first `panoramas` of them are drawn."""
+    """The panoramas; the first `panoramas` of them are drawn."""
     output: str
     """Folder for views.csv and views.png."""
     views: ViewConfig = field(default_factory=ViewConfig)
     """How the turned views are drawn."""
     panoramas: int = 4
-    """Rows of the figure."""
+    """Number of panoramas in the figure, one a row."""
     seed: int = 0
-    """Of the views."""
+    """Seed of the views."""
 
     def __post_init__(self) -> None:
         require_at_least("panoramas", self.panoramas, 1)
@@ -38,20 +39,21 @@ class ViewCoverageConfig:
 
 
 POLAR_ELEVATION_RAD = math.pi / 4
-"""Beyond it a cap counts as polar; both caps together are 29 % of the sphere and half of a panorama's pixels."""
+"""Where the polar caps begin; both together are 29 % of the sphere and half of a panorama's pixels."""
 
-TURNS: dict[str, Array] = {"panorama": np.eye(3), "top to front": TOP_TO_FRONT, "bottom to front": BOTTOM_TO_FRONT}
+TURNS: dict[str, Floats] = {"panorama": np.eye(3), "top to front": TOP_TO_FRONT, "bottom to front": BOTTOM_TO_FRONT}
+"""Name → rotation."""
 
 
-def coverage(rotation: Array, height: int) -> dict[str, float]:
-    """What a panorama turned by `rotation` shows of the zones it had before, on a grid of (height, 2 * height).
+def coverage(rotation: Floats, height: int) -> dict[str, float]:
+    """Where the zones of a panorama lie after `rotation`, measured on a grid of (height, 2 * height) pixels.
 
     Returns:
-        For the zones top, equator and bottom: `_share`, of the turned panorama's pixels, and `_stretch`, how much
-        wider than high they are drawn there on average (1 on the equator, growing towards the poles).
+        For the zones top, equator and bottom: `ZONE_share`, share of the turned panorama's pixels, and `ZONE_stretch`,
+        mean width to height at which the zone is drawn there (1 on the equator, growing towards the poles).
     """
     directions = erp_directions(height, 2 * height)
-    elevation = np.arcsin(np.clip((directions @ rotation)[..., 2], -1, 1))  # before the turn: Rᵀ d
+    elevation = np.arcsin(np.clip((directions @ rotation)[..., 2], -1, 1))  # before the rotation: Rᵀ d
     stretch = 1 / np.sqrt(1 - directions[..., 2] ** 2)
     zones = {
         "top": elevation > POLAR_ELEVATION_RAD,
@@ -65,7 +67,7 @@ def coverage(rotation: Array, height: int) -> dict[str, float]:
 
 
 def analyse_views(config: ViewCoverageConfig) -> None:
-    """Draw the turns and two random pairs of views of the first panoramas; write views.csv and views.png.
+    """Draw the rotations and two random pairs of views of the first panoramas; write views.csv and views.png.
 
     Raises:
         DataError, OSError: the panoramas cannot be read, or the results not written.
@@ -89,4 +91,4 @@ def analyse_views(config: ViewCoverageConfig) -> None:
     write_results(config.output, "views", rows, figure)
     for row in rows:
         stretches = ", ".join(f"{zone} {row[f'{zone}_stretch']:.2f}" for zone in ("top", "equator", "bottom"))
-        print(f"{row['view']}: width to height as drawn, {stretches}")
+        print(f"{row['view']}: mean width to height, {stretches}")

@@ -1,12 +1,14 @@
-"""BMS360: Boolean map saliency made right for the sphere.
+"""Classical saliency, the baselines without learning: spectral residual, and BMS360 (Boolean map saliency).
 
-Zhang and Sclaroff (ICCV 2013) threshold each colour channel at many levels; in each Boolean map the regions that do not
-touch the picture's border are figure and get attention, the more the less of the picture they fill. Lebreton and Raake
-(Signal Processing: Image Communication 69, 2018) change this for panoramas, and so does this module:
-- the left and right edges are no border: regions go on across the seam;
-- the border that is left, the first and last row, lies at other places of the sphere when the panorama is turned, so
-  several turned panoramas are analysed and the maps turned back and averaged;
-- areas are solid angles, and the last blur is on the sphere.
+Spectral residual: Hou and Zhang, "Saliency Detection: A Spectral Residual Approach", CVPR 2007.
+
+Boolean map saliency (Zhang and Sclaroff, ICCV 2013) thresholds each colour channel at many levels. In each Boolean map,
+regions that do not touch the picture's border get attention, and small ones more than large ones. BMS360 adapts it to
+panoramas (Lebreton and Raake, Signal Processing: Image Communication 69, 2018):
+- regions continue across the seam, so the left and right edges do not count as border;
+- the remaining border, the first and the last row, would favour the equator, so several rotations of the panorama are
+  analysed, and their maps are rotated back and averaged;
+- areas are solid angles, and the final blur is on the sphere.
 """
 
 from __future__ import annotations
@@ -18,17 +20,18 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from sal360.arrays import Floats, Pixels
 from sal360.density import blur_sphere
 from sal360.projection import rotate_erp
-from sal360.sphere import Array, rotation_yaw_pitch_roll, solid_angles
+from sal360.sphere import rotation_yaw_pitch_roll, solid_angles
 from training.data.views import resize
 
-_SPECTRAL_HEIGHT = 64  # the authors' scale
+_SPECTRAL_HEIGHT = 64  # the scale that the authors use
 _SPECTRAL_BLUR_DEG = 5.0
 
 
-def spectral_residual(panorama: Array) -> Array:
-    """The map (64, 128) float64, not negative, of a panorama (H, W, 3) uint8 RGB."""
+def spectral_residual(panorama: Pixels) -> Floats:
+    """Saliency (64, 128), not negative, of a panorama (H, W, 3) RGB."""
     grey = cv2.cvtColor(resize(panorama, _SPECTRAL_HEIGHT), cv2.COLOR_RGB2GRAY).astype(np.float64)
     spectrum = np.fft.fft2(grey)
     log_amplitude = np.log(np.abs(spectrum) + 1e-9)
@@ -48,36 +51,35 @@ _TURNS = (
 )
 
 
-def boolean_map_saliency(panorama: Array) -> Array:
-    """The map (128, 256) float64, not negative, of a panorama (H, W, 3) uint8 RGB."""
+def boolean_map_saliency(panorama: Pixels) -> Floats:
+    """Saliency (128, 256), not negative, of a panorama (H, W, 3) RGB."""
     small = resize(panorama, _BOOLEAN_HEIGHT)
     attention = np.zeros(small.shape[:2])
     for turn in _TURNS:
-        turned = _attention(cv2.cvtColor(rotate_erp(small, turn), cv2.COLOR_RGB2LAB))
+        lab = cv2.cvtColor(rotate_erp(small, turn), cv2.COLOR_RGB2LAB)
+        turned = _attention(np.asarray(lab, np.uint8))
         attention += rotate_erp(turned, turn.T)
     return np.maximum(blur_sphere(attention, _BOOLEAN_BLUR_DEG), 0)
 
 
-def _attention(lab: Array) -> Array:
-    """Sum of the attention maps of all Boolean maps of a picture (h, w, 3), (h, w) float64."""
+def _attention(lab: Pixels) -> Floats:
+    """Sum (h, w) of the attention maps of all Boolean maps of a picture (h, w, 3)."""
     weights = solid_angles(*lab.shape[:2])
     attention = np.zeros(lab.shape[:2])
-    opening = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_OPENING_PX, _OPENING_PX))
-    dilation = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_DILATION_PX, _DILATION_PX))
     for channel in cv2.split(lab):
         for threshold in range(int(channel.min()), int(channel.max()), _STEP):
             above = channel > threshold
             for boolean in (above, ~above):
-                figure = surrounded(_morph(boolean.astype(np.uint8), cv2.MORPH_OPEN, opening))
-                figure = _morph(figure, cv2.MORPH_DILATE, dilation)
+                figure = surrounded(_morph(boolean.astype(np.uint8), cv2.MORPH_OPEN, _OPENING_PX))
+                figure = _morph(figure, cv2.MORPH_DILATE, _DILATION_PX)
                 area = float((figure * weights).sum())
                 if area > 0:
                     attention += figure / math.sqrt(area)
     return attention
 
 
-def surrounded(boolean: Array) -> Array:
-    """The regions of a Boolean map (h, w) uint8 that touch neither the first nor the last row: (h, w) uint8.
+def surrounded(boolean: Pixels) -> Pixels:
+    """The regions of a Boolean map (h, w), 0 or 1, that touch neither the first nor the last row: (h, w), 0 or 1.
 
     Regions are connected by edges and corners, also across the seam.
     """
@@ -94,9 +96,8 @@ def surrounded(boolean: Array) -> Array:
     return ((boolean > 0) & ~np.isin(region, at_border)).astype(np.uint8)
 
 
-def _morph(boolean: Array, operation: int, element: Array) -> Array:
-    """A morphological operation that sees across the seam."""
-    margin = element.shape[1]
+def _morph(boolean: Pixels, operation: int, margin: int) -> Pixels:
+    """A morphological operation with an ellipse `margin` pixels wide, across the seam."""
+    element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (margin, margin))
     padded = np.concatenate([boolean[:, -margin:], boolean, boolean[:, :margin]], axis=1)
-    result: Array = cv2.morphologyEx(padded, operation, element)[:, margin:-margin]
-    return result
+    return np.asarray(cv2.morphologyEx(padded, operation, element)[:, margin:-margin], np.uint8)

@@ -1,4 +1,4 @@
-"""Plots and pictures of an evaluation as PNG or JPEG bytes, for the report."""
+"""Plots (PNG) and pictures (JPEG) for the report of an evaluation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from sal360.arrays import Density, Pixels, Reals
 from sal360.density import sphere_mean
 from sal360.ground_truth import GazeRecord
 from sal360.metrics import METRICS
 from sal360.outputs.overlay import FULL_SCALE, draw_overlay
-from sal360.sphere import Array, vector_to_pixel
+from sal360.sphere import vector_to_pixel
 from training.analysis.results import new_figure
 from training.data.views import resize
 from training.evaluation.baselines import Predict
@@ -24,13 +25,13 @@ from training.evaluation.turning import TURNS_DEG, Turned
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CASE_HEIGHT, _PART_HEIGHT = 180, 240  # pixels, of a whole panorama and of the valid part of one
+_CASE_HEIGHT, _PART_HEIGHT = 180, 240  # pixels: whole panoramas, and valid parts
 _COLUMNS = 4
-_BRIGHTEST = 0.98  # quantile of the true density from which all maps of a case are drawn brightest
+_FULL_SCALE_QUANTILE = 0.98  # quantile of the true density that gets the brightest colour
 
 
 def draw_distributions(scores: Sequence[Score], protocol: str) -> bytes:
-    """One box plot a metric, one box a model: how the scores spread over the records."""
+    """PNG: one box plot for each metric with one box for each model, over all records."""
     models = list(dict.fromkeys(each.model for each in scores if each.protocol == protocol))
     figure = new_figure(2.9 * len(METRICS), 0.5 + 0.42 * len(models) + 1)
     axes = figure.subplots(1, len(METRICS), sharey=True)
@@ -51,7 +52,7 @@ def draw_distributions(scores: Sequence[Score], protocol: str) -> bytes:
 
 
 def draw_turning(results: Sequence[Turned]) -> bytes:
-    """Mean CC and KLD between the prediction and the one of the turned panorama, turned back."""
+    """PNG: mean CC and KLD between upright and turned input, by rotation and model."""
     models = list(dict.fromkeys(each.model for each in results))
     figure = new_figure(11, 3.4)
     axes = figure.subplots(1, 2)
@@ -77,12 +78,12 @@ def draw_turning(results: Sequence[Turned]) -> bytes:
 
 
 def draw_case(record: GazeRecord, predictors: Mapping[str, Predict]) -> bytes:
-    """The panorama with its fixations, the true density over it, and each prediction (Figures 2, 3 and 6), as JPEG.
+    """JPEG: the panorama with its fixations, with the true density, and with each prediction (Figures 2, 3 and 6).
 
-    All maps have one scale. Of a record that is valid in part, that part is shown.
+    All maps share one colour scale. If only part of a record is valid, only that part is shown.
     """
     panorama = record.panorama()
-    frame = cv2.cvtColor(resize(panorama, _frame_height(record)), cv2.COLOR_RGB2BGR)
+    frame = np.ascontiguousarray(resize(panorama, _frame_height(record))[..., ::-1])  # BGR, as OpenCV draws
     cut = _valid_box(record, *frame.shape[:2])
     seen = frame.copy()
     for u, v in zip(*vector_to_pixel(record.fixations, *frame.shape[:2]), strict=True):
@@ -90,7 +91,7 @@ def draw_case(record: GazeRecord, predictors: Mapping[str, Predict]) -> bytes:
     tiles = {f"{record.name}, {len(record.fixations)} fixations": seen[cut]}
     full_scale = FULL_SCALE
     if record.density is not None:
-        full_scale = float(np.quantile(record.density[record.density > 0], _BRIGHTEST))
+        full_scale = float(np.quantile(record.density[record.density > 0], _FULL_SCALE_QUANTILE))
         tiles["ground truth"] = draw_overlay(frame, record.density, full_scale=full_scale)[cut]
     for name, predict in predictors.items():
         if name == "uniform":
@@ -102,14 +103,14 @@ def draw_case(record: GazeRecord, predictors: Mapping[str, Predict]) -> bytes:
 
 
 def _frame_height(record: GazeRecord) -> int:
-    """Rows of the whole panorama at which the part that is shown has the height of a case."""
+    """Height of the whole panorama at which the part that is shown is `_PART_HEIGHT` high."""
     if record.valid is None:
         return _CASE_HEIGHT
     return round(_PART_HEIGHT * record.valid.shape[0] / int(record.valid.any(axis=1).sum()))
 
 
 def _valid_box(record: GazeRecord, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns that hold the valid part."""
+    """Rows and columns of the valid part."""
     if record.valid is None:
         return slice(0, height), slice(0, width)
     row_scale, column_scale = height / record.valid.shape[0], width / record.valid.shape[1]
@@ -120,8 +121,8 @@ def _valid_box(record: GazeRecord, height: int, width: int) -> tuple[slice, slic
     )
 
 
-def _grid(tiles: Mapping[str, Array]) -> Array:
-    """Pictures of one size, each below its name, in rows of at most `_COLUMNS`."""
+def _grid(tiles: Mapping[str, Pixels]) -> Pixels:
+    """Pictures of equal size, each under its name, in rows of up to `_COLUMNS`."""
     named = [_named(picture, name) for name, picture in tiles.items()]
     blank = np.full_like(named[0], 255)
     columns = min(_COLUMNS, len(named))
@@ -129,24 +130,21 @@ def _grid(tiles: Mapping[str, Array]) -> Array:
     return np.vstack([np.hstack(row + [blank] * (columns - len(row))) for row in rows])
 
 
-def _inside_density(values: Array, record: GazeRecord) -> Array:
-    """A map of any scale with mean 1 on the record's valid part."""
-    values, valid = values.astype(np.float32), None
+def _inside_density(values: Reals, record: GazeRecord) -> Density:
+    """A map of any scale, normalised to mean 1 on the record's valid part."""
+    density, valid = values.astype(np.float32), None
     if record.valid is not None:
-        resized = cv2.resize(record.valid.astype(np.uint8), values.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        resized = cv2.resize(record.valid.astype(np.uint8), density.shape[::-1], interpolation=cv2.INTER_NEAREST)
         valid = resized > 0 if resized.any() else None
-    return values / max(sphere_mean(values, valid), 1e-30)
+    return density / np.float32(max(sphere_mean(density, valid), 1e-30))
 
 
-def _named(picture: Array, name: str) -> Array:
-    """The picture with a line of text above it and a white margin."""
+def _named(picture: Pixels, name: str) -> Pixels:
+    """The picture with its name above it and a white margin."""
     head = np.full((26, picture.shape[1], 3), 255, np.uint8)
-    ascii_name = name.replace("×", "x")  # what OpenCV's font has
+    ascii_name = name.replace("×", "x")  # OpenCV's font is ASCII
     cv2.putText(head, ascii_name, (2, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    framed: Array = cv2.copyMakeBorder(
-        np.vstack([head, picture]), 0, 4, 0, 8, cv2.BORDER_CONSTANT, value=(255, 255, 255)
-    )
-    return framed
+    return np.pad(np.vstack([head, picture]), ((0, 4), (0, 8), (0, 0)), constant_values=255)
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,23 +1,19 @@
-"""The evaluation as one HTML file that needs nothing else: tables, plots, worst and best cases."""
+"""The evaluation as one HTML file that contains its plots and pictures; `report.html.jinja` is the page."""
 
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from sal360.metrics import METRICS
-from training.evaluation.scoring import COLUMNS, GROUND_TRUTH, LARGER_IS_BETTER, PEOPLE
-from training.evaluation.summary import NAMES, Summary
+from training.data.gaze.records import GazeRecords
+from training.evaluation.baselines import Predict
+from training.evaluation.figures import draw_case, draw_distributions, draw_turning
+from training.evaluation.scoring import GROUND_TRUTH, LARGER_IS_BETTER, PEOPLE, Score
+from training.evaluation.summary import NAMES, Summary, Table, tabulate
+from training.evaluation.turning import Turned
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1500px; margin: 2em auto; padding: 0 1.5em; color: #1b1b1f }
-table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .35em .8em; text-align: right }
-th:first-child, td:first-child { text-align: left } tbody tr:nth-child(odd) { background: #f4f4f7 }
-td small { display: block; color: #666 } td.best { font-weight: 700 }
-img { max-width: 100%; display: block; margin: .6em 0 }
-figcaption { color: #444 } h2 { margin-top: 2em }
-"""
 _NOTES = {
     "standard": "Against the prediction only; every pixel weighted by its solid angle. Ties of the AUC count half.",
     "paper": "As the paper's evaluation did it, to stand beside its tables: both maps at 1024 × 2048 times the sine of "
@@ -26,62 +22,92 @@ _NOTES = {
 }
 
 
-def render_report(title: str, description: Sequence[str], parts: Iterable[str]) -> str:
-    """A whole page; `parts` are HTML."""
-    about = "".join(f"<p>{html.escape(each)}</p>" for each in description)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{about}{''.join(parts)}</html>\n"
+class CaptionedPicture(NamedTuple):
+    """A PNG or JPEG file with its caption."""
+
+    caption: str
+    picture: bytes
+
+
+def render_report(
+    title: str,
+    about: str,
+    *,
+    scores: Sequence[Score],
+    summaries: Sequence[Summary],
+    turned: Sequence[Turned],
+    cases: Mapping[str, Sequence[CaptionedPicture]],
+) -> str:
+    """The page: a table and a plot for each protocol in `scores`, the turned input, and the cases by heading."""
+    from jinja2 import Environment, PackageLoader  # here, so that training alone does not need it
+
+    protocols = list(dict.fromkeys(each.protocol for each in scores))
+    tables = {protocol: tabulate(summaries, protocol) for protocol in protocols}
+    environment = Environment(loader=PackageLoader("training.evaluation", "."), autoescape=True)
+    environment.filters["data_url"] = _data_url
+    page = environment.get_template("report.html.jinja").render(
+        title=title,
+        about=about,
+        tables=tables,
+        best={protocol: _best_means(table) for protocol, table in tables.items()},
+        distributions={protocol: draw_distributions(scores, protocol) for protocol in protocols},
+        turning=draw_turning(turned) if turned else None,
+        turned_records=len({each.record for each in turned}),
+        cases=cases,
+        notes=_NOTES,
+        names=NAMES,
+        larger_is_better=LARGER_IS_BETTER,
+        people=PEOPLE,
     )
+    return page + "\n"
 
 
-def table_part(summaries: Sequence[Summary], protocol: str) -> str:
-    """The table of one protocol: mean ± standard deviation, and below it the interval of the mean."""
-    mine = [each for each in summaries if each.protocol == protocol]
-    columns = [metric for metric in COLUMNS if any(each.metric == metric for each in mine)]
-    best = {metric: _best([each for each in mine if each.metric == metric], metric) for metric in columns}
-    head = "".join(f"<th>{NAMES[metric]} {'↑' if LARGER_IS_BETTER[metric] else '↓'}</th>" for metric in columns)
-    rows = []
-    for model in dict.fromkeys(each.model for each in mine):
-        of_model = {each.metric: each for each in mine if each.model == model}
-        cells = "".join(_cell(of_model.get(metric), best[metric]) for metric in columns)
-        rows.append(f"<tr><td>{html.escape(model)}</td>{cells}</tr>")
-    count = max((each.count for each in mine), default=0)
-    return (
-        f"<h2>Scores, {protocol} protocol</h2><p>{_NOTES[protocol]} Mean ± standard deviation over {count} records; "
-        f"below it the 95 % bootstrap interval of the mean; bold: the best prediction from the picture alone. The row "
-        f"“{PEOPLE}” is measured against the gaze of the other half of the people.</p>"
-        f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+def worst_and_best_cases(
+    records: GazeRecords, predictors: Mapping[str, Predict], scores: Sequence[Score], protocol: str, count: int
+) -> dict[str, list[CaptionedPicture]]:
+    """Pictures of the `count` worst and best records of the first predictor, by KLD or, without densities, by NSS."""
+    if not predictors:
+        return {}
+    first = next(iter(predictors))
+    values_of = {each.record: each.values for each in scores if (each.model, each.protocol) == (first, protocol)}
+    by_kld = all("kld" in values for values in values_of.values())
+    metric = "kld" if by_kld else "nss"
+    best_first = sorted(
+        (index for index, name in enumerate(records.names) if metric in values_of[name]),
+        key=lambda index: values_of[records.names[index]][metric] * (1 if by_kld else -1),
     )
+    chosen = {
+        f"Worst cases of {first}": best_first[::-1][:count],
+        f"Best cases of {first}": best_first[:count],
+    }
+    return {
+        heading: [_case(records, index, predictors, values_of[records.names[index]]) for index in indices]
+        for heading, indices in chosen.items()
+        if indices
+    }
 
 
-def picture_part(heading: str, caption: str, pictures: Iterable[bytes]) -> str:
-    """Pictures (PNG or JPEG bytes) below a heading; an empty heading continues the part before."""
-    images = "".join(
-        f'<img src="data:image/{_kind(each)};base64,{base64.b64encode(each).decode()}">' for each in pictures
-    )
-    title = f"<h2>{html.escape(heading)}</h2>" if heading else ""
-    return f"{title}<figure><figcaption>{html.escape(caption)}</figcaption>{images}</figure>"
+def _case(
+    records: GazeRecords, index: int, predictors: Mapping[str, Predict], values: Mapping[str, float]
+) -> CaptionedPicture:
+    record = records[index]
+    scores = ", ".join(f"{NAMES[metric]} {values[metric]:.2f}" for metric in METRICS if metric in values)
+    return CaptionedPicture(f"{record.name}: {scores}", draw_case(record, predictors))
 
 
-def case_caption(values: dict[str, float]) -> str:
-    """The scores of one case in one line."""
-    return ", ".join(f"{NAMES[metric]} {values[metric]:.2f}" for metric in METRICS if metric in values)
+def _best_means(table: Table) -> dict[str, float]:
+    """For each metric the best mean of what predicts from the picture; NaN, which equals nothing, without any."""
+    best = {}
+    for metric in table.metrics:
+        means = [
+            summaries[metric].mean
+            for model, summaries in table.rows.items()
+            if metric in summaries and model not in (PEOPLE, GROUND_TRUTH)
+        ]
+        best[metric] = (max if LARGER_IS_BETTER[metric] else min)(means, default=float("nan"))
+    return best
 
 
-def _best(summaries: Sequence[Summary], metric: str) -> float:
-    """The best mean among what predicts from the picture; NaN, which equals nothing, where nothing does."""
-    means = [each.mean for each in summaries if each.model not in (PEOPLE, GROUND_TRUTH)]
-    return (max if LARGER_IS_BETTER[metric] else min)(means, default=float("nan"))
-
-
-def _cell(summary: Summary | None, best: float) -> str:
-    if summary is None:
-        return "<td>–</td>"
-    mark = ' class="best"' if summary.mean == best else ""
-    interval = f"<small>{summary.low:.3f} … {summary.high:.3f}</small>"
-    return f"<td{mark}>{summary.mean:.3f} ± {summary.deviation:.3f}{interval}</td>"
-
-
-def _kind(picture: bytes) -> str:
-    return "png" if picture.startswith(b"\x89PNG") else "jpeg"
+def _data_url(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

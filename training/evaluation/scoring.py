@@ -1,4 +1,4 @@
-"""Scores of predictions against records, by both protocols, and what people score against each other."""
+"""Scores of predictions against recorded gaze by both protocols, and of people against each other."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ from typing import Literal
 
 import numpy as np
 
+from sal360.arrays import Reals
 from sal360.density import resize_map, spherical_density
 from sal360.ground_truth import GazeRecord, count_fixations
 from sal360.metrics import METRICS, paper_protocol, standard_protocol
 from sal360.metrics.measures import valid_weights
 from sal360.metrics.pixel_sums import weighted_mean
-from sal360.sphere import Array, solid_angles
+from sal360.sphere import solid_angles
 
 Protocol = Literal["standard", "paper"]
 PROTOCOLS = {"standard": standard_protocol, "paper": paper_protocol}
 PEOPLE, GROUND_TRUTH = "people", "ground_truth"
-"""Rows of tables that are no predictions from a picture."""
+"""Rows of the tables that do not predict from the picture."""
 INFORMATION_GAIN = "information_gain"
 COLUMNS = (*METRICS, INFORMATION_GAIN)
+"""All figures, in the order of the tables."""
 LARGER_IS_BETTER = {name: name != "kld" for name in COLUMNS}
-_FLOOR = 1e-6
+_MIN_DENSITY = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One prediction of one record by one protocol."""
+    """How one model did on one record by one protocol."""
 
     model: str
     record: str
     protocol: str
     values: dict[str, float]
-    """By the names in COLUMNS; what the record does not support is missing."""
+    """Figures by their names in `COLUMNS`; those that the record does not support are missing."""
 
 
 def score(
-    model: str, prediction: Array, record: GazeRecord, protocols: Sequence[Protocol], prior: Array
+    model: str, prediction: Reals, record: GazeRecord, protocols: Sequence[Protocol], prior: Reals
 ) -> list[Score]:
-    """A prediction (h, w) against its record; information gain over `prior` goes with the standard protocol."""
+    """Score a prediction (h, w) against its record; the standard protocol includes information gain over `prior`."""
     scores = []
     for protocol in protocols:
         values = PROTOCOLS[protocol](prediction, record)
@@ -49,10 +51,10 @@ def score(
     return scores
 
 
-def score_people(record: GazeRecord, sigma_deg: float, protocols: Sequence[Protocol], prior: Array) -> list[Score]:
-    """Every other observer's density as the prediction of the rest's gaze, and the other way round, averaged.
+def score_people(record: GazeRecord, sigma_deg: float, protocols: Sequence[Protocol], prior: Reals) -> list[Score]:
+    """Predict the gaze of half of the observers by that of the other half, both ways, and average the scores.
 
-    Nothing for a record of fewer than two observers, or without a density.
+    Empty for a record with fewer than two observers or without a density.
     """
     first, second = record.observer_halves()
     if record.density is None or len(first) == 0 or len(second) == 0:
@@ -63,7 +65,7 @@ def score_people(record: GazeRecord, sigma_deg: float, protocols: Sequence[Proto
         truth = dataclasses.replace(
             record,
             fixations=of,
-            observer=np.arange(len(of)) % 2,  # the paper's protocol takes them apart once more
+            observer=np.arange(len(of)) % 2,  # the paper's protocol halves the observers again
             time_s=np.full(len(of), np.nan),
             density=spherical_density(of, height, width, sigma_deg),
         )
@@ -73,14 +75,15 @@ def score_people(record: GazeRecord, sigma_deg: float, protocols: Sequence[Proto
 
 
 def _mean(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    """Of what both have: a half of one fixation cannot be taken apart once more, and has no AUC by the paper."""
+    """Mean of the figures that both have: one fixation cannot be halved again, so it has no AUC by the paper."""
     return {name: (one[name] + other[name]) / 2 for name in one if name in other}
 
 
-def information_gain(prediction: Array, baseline: Array, record: GazeRecord) -> float:
-    """Bits a fixation that the prediction knows better than the baseline (Kümmerer et al., PNAS 112(52), 2015).
+def information_gain(prediction: Reals, baseline: Reals, record: GazeRecord) -> float:
+    """Information gain over the baseline, bits per fixation (Kümmerer et al., PNAS 112(52), 2015).
 
-    Both maps are densities on the record's valid part, no value below 1e-6 of uniform. Fixations outside do not count.
+    Both maps are normalised on the record's valid part and clipped below at 1e-6 of uniform. Fixations outside of it do
+    not count.
     """
     height = max(prediction.shape[0], baseline.shape[0])
     shape = (height, max(prediction.shape[1], baseline.shape[1]))
@@ -90,5 +93,5 @@ def information_gain(prediction: Array, baseline: Array, record: GazeRecord) -> 
     for each in (prediction, baseline):
         density = resize_map(each, *shape)
         mean = weighted_mean(weights, lambda values: values, density)
-        logs.append(np.log2(np.maximum(density / mean, _FLOOR)))
+        logs.append(np.log2(np.maximum(density / mean, _MIN_DENSITY)))
     return float(((logs[0] - logs[1]) * counts).sum() / counts.sum())

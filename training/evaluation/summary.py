@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sal360.arrays import Floats
 from training.evaluation.scoring import COLUMNS, Score
 from training.evaluation.turning import Turned
 
@@ -21,51 +22,53 @@ NAMES = {
     "kld": "KLD",
     "information_gain": "IG (bit)",
 }
+"""Headings of the metrics in tables and plots."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric of one model by one protocol over all records that have it."""
+    """One metric of one model by one protocol, over all records that have it."""
 
     model: str
     protocol: str
     metric: str
     count: int
+    """Number of records."""
     mean: float
     deviation: float
     """Sample standard deviation (n − 1); NaN for one record."""
     low: float
     """Lower end of the 95 % interval of the mean."""
     high: float
-    """Upper end."""
+    """Upper end of that interval."""
 
 
 def summarise(scores: Sequence[Score], draws: int, seed: int) -> list[Summary]:
-    """Summaries in the order in which models, protocols and metrics first come.
+    """Summaries, in the order in which models and protocols first occur.
 
     Args:
-        scores: of any number of models.
-        draws: of the bootstrap. Whole pictures or videos are drawn: frames of a video ("017/240") stay together,
-            because they are no independent samples.
-        seed: of the draws; every model sees the same ones.
+        scores: the scores of any number of models.
+        draws: number of bootstrap samples. Whole pictures or videos are drawn: frames of one video ("017/240") stay
+            together, because they are not independent samples.
+        seed: seed of the bootstrap; every model gets the same draws.
     """
     summaries = []
     for model, protocol in dict.fromkeys((each.model, each.protocol) for each in scores):
-        mine = [each for each in scores if (each.model, each.protocol) == (model, protocol)]
+        of_model = [each for each in scores if (each.model, each.protocol) == (model, protocol)]
         for metric in COLUMNS:
-            having = [each for each in mine if metric in each.values]
-            if not having:
+            scored = [each for each in of_model if metric in each.values]
+            if not scored:
                 continue
-            values = np.array([each.values[metric] for each in having])
-            groups = [each.record.partition("/")[0] for each in having]
+            values = np.array([each.values[metric] for each in scored])
+            groups = [each.record.partition("/")[0] for each in scored]
             deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
             low, high = bootstrap_interval(values, groups, draws, seed)
             summaries.append(Summary(model, protocol, metric, len(values), float(values.mean()), deviation, low, high))
     return summaries
 
 
-def bootstrap_interval(values: np.ndarray, groups: Sequence[str], draws: int, seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean (n,) when whole groups are drawn with replacement."""
+def bootstrap_interval(values: Floats, groups: Sequence[str], draws: int, seed: int) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean of `values` (n,), drawing whole groups with replacement."""
     _, group = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(group, values), np.bincount(group)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
@@ -74,14 +77,40 @@ def bootstrap_interval(values: np.ndarray, groups: Sequence[str], draws: int, se
     return float(low), float(high)
 
 
+@dataclass(frozen=True)
+class Table:
+    """The summaries of one protocol: a row for each model, a column for each metric."""
+
+    metrics: Sequence[str]
+    rows: Mapping[str, Mapping[str, Summary]]
+    """Model → metric → summary; a metric that the model's records do not support is missing."""
+
+    @property
+    def records(self) -> int:
+        """The largest number of records behind a cell."""
+        return max((each.count for row in self.rows.values() for each in row.values()), default=0)
+
+
+def tabulate(summaries: Sequence[Summary], protocol: str) -> Table:
+    """The summaries of one protocol as a table."""
+    rows: dict[str, dict[str, Summary]] = {}
+    for each in summaries:
+        if each.protocol == protocol:
+            rows.setdefault(each.model, {})[each.metric] = each
+    return Table([metric for metric in COLUMNS if any(metric in row for row in rows.values())], rows)
+
+
 def text_table(summaries: Sequence[Summary], protocol: str) -> str:
-    """Mean ± standard deviation and the interval below it, one model a row, for a terminal or Markdown."""
-    mine = [each for each in summaries if each.protocol == protocol]
-    columns = [metric for metric in COLUMNS if any(each.metric == metric for each in mine)]
-    rows = [["model", *(NAMES[metric] for metric in columns)]]
-    for model in dict.fromkeys(each.model for each in mine):
-        of_model = {each.metric: each for each in mine if each.model == model}
-        rows.append([model, *(_cell(of_model.get(metric)) for metric in columns)])
+    """A Markdown table, one model a row: mean ± standard deviation [interval of the mean]."""
+    table = tabulate(summaries, protocol)
+    rows = [["model", *(NAMES[metric] for metric in table.metrics)]]
+    for model, row in table.rows.items():
+        rows.append([model, *(_cell(row.get(metric)) for metric in table.metrics)])
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first one the header, as a Markdown table with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -96,13 +125,13 @@ def _cell(summary: Summary | None) -> str:
 
 
 def scores_csv(scores: Iterable[Score]) -> str:
-    """One line a model, record and protocol."""
+    """One line for each model, record and protocol."""
     rows = [{"model": each.model, "record": each.record, "protocol": each.protocol, **each.values} for each in scores]
     return _csv(["model", "record", "protocol", *COLUMNS], rows)
 
 
 def summaries_csv(summaries: Iterable[Summary]) -> str:
-    """One line a model, protocol and metric."""
+    """One line for each model, protocol and metric."""
     rows = [
         {
             "model": each.model,
@@ -120,7 +149,7 @@ def summaries_csv(summaries: Iterable[Summary]) -> str:
 
 
 def turned_csv(results: Iterable[Turned]) -> str:
-    """One line a model, record and turn."""
+    """One line for each model, record and turn."""
     return _csv([each.name for each in dataclasses.fields(Turned)], [dataclasses.asdict(each) for each in results])
 
 

@@ -1,4 +1,4 @@
-"""How steady a model is when the panorama is rolled and pitched: the prediction is turned back and compared."""
+"""Robustness to camera rotation: predict a turned panorama, turn the map back, compare it with the upright map."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ TURNS_DEG = (
     ("pitch", 30.0),
     ("pitch", 90.0),
 )
-"""Axis and angle: 10° is a tilted tripod, 30° a hand, 90° a camera on its side."""
+"""Axis and angle in degrees: 10° is a tilted tripod, 30° a hand-held camera, 90° a camera on its side."""
 
 
 @dataclass(frozen=True)
 class Turned:
-    """How far one prediction moved."""
+    """How much one prediction changed under one rotation."""
 
     model: str
     record: str
     axis: str
     angle_deg: float
     cc: float
-    """Correlation of the prediction and the one of the turned panorama, turned back: 1 is steady."""
+    """Correlation between the upright map and the map of the turned panorama, turned back; 1: unchanged."""
     kld: float
-    """KL(prediction ‖ that one), nats: 0 is steady."""
+    """KL divergence between the two, nats; 0: unchanged."""
 
 
 def measure_turning(models: Mapping[str, Predict], records: Sequence[GazeRecord]) -> list[Turned]:
-    """Every model on every record at every turn of TURNS_DEG."""
+    """Measure every model on every record at every rotation in `TURNS_DEG`."""
     results = []
-    for record in tqdm(records, desc="turned input", unit="record"):
+    for record in tqdm(records, desc="turned input", unit="record", disable=None):
         panorama = record.panorama()
         for name, predict in models.items():
             upright = predict(panorama)

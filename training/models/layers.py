@@ -1,4 +1,4 @@
-"""Padding for panoramas: wrapped around the seam in longitude, zeros beyond the poles."""
+"""Input normalisation, and padding for panoramas: columns wrap around the seam, rows beyond the poles are zeros."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch.nn import functional
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's pixels, RGB in [0, 1]."""
 
 
 def normalise(rgb: Tensor) -> Tensor:
-    """RGB pictures (B, 3, H, W), uint8 or floats in [0, 1], as an encoder takes them: the same shape, floats."""
+    """Normalise RGB pictures (B, 3, H, W), uint8 or floats in [0, 1], by the ImageNet mean and deviation."""
     if not rgb.is_floating_point():
         rgb = rgb.to(torch.float32) / 255
     mean = torch.tensor(IMAGENET_MEAN, dtype=rgb.dtype, device=rgb.device).view(1, 3, 1, 1)
@@ -20,16 +21,16 @@ def normalise(rgb: Tensor) -> Tensor:
 
 
 def wrap_columns(x: Tensor, left: int, right: int) -> Tensor:
-    """(..., H, W) with columns of the other side of the seam joined on: (..., H, left + W + right)."""
+    """Add columns from the other side of the seam: (..., H, W) → (..., H, left + W + right)."""
     parts = [x[..., x.shape[-1] - left :]] if left else []
     parts += [x, x[..., :right]] if right else [x]
     return torch.cat(parts, dim=-1)
 
 
 class WrappedConv2d(nn.Conv2d):
-    """A Conv2d whose left and right padding is the other side of the seam.
+    """A Conv2d whose left and right padding comes from the other side of the seam.
 
-    It takes over the parameters of the convolution it replaces, so a checkpoint fits with and without wrapping.
+    It reuses the parameters of the convolution that it replaces, so a checkpoint fits with and without wrapping.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -42,32 +43,32 @@ class WrappedConv2d(nn.Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             bias=conv.bias is not None,
-            device="meta",  # nothing is allocated: the parameters follow
+            device="meta",  # allocates nothing; the parameters are set below
         )
         self.weight, self.bias = conv.weight, conv.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
+        """(B, C, H, W) → (B, C', H', W')."""
         rows, columns = _pair(self.padding)
         x = wrap_columns(x, columns, columns)
         return functional.conv2d(x, self.weight, self.bias, self.stride, (rows, 0), self.dilation, self.groups)
 
 
 class WrappedMaxPool2d(nn.MaxPool2d):
-    """A MaxPool2d whose left and right padding is the other side of the seam."""
+    """A MaxPool2d whose left and right padding comes from the other side of the seam."""
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__(pool.kernel_size, pool.stride, pool.padding, pool.dilation, ceil_mode=pool.ceil_mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H', W')."""
+        """(B, C, H, W) → (B, C, H', W')."""
         rows, columns = _pair(self.padding)
         x = wrap_columns(x, columns, columns)
         return functional.max_pool2d(x, self.kernel_size, self.stride, (rows, 0), self.dilation, self.ceil_mode)
 
 
 def wrap_longitude(module: nn.Module) -> None:
-    """Make every padded Conv2d and MaxPool2d inside `module` wrap around the seam; subclasses are left as they are."""
+    """Make every padded Conv2d and MaxPool2d inside `module` wrap around the seam, except instances of subclasses."""
     for name, child in module.named_children():
         if type(child) is nn.Conv2d and _pair(child.padding)[1]:
             setattr(module, name, WrappedConv2d(child))
@@ -79,6 +80,6 @@ def wrap_longitude(module: nn.Module) -> None:
 
 def _pair(padding: int | str | tuple[int, ...]) -> tuple[int, int]:
     if isinstance(padding, str):
-        raise ValueError(f"the padding is named {padding!r}; wrapping needs it in pixels")
+        raise ValueError(f"padding {padding!r} is given by name; wrapping needs it in pixels")
     rows, columns = (padding, padding) if isinstance(padding, int) else padding
     return rows, columns

@@ -1,15 +1,16 @@
-"""The saliency model: panorama → content log-density; with the equator prior and calibration → density of gaze.
+"""The saliency model: from a panorama to content, and with calibration and equator prior to the density of gaze.
 
     density ∝ [(1 − floor) · blur(softmax(content / temperature)) + floor] · prior
 
-The content is what training fits. The prior is a factor of each row, so a reader of the model file can take it out or
-change its strength exactly (`ModelSpec.prior_log_rows`).
+`SaliencyModel` predicts the content, a log-density; training fits it. `DensityModel.density` applies calibration and
+prior. The prior is one factor per row, so whoever runs the model file can remove it or change its strength exactly
+(`ModelSpec.prior_log_rows`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +23,19 @@ from training.models.layers import normalise
 from training.models.prior import PriorConfig, equator_log_rows, row_weights
 
 Frozen = Literal["encoder", "early", "none"]
+"""Part of the model that is not trained."""
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """From the decoder's log-density, fitted to photographs, to the density of headset gaze on a panorama."""
+    """From the content, fitted to photographs, to the density of headset gaze on panoramas (training.calibrate)."""
 
     temperature: float = 1.0
-    """Divides the content's log-density: more than 1 flattens it."""
+    """Divides the content's log-density; values above 1 flatten the map."""
     blur_deg: float = 0.0
-    """Deviation of the Gaussian that blurs the content's density, degrees; 0: none."""
+    """Standard deviation of the Gaussian blur of the content's density, degrees; 0: no blur."""
     floor: float = 0.0
-    """Share of uniform mixed into the content's density, before the prior."""
+    """Share of a uniform density mixed into the content's density before the prior, 0 to 1."""
 
     def __post_init__(self) -> None:
         require_between("temperature", self.temperature, 0.1, 10)
@@ -43,29 +45,29 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class SaliencyModelConfig:
-    """One saliency model, of any encoder."""
+    """Encoder, decoder and calibration of a saliency model."""
 
     encoder: EncoderName = "compact"
-    """compact (EfficientNet-Lite0), or one of the paper's two."""
+    """compact: EfficientNet-Lite0; vgg16 or resnet50: the paper's encoders."""
     decoder: Literal["separable", "paper"] = "separable"
-    """separable (compact only; skips from several strides), or the paper's (from the latent at stride 16)."""
+    """separable: skip connections from several strides, compact only; paper: from the latent at stride 16."""
     strides: tuple[int, ...] = (4, 8, 16, 32)
-    """Levels of the separable decoder; the smallest is the stride of the map."""
+    """Strides of the separable decoder's levels; the smallest is the stride of the map."""
     channels: int = 64
     """Channels of each level of the separable decoder."""
     input_height: int = 320
-    """Rows of the panorama as the model sees it, pixels; the width is twice that."""
+    """Height of the model's input, pixels; the width is twice the height."""
     circular: bool = True
-    """Wrap the columns in the encoder and the paper's decoder around the seam; false pads zeros, as the paper does."""
+    """Wrap the columns of encoder and decoder around the seam; false pads zeros, as the paper does."""
     scales: int = 1
-    """Sizes at which the model sees it, each half the one before, weighted pixel by pixel; 1: one size."""
+    """Number of input scales, each half the one before, combined pixel by pixel; 1 to 4."""
     smooth_columns: SmoothColumns = "none"
-    """Average each column with its neighbours (1 2 1) before the compact encoder's first stride, or before each of its
-    strides: they then alias less, and a turned panorama gets the turned map more exactly."""
+    """Average each column with its neighbours (1 2 1) before the compact encoder's first stride (input) or before every
+    stride (strides): less aliasing, so that turning the panorama turns the map more exactly."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """The equator prior."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    """Temperature, blur and floor of the content."""
+    """Temperature, blur and floor."""
 
     def __post_init__(self) -> None:
         fits = self.decoder == "paper" or self.encoder == "compact"
@@ -87,10 +89,10 @@ class SaliencyModelConfig:
 
 
 def blur_matrices(height: int, width: int, sigma_deg: float) -> tuple[Tensor, Tensor]:
-    """The matrices (height, height) and (width, width) of a Gaussian of `sigma_deg` in elevation and in azimuth.
+    """Matrices of a separable Gaussian blur in elevation (height, height) and azimuth (width, width).
 
-    Columns wrap; at the poles the kernel is cut off and raised to sum 1. Towards the poles a step in azimuth is a
-    shorter way on the sphere, so the blur is narrower there than at the equator: by the cosine of the elevation.
+    Columns wrap; at the poles the kernel is cut off and renormalised to sum 1. `sigma_deg` is measured at the equator:
+    the horizontal blur shrinks on the sphere with the cosine of the elevation.
     """
     row = torch.arange(height, dtype=torch.float64) * (180 / height)
     column = torch.arange(width, dtype=torch.float64) * (360 / width)
@@ -101,14 +103,14 @@ def blur_matrices(height: int, width: int, sigma_deg: float) -> tuple[Tensor, Te
 
 
 _EARLY_STAGES = 2
-"""Stages of the compact encoder up to stride 4: edges and textures, which need no gaze to be learnt."""
+"""Number of stages of the compact encoder up to stride 4: edges and textures, which gaze need not teach."""
 
 
 class SaliencyModel(nn.Module):
-    """An encoder and a decoder.
+    """Encoder and decoder: from a panorama to content.
 
     Args:
-        config: its parts and sizes.
+        config: parts and sizes.
         pretrained: start the compact encoder from its ImageNet weights.
     """
 
@@ -121,7 +123,7 @@ class SaliencyModel(nn.Module):
         )
         self.decoder: SeparableDecoder | PaperDecoder
         if config.decoder == "separable":
-            assert isinstance(self.encoder, CompactEncoder)  # the settings allow no other
+            assert isinstance(self.encoder, CompactEncoder)  # SaliencyModelConfig refuses the others
             self.decoder = SeparableDecoder(self.encoder.pyramid_channels, config.strides, config.channels)
             self.encoder.leave_out_beyond(max(config.strides))
         else:
@@ -133,17 +135,17 @@ class SaliencyModel(nn.Module):
 
     @staticmethod
     def map_size_of(config: SaliencyModelConfig) -> tuple[int, int]:
-        """Rows and columns of the content map of such a model."""
+        """Height and width of the content map of a model with these settings."""
         stride = min(config.strides) if config.decoder == "separable" else 1
         return config.input_height // stride, 2 * config.input_height // stride
 
     @property
     def map_size(self) -> tuple[int, int]:
-        """Rows and columns of the content map."""
+        """Height and width of the content map."""
         return self.map_size_of(self.config)
 
     def freeze(self, what: Frozen) -> None:
-        """Stop a part from changing: its parameters, and the batch statistics that `train` would move."""
+        """Freeze a part of the model: its parameters and its batch statistics."""
         if what == "early" and isinstance(self.encoder, CompactEncoder):
             self._frozen = [self.encoder.stem, *self.encoder.stages[:_EARLY_STAGES]]
         else:
@@ -153,33 +155,32 @@ class SaliencyModel(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SaliencyModel:
-        """Switch between training and evaluation; frozen parts stay in evaluation."""
+        """Set training or evaluation mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for part in self._frozen:
             part.eval()
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Panoramas (B, 3, H, W), RGB uint8 or floats in [0, 1] → content log-density up to a constant, (B, h, w)."""
+        """Panoramas (B, 3, H, W), RGB uint8 or floats in [0, 1] → log-density up to a constant, (B, h, w)."""
         x = normalise(frames)
         if self.scale_attention is None:
             return self.decoder.read_out(self._features(x))
-        content: Tensor = self.scale_attention(x, self._features, self.decoder.read_out)
-        return content
+        return cast(Tensor, self.scale_attention(x, self._features, self.decoder.read_out))
 
     def _features(self, x: Tensor) -> Tensor:
-        """The decoder's last features (B, C, h, w) of normalised panoramas (B, 3, H, W)."""
+        """Normalised panoramas (B, 3, H, W) → the decoder's last features (B, C, h, w)."""
         if isinstance(self.decoder, SeparableDecoder):
             return self.decoder.features(self.encoder.pyramid(x))
         return self.decoder.features(self.encoder(x))
 
 
 class DensityModel(nn.Module):
-    """A saliency model with its prior and calibration, from the camera's bytes to the published density.
+    """A saliency model with calibration and prior: from the camera's bytes to the published density.
 
     Args:
-        model: gives the content.
-        upsample: doublings of the content map on the way out.
+        model: predicts the content.
+        upsample: number of 2x upsampling steps at the output.
     """
 
     prior_log_rows: Tensor
@@ -205,14 +206,14 @@ class DensityModel(nn.Module):
 
     def forward(self, frame: Tensor) -> Tensor:
         """Panoramas (B, H, W, 3) uint8 RGB → density relative to uniform (B, h, w) float32."""
-        # the cast comes first: TensorRT transposes no bytes
+        # cast first: TensorRT cannot transpose uint8
         content = self.model(frame.float().permute(0, 3, 1, 2) / 255)  # (B, h, w)
         for _ in range(self.upsample):
             content = upsample_circular(content[:, None])[:, 0]  # (B, 2h, 2w)
         return self.density(content)
 
     def density(self, content: Tensor) -> Tensor:
-        """Content log-density (B, h, w) → calibrated density with the prior (B, h, w), solid-angle-weighted mean 1."""
+        """Content (B, h, w) → calibrated density with the prior (B, h, w); solid-angle-weighted mean 1."""
         calibration = self.model.config.calibration
         content = content / calibration.temperature
         density = self._normalised(torch.exp(content - content.amax(dim=(1, 2), keepdim=True)))
