@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from sal360.errors import ModelError
 from sal360.runtimes.backend import ANY_BATCH, Backend, TensorInfo, batch_limits, failed, refused
 from sal360.runtimes.onnx_file import read_onnx
 from sal360.spec import ModelSpec
+
+# Importing OpenVINO or NNCF sends an event to Google Analytics and leaves an identifier in ~/intel, unless this package
+# is missing. A robot reports to nobody.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
