@@ -1,4 +1,4 @@
-"""A frame of any size in, its saliency map out: the model file with what surrounds it."""
+"""A frame of any size in, its saliency map out."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from sal360.arrays import Density, Pixels
 from sal360.density import normalised
 from sal360.errors import FrameError, ParameterError
 from sal360.runtimes import open_bundled_model, open_model
 from sal360.spec import ModelSpec
-from sal360.sphere import Array
 
-ASPECT_TOLERANCE = 0.04  # cameras deliver 640 x 322
+ASPECT_TOLERANCE = 0.04  # some cameras send 640 x 322
 MAX_PRIOR_STRENGTH = 10.0
 
 
 class Predictor:
-    """Predicts where people look in single equirectangular frames.
+    """Predicts where people look in single equirectangular frames; a `with` block closes it.
 
     Args:
         model: path of the model file; empty takes the bundled one.
         backend, device, precision, allow_pickled_programs: see `sal360.runtimes.open_model`.
         threads: CPU threads of the runtime and, if not 0, of OpenCV in the whole process; 0 lets both choose.
-        prior_strength: 1 leaves the model's equator prior as it was trained, 0 takes it out; see `scale_prior`.
+        prior_strength: strength of the model's equator prior, 0 (none) to 10; 1 is as trained. See `scale_prior`.
 
     Raises:
         ModelError: the model cannot be opened or run here.
         ParameterError: an argument is out of its range, or the model has no prior to scale.
-        FrameError: the model gives no finite map even of a black frame.
+        FrameError: the model's map of a black frame is not finite.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Predictor:
             cv2.setNumThreads(threads)
         try:
             check_prior_strength(self.spec, prior_strength)
-            # the first run of a runtime is slow (memory, kernels, captured graphs): no frame shall wait for it
+            # the first run of a runtime is slow (memory, kernels, captured graphs), so it is not left to a frame
             self.predict(np.zeros((self.spec.input_height, self.spec.input_width, 3), np.uint8))
         except BaseException:
             self.close()
@@ -63,7 +63,7 @@ class Predictor:
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model is, takes and gives."""
+        """Name, version, sizes and origin of the model."""
         return self._backend.spec
 
     @property
@@ -72,41 +72,37 @@ class Predictor:
         backend = self._backend
         return f"{self.spec.name} {self.spec.version}, {backend.name} on {backend.device} in {backend.precision}"
 
-    def predict(self, frame: Array, channels: str = "rgb") -> Array:
+    def predict(self, frame: Pixels, channels: str = "rgb") -> Density:
         """The saliency map of a frame.
 
         Args:
-            frame: (H, W, 3) uint8, equirectangular, any size of about 2:1, any strides.
+            frame: (H, W, 3) uint8, equirectangular, of any size whose width is twice its height, with any strides.
             channels: order of the last axis, "rgb" or "bgr".
 
         Returns:
-            (h, w) float32 at the spec's output size: density relative to uniform on the sphere.
+            (h, w) float32 at the spec's output size: density relative to uniform, mean 1 on the sphere.
 
         Raises:
             FrameError: the frame has another type or shape, or its map is not finite.
-            ParameterError: channels is neither.
+            ParameterError: channels is neither "rgb" nor "bgr".
         """
         if channels not in ("rgb", "bgr"):
-            raise ParameterError(
-                f"channels is {channels!r}", "name the order of the frame's channels", expected="rgb or bgr"
-            )
+            raise ParameterError(f"channels is {channels!r}", 'pass "rgb" or "bgr"')
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise FrameError(
                 f"the frame is {frame.shape} {frame.dtype}",
-                "convert it to 8-bit colour first",
-                expected="(H, W, 3) uint8",
+                "convert it to 8-bit colour, (H, W, 3) uint8",
                 reason="not_colour",
             )
         check_frame(*frame.shape[:2])
         small = resize_frame(frame, self.spec.input_height, self.spec.input_width)
         if channels == "bgr":
-            small = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
+            small = cv2.cvtColor(small, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         density = scale_prior(self._backend.infer(small[None])[0], self.spec, self._prior_strength)
         if not math.isfinite(float(density.sum())):
             raise FrameError(
                 "the model's map has values that are not finite",
-                "choose precision fp32, or another model",
-                expected="a density",
+                "set precision to fp32, or choose another model",
                 reason="map_not_finite",
             )
         return density
@@ -123,43 +119,42 @@ class Predictor:
 
 
 def check_frame(height: int, width: int) -> None:
-    """Refuse a size that cannot be a whole equirectangular frame.
+    """Refuse a size that cannot be that of a whole equirectangular frame.
 
     Raises:
-        FrameError: the size is not 2:1 to within 4 % (cameras pad: 640 x 322 is accepted), or is empty.
+        FrameError: the size is 0, or not 2:1 within 4 % (some cameras pad, so 640 x 322 is accepted).
     """
     if height < 1 or abs(width - 2 * height) > ASPECT_TOLERANCE * 2 * height:
         raise FrameError(
             f"the frame is {width} x {height}",
-            "set the camera or its driver to its stitched equirectangular output",
-            expected="equirectangular, twice as wide as high",
+            "use the stitched equirectangular picture or stream",
+            expected="a width of twice the height",
             reason="not_2_to_1",
         )
 
 
 def check_prior_strength(spec: ModelSpec, strength: float) -> None:
-    """Refuse a strength that `scale_prior` cannot give to the maps of this model.
+    """Refuse a prior strength that this model cannot have.
 
     Raises:
-        ParameterError: it is out of its range, or it is not 1 and the model has no prior.
+        ParameterError: it is out of its range, or not 1 although the model has no prior.
     """
     if not 0 <= strength <= MAX_PRIOR_STRENGTH:
         raise ParameterError(
-            f"prior_strength is {strength:g}", "1 is the trained strength", expected=f"0 to {MAX_PRIOR_STRENGTH:g}"
+            f"prior_strength is {strength:g}", f"set it from 0 to {MAX_PRIOR_STRENGTH:g}; 1 is as trained"
         )
     if strength != 1 and not spec.prior_log_rows:
         raise ParameterError(
-            f"prior_strength is {strength:g} and {spec.name} has no equator prior",
+            f"prior_strength is {strength:g}, and {spec.name} has no equator prior",
             "leave prior_strength at 1, or choose another model",
-            expected="1 for such a model",
         )
 
 
-def scale_prior(density: Array, spec: ModelSpec, strength: float) -> Array:
+def scale_prior(density: Density, spec: ModelSpec, strength: float) -> Density:
     """A map (h, w) with the model's equator prior at another strength: density · exp((strength − 1) · prior).
 
-    Exact, because the prior is a term of the log-density: strength 0 gives the map of the model without it. The
-    result is float32, normalised on the sphere again; strength 1 returns the map unchanged.
+    Exact, because the prior is a term of the log-density: strength 0 gives the map of the model without it. The result
+    has mean 1 on the sphere again; strength 1 returns the map unchanged.
     """
     if strength == 1:
         return density
@@ -167,21 +162,26 @@ def scale_prior(density: Array, spec: ModelSpec, strength: float) -> Array:
     return normalised(density * gain)
 
 
-def resize_frame(frame: Array, height: int, width: int) -> Array:
-    """A frame (H, W, 3) at the model's size: every source pixel counts when it shrinks, so that nothing aliases."""
+def resize_frame(frame: Pixels, height: int, width: int) -> Pixels:
+    """A frame (H, W, 3) at the model's size, (height, width, 3); every source pixel counts, so that nothing aliases."""
     if frame.shape[:2] == (height, width):
         return frame
     if frame.strides[2] == 0:  # one grey channel shown three times: cv2 would first copy it out at full size
-        return cv2.cvtColor(_resize(frame[..., 0], height, width), cv2.COLOR_GRAY2RGB)
+        grey = _resize(frame[..., 0], height, width)
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
     return _resize(frame, height, width)
 
 
-def _resize(frame: Array, height: int, width: int) -> Array:
+def _resize(frame: Pixels, height: int, width: int) -> Pixels:
     if frame.shape[0] < height:
-        return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+        return _scaled(frame, height, width, cv2.INTER_LINEAR)
     block = max(2, frame.shape[0] // height) if frame.shape[0] >= 1.5 * height else 1
     if block > 1 and frame.shape[:2] != (block * height, block * width):
-        # whole blocks are averaged more quickly than broken ones; on the way to them, by a factor below 1.5, bilinear
-        # misses no pixel
-        frame = cv2.resize(frame, (block * width, block * height), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        # averaging whole blocks is faster than averaging fractions of pixels; scaling to them is by a factor below 1.5,
+        # so bilinear interpolation skips no pixel
+        frame = _scaled(frame, block * height, block * width, cv2.INTER_LINEAR)
+    return _scaled(frame, height, width, cv2.INTER_AREA)
+
+
+def _scaled(frame: Pixels, height: int, width: int, interpolation: int) -> Pixels:
+    return cv2.resize(frame, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)

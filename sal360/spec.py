@@ -1,7 +1,7 @@
-"""ModelSpec: all that the node must know of a model, carried inside the model file itself.
+"""ModelSpec: everything that a runtime must know about a model, stored in the model file itself.
 
 In ONNX it is one metadata entry (`METADATA_KEY`) that holds JSON; a TensorRT engine ends with the same JSON.
-`training` writes it, `sal360_ros` reads it, and nothing else passes between them.
+`training` writes it and the library reads it; they share nothing else.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ OUTPUT_NAME = "saliency"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model file is, takes and gives.
+    """Name, version, sizes and origin of a model.
 
-    The input `frame` is uint8, N x input_height x input_width x 3, RGB, equirectangular. The output `saliency` is
-    float32, N x output_height x output_width: density relative to uniform on the sphere, so that its
-    solid-angle-weighted mean is 1.
+    The input `frame` is uint8, (N, input_height, input_width, 3), RGB, equirectangular. The output `saliency` is
+    float32, (N, output_height, output_width): a density relative to uniform, mean 1 on the sphere.
     """
 
     name: str
@@ -42,29 +41,29 @@ class ModelSpec:
     input_height: int
     """Rows of the input frame, pixels."""
     input_width: int
-    """Columns of the input frame, pixels: twice the rows."""
+    """Columns of the input frame, pixels; twice the rows."""
     output_height: int
     """Rows of the map, pixels."""
     output_width: int
     """Columns of the map, pixels."""
     trained_on: str
-    """Data sets, for people."""
+    """The data sets it was trained on, as text."""
     weights_license: str
-    """SPDX name or a sentence."""
+    """Licence of the weights: an SPDX identifier or a sentence."""
     precision: str = "fp32"
     """Arithmetic inside the graph: fp32, fp16, bf16 or int8."""
     projection: str = "erp"
-    """Projection of the input frame; only "erp" is defined."""
+    """Projection of the input frame; only "erp" (equirectangular) exists."""
     git_revision: str = "unknown"
-    """Revision of the training code."""
+    """Git revision of the training code."""
     prior_log_rows: tuple[float, ...] = ()
-    """The equator prior inside the graph: what it adds to the log-density of each output row, in nats.
+    """The equator prior in the graph: what it adds to the log-density of each output row, in nats.
 
-    Empty when the model has none. Because it is added before the normalisation, a reader can take it out again or
-    change its strength exactly: see `predictor.scale_prior`.
+    Empty if the model has none. Because it is added before the normalisation, it can be removed or scaled exactly
+    afterwards: see `predictor.scale_prior`.
     """
     parity: Mapping[str, Any] = field(default_factory=dict)
-    """How the exported file compares with the model it was exported from (maximum and mean difference, CC)."""
+    """How the exported file's maps compare with those of the trained model (maximum and mean difference, CC)."""
     spec_version: int = SPEC_VERSION
     """Version of this structure."""
 
@@ -74,23 +73,23 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> ModelSpec:
-        """Read what `to_json` wrote; `source` names the file in errors.
+        """Read what `to_json` wrote.
+
+        Args:
+            source: the file, for errors.
 
         Raises:
-            ModelError: the text is no spec, is of a newer version, or its fields do not fit each other.
+            ModelError: the text is not a spec or is of a newer version, or its fields contradict each other.
         """
-        remedy = "export the model again with python -m training.export"
         try:
             fields = json.loads(text)
             version = int(fields["spec_version"])
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise ModelError(
-                f"the spec in {source} cannot be read ({error})", remedy, expected="a sal360 model spec"
-            ) from None
+            raise ModelError(f"the spec in {source} cannot be read ({error})", _EXPORT_AGAIN) from None
         if version > SPEC_VERSION:
             raise ModelError(
                 f"{source} has a spec of version {version}",
-                "update sal360_ros",
+                "update sal360",
                 expected=f"version {SPEC_VERSION} or older",
             )
         known = {each.name for each in dataclasses.fields(cls)}
@@ -101,9 +100,7 @@ class ModelSpec:
             spec = cls(**fields)
             spec.check(source)
         except (TypeError, ValueError) as error:
-            raise ModelError(
-                f"the spec in {source} is malformed ({error})", remedy, expected="all its fields"
-            ) from None
+            raise ModelError(f"the spec in {source} is malformed ({error})", _EXPORT_AGAIN) from None
         return spec
 
     def check(self, source: str) -> None:
@@ -112,38 +109,44 @@ class ModelSpec:
         Raises:
             ModelError: naming the field.
         """
-        remedy = "export the model again with python -m training.export"
         for name in ("input_height", "input_width", "output_height", "output_width"):
             size = getattr(self, name)
             if type(size) is not int or size < 1:  # a bool is an int too
-                raise ModelError(f"{source} says {name} = {size!r}", remedy, expected="a positive number of pixels")
+                raise ModelError(
+                    f"the spec in {source} has {name} = {size!r}", _EXPORT_AGAIN, expected="a positive number of pixels"
+                )
         for height, width in ((self.input_height, self.input_width), (self.output_height, self.output_width)):
             if height * width > MAX_PIXELS:
                 raise ModelError(
-                    f"{source} says that it takes or gives {width} x {height} pixels, more than {MAX_PIXELS}", remedy
+                    f"the spec in {source} has a frame or map of {width} x {height} pixels",
+                    _EXPORT_AGAIN,
+                    expected=f"at most {MAX_PIXELS}",
                 )
         for name in ("name", "version", "trained_on", "weights_license", "precision", "git_revision"):
             text = getattr(self, name)
             if not isinstance(text, str):
-                raise ModelError(f"{source} says {name} = {text!r}", remedy, expected="a text")
+                raise ModelError(f"the spec in {source} has {name} = {text!r}", _EXPORT_AGAIN, expected="a text")
         if self.projection != "erp":
             raise ModelError(
-                f"{source} takes the projection {self.projection!r}",
-                "update sal360_ros",
+                f"{source} needs frames in the projection {self.projection!r}",
+                "update sal360",
                 expected="erp (equirectangular)",
             )
         if self.prior_log_rows and len(self.prior_log_rows) != self.output_height:
             raise ModelError(
                 f"{source} has a prior of {len(self.prior_log_rows)} rows",
-                remedy,
+                _EXPORT_AGAIN,
                 expected=f"{self.output_height} rows",
             )
         if not all(map(math.isfinite, self.prior_log_rows)):
-            raise ModelError(f"{source} has a prior with a row that is not a number", remedy, expected="finite rows")
+            raise ModelError(f"{source} has a prior with values that are not finite", _EXPORT_AGAIN)
+
+
+_EXPORT_AGAIN = "export the model again with python -m training.export"
 
 
 def write_onnx_spec(model: Any, spec: ModelSpec) -> None:
-    """Put the spec into the metadata of a loaded `onnx.ModelProto`, in place of any older one."""
+    """Put the spec into the metadata of a loaded `onnx.ModelProto`, in place of an older one."""
     kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
@@ -151,10 +154,10 @@ def write_onnx_spec(model: Any, spec: ModelSpec) -> None:
 
 
 def read_onnx_spec(path: str | Path) -> ModelSpec:
-    """The spec inside an ONNX file, read without any runtime.
+    """The spec in an ONNX file, read without a runtime.
 
     Raises:
-        ModelError: the file is missing, is not an ONNX model, or has no spec; or the package onnx is missing.
+        ModelError: the file cannot be read, is not an ONNX model or has no spec; or the package onnx is missing.
     """
     return spec_of(load_onnx(path), str(path))
 
@@ -163,7 +166,7 @@ def load_onnx(path: str | Path) -> Any:
     """The `onnx.ModelProto` in a file, without its external data.
 
     Raises:
-        ModelError: the file is missing, too large or not an ONNX model; or the package onnx is missing.
+        ModelError: the file cannot be read, is too large or not an ONNX model; or the package onnx is missing.
     """
     try:
         import onnx  # heavy, and only needed when a model is opened
@@ -178,7 +181,13 @@ def load_onnx(path: str | Path) -> Any:
             f"{path} has {path.stat().st_size / 1e9:.1f} GB; an ONNX file has 2 GB at most", "check the path"
         )
     try:
-        return onnx.load(str(path), load_external_data=False)
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror})", "check its permissions and the disk that it is on"
+        ) from None
+    try:
+        return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf raises its own family of errors
         raise ModelError(f"{path} is not an ONNX model ({_first_line(error)})", "export or download it again") from None
 
@@ -193,9 +202,8 @@ def spec_of(model: Any, source: str) -> ModelSpec:
         if entry.key == METADATA_KEY:
             return ModelSpec.from_json(entry.value, source)
     raise ModelError(
-        f"{source} is an ONNX model without a sal360 spec",
+        f"{source} is an ONNX model without a sal360 spec (the metadata entry {METADATA_KEY})",
         "export it with python -m training.export",
-        expected=f"the metadata entry {METADATA_KEY}",
     )
 
 

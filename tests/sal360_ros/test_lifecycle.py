@@ -66,7 +66,7 @@ def test_a_prior_strength_is_refused_for_a_model_without_prior(graph, make_node,
     node = activate(make_node("b", model=without))
     result = graph.call(node.set_parameters, [Parameter("prior_strength", value=0.5)])[0]
     assert not result.successful
-    assert "has no equator prior; expected 1" in result.reason
+    assert "has no equator prior; leave prior_strength at 1" in result.reason
 
 
 def test_what_needs_another_model_is_refused_while_configured(graph, active_node):

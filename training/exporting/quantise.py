@@ -12,7 +12,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from sal360.errors import ModelError
@@ -40,8 +39,8 @@ def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed:
     generator = np.random.default_rng(seed)
     frames = np.empty((count, height, 2 * height, 3), np.uint8)
     for index in range(count):
-        picture = cv2.cvtColor(read_picture(paths[index % len(paths)]), cv2.COLOR_BGR2RGB)
-        frame = resize_frame(picture, height, 2 * height)
+        small = resize_frame(read_picture(paths[index % len(paths)]), height, 2 * height)
+        frame = np.ascontiguousarray(small[..., ::-1])  # BGR → RGB
         frames[index] = rotate_erp(frame, random_rotation(generator)) if turned else frame
     return frames
 
