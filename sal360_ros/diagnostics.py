@@ -138,7 +138,8 @@ def silence_trouble(node: Node, image: str, transport: str) -> str:
             if kind in publisher_types(node, other):
                 remedy = _transport_remedy(other, kind, image, transport)
                 return f"no publisher of {_short(wanted)} on {topic}, but one of {_short(kind)} on {other}; {remedy}"
-    return f"no publisher on {topic}; start the camera, or remap image to its topic{_candidates(node, wanted)}"
+    candidates = _candidates(node, wanted)
+    return f"no publisher of {_short(wanted)} on {topic}; start the camera, or remap image to its topic{candidates}"
 
 
 def _transport_remedy(topic: str, kind: str, image: str, transport: str) -> str:
@@ -154,10 +155,10 @@ def _transport_remedy(topic: str, kind: str, image: str, transport: str) -> str:
 
 def _candidates(node: Node, kind: str) -> str:
     """Topics of other nodes that could be the camera's, as the end of a sentence."""
-    own = {name for name, _ in node.get_publisher_names_and_types_by_node(node.get_name(), node.get_namespace())}
-    others = [name for name, kinds in node.get_topic_names_and_types() if kind in kinds and name not in own]
-    published = [name for name in others if node.count_publishers(name)]
-    return f" ({_short(kind)} is published on {', '.join(sorted(published)[:3])})" if published else ""
+    own = {publisher.topic_name for publisher in node.publishers}
+    others = sorted(name for name, kinds in node.get_topic_names_and_types() if kind in kinds and name not in own)
+    published = [name for name in others if kind in publisher_types(node, name)]
+    return f" ({_short(kind)} is published on {', '.join(published[:3])})" if published else ""
 
 
 def publisher_types(node: Node, topic: str) -> set[str]:

@@ -368,6 +368,7 @@ class SaliencyNode(LifecycleNode):
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = self.create_guard_condition(self._run_jobs)
         self._executor_seen_s: float | None = None
+        self._in_executor(self._see_executor)
         self.create_timer(1.0, self._see_executor, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._was_reopened = False
         self._faulty: SaliencyPipeline | None = None  # a pipeline whose fault is being dealt with

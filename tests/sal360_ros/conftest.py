@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +190,12 @@ def compressed_camera(graph: Graph) -> Camera:
 def make_node(graph: Graph, tiny_model: Path) -> Callable[..., SaliencyNode]:
     """Makes a saliency node with the tiny model and these parameters; dots in names as double underscores."""
 
-    def make(name: str = "saliency_node", **parameters: Any) -> SaliencyNode:
+    def make(name: str = "saliency_node", remap: Mapping[str, str] | None = None, **parameters: Any) -> SaliencyNode:
         values = {"model": str(tiny_model), "backend": "onnxruntime", "device": "cpu", "threads": 1, **parameters}
         overrides = [Parameter(key.replace("__", "."), value=value) for key, value in values.items()]
-        node = SaliencyNode(name, context=graph.context, parameter_overrides=overrides)
+        remapped = [part for old, new in (remap or {}).items() for part in ("-r", f"{old}:={new}")]
+        arguments = ["--ros-args", *remapped] if remapped else None
+        node = SaliencyNode(name, context=graph.context, parameter_overrides=overrides, cli_args=arguments)
         graph.add(node)
         return node
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
+import numpy as np
 import pytest
-from geometry_msgs.msg import Quaternion
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PointStamped, Quaternion
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import Imu
 
-from sal360_ros.orientation import KEPT_S, MAX_DISTANCE_S, OrientationInput, YawHistory
+from sal360_ros.orientation import KEPT_S, MAX_DISTANCE_S, LastOrientation, OrientationInput, YawHistory
 
 SECOND_NS = 1_000_000_000
 
@@ -78,3 +82,99 @@ def test_an_imu_without_orientation_is_named(graph):
     message.orientation_covariance[0] = -1
     publisher.publish(message)
     graph.wait_for_line("the IMU publishes no orientation")
+
+
+@pytest.fixture
+def looking_back(graph):
+    """Publishes IMU samples of a camera that looks backwards in the fixed frame, at the stamp of a header."""
+    publisher = graph.call(graph.node.create_publisher, Imu, "imu", 10)
+
+    def publish(header):
+        graph.wait_for(publisher.get_subscription_count, "the node to listen to the IMU")
+        publisher.publish(Imu(header=header, orientation=Quaternion(z=1.0, w=0.0)))
+
+    return publish
+
+
+def targets_over(graph, camera, looking_back, known):
+    """The targets of frames with (y) and without (n) an IMU sample at their stamp, in body axes."""
+    targets = graph.received(PointStamped, "saliency/target")
+    for count, letter in enumerate(known, start=1):
+        frame = camera.frame()
+        if letter == "y":
+            looking_back(frame.header)
+            time.sleep(0.05)
+        camera.publish(frame)
+        graph.wait_for(lambda count=count: len(targets) == count, f"target {count}")
+    return np.array([[each.point.x, each.point.y, each.point.z] for each in targets])
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("hold_s", [0.0, 1.5, 60.0])
+@pytest.mark.parametrize("known", ["nnyy", "yynyy", "yynnnnyy"])
+def test_the_target_stays_where_it_is_when_the_imu_comes_and_goes(
+    graph, camera, looking_back, make_node, activate, known, hold_s
+):
+    """Before the first sample, at a missing one, and while the IMU is silent for longer than it is bridged."""
+    steady = {"target__reset_gap_s": 9.0, "smoothing__time_constant_s": 0.0, "targets__min_score": 0.0}
+    activate(make_node(orientation="imu", orientation_hold_s=hold_s, **steady))
+    found = targets_over(graph, camera, looking_back, known)
+    np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape), atol=1e-6)
+
+
+@pytest.mark.ros
+def test_frames_without_orientation_are_counted_and_said_with_the_cause(graph, camera, make_node, activate):
+    activate(make_node(orientation="imu"))
+
+    def said(cause):
+        def until():
+            status = graph.diagnostics.get("/saliency_node: saliency", DiagnosticStatus())
+            return cause in status.message and status.level == DiagnosticStatus.WARN
+
+        camera.stream_until(until, cause)
+
+    said("frames without orientation: no publisher on /imu")
+    assert float(graph.values()["without_orientation_share"]) == 1.0
+    assert int(graph.values()["without_orientation"]) > 0
+    imu = graph.call(graph.node.create_publisher, Imu, "imu", 10)
+    said("no message arrives on /imu")
+    stopped = threading.Event()
+
+    def drive():
+        message = Imu(orientation=Quaternion(w=1.0))
+        while not stopped.wait(0.05):
+            message.header.stamp.sec += 100_000  # of another clock than the camera's
+            imu.publish(message)
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    try:
+        said("s from the frame's timestamp")
+    finally:
+        stopped.set()
+        driver.join()
+
+
+@pytest.mark.ros
+def test_an_imu_without_stamps_is_taken_by_arrival(graph):
+    made = OrientationInput(graph.node, "imu")
+    publisher = graph.call(graph.node.create_publisher, Imu, "imu", 10)
+    graph.wait_for(publisher.get_subscription_count)
+    publisher.publish(Imu(orientation=Quaternion(w=1.0)))
+    graph.wait_for_line("messages on /imu have no timestamp")
+    graph.wait_for(lambda: made.at(graph.node.get_clock().now().nanoseconds) is not None, "an orientation by arrival")
+
+
+def test_a_sample_that_repeats_a_stamp_or_comes_late_does_not_cost_the_history():
+    made = history((1.0, 0.1), (1.1, 0.2), (1.1, 0.3), (1.05, 9.0))
+    assert made.at(round(1.1 * SECOND_NS)) == pytest.approx(0.3)
+    assert made.at(round(1.0 * SECOND_NS)) == pytest.approx(0.1)
+
+
+def test_the_last_orientation_is_kept_for_its_time_and_not_longer():
+    last, north = LastOrientation(), np.eye(3)
+    assert last.update(None, 0.0, 1.0) is None
+    assert last.update(north, 1.0, 1.0) is north
+    assert last.update(None, 2.0, 1.0) is north
+    assert last.update(None, 2.1, 1.0) is None
+    assert last.update(None, 1.5, 1.0) is None  # and does not come back

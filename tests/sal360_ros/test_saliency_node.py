@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+import time
 
 import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from geometry_msgs.msg import Quaternion
+from geometry_msgs.msg import PointStamped, Quaternion
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, Imu
@@ -108,6 +109,39 @@ def test_stamps_that_go_back_are_answered_logged_and_counted(graph, camera):
     graph.wait_for(lambda: len(maps) == 2, "a map of the older frame")
     graph.wait_for_line("timestamp went backwards by 1.000 s; frame processed anyway")
     graph.wait_for(lambda: graph.values().get("stamps_backwards") == "1", "the count in /diagnostics")
+
+
+@pytest.mark.parametrize("stamp_s", [0, 1000])
+def test_stamps_that_stand_still_are_counted_and_time_goes_on_by_arrival(
+    array_of, graph, camera, make_node, activate, density_of, stamp_s
+):
+    """A driver that leaves the stamp empty, or never changes it: smoothing and the dwell on a target go on."""
+    smoothed = {"smoothing__time_constant_s": 60.0, "smoothing__cut_distance": 1.0, "smoothing__reset_gap_s": 60.0}
+    restless = {"target__min_dwell_s": 0.05, "target__max_dwell_s": 0.1, "targets__min_score": 0.0}
+    activate(make_node(encoding="32FC1", **smoothed, **restless))
+    maps, targets = graph.received(Image, "saliency"), graph.received(PointStamped, "saliency/target")
+
+    def publish(*size):
+        frame = camera.frame(*size)
+        frame.header.stamp.sec, frame.header.stamp.nanosec = stamp_s, 0
+        return camera.publish(frame)
+
+    first = publish(32, 64)
+    graph.wait_for(lambda: len(maps) == 1)
+    publish(64, 128)  # other noise
+    graph.wait_for(lambda: len(maps) == 2)
+    kept = np.abs(array_of(maps[1], np.float32) - density_of(first)).mean()
+    assert kept < 0.2 * np.abs(density_of(camera.frame(64, 128)) - density_of(first)).mean()
+
+    def moved():
+        publish(32, 64)
+        time.sleep(0.02)
+        return len({(round(each.point.x, 3), round(each.point.y, 3)) for each in targets}) > 1
+
+    graph.wait_for(moved, "another target")
+    graph.wait_for_line("with a timestamp of zero or the last frame's; using arrival times")
+    assert int(graph.values()["stamps_standing_still"]) > 0
+    assert graph.diagnostics["/saliency_node: saliency"].level == DiagnosticStatus.WARN
 
 
 def test_live_parameters_act_on_the_next_frame(graph, camera, active_node):

@@ -1,0 +1,223 @@
+"""What the node says in /diagnostics and in its log when it, its inputs or its outputs are not well."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.context import Context
+from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import LivelinessPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from sal360_ros import node as node_module
+from sal360_ros import topics
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def status(graph):
+    """Waits until the message of the newest diagnostics has a part, and returns the status."""
+
+    def wait_for(part):
+        def newest():
+            return graph.diagnostics.get("/saliency_node: saliency", DiagnosticStatus())
+
+        graph.wait_for(lambda: part in newest().message, f"{part!r} in /diagnostics")
+        return newest()
+
+    return wait_for
+
+
+@pytest.fixture
+def other_process():
+    """A node of a DDS participant of its own, which may have topics of other types than the node under test."""
+    context = Context()
+    rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = Node("camera", context=context)
+    yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_a_refused_transition_is_an_error_with_its_cause_until_one_succeeds(graph, make_node, tiny_model, status):
+    node = make_node(model="/no/such.onnx")
+    assert graph.call(node.trigger_configure).name == "FAILURE"
+    found = status("cannot configure: there is no model file /no/such.onnx")
+    assert found.level == DiagnosticStatus.ERROR
+    assert found.hardware_id
+    assert graph.values()["state"] == "unconfigured"
+    assert graph.call(node.set_parameters, [Parameter("model", value=str(tiny_model))])[0].successful
+    assert graph.call(node.trigger_configure).name == "SUCCESS"
+    graph.wait_for(lambda: status("").message == "inactive", "the error to be gone")
+    assert status("").level == DiagnosticStatus.OK
+
+
+def test_a_warning_does_not_hide_an_error(graph, make_node, status):
+    node = make_node(model="/no/such.onnx")
+    make_node()
+    graph.call(node.trigger_configure)
+    graph.wait_for_line("2 nodes are named /saliency_node")
+    graph.wait_for(lambda: status("cannot configure").level == DiagnosticStatus.ERROR)
+
+
+def test_a_finalized_node_is_an_error(graph, make_node, status):
+    node = make_node()
+    assert graph.call(node.trigger_shutdown).name == "SUCCESS"
+    assert status("finalized").level == DiagnosticStatus.ERROR
+
+
+def test_an_output_that_fails_is_an_error_and_each_output_is_counted(graph, camera, active_node, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("no colours")
+
+    monkeypatch.setattr(topics, "draw_overlay", fail)
+    graph.received(Image, "saliency/overlay")
+    overlay = next(each for each in active_node._outputs if each.topic == "saliency/overlay")
+    camera.stream_until(lambda: overlay.counts.failed > 2, "failures")
+
+    def said():
+        camera.publish(camera.frame())
+        time.sleep(0.02)
+        found = graph.diagnostics.get("/saliency_node: saliency", DiagnosticStatus())
+        return "saliency/overlay fails: no colours" in found.message and found.level == DiagnosticStatus.ERROR
+
+    graph.wait_for(said, "the failure in /diagnostics")
+    values = graph.values()
+    assert int(values["saliency/overlay.failed"]) > 2
+    assert values["saliency/overlay.published"] == "0"
+    assert int(values["saliency.published"]) > 2
+    assert "saliency/targets.dropped" in values
+
+
+def test_an_executor_that_is_blocked_is_said_by_the_watchdog(graph, make_node, monkeypatch, status):
+    monkeypatch.setattr(node_module, "_EXECUTOR_LIMIT_S", 2.0)
+    make_node()
+    status("unconfigured")
+    blocking = graph.node.create_timer(0.01, lambda: (blocking.cancel(), time.sleep(4)))
+    graph.wait_for_line("the executor is blocked")
+    graph.wait_for(lambda: status("").message == "unconfigured", "the error to be gone")
+
+
+@pytest.mark.parametrize("clock", ["missing", "silent", "paused", "rewinding"])
+def test_diagnostics_do_not_depend_on_the_ros_clock(graph, make_node, clock, status):
+    if clock != "missing":
+        publisher = graph.call(graph.node.create_publisher, Clock, "/clock", 10)
+    make_node(use_sim_time=True)
+    received = []
+    graph.call(graph.node.create_subscription, topics.DiagnosticArray, "/diagnostics", received.append, 10)
+    times_s = iter(range(1000, 0, -1)) if clock == "rewinding" else iter([1000] * 1000)
+
+    def go_on():
+        if clock in ("paused", "rewinding"):
+            message = Clock()
+            message.clock.sec = next(times_s)
+            publisher.publish(message)
+            time.sleep(0.1)
+        return len(received) >= 3
+
+    graph.wait_for(go_on, "diagnostics")
+    if clock == "missing":
+        assert status("/clock has no publisher").level == DiagnosticStatus.WARN
+    elif clock == "silent":
+        assert status("nothing arrives on /clock").level == DiagnosticStatus.WARN
+    else:
+        graph.wait_for(lambda: status("").message == "unconfigured", "no warning")
+    assert all(array.header.stamp.sec for array in received)
+
+
+def test_what_the_library_logs_reaches_the_log_of_the_node(graph, make_node):
+    make_node()
+    logging.getLogger("sal360.runtimes.tensorrt.cache").info("building the engine %s", "x.engine")
+    graph.wait_for_line("building the engine x.engine")
+
+
+def test_the_library_is_left_alone_when_the_node_is_gone(graph, make_node):
+    library = logging.getLogger("sal360")
+    before = list(library.handlers)
+    node = make_node()
+    assert library.handlers != before
+    graph._executor.remove_node(node)
+    graph._nodes.remove(node)
+    node.destroy_node()
+    assert library.handlers == before
+
+
+@pytest.mark.parametrize(
+    ("transport", "image", "kind", "topic", "remedy"),
+    [
+        ("raw", "/cam", CompressedImage, "/cam/compressed", "set image_transport to compressed"),
+        ("compressed", "/cam", Image, "/cam", "set image_transport to raw"),
+        ("compressed", "/cam/compressed", CompressedImage, "/cam/compressed", "remap image to /cam"),
+        (
+            "raw",
+            "/cam/compressed",
+            CompressedImage,
+            "/cam/compressed",
+            "set image_transport to compressed while the node is unconfigured and remap image to /cam",
+        ),
+        (
+            "raw",
+            "/cam",
+            CompressedImage,
+            "/cam",
+            "set image_transport to compressed while the node is unconfigured and remap image/compressed to /cam",
+        ),
+        ("raw", "/cam", Image, "/cam", "although it has a publisher"),
+        (
+            "raw",
+            "/cam",
+            Image,
+            "/other",
+            "or remap image to its topic (Image is published on /other)",
+        ),
+        ("raw", "/cam", String, "/cam", "no publisher of Image on /cam"),
+    ],
+)
+def test_the_remedy_for_silence_leads_to_frames(
+    other_process, make_node, activate, status, transport, image, kind, topic, remedy
+):
+    other_process.create_publisher(kind, topic, 10)
+    activate(make_node(image_transport=transport, remap={"image": image}))
+    found = status(remedy)
+    assert found.level == DiagnosticStatus.WARN
+    assert "/compressed/compressed to" not in found.message
+
+
+def test_subscribers_can_ask_for_a_heartbeat(graph, camera, active_node):
+    """Alive while active, also without frames; late maps and a node that stopped are told."""
+    alive, late = [], []
+    qos = QoSProfile(
+        depth=1,
+        deadline=Duration(seconds=1),
+        liveliness=LivelinessPolicy.MANUAL_BY_TOPIC,
+        liveliness_lease_duration=Duration(seconds=2),
+    )
+    maps = []
+    events = SubscriptionEventCallbacks(
+        liveliness=lambda event: alive.append(event.alive_count), deadline=lambda event: late.append(event.total_count)
+    )
+    graph.call(lambda: graph.node.create_subscription(Image, "saliency", maps.append, qos, event_callbacks=events))
+    camera.stream_until(lambda: maps and alive, "maps and liveliness")
+    assert alive[-1] == 1
+    graph.wait_for(lambda: len(late) >= 3, "late maps to be told")
+    assert alive[-1] == 1  # three seconds without frames
+    assert graph.call(active_node.trigger_deactivate).name == "SUCCESS"
+    graph.wait_for(lambda: alive[-1] == 0, "the lost liveliness")
+
+
+def test_the_heartbeat_can_be_overridden(graph, make_node, activate):
+    activate(make_node(**{"qos_overrides./saliency.publisher.deadline": 5_000_000_000}))
+    (offered,) = graph.node.get_publishers_info_by_topic("/saliency")
+    assert offered.qos_profile.deadline == Duration(seconds=5)
+    assert offered.qos_profile.liveliness == LivelinessPolicy.MANUAL_BY_TOPIC
