@@ -1,13 +1,12 @@
 """Inference on an NVIDIA GPU: python benchmarks/gpu.py [CHECKPOINT] [--json].
 
-From a checkpoint it exports every precision, opens each file with each runtime that is installed (TensorRT builds its
-engines first), compares the maps of panoramas with onnxruntime's in fp32 on the processor, and measures, from a frame
-in the host's memory to a map in the host's memory: the latency of one frame (p50, p95, p99), the frames a second in
-batches of 1, 4 and 8, and the share of the roofline that one frame reaches. Without a checkpoint the bundled fp32
-model is measured. Nothing is installed; what is not there is named at the end.
+Exports the checkpoint in every precision (without one: measures the bundled fp32 model) and runs each file with each
+runtime that is installed. Reports, from a frame in host memory to a map in host memory: the latency of one frame (p50,
+p95, p99), frames per second in batches of 1, 4 and 8, the share of the roofline that one frame reaches, and how far the
+maps are from those of onnxruntime in fp32 on the processor. What cannot be measured is listed at the end.
 
-The roofline: for each operator the longer of its arithmetic at the measured peak (see peak.py) and its least traffic
-at the measured bandwidth of device memory; operators whose data stay in the card's cache can beat it.
+The roofline sums, over the operators, the longer of two times: arithmetic at the measured peak (see peak.py), and
+minimum memory traffic at the measured bandwidth. Operators whose data stay in the GPU's cache can beat it.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from peak import write_probe
 from sal360.errors import ModelError, one_line_errors
 from sal360.runtimes import Backend, open_model
 from sal360.runtimes.backend import cause
+from sal360.runtimes.selection import BACKENDS
 from sal360.runtimes.tensorrt.builder import installed_names, load_tensorrt
 from sal360.runtimes.tensorrt.cache import engine_for
 from sal360.runtimes.tensorrt.driver import CudaDevice, cuda_device_count
@@ -43,7 +43,6 @@ LATENCY_RUNS, WARM_UP_RUNS, THROUGHPUT_S = 300, 20, 2.0
 PARITY_FRAMES = 4
 PROBE_HEIGHT, PROBE_LAYERS = 160, 8
 COPY_BYTES, COPIES = 1 << 28, 20
-RUNTIMES = ("tensorrt", "onnxruntime", "onnxruntime-tensorrt", "torch")
 
 
 @dataclass
@@ -61,12 +60,12 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", nargs="?", default="", help="saliency checkpoint; default: the bundled model")
+    parser.add_argument("checkpoint", nargs="?", default="", help="saliency checkpoint (default: the bundled model)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
     if cuda_device_count() == 0:
         raise ModelError(
-            "this machine has no CUDA device", "see benchmarks/inference.py", expected="an NVIDIA GPU with its driver"
+            "this machine has no CUDA device", "measure the processor with benchmarks/inference.py, or see nvidia-smi"
         )
     device = CudaDevice(0)
     device.make_current()
@@ -94,7 +93,7 @@ def main() -> None:
 
 @contextmanager
 def _or_skip(what: str, skipped: list[str]) -> Iterator[None]:
-    """One thing that fails, in whatever way, is named and does not end the run."""
+    """List a step that fails, whatever the error, and go on."""
     try:
         yield
     except Exception as error:
@@ -103,9 +102,9 @@ def _or_skip(what: str, skipped: list[str]) -> Iterator[None]:
 
 
 def _export(checkpoint: str, folder: Path, skipped: list[str]) -> dict[str, list[Path]]:
-    """The files of each precision, fp32 first; the ONNX file of a precision is the first of its files."""
+    """Precision → its files, fp32 first; the first file of a precision is ONNX."""
     if not checkpoint:
-        skipped.append("fp16, bf16, int8 and torch: they are exported from a checkpoint, and none was named")
+        skipped.append("fp16, bf16, int8 and torch: they are exported from a checkpoint, and none was given")
         return {"fp32": [bundled_model()]}
     from training.export import ExportConfig, export
 
@@ -116,9 +115,7 @@ def _export(checkpoint: str, folder: Path, skipped: list[str]) -> dict[str, list
                 ExportConfig(checkpoint, str(folder), precision=precision, torch_program=precision != "int8")
             )
     if "fp32" not in files:
-        raise ModelError(
-            skipped[0], "export it by hand to see more: python -m training.export", expected="at least the fp32 file"
-        )
+        raise ModelError(skipped[0], "run python -m training.export on the checkpoint to see the whole error")
     if "int8" in files:
         with _or_skip("int8 for TensorRT", skipped):
             from training.exporting.quantise import write_signed
@@ -141,10 +138,10 @@ def _measure_all(
     rows: list[Row] = []
     for precision, paths in files.items():
         for path in paths:
-            for runtime in ("torch",) if path.suffix == ".pt2" else RUNTIMES[:-1]:
+            for runtime in _runtimes(path):
                 with _or_skip(f"{precision} on {runtime}", skipped):
                     started = time.perf_counter()
-                    with open_model(path, backend=runtime, device="cuda") as backend:
+                    with _open(path, runtime) as backend:
                         open_s = time.perf_counter() - started
                         found = np.concatenate([backend.infer(frame[None]) for frame in frames])
                         row = Row(
@@ -161,25 +158,34 @@ def _measure_all(
     return rows
 
 
+def _runtimes(path: Path) -> list[str]:
+    """The runtimes that run such a file on a GPU."""
+    return [row.name for row in BACKENDS if "cuda" in row.install and path.suffix in row.suffixes]
+
+
+def _open(path: Path, runtime: str) -> Backend:
+    return open_model(path, backend=runtime, device="cuda", allow_pickled_programs=True)  # this run wrote them itself
+
+
 def _latency_ms(backend: Backend, frames: np.ndarray) -> dict[str, float]:
-    """Percentiles of one frame's way through the backend, each frame another one than before."""
+    """Latency of one frame, milliseconds: percentiles and mean; each frame differs from the one before."""
     for run in range(WARM_UP_RUNS):
         backend.infer(frames[run % len(frames)][None])
     milliseconds = []
     for run in range(LATENCY_RUNS):
         frame = frames[run % len(frames)][None]
-        milliseconds.append(_seconds(lambda: backend.infer(frame)) * 1e3)  # noqa: B023  called before the next one
+        milliseconds.append(_seconds(lambda: backend.infer(frame)) * 1e3)  # noqa: B023  called at once
     percentiles = {f"p{each}": float(np.percentile(milliseconds, each)) for each in (50, 95, 99)}
     return {**percentiles, "mean": float(np.mean(milliseconds))}
 
 
 def _throughput(path: Path, runtime: str, batch: int, frames: np.ndarray, device: CudaDevice) -> float:
-    """Frames a second in batches of one size."""
+    """Frames per second in batches of one size."""
     if runtime == "tensorrt":
         device.make_current()
         path = engine_for(path, load_tensorrt(), device, max_batch=max(BATCHES))
     many = np.concatenate([frames] * -(-batch // len(frames)))[:batch]
-    with open_model(path, backend=runtime, device="cuda") as backend:
+    with _open(path, runtime) as backend:
         for _ in range(3):
             backend.infer(many)
         done, started = 0, time.perf_counter()
@@ -190,17 +196,14 @@ def _throughput(path: Path, runtime: str, batch: int, frames: np.ndarray, device
 
 
 def _peaks(folder: Path, skipped: list[str]) -> dict[str, float]:
-    """GFLOP/s of the probe in each precision, by the fastest runtime that takes it."""
+    """GFLOP/s of the probe in each precision, with the fastest runtime."""
     peaks: dict[str, float] = {}
     for precision in ("fp32", "fp16", "bf16", "int8"):
         path = folder / f"probe-{precision}.onnx"
         write_probe(path, precision, height=PROBE_HEIGHT, layers=PROBE_LAYERS, signed=True)
         gflop = graph_cost(path).flop / 1e9
-        for runtime in RUNTIMES[:-1]:
-            with (
-                _or_skip(f"peak in {precision} by {runtime}", skipped),
-                open_model(path, backend=runtime, device="cuda") as backend,
-            ):
+        for runtime in _runtimes(path):
+            with _or_skip(f"peak in {precision} by {runtime}", skipped), _open(path, runtime) as backend:
                 size = (1, backend.spec.input_height, backend.spec.input_width, 3)
                 frame = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
                 latency = _latency_ms(backend, frame)
@@ -209,7 +212,7 @@ def _peaks(folder: Path, skipped: list[str]) -> dict[str, float]:
 
 
 def _bandwidth(device: CudaDevice) -> float:
-    """Bytes a second that a copy within device memory reads and writes."""
+    """Bytes per second that a copy within device memory reads and writes."""
     source, target, stream = device.allocate(COPY_BYTES), device.allocate(COPY_BYTES), device.create_stream()
 
     def copy() -> None:

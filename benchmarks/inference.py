@@ -1,8 +1,8 @@
 """Inference on the processor: python benchmarks/inference.py [MODEL…] [--threads N] [--rounds N] [--json].
 
-Each model file (default: both forms of the bundled one) through each runtime and precision that is installed, in turn
-within one run. Of each: median and minimum, the ratio to the first row (minima), and the share of this machine's
-measured peak in that precision (see peak.py), its floating-point operations counted from the graph.
+Runs each model file (default: both forms of the bundled model) with each runtime that is installed, in each of its
+precisions; all take turns. Reports median and minimum, the ratio of minima to the first row, and the share of the peak
+that this machine reaches in that precision (see peak.py). The operations of a model are counted from its graph.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from peak import write_probe
 
 from sal360.errors import ModelError, one_line_errors
 from sal360.runtimes import Backend, open_model
+from sal360.runtimes.selection import BACKENDS
 from sal360.spec import read_onnx_spec
 from sal360.weights import bundled_model
 from training.exporting.graph_cost import graph_cost
 
 PROBE_HEIGHT, PROBE_LAYERS = 40, 4
-"""15 GFLOP, which fit into a processor's cache."""
+"""15 GFLOP, whose data fit into a processor's cache."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     both = [bundled_model(), bundled_model("int8")]
-    parser.add_argument("models", type=Path, nargs="*", default=both, help="ONNX files that were exported")
-    parser.add_argument("--threads", type=int, default=0, help="processor threads; 0: each runtime's choice")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("models", type=Path, nargs="*", default=both, help="ONNX files (default: both bundled ones)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets each runtime choose")
+    parser.add_argument("--rounds", type=int, default=30, help="timed calls of each candidate (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
 
@@ -82,14 +83,15 @@ def main() -> None:
 
 
 def _open_all(models: list[Path], threads: int) -> tuple[dict[str, tuple[str, Backend]], list[str]]:
-    """Each file with each runtime and precision that can run it, by name; and why others cannot."""
+    """Name → (file name, opened model) of each file in each runtime and precision; and why others do not open."""
     opened: dict[str, tuple[str, Backend]] = {}
     skipped = []
     for path in models:
-        precision = read_onnx_spec(path).precision
-        candidates = [("onnxruntime", precision), ("openvino", precision)]
-        if precision == "fp32":  # OpenVINO lowers the precision itself
-            candidates.append(("openvino", "bf16"))
+        of_file = read_onnx_spec(path).precision
+        runtimes = sorted(row.name for row in BACKENDS if "cpu" in row.install and path.suffix in row.suffixes)
+        candidates = [(runtime, of_file) for runtime in runtimes]
+        if of_file == "fp32":
+            candidates.append(("openvino", "bf16"))  # it computes fp32 files in bf16
         for runtime, precision in candidates:
             name = f"{path.name} {runtime} {precision}"
             try:
@@ -99,7 +101,7 @@ def _open_all(models: list[Path], threads: int) -> tuple[dict[str, tuple[str, Ba
             else:
                 opened[name] = path.name, backend
     if not opened:
-        raise ModelError("no runtime could open a model", "; ".join(skipped), expected="onnxruntime or OpenVINO")
+        raise ModelError(f"no runtime opens a model ({'; '.join(skipped)})", "pip install onnxruntime openvino")
     return opened, skipped
 
 
@@ -110,7 +112,7 @@ def _runner(backend: Backend) -> Callable[[], object]:
 
 def _print_table(rows: list[dict], gflop: dict[str, float], peaks: dict[str, float], skipped: list[str]) -> None:
     print("peak GFLOP/s:", ", ".join(f"{precision} {peak:.0f}" for precision, peak in peaks.items()))
-    print("GFLOP an inference:", ", ".join(f"{model} {value:.2f}" for model, value in gflop.items()))
+    print("GFLOP per inference:", ", ".join(f"{model} {value:.2f}" for model, value in gflop.items()))
     for row in rows:
         print(
             f"{row['model']:32} {row['backend']:12} {row['precision']:5} {row['median_ms']:7.1f} ms "

@@ -1,4 +1,4 @@
-"""Timings that can be compared: all candidates in turn, round after round, so that a busy moment hits them alike."""
+"""Timings that can be compared: all candidates take turns, so that a busy moment of the machine hits them alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 def interleaved_seconds(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call. An untimed call goes before each timed one: caches and threads are then its own."""
+    """Seconds of each of `rounds` calls. An untimed call before each timed one warms caches and threads."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in tqdm(range(rounds), unit="round", disable=None):
         for name, function in functions.items():

@@ -1,8 +1,7 @@
-"""A machine's arithmetic limit in each precision, measured through the same runtimes as the models.
+"""The probe with which the benchmarks measure a machine's peak arithmetic rate in each precision.
 
-The probe is a model file like any other, whose work is a chain of 3 x 3 convolutions with 256 channels, each with a
-ReLU: the kind of work for which the runtimes come nearest to the hardware's limit. The peak of a precision is the
-fastest run of the probe by any runtime.
+The probe is a model file like any other: a chain of 3 x 3 convolutions with 256 channels, each with a ReLU. Runtimes
+come closest to the hardware's limit with such work. The peak is the fastest run of the probe by any runtime.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ def write_probe(path: Path, precision: str, *, height: int, layers: int, signed:
 
     Args:
         precision: fp32, fp16, bf16 or int8.
-        height: rows of the convolutions' features; the columns are twice that.
-        layers: convolutions of the chain.
-        signed: of int8: activations as int8, as TensorRT wants them, and not as uint8.
+        height: rows of the feature maps; they have twice as many columns.
+        layers: number of convolutions in the chain.
+        signed: int8 activations, as TensorRT needs them, in place of uint8; only for precision int8.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -61,7 +60,7 @@ def write_probe(path: Path, precision: str, *, height: int, layers: int, signed:
 
 
 class _Graph:
-    """Nodes and constants of the probe, with the same small random weights every time."""
+    """Nodes and constants of the probe; the small random weights are the same every time."""
 
     def __init__(self, element: int, activation: type) -> None:
         self.nodes: list[Any] = []

@@ -114,28 +114,22 @@ class Backend(abc.ABC):
         padded = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
         return self._run(padded)[: len(frames)]
 
-    def close(self, timeout_s: float = -1) -> None:
-        """Free the model; a second call does nothing.
+    def close(self) -> None:
+        """Free the model after the inference that is running; a second call does nothing.
 
         What the runtime fails to free, for instance after a fault of the GPU, is logged and stays until the process
         ends: the model counts as closed, and another one can be opened.
-
-        Args:
-            timeout_s: how long to wait for an inference that is running; -1 waits until it ends. An inference that
-                takes longer keeps the runtime's memory.
         """
-        if not self._lock.acquire(timeout=timeout_s):
+        with self._lock:
+            if not self._is_open:
+                return
             self._is_open = False
-            _log.warning("the %s model hangs in an inference; its memory is freed when the process ends", self.name)
-            return
-        try:
-            if self._is_open:
-                self._is_open = False
+            try:
                 self._release()
-        except Exception as error:  # whatever the runtime raises
-            _log.warning("the %s model was not freed (%s); its memory is freed when the process ends", self.name, error)
-        finally:
-            self._lock.release()
+            except Exception as error:  # whatever the runtime raises
+                _log.warning(
+                    "the %s model was not freed (%s); its memory is freed when the process ends", self.name, error
+                )
 
     def __enter__(self) -> Backend:
         return self

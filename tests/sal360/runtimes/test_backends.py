@@ -194,23 +194,3 @@ def test_a_model_that_cannot_be_freed_is_closed_all_the_same(backend, frames, mo
     assert "was not freed (CUDA error: an illegal memory access was encountered)" in caplog.text
     with pytest.raises(ModelError, match="closed"):
         backend.infer(frames)
-
-
-def test_closing_does_not_wait_for_ever_for_an_inference_that_hangs(backend, frames, monkeypatch, caplog):
-    started, may_go_on = threading.Event(), threading.Event()
-
-    def hang(batch):
-        started.set()
-        may_go_on.wait(30)
-        return np.zeros((len(batch), 16, 32), np.float32)
-
-    monkeypatch.setattr(backend, "_run", hang)
-    with ThreadPoolExecutor(1) as pool:
-        maps = pool.submit(backend.infer, frames[:1])
-        assert started.wait(10)
-        backend.close(timeout_s=0.05)
-        assert "hangs in an inference" in caplog.text
-        may_go_on.set()
-        maps.result(10)
-    with pytest.raises(ModelError, match="closed"):
-        backend.infer(frames)
