@@ -1,102 +1,239 @@
-"""Write the saliency maps of pictures.
+"""Write the saliency maps of pictures and videos.
 
 For each equirectangular picture, the output folder gets NAME.npy, the density relative to uniform (float32, at the
-model's output size), and NAME_overlay.png, the heat map over the picture.
+model's output size), and NAME_overlay.png, the heat map over the picture. For each video, it gets NAME.npy with the
+maps of all frames (frames, rows, columns), NAME_stamps.npy with their times in seconds, and NAME_overlay.mp4.
 
-Exit status: 0 success; 1 some pictures were skipped; 2 an error.
+Exit status: 0 success; 1 some pictures or frames were skipped; 2 an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sal360.arrays import Density, Pixels
+from sal360.arrays import Density
 from sal360.cli.options import CommandParser, add_model_options, model_options
-from sal360.errors import FrameError
+from sal360.errors import DataError, FrameError
 from sal360.files import written_beside
-from sal360.images import read_picture
+from sal360.images import read_picture, write_picture
 from sal360.outputs.overlay import FULL_SCALE, draw_overlay
 from sal360.predictor import Predictor
-from sal360.sources.pictures import pictures_in
+from sal360.replay.plots import MAX_WIDTH
+from sal360.replay.recorders import OverlayVideo
+from sal360.sources.bag_files import is_bag
+from sal360.sources.frame import Frame, scaled_to
+from sal360.sources.pictures import is_overlay, look_into, pictures_in
+from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_frames
+
+
+class Input(NamedTuple):
+    """A picture or video, and the name of its results."""
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video, by its suffix."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+@dataclass
+class Outcome:
+    """How many maps were written, and how many could not be."""
+
+    written: int = 0
+    skipped: int = 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict all pictures; 1 if one of them was skipped."""
+    """Predict all pictures and videos; 1 if anything was skipped."""
     options = _parser().parse_args(arguments)
-    pictures = find_pictures(options.pictures)
-    predictor = Predictor(**model_options(options))
-    skipped = 0
-    with predictor, tqdm(total=len(pictures), unit="picture", disable=None) as progress:
-        for picture, name in zip(pictures, output_names(pictures), strict=True):
+    inputs = find_inputs(options.inputs, recursive=options.recursive)
+    outcome = Outcome()
+    with Predictor(**model_options(options)) as predictor:
+        for each in _with_progress(inputs):
+            if each.name != each.path.stem and "/" not in each.name:
+                _say(f"{each.path} is written as {each.name}, because {each.path.stem} is already used")
             try:
-                frame = _read(picture)
-                density = predictor.predict(frame, "bgr")
-            except FrameError as error:
-                tqdm.write(f"skipped {picture}: {error}", file=sys.stderr)
-                skipped += 1
-            else:
-                overlay = draw_overlay(frame, density, full_scale=options.full_scale)
-                _write(options.output, name, density, overlay)
-                if name != picture.stem:
-                    tqdm.write(
-                        f"{picture} is written as {name}, because {picture.stem} is already used", file=sys.stderr
-                    )
-            progress.update()
-    print(f"{len(pictures) - skipped} of {len(pictures)} maps in {options.output} ({predictor.description})")
-    return 1 if skipped else 0
+                write = _write_video_maps if each.is_video else _write_picture_map
+                write(each, predictor, options, outcome)
+            except (FrameError, DataError) as error:
+                _say(f"skipped {each.path}: {error}")
+                outcome.skipped += 1
+    total = outcome.written + outcome.skipped
+    print(f"{outcome.written} of {total} maps in {options.output} ({predictor.description})")
+    return 1 if outcome.skipped else 0
 
 
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths` and the pictures in the folders among them, without repetitions.
+def find_inputs(paths: Iterable[Path], *, recursive: bool = False) -> list[Input]:
+    """The files among `paths` and the pictures in the folders among them, without repetitions, each with a name.
+
+    Results are called like their picture, those of subfolders with the subfolder; a number is added where an earlier
+    one has that name. What a folder holds besides is said on stderr.
 
     Raises:
-        DataError: a folder holds no pictures.
+        DataError: a folder holds no pictures, or a path is a bag.
     """
-    found: dict[Path, Path] = {}
+    paths = list(paths)
+    given = {path.name for path in paths}
+    found: dict[Path, tuple[Path, str]] = {}
     for path in paths:
-        for picture in pictures_in(path) if path.is_dir() else [path]:
-            found.setdefault(picture.resolve(), picture)
-    return list(found.values())
+        if is_bag(path):
+            raise DataError(f"{path} is a bag", "run `sal360 evaluate`, which writes a bag with the maps")
+        if path.is_dir():
+            _say_what_is_left_out(path, recursive)
+            for picture in pictures_in(path, recursive=recursive):
+                found.setdefault(picture.resolve(), (picture, str(picture.relative_to(path).with_suffix(""))))
+        elif not is_overlay(path, given):  # a wildcard also finds earlier results
+            found.setdefault(path.resolve(), (path, path.stem))
+    names = unique_names(name for _, name in found.values())
+    return [Input(path, name) for (path, _), name in zip(found.values(), names, strict=True)]
 
 
-def output_names(pictures: Iterable[Path]) -> Iterator[str]:
-    """A file-name stem for each picture's results: its own, with a number if an earlier picture has the same."""
+def unique_names(names: Iterable[str]) -> Iterator[str]:
+    """The names, each with a number added if an earlier one is the same."""
     taken: set[str] = set()
-    for picture in pictures:
-        name, number = picture.stem, 1
+    for wanted in names:
+        name, number = wanted, 1
         while name in taken:
             number += 1
-            name = f"{picture.stem}_{number}"
+            name = f"{wanted}_{number}"
         taken.add(name)
         yield name
 
 
-def _read(picture: Path) -> Pixels:
-    if not picture.exists():
-        raise FrameError("the file does not exist", "check the path", reason="missing")
-    return read_picture(picture)
+def _say_what_is_left_out(folder: Path, recursive: bool) -> None:
+    content = look_into(folder, recursive=recursive)
+    if left_out := content.left_out():
+        remedy = "; add --recursive to search subfolders" if content.in_subfolders else ""
+        remedy += "; name videos one by one" if content.videos else ""
+        _say(f"left out of {folder}: {left_out}{remedy}")
 
 
-def _write(folder: Path, name: str, density: Density, overlay: Pixels) -> None:
-    with written_beside(folder / f"{name}.npy") as temporary:
-        np.save(temporary, density)
-    with written_beside(folder / f"{name}_overlay.png") as temporary:
-        if not cv2.imwrite(str(temporary), overlay):
-            raise OSError(f"OpenCV cannot write {folder / name}_overlay.png")
+def _with_progress(inputs: Sequence[Input]) -> Iterable[Input]:
+    progress: Iterable[Input] = tqdm(inputs, unit="input", disable=None)
+    return progress
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
+    picture = read_picture(each.path)
+    density = predictor.predict(picture, "bgr")
+    _write_array(options.output / f"{each.name}.npy", density)
+    overlay = draw_overlay(picture, density, full_scale=options.full_scale)
+    write_picture(options.output / f"{each.name}_overlay.png", overlay)
+    outcome.written += 1
+
+
+def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
+    unusable: list[FrameError] = []
+    stamps_s: list[float] = []
+    cut: DataError | None = None
+    with (
+        contextlib.closing(_frames_with_progress(each.path, unusable)) as frames,
+        written_beside(options.output / f"{each.name}.npy") as maps_path,
+        written_beside(options.output / f"{each.name}_overlay.mp4") as video_path,
+        MapStack(maps_path) as maps,
+        OverlayVideo(video_path) as video,
+    ):
+        try:
+            for frame, density in _predicted(frames, predictor, unusable):
+                maps.append(density)
+                stamps_s.append(frame.stamp_s)
+                small = scaled_to(frame, min(frame.image.shape[0], MAX_WIDTH // 2)).image
+                overlay = draw_overlay(small, density, full_scale=options.full_scale)
+                video.write(overlay, round(frame.stamp_s * 1e9))
+        except DataError as error:  # the maps of what could be read are kept
+            cut = error
+        if not stamps_s:
+            raise cut or unusable[0]
+        _write_array(options.output / f"{each.name}_stamps.npy", np.array(stamps_s))
+    outcome.written += len(stamps_s)
+    outcome.skipped += len(unusable)
+    if unusable:
+        _say(f"skipped {len(unusable)} frames of {each.path}: {unusable[0]}")
+    if cut:
+        raise cut
+
+
+def _frames_with_progress(path: Path, unusable: list[FrameError]) -> Generator[Frame, None, None]:
+    frames = video_frames(path, lambda error, _: unusable.append(error))
+    yield from tqdm(frames, total=estimated_frame_count(path) or None, unit="frame", disable=None, leave=False)
+
+
+def _predicted(
+    frames: Iterable[Frame], predictor: Predictor, unusable: list[FrameError]
+) -> Iterator[tuple[Frame, Density]]:
+    for frame in frames:
+        try:
+            density = predictor.predict(frame.image, frame.channels)
+        except FrameError as error:
+            unusable.append(error)
+            if error.reason == "not_2_to_1":  # all frames of a video have the same size
+                return
+        else:
+            yield frame, density
+
+
+class MapStack:
+    """A .npy file (n, h, w) float32 of maps that are written one by one."""
+
+    _HEADER_BYTES = 128
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._file.write(bytes(self._HEADER_BYTES))
+        self._shape: tuple[int, ...] = (0, 0)
+        self._count = 0
+
+    def append(self, density: Density) -> None:
+        """Append a map (h, w); all maps have the same size."""
+        self._file.write(np.ascontiguousarray(density, "<f4").tobytes())
+        self._shape = density.shape
+        self._count += 1
+
+    def __enter__(self) -> MapStack:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._file as file:
+            if kind is None:
+                content: dict[str, Any] = {
+                    "descr": "<f4",
+                    "fortran_order": False,
+                    "shape": (self._count, *self._shape),
+                }
+                text = str(content).ljust(self._HEADER_BYTES - 11) + "\n"  # behind magic, version and length
+                file.seek(0)
+                file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1"))
+
+
+def _write_array(path: Path, values: NDArray[Any]) -> None:
+    with written_beside(path) as temporary:
+        np.save(temporary, values)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("predict PICTURE...", __doc__)
+    parser = CommandParser("predict PICTURE|VIDEO|FOLDER...", __doc__)
     add = parser.add_argument
-    add("pictures", type=Path, nargs="+", metavar="PICTURE", help="equirectangular picture, or folder of pictures")
+    add("inputs", type=Path, nargs="+", metavar="INPUT", help="equirectangular picture or video, or folder of pictures")
     add("--output", type=Path, default=Path("out/predict"), metavar="DIR", help="output folder")
+    add("--recursive", action="store_true", help="search the subfolders of folders too")
     add("--full-scale", type=float, default=FULL_SCALE, metavar="X", help="density with the brightest colour")
     add_model_options(parser)
     return parser

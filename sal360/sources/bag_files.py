@@ -94,7 +94,7 @@ def open_files(path: Path, stack: contextlib.ExitStack) -> BagFiles:
         except DataError as error:
             failed.append(error)
     if failed and not files.storages:
-        raise failed[0]
+        raise DataError(*files.damage[0]) if files.damage else failed[0]
     files.damage += [Damage(error.found, error.remedy) for error in failed]
     if not files.storages:
         raise DataError(
@@ -112,7 +112,7 @@ def unreadable(path: Path, cause: str, where: str = "") -> DataError:
         ".db3": f"try `sqlite3 {path.name} .recover`, or {_COPY}",
         ".bag": f"run `rosbag reindex` on it, or {_COPY}",
     }
-    remedy = next((remedies[suffix] for suffix in remedies if suffix in path.name.lower()), _COPY)
+    remedy = remedies.get(path.suffix.lower(), _COPY)
     return DataError(" ".join(filter(None, (f"{path} cannot be read", where, f"({cause})"))), remedy)
 
 
@@ -152,8 +152,8 @@ def _read_metadata(folder: Path, present: list[Path], files: BagFiles) -> list[P
         for topic in content["topics_with_message_count"]:
             name = topic["topic_metadata"]["name"]
             files.counted[name] = files.counted.get(name, 0) + int(topic["message_count"])
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
-        damage = Damage(f"{metadata} cannot be read ({first_line(error)})", f"run `ros2 bag reindex {folder}`")
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError):
+        damage = Damage(f"{metadata} does not describe a recording", f"run `ros2 bag reindex {folder}`")
         if not present:
             raise DataError(*damage) from None
         files.damage.append(damage)
@@ -236,7 +236,8 @@ def _identified(path: Path, temporary: Path) -> tuple[Path, str]:
     if not kind and _bag_suffix(path, (".db3",)) and _logs(path):
         kind = ".db3"  # everything is still in the log
     if not kind:
-        raise unreadable(path, "it is neither MCAP nor a sqlite3 database nor a ROS 1 bag" if head else "it is empty")
+        found = "it is neither MCAP nor a sqlite3 database nor a ROS 1 bag" if head else "it is empty"
+        raise DataError(f"{path} cannot be read ({found})", f"choose another file, or {_COPY}")
     return file, kind
 
 

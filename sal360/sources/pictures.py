@@ -33,8 +33,8 @@ _OTHER_PICTURES = (
     *(".heic", ".heif", ".jxl", ".jxr", ".exr", ".psd", ".tga", ".svg", ".ico", ".dpx", ".insp"),
     *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
-OVERLAY_SUFFIX = "_overlay.png"
-"""End of the names of overlays, which lie beside <name>.npy or the picture they were made of."""
+OVERLAY_SUFFIXES = ("_overlay.png", "_overlay.mp4")
+"""Ends of the names of overlays, which lie beside <name>.npy or the picture or video they were made of."""
 
 
 @dataclass
@@ -68,11 +68,13 @@ def look_into(folder: Path, *, recursive: bool = False) -> FolderContent:
     for parent, folders, names in itertools.islice(os.walk(folder), None if recursive else _MAX_FOLDERS):
         folders[:] = sorted(each for each in folders if not _is_hidden(each))
         files = [Path(parent, name) for name in names if not _is_hidden(name)]
-        pictures = [each for each in files if each.suffix.lower() in PICTURE_SUFFIXES and not _is_overlay(each, names)]
+        pictures = [each for each in files if each.suffix.lower() in PICTURE_SUFFIXES and not is_overlay(each, names)]
         if recursive or Path(parent) == folder:
             content.pictures += pictures
             content.other_formats += [each for each in files if each.suffix.lower() in _OTHER_PICTURES]
-            content.videos += [each for each in files if each.suffix.lower() in VIDEO_SUFFIXES]
+            content.videos += [
+                each for each in files if each.suffix.lower() in VIDEO_SUFFIXES and not is_overlay(each, names)
+            ]
         elif pictures:
             content.in_subfolders += pictures
             break
@@ -112,11 +114,11 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _FOLDERS_OF_THUMBNAILS
 
 
-def _is_overlay(path: Path, names: Collection[str]) -> bool:
-    if not path.name.endswith(OVERLAY_SUFFIX):
-        return False
-    stem = path.name.removesuffix(OVERLAY_SUFFIX)
-    return any(f"{stem}{suffix}" in names for suffix in (".npy", *PICTURE_SUFFIXES))
+def is_overlay(path: Path, names: Collection[str]) -> bool:
+    """Whether a file is the overlay of another one, or of a map, among the files of these names."""
+    stem = next((path.name.removesuffix(each) for each in OVERLAY_SUFFIXES if path.name.endswith(each)), "")
+    suffixes = (".npy", *PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
+    return bool(stem) and any(f"{stem}{suffix}" in names for suffix in suffixes)
 
 
 def still_frames(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -81,10 +86,7 @@ def test_pictures_of_the_same_name_do_not_overwrite_each_other(run, tmp_path):
 
 
 def test_every_picture_has_a_name_of_its_own():
-    from pathlib import Path
-
-    stems = [Path(name) for name in ("x.png", "a/x.png", "x_2.png", "b/x.jpg")]
-    assert list(predict.output_names(stems)) == ["x", "x_2", "x_2_2", "x_3"]
+    assert list(predict.unique_names(["x", "x", "x_2", "x"])) == ["x", "x_2", "x_2_2", "x_3"]
 
 
 @pytest.mark.parametrize(
@@ -115,3 +117,126 @@ def test_an_output_that_cannot_be_made_is_one_line_and_status_2(run, tmp_path):
     status, _, err = run(write_picture(tmp_path / "room.png"))
     assert status == 2
     assert len(err.splitlines()) == 1
+
+
+def test_results_beside_the_pictures_are_not_taken_for_pictures(run, tmp_path):
+    write_picture(tmp_path / "out" / "room.jpg")
+    for _ in range(3):
+        status, out, err = run(tmp_path / "out")
+        assert (status, err) == (0, "")
+        assert "1 of 1 maps" in out
+    assert written(tmp_path) == ["room.jpg", "room.npy", "room_overlay.png"]
+    status, out, _ = run(*(tmp_path / "out").glob("*.[jp]*g"))  # as a shell expands a wildcard
+    assert (status, "1 of 1 maps" in out) == (0, True)
+
+
+def test_hidden_files_and_thumbnails_are_left_out(run, tmp_path):
+    for name in ("room.jpg", "._room.jpg", ".hidden.png", "@eaDir/room.jpg", ".thumbnails/room.png"):
+        write_picture(tmp_path / "in" / name)
+    status, out, err = run(tmp_path / "in")
+    assert (status, err) == (0, "")
+    assert "1 of 1 maps" in out
+
+
+def test_subfolders_are_told_or_searched(run, tmp_path):
+    for name in ("room.jpg", "sub/room.jpg", "sub/deep/hall.png"):
+        write_picture(tmp_path / "in" / name)
+    status, out, err = run(tmp_path / "in")
+    assert status == 0
+    assert "1 of 1 maps" in out
+    assert f"left out of {tmp_path / 'in'}: pictures in subfolders" in err
+    assert "add --recursive" in err
+    status, out, err = run(tmp_path / "in", "--recursive")
+    assert (status, err) == (0, "")
+    assert "3 of 3 maps" in out
+    for name in ("room", "sub/room", "sub/deep/hall"):
+        assert np.load(tmp_path / "out" / f"{name}.npy").shape == (16, 32)
+
+
+def test_formats_that_are_left_out_are_told(run, tmp_path):
+    write_picture(tmp_path / "in" / "room.jpg")
+    (tmp_path / "in" / "phone.heic").touch()
+    (tmp_path / "in" / "clip.mp4").touch()
+    status, _, err = run(tmp_path / "in")
+    assert status == 0
+    assert "phone.heic" in err
+    assert "clip.mp4" in err
+    assert err.count("\n") == 1
+
+
+def write_clip(path, count=6, codec="MJPG", size=(128, 64)):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, size)
+    assert writer.isOpened()
+    for index in range(count):
+        writer.write(np.full((size[1], size[0], 3), 10 * index, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_becomes_a_stack_of_maps_and_an_overlay(run, tmp_path, tiny_model):
+    from sal360.predictor import Predictor
+    from sal360.sources import open_source
+
+    status, out, err = run(write_clip(tmp_path / "drive.2026.avi"))
+    assert (status, err) == (0, "")
+    assert "6 of 6 maps" in out
+    assert written(tmp_path) == ["drive.2026.npy", "drive.2026_overlay.mp4", "drive.2026_stamps.npy"]
+    maps = np.load(tmp_path / "out" / "drive.2026.npy")
+    assert (maps.shape, maps.dtype) == ((6, 16, 32), np.float32)
+    with Predictor(tiny_model, backend="onnxruntime", device="cpu") as predictor:
+        for density, frame in zip(maps, open_source(tmp_path / "drive.2026.avi"), strict=True):
+            np.testing.assert_array_equal(density, predictor.predict(frame.image, "bgr"))
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "drive.2026_stamps.npy"), np.arange(6) / 10, atol=1e-3)
+    assert len(list(open_source(tmp_path / "out" / "drive.2026_overlay.mp4"))) == 6
+
+
+def test_a_cut_video_keeps_the_maps_of_what_can_be_read_and_is_status_1(run, tmp_path):
+    clip = write_clip(tmp_path / "clip.avi", 20)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    status, out, err = run(clip)
+    assert status == 1
+    assert f"skipped {clip}: {clip} is cut off after " in err
+    maps = np.load(tmp_path / "out" / "clip.npy")
+    assert 0 < len(maps) < 20
+    assert f"{len(maps)} of {len(maps) + 1} maps" in out
+
+
+@pytest.mark.parametrize("content", ["no video", "square"])
+def test_a_video_without_a_usable_frame_is_skipped_and_leaves_nothing(run, tmp_path, content):
+    clip = tmp_path / "clip.avi"
+    write_clip(clip, size=(64, 64)) if content == "square" else clip.write_text(content)
+    status, out, err = run(clip)
+    assert status == 1
+    assert err.startswith(f"skipped {clip}: ")
+    assert "0 of 1 maps" in out
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_a_bag_is_one_line_that_names_the_command_for_it(run, tmp_path):
+    (tmp_path / "run.mcap").touch()
+    status, _, err = run(tmp_path / "run.mcap")
+    assert status == 2
+    assert "run.mcap is a bag; run `sal360 evaluate`" in err
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sal360.cli.predict.np.save", fail)
+    status, _, err = run(write_picture(tmp_path / "room.png"))
+    assert status == 2
+    assert err.startswith("error: the disk is full (")
+    assert err.count("\n") == 1
+    assert str(tmp_path / "out") in err
+    assert written(tmp_path) == []
+
+
+def test_a_reader_that_went_away_does_not_matter(tmp_path, tiny_model):
+    picture = write_picture(tmp_path / "room.png")
+    command = [sys.executable, "-m", "sal360", "predict", picture, "--model", tiny_model, "--backend", "onnxruntime"]
+    for name, closing in (("piped", "| true"), ("no_err", "2>&-"), ("no_out", ">&-")):
+        shell = f"set -o pipefail; {shlex.join(map(str, [*command, '--output', tmp_path / name]))} {closing}"
+        ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr) == (0, ""), name
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["room.npy", "room_overlay.png"]
