@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sal360.errors import FRAME_REJECTIONS, ParameterError
 from sal360.files import write_text
+from sal360.metrics import METRICS
 from sal360.runtimes.selection import BACKENDS
 from sal360.settings import Rule, Settings, Value, flatten
 from sal360_ros.parameters import CameraParameters, SaliencyParameters
@@ -185,6 +186,15 @@ def rejections() -> str:
     )
 
 
+def metrics() -> str:
+    """The metrics of the standard protocol."""
+    rows = [
+        (each.label, each.against, each.value_range, each.chance, "higher" if each.larger_is_better else "lower")
+        for each in METRICS.values()
+    ]
+    return markdown(("metric", "against", "values", "chance", "better is"), rows)
+
+
 def backends() -> str:
     """Runtimes, in the order in which `auto` takes them."""
     rows = [
@@ -280,6 +290,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "topics": lambda: topics([*OUTPUTS, DIAGNOSTICS]),
     "inputs": lambda: topics(INPUTS),
     "rejections": rejections,
+    "metrics": metrics,
     "backends": backends,
     "encoders": encoders,
     **{

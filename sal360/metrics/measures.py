@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,7 +45,6 @@ from sal360.metrics.pixel_sums import (
 )
 from sal360.sphere import solid_angles
 
-METRICS = ("auc_judd", "nss", "cc", "sim", "kld")
 PAPER_SIZE = (1024, 2048)
 """Rows and columns of the paper's evaluation."""
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -136,25 +135,56 @@ def kld(
     return weighted_mean(weight, surprise, saliency, truth)
 
 
+class Metric(NamedTuple):
+    """What the protocols, the tables and the pages must know of a metric."""
+
+    function: Callable[..., float]
+    """Of a map, the ground truth and the weights of the pixels."""
+    label: str
+    """Heading in tables and plots."""
+    against: Literal["fixations", "density"]
+    """The form of ground truth that it takes."""
+    value_range: str
+    """Its values, for the page on metrics."""
+    chance: str
+    """Its value for a map that says nothing, where there is one."""
+    larger_is_better: bool
+
+
+METRICS = {
+    "auc_judd": Metric(auc_judd, "AUC-J", "fixations", "0 to 1", "½", True),
+    "nss": Metric(nss, "NSS", "fixations", "", "0", True),
+    "cc": Metric(cc, "CC", "density", "−1 to 1", "0", True),
+    "sim": Metric(sim, "SIM", "density", "0 to 1", "", True),
+    "kld": Metric(kld, "KLD", "density", "0 nats and more", "", False),
+}
+"""The metrics of the standard protocol by name, in the order of the tables. To add one: its function, and its row."""
+PAPER_METRICS = ("auc_judd", "nss", "cc", "sim", "kld")
+"""The metrics of the paper, which its protocol computes in a way of its own."""
+
+
 def standard_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:
     """The metrics by their plain definitions, weighted by solid angle inside the record's valid part.
 
     Computed on the finer of the grids of the prediction (h, w) and the record's density.
 
     Returns:
-        Value by name. auc_judd and nss need fixations; cc, sim and kld need a density; others are left out.
+        Value by the names of `METRICS`, without those for whose form of ground truth the record has nothing.
     """
     shape = finer_size(prediction, prediction if truth.density is None else truth.density)
     saliency = resize_map(prediction, *shape)
     weights = valid_weights(truth, solid_angles(*shape), shape)
-    scores: dict[str, float] = {}
+    known: dict[str, NDArray[Any]] = {}
     fixations = count_fixations(truth.fixations, *shape)
     if (fixations * weights).any():
-        scores |= {"auc_judd": auc_judd(saliency, fixations, weights), "nss": nss(saliency, fixations, weights)}
+        known["fixations"] = fixations
     if truth.density is not None:
-        density = resize_map(truth.density, *shape)
-        scores |= {metric.__name__: metric(saliency, density, weights) for metric in (cc, sim, kld)}
-    return scores
+        known["density"] = resize_map(truth.density, *shape)
+    return {
+        name: metric.function(saliency, known[metric.against], weights)
+        for name, metric in METRICS.items()
+        if metric.against in known
+    }
 
 
 def paper_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:

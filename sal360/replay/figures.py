@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sal360.errors import ParameterError
-from sal360.metrics import METRICS
+from sal360.metrics import METRICS, PAPER_METRICS
 from sal360.replay.frame_table import FrameResult, column
 from sal360.replay.recording import PlaybackClock
 
@@ -108,7 +108,8 @@ def figure_names(*, live: bool, protocols: Sequence[str]) -> set[str]:
     spread = ("latency_ms", "age_at_publish_ms") if live else ("cost_ms",)
     names = {f"{prefix}_{name}" for name in spread for prefix in _PREFIXES}
     names |= set(MEANINGS) - set(_PERCENTILES_OF) - (_ONLY_OFFLINE if live else _ONLY_LIVE)
-    names |= {f"{protocol}_{metric}" for protocol in protocols for metric in METRICS}
+    measured = {"standard": METRICS, "paper": PAPER_METRICS}
+    names |= {f"{protocol}_{metric}" for protocol in protocols for metric in measured[protocol]}
     return names if protocols else names - {"frames_with_truth"}
 
 

@@ -23,7 +23,7 @@ PEOPLE, GROUND_TRUTH = "people", "ground_truth"
 INFORMATION_GAIN = "information_gain"
 COLUMNS = (*METRICS, INFORMATION_GAIN)
 """All figures, in the order of the tables."""
-LARGER_IS_BETTER = {name: name != "kld" for name in COLUMNS}
+LARGER_IS_BETTER = {**{name: metric.larger_is_better for name, metric in METRICS.items()}, INFORMATION_GAIN: True}
 _MIN_DENSITY = 1e-6
 
 

@@ -11,17 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sal360.arrays import Floats
-from training.evaluation.scoring import COLUMNS, Score
+from sal360.metrics import METRICS
+from training.evaluation.scoring import COLUMNS, INFORMATION_GAIN, Score
 from training.evaluation.turning import Turned
 
-NAMES = {
-    "auc_judd": "AUC-J",
-    "nss": "NSS",
-    "cc": "CC",
-    "sim": "SIM",
-    "kld": "KLD",
-    "information_gain": "IG (bit)",
-}
+NAMES = {**{name: metric.label for name, metric in METRICS.items()}, INFORMATION_GAIN: "IG (bit)"}
 """Headings of the metrics in tables and plots."""
 
 
