@@ -164,11 +164,12 @@ def test_formats_that_are_left_out_are_told(run, tmp_path):
     assert err.count("\n") == 1
 
 
-def write_clip(path, count=6, codec="MJPG", size=(128, 64)):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, size)
+def write_clip(path, count=6, size=(128, 64)):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, size)
     assert writer.isOpened()
-    for index in range(count):
-        writer.write(np.full((size[1], size[0], 3), 10 * index, np.uint8))
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        writer.write(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     writer.release()
     return path
 
