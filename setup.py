@@ -78,6 +78,7 @@ setup(
             "safetensors",
             "tensorboard",
             "webdataset",
+            "openpyxl",
             "scipy",
             "scikit-learn",
             "openpyxl",

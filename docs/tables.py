@@ -220,6 +220,23 @@ def encoders() -> str:
     return markdown(("encoder", "network", "ImageNet weights"), rows)
 
 
+def gaze_datasets() -> str:
+    """Data sets of human gaze."""
+    from training.data.gaze.datasets import DATASETS  # torch, which the other tables do not need
+
+    rows = [
+        (
+            f"`{name}`",
+            row.content,
+            row.split,
+            f"{row.source}; licence: {row.licence}",
+            f"`python -m training.data.check {name} ROOT`",
+        )
+        for name, row in DATASETS.items()
+    ]
+    return markdown(("`--data.dataset`", "what it holds", "split", "source", "check a copy"), rows)
+
+
 # --- access control ---
 
 _NODE_TOPICS = ("/rosout", "/parameter_events")  # of every node
@@ -293,6 +310,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "backends": backends,
     "encoders": encoders,
+    "gaze data sets": gaze_datasets,
     **{
         group: partial(parameters, SaliencyParameters(), group=f"{group}.")
         for group in ("smoothing", "targets", "target", "shading_rate", "qp_offset", "health")

@@ -30,8 +30,8 @@ from training.config import (
     require_path,
     require_together,
 )
-from training.data.gaze.opening import GazeConfig, open_gaze
-from training.data.gaze.records import Chosen, GazeRecords
+from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
+from training.data.gaze.records import GazeRecords, GazeSubset
 from training.evaluation.baselines import Predict, fit_priors, open_baselines
 from training.evaluation.report import render_report, worst_and_best_cases
 from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Score, score, score_people
@@ -84,7 +84,7 @@ class EvaluateConfig:
         require_together(self, ("models", "baselines"), some, "at least one model or baseline")
         require("prior_strengths", self.prior_strengths, len(self.prior_strengths) > 0, "at least one strength")
         require("protocols", self.protocols, len(self.protocols) > 0, "standard, paper or both")
-        cuts = self.data.dataset in ("osie", "sitzmann")
+        cuts = DATASETS[self.data.dataset].has_folds
         foldable = cuts or not self.every_fold
         require_together(
             self, ("every_fold", "data.dataset"), foldable, "folds of a data set without a published split"
@@ -175,7 +175,7 @@ def _parts(config: EvaluateConfig) -> Iterator[Part]:
         laplace = priors.laplace
         fit = f"equator prior fitted to the rest: {laplace.mean_deg:.1f}°, scale {laplace.scale_deg:.1f}°"
         yield Part(
-            Chosen(split.measuring, chosen),
+            GazeSubset(split.measuring, chosen),
             f"{split.description} ({fit})",
             open_baselines(config.baselines, priors),
             laplace.density(256),

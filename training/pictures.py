@@ -1,29 +1,37 @@
-"""A picture of predictions beside ground truth, to see what a number hides."""
+"""Pictures that a run leaves behind: the views it learns from, and predictions beside ground truth.
+
+Each has a function that draws or writes it: `write_views` for pretraining, `write_predictions` for decoders.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from sal360.arrays import Pixels, Reals
 from sal360.files import written_beside
 from sal360.projection import remap_sphere
-from sal360.sphere import Array
 
 _GAP_PX = 4
 _TITLE_PX = 18
+_HEIGHT_PX = 200
+_FULL_SCALE = 6.0
+"""Density, relative to the mean of a map, that is drawn in the brightest colour."""
 
 
-def draw_views(pairs: Sequence[tuple[Array, ...]]) -> Array:
-    """One row a panorama: x, x_t and, with correspondences, x looked up at the places of the pixels of x_t.
+def draw_views(pairs: Sequence[tuple[NDArray[Any], ...]]) -> Pixels:
+    """One row per panorama: x, x_t and, with correspondences, x looked up where the pixels of x_t lie.
 
-    The third column shows x_t before its colours changed, so an error of the correspondence would be seen at once.
+    The third column shows x_t before its colours changed, so an error in the correspondence is seen at once.
 
     Args:
-        pairs: what `ViewPair` returns, (3, h, w) uint8 twice and perhaps (2, h, w) float32, for each panorama.
+        pairs: what `ViewPair` returns for each panorama, (3, h, w) uint8 twice and perhaps (2, h, w) float32.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -43,7 +51,7 @@ def draw_views(pairs: Sequence[tuple[Array, ...]]) -> Array:
     return np.vstack([titles, grid])
 
 
-def write_views(path: str | os.PathLike[str], pairs: Sequence[tuple[Array, ...]]) -> None:
+def write_views(path: str | os.PathLike[str], pairs: Sequence[tuple[NDArray[Any], ...]]) -> None:
     """Write `draw_views` to a picture file.
 
     Raises:
@@ -53,20 +61,13 @@ def write_views(path: str | os.PathLike[str], pairs: Sequence[tuple[Array, ...]]
         cv2.imwrite(str(temporary), cv2.cvtColor(draw_views(pairs), cv2.COLOR_RGB2BGR))
 
 
-def _framed(cell: Array) -> Array:
-    framed: Array = cv2.copyMakeBorder(
-        cell, _GAP_PX, _GAP_PX, _GAP_PX, _GAP_PX, cv2.BORDER_CONSTANT, value=(255, 255, 255)
-    )
-    return framed
+def _framed(cell: Pixels) -> Pixels:
+    gaps = (_GAP_PX, _GAP_PX, _GAP_PX, _GAP_PX)
+    return np.asarray(cv2.copyMakeBorder(cell, *gaps, cv2.BORDER_CONSTANT, value=(255, 255, 255)), np.uint8)
 
 
-_HEIGHT_PX = 200
-_FULL_SCALE = 6.0
-"""Density, relative to the mean of a map, that is drawn white."""
-
-
-def write_predictions(path: str | Path, rows: Sequence[tuple[Array, Array, Array]]) -> None:
-    """Write a PNG: one row a panorama, with the frame, the gaze over it and the prediction over it.
+def write_predictions(path: str | Path, rows: Sequence[tuple[Pixels, Reals, Reals]]) -> None:
+    """Write a PNG with one row per panorama: the frame, the gaze over it and the prediction over it.
 
     Args:
         path: the PNG file.
@@ -77,16 +78,15 @@ def write_predictions(path: str | Path, rows: Sequence[tuple[Array, Array, Array
         cv2.imwrite(str(temporary), np.vstack(pictures))
 
 
-def _frame(frame: Array) -> Array:
-    """(200, 400, 3) uint8 BGR."""
+def _frame(frame: Pixels) -> Pixels:
+    """The frame at (200, 400, 3), BGR."""
     small = cv2.resize(frame, (2 * _HEIGHT_PX, _HEIGHT_PX), interpolation=cv2.INTER_AREA)
-    bgr: Array = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-    return bgr
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), np.uint8)
 
 
-def _heat(frame: Array, map_: Array) -> Array:
+def _heat(frame: Pixels, map_: Reals) -> Pixels:
+    """The map as a heat map over the frame, (200, 400, 3) BGR."""
     level = np.clip(map_ / (map_.mean() * _FULL_SCALE + 1e-12), 0, 1).astype(np.float32)
     level = cv2.resize(level, (2 * _HEIGHT_PX, _HEIGHT_PX), interpolation=cv2.INTER_LINEAR)
     colours = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    heat: Array = cv2.addWeighted(_frame(frame), 0.4, colours, 0.8, 0)
-    return heat
+    return np.asarray(cv2.addWeighted(_frame(frame), 0.4, colours, 0.8, 0), np.uint8)

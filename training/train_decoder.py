@@ -22,7 +22,7 @@ from sal360.errors import one_line_errors
 from sal360.sphere import Array
 from training.checkpoint import load_weights, plain_settings
 from training.config import option_names, read_config, require_together, write_config
-from training.data.gaze.opening import Gaze, GazeConfig, load_gaze
+from training.data.gaze.datasets import Gaze, GazeConfig, load_gaze
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
 from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
@@ -88,7 +88,7 @@ class DecoderTask(Task):
         self.model: nn.Module = model
         self.config = config.model
         with option_names("loop"):
-            self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)  # type: ignore[arg-type]
+            self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)
 
     def must_stay(self) -> Mapping[str, Any]:
         """Which gaze is learnt, how it is placed, and the loss. Folders may have moved, but no lesson come or gone."""
@@ -106,7 +106,7 @@ class DecoderTask(Task):
         loop = self.settings.loop
         with option_names("loop"):
             sampler = StepSampler(
-                len(self.gaze.training),  # type: ignore[arg-type]  # torch's Dataset does not promise a length
+                len(self.gaze.training),
                 batch_size=loop.batch_size,
                 seed=loop.seed,
                 start=start,
@@ -126,7 +126,7 @@ class DecoderTask(Task):
         """Figures of the content alone on the part that is kept, and a picture."""
         figures = self.gaze.measure(self.predict)
         rows = []
-        for index in range(min(_ROWS_OF_PICTURE, len(self.gaze.measuring))):  # type: ignore[arg-type]
+        for index in range(min(_ROWS_OF_PICTURE, len(self.gaze.measuring))):
             frame, densities, _ = self.gaze.measuring[0, index]
             rows.append((frame, densities.sum(axis=0), self.predict(frame[None])[0]))
         write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
-import zipfile
 
 import av
 import cv2
 import numpy as np
+import openpyxl
 import pytest
 
 from sal360.errors import DataError, ParameterError
 from sal360.sphere import angular_distance, nearest_pixel, solid_angles, vector_to_angles
+from training.config import read_config
 from training.data.check import main as check_main
 from training.data.gaze import salient360, sitzmann, vr_eyetracking
-from training.data.gaze.opening import GazeConfig, open_gaze
+from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
 from training.data.gaze.records import directions_of_positions
 from training.data.gaze.salient360 import Salient360, read_density
 from training.data.gaze.sitzmann import Sitzmann, read_runs
-from training.data.gaze.splits import read_first_column, salient360_split
-from training.data.gaze.vr_eyetracking import VrEyeTracking, check_video_frames
+from training.data.gaze.vr_eyetracking import VrEyeTracking, check_video_frames, read_first_column
+from training.evaluate import EvaluateConfig
 
+OPTIONS = ("--data.root=root", "--data.panoramas=panoramas", "--output=out")
 HEADER = "Idx, longitude, latitude, start timestamp\n"
 
 
@@ -261,26 +264,15 @@ def write_video(path, frames, **options):
 
 
 def write_sheet(path, sheets):
-    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    document = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    package = "http://schemas.openxmlformats.org/package/2006/relationships"
-    with zipfile.ZipFile(path, "w") as archive:
-        entries = "".join(f'<sheet name="{n}" sheetId="{i}" r:id="rId{i}"/>' for i, n in enumerate(sheets, 1))
-        archive.writestr(
-            "xl/workbook.xml", f'<workbook xmlns="{main}" xmlns:r="{document}"><sheets>{entries}</sheets></workbook>'
-        )
-        targets = "".join(
-            f'<Relationship Id="rId{i}" Type="x" Target="worksheets/sheet{i}.xml"/>' for i in range(1, len(sheets) + 1)
-        )
-        archive.writestr("xl/_rels/workbook.xml.rels", f'<Relationships xmlns="{package}">{targets}</Relationships>')
-        for i, values in enumerate(sheets.values(), 1):
-            rows = "".join(
-                f'<row r="{r}"><c r="A{r}"><v>{v}</v></c><c r="B{r}" t="s"><v>0</v></c></row>'
-                for r, v in enumerate(values, 1)
-            )
-            archive.writestr(
-                f"xl/worksheets/sheet{i}.xml", f'<worksheet xmlns="{main}"><sheetData>{rows}</sheetData></worksheet>'
-            )
+    """Numbers in column A, text in column B and in a cell below."""
+    workbook = openpyxl.Workbook()
+    workbook.remove(workbook.active)
+    for name, values in sheets.items():
+        sheet = workbook.create_sheet(name)
+        for value in values:
+            sheet.append([value, "text"])
+        sheet.append(["video", 0])
+    workbook.save(path)
 
 
 @pytest.fixture
@@ -337,7 +329,7 @@ def test_vr_eyetracking_names_what_is_wrong(vr_eyetracking_root):
 
 
 def test_splits_come_from_a_sheet_or_the_numbers(tmp_path):
-    assert salient360_split([98, 3, 74, 75], "train") == [3, 74]
+    assert salient360.in_split([98, 3, 74, 75], "train") == [3, 74]
     path = tmp_path / "sheet.xlsx"
     write_sheet(path, {"a": [3, 1], "b": []})
     assert read_first_column(path, "a") == [3, 1]
@@ -409,3 +401,17 @@ def test_the_real_osie_is_complete(shared_data, monkeypatch, capsys):
     status = check_main()
     assert "fixations: 84290 of 84290" in capsys.readouterr().out
     assert status == 0
+
+
+def test_the_table_of_data_sets_is_what_the_settings_offer():
+    known = {field.name for field in dataclasses.fields(GazeConfig)}
+    for row in DATASETS.values():
+        assert set(row.settings) <= known - {"root", "dataset"}
+    assert {name for row in DATASETS.values() for name in row.settings} == known - {"root", "dataset"}
+    for name in DATASETS:
+        config = read_config(EvaluateConfig, "", [f"--data.dataset={name}", *OPTIONS])
+        assert config.data.dataset == name
+    with pytest.raises(ParameterError, match="salient360"):
+        read_config(EvaluateConfig, "", ["--data.dataset=mit1003", *OPTIONS])
+    with pytest.raises(ParameterError, match=r"^dataset is 'mit1003'; expected one of osie, salient360"):
+        GazeConfig("root", dataset="mit1003")

@@ -116,7 +116,7 @@ def test_broken_logs_name_themselves(tmp_path):
     with pytest.raises(DataError, match="0 valid samples"):
         read_hmd_log(log)
     log.write_text(header + "\n" + "\n".join(f"{i * 70},0,0,0,1,0,0,1,True,True" for i in range(50)) + "\n")
-    with pytest.raises(DataError, match="time stamps"):
+    with pytest.raises(DataError, match="timestamps"):
         read_hmd_log(log)
 
 

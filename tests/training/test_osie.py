@@ -11,7 +11,7 @@ import pytest
 
 from sal360.errors import DataError
 from training.data.gaze.osie import HEIGHT_PX, WIDTH_PX, read_osie
-from training.data.gaze.splits import split_folds
+from training.data.gaze.records import split_folds
 
 WriteOsie = Callable[..., Path]
 
@@ -42,7 +42,7 @@ def test_density_is_the_slow_sum_of_gaussians(write_osie: WriteOsie) -> None:
 
 def test_density_of_some_subjects_leaves_the_others_out(write_osie: WriteOsie) -> None:
     photograph = read_osie(write_osie(1, image=[0, 0], x=[100.0, 700.0], y=[50.0, 300.0], subject=[0, 1]))[0]
-    density = photograph.density(100, subjects=np.array([1]))
+    density = photograph.density(100, subjects=[1])
     assert np.unravel_index(density.argmax(), density.shape) == (37, 87)
 
 

@@ -133,7 +133,7 @@ def three_broken(root: Path) -> None:
     ("damage", "message"),
     [
         (none_at_all, "has 0 usable panoramas and 0 unusable files; expected at least 2"),
-        (gone, "is no folder"),
+        (gone, "there is no folder"),
         (one_left, "has 1 usable panoramas"),
         (three_broken, r"3 of 24 files in .* are unusable \(first: .*\); expected at most 10%"),
     ],

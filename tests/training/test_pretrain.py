@@ -173,7 +173,7 @@ def test_a_new_run_with_another_attention_can_begin_with_the_encoder_of_another(
         (("--config=nowhere.yaml",), "File does not exist"),
         (("--views.height=32",), "views.height is 32 and model.height is 64; expected one height"),
         (("--data.root=EMPTY",), "has 0 usable panoramas"),
-        (("--data.root=nowhere",), "nowhere is no folder"),
+        (("--data.root=nowhere",), "there is no folder nowhere"),
         (("--loop.resume=true",), "there is no checkpoint in"),
         (("--weights=nowhere",), "nowhere does not exist"),
         (("--encoder_weights=nowhere",), "nowhere does not exist"),

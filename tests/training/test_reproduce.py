@@ -17,7 +17,7 @@ from training.analyse import ANALYSES
 from training.average import AverageConfig
 from training.calibrate import CalibrateConfig
 from training.config import read_config
-from training.data.check import INVENTORIES
+from training.data.gaze.datasets import DATASETS
 from training.evaluate import EvaluateConfig
 from training.export import ExportConfig
 from training.make_weights import MakeWeightsConfig
@@ -48,7 +48,7 @@ def settings(repository):
 
 def test_every_command_on_the_page_is_accepted(settings):
     assert {name for name, _ in settings} == {"data.check", *KINDS, *ANALYSES}
-    assert {dataset for name, dataset in settings if name == "data.check"} == set(INVENTORIES)
+    assert {dataset for name, dataset in settings if name == "data.check"} == set(DATASETS)
 
 
 def test_every_row_of_the_paper_has_its_command(settings):

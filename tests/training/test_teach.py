@@ -14,7 +14,7 @@ import torch
 from sal360.errors import DataError, ParameterError
 from sal360.sphere import Array
 from training.checkpoint import save_checkpoint
-from training.data.gaze.opening import GazeConfig
+from training.data.gaze.datasets import GazeConfig
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
 from training.data.taught_maps import read_taught, write_taught
 from training.models.prior import row_weights
@@ -88,11 +88,11 @@ def test_stored_maps_are_found_by_name_and_averaged_to_size(tmp_path: Path) -> N
     ("maps", "found"),
     [
         ({}, "has no map of one.png"),
-        ({"one.png": np.full((2, 4), np.nan)}, "the map of one.png in .* is no density"),
-        ({"one.png": np.zeros((2, 4))}, "is no density"),
-        ({"one.png": np.ones(8)}, "is no density"),
-        ({"one.png": np.ones((0, 4))}, "is no density"),
-        ({"one.png": np.ones((4, 4))}, "is no density"),
+        ({"one.png": np.full((2, 4), np.nan)}, "the map of one.png in .* is not a density"),
+        ({"one.png": np.zeros((2, 4))}, "is not a density"),
+        ({"one.png": np.ones(8)}, "is not a density"),
+        ({"one.png": np.ones((0, 4))}, "is not a density"),
+        ({"one.png": np.ones((4, 4))}, "is not a density"),
         ({"one.png": np.ones((1, 2))}, "the map of one.png in .* is 1 x 2; expected 2 x 4 or more"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"taught\.npz cannot be read"):
             read_taught(path, ["one.png"], (2, 4))
     path.write_bytes(text.getvalue())
-    with pytest.raises(DataError, match="is no density"):
+    with pytest.raises(DataError, match="is not a density"):
         read_taught(path, ["one.png"], (2, 4))
 
 

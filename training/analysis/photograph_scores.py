@@ -11,9 +11,9 @@ import numpy as np
 from sal360.arrays import Density, Floats, Pixels
 from training.analysis.results import new_figure, write_results
 from training.config import require, require_at_least, require_between
-from training.data.gaze.opening import GazeConfig
+from training.data.gaze.datasets import GazeConfig
 from training.data.gaze.osie import Photograph, read_osie
-from training.data.gaze.splits import split_folds
+from training.data.gaze.records import split_folds
 from training.data.panoramas import PanoramaConfig
 from training.evaluation.photographs import (
     FIGURES,

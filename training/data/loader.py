@@ -1,9 +1,12 @@
-"""Batches by step: what step s sees is a function of (seed, s) alone, whatever the processes, workers or restarts."""
+"""Batches by step: what step s sees depends on (seed, s) alone, whatever the processes, workers or restarts.
+
+`StepSampler` draws the keys of each batch, `load` makes batches of them in loader processes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -14,22 +17,30 @@ from sal360.errors import DataError, Sal360Error
 from training.config import SettingError
 
 Key = tuple[int, int]
-"""(epoch, index): a dataset's `__getitem__` gets both, so that its random draws differ between epochs."""
+"""(epoch, index): a data set's `__getitem__` gets both, so that its random draws differ between epochs."""
+
+
+class Samples(Protocol):
+    """A data set of known size, whose items are tuples of arrays and numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key, /) -> Any: ...
 
 
 class StepSampler(Sampler[list[Key]]):
-    """The keys of this process' batches for the steps start … stop − 1.
+    """The keys of this process's batches for the steps start … stop − 1.
 
-    Each epoch is a permutation of all samples cut into whole batches; what is left over differs from epoch to epoch.
+    Each epoch is a permutation of all samples cut into whole batches; the remainder differs from epoch to epoch.
     A batch is cut into one share for each process, in order, and a share into `parts` batches.
 
     Args:
-        count: samples in the data set.
-        batch_size: samples of one step, over all processes.
+        count: number of samples in the data set.
+        batch_size: samples per step, over all processes.
         seed: of the permutations.
         start, stop: steps.
-        rank, world: number of this process and number of processes.
-        parts: batches of one step and process (gradient accumulation).
+        rank, world: index of this process and number of processes.
+        parts: batches per step and process (gradient accumulation).
 
     Raises:
         SettingError: the batch is larger than the data set or cannot be cut evenly.
@@ -72,42 +83,42 @@ class StepSampler(Sampler[list[Key]]):
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Whole batches in one pass over `count` samples.
+    """Number of whole batches in one pass over `count` samples.
 
     Raises:
-        SettingError: there is not even one.
+        SettingError: there is none.
     """
     if batch_size > count:
         raise SettingError({"batch_size": batch_size}, f"at most the {count} samples of the data")
     return count // batch_size
 
 
-def load(dataset: Dataset[Any], sampler: StepSampler, workers: int) -> Iterator[Any]:
+def load(samples: Samples, sampler: StepSampler, workers: int) -> Iterator[Any]:
     """The sampler's batches, collated, loaded ahead by `workers` processes (0: none).
 
-    One loader serves the whole run, so that no epoch waits for workers to start.
+    One loader serves the whole run, so that no epoch waits for loader processes to start.
 
     Raises:
         DataError: as the data set raised it, also in a loader process.
     """
     return raise_failures(
-        DataLoader(_Reporting(dataset), batch_sampler=sampler, collate_fn=collate_or_fail, **loader_options(workers))
+        DataLoader(_Reporting(samples), batch_sampler=sampler, collate_fn=collate_or_fail, **loader_options(workers))
     )
 
 
 def loader_options(workers: int) -> dict[str, Any]:
-    """What every DataLoader here has in common."""
+    """Options that all DataLoaders have in common."""
     return {
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
         "prefetch_factor": 4 if workers else None,
         "worker_init_fn": _one_thread,
-        "generator": torch.Generator(),  # else a loader, when it starts, takes a draw from the training's generator
+        "generator": torch.Generator(),  # else a loader, when it starts, draws from the training's generator
     }
 
 
 class Failure(NamedTuple):
-    """A DataError on its way out of a loader process; torch would turn it into the text of a traceback."""
+    """An expected error on its way out of a loader process; torch would turn it into the text of a traceback."""
 
     found: str
     remedy: str
@@ -115,15 +126,15 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: Sal360Error) -> Failure:
-        """What the error says."""
+        """The texts of an error."""
         return cls(error.found, error.remedy, error.expected)
 
 
 def raise_failures(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches; a `Failure` among them is raised.
+    """Pass batches on, and raise a `Failure` among them.
 
     Raises:
-        DataError: what failed in a loader process.
+        DataError: it was raised in a loader process.
     """
     for batch in batches:
         if isinstance(batch, Failure):
@@ -138,19 +149,19 @@ def collate_or_fail(items: list[Any]) -> Any:
 
 
 class _Reporting(Dataset[Any]):
-    """A data set whose expected errors are items."""
+    """A data set that returns its expected errors as items."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
 
     def __getitem__(self, key: Key) -> Any:
         try:
-            return self.dataset[key]
+            return self._samples[key]
         except Sal360Error as error:
             return Failure.of(error)
 
 
 def _one_thread(_worker: int) -> None:
-    """Keep a loader process to one core: the others belong to the training."""
+    """Keep a loader process to one core; the others are for training."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

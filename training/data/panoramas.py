@@ -1,4 +1,7 @@
-"""Panoramas from a folder: found, checked once, decoded each time or once into a cache."""
+"""Panoramas from a folder: found, checked once, and decoded either each time or once into a cache.
+
+`open_panoramas` finds and checks them, `Panoramas` gives their pixels, `PanoramaViews` makes pretraining samples.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from sal360.arrays import Pixels
 from sal360.errors import DataError, FrameError
 from sal360.files import write_text, written_beside
 from sal360.predictor import check_frame
-from sal360.sphere import Array
 from training.config import require_at_least, require_path
 from training.data.loader import Key
 from training.data.views import ViewPair, resize
@@ -29,15 +31,15 @@ from training.data.views import ViewPair, resize
 
 @dataclass(frozen=True)
 class PanoramaConfig:
-    """Where the panoramas are and how large they are read."""
+    """Which panoramas are read, and at what size."""
 
     root: str
-    """Folder of panoramas (jpg, png, webp; searched recursively), or of the tar shards that
-    `python -m training.data.shards` wrote."""
+    """Folder of panoramas (jpg, png, webp; searched recursively), or of tar shards from
+    `python -m training.data.shards`."""
     height: int = 160
-    """Rows to which a panorama is reduced when it is read, pixels; the width is twice that."""
+    """Height to which panoramas are reduced when they are read, pixels; the width is twice that."""
     cache: str = ""
-    """Folder for the decoded panoramas (uint8, memory-mapped, made once); empty decodes each time anew."""
+    """Folder that keeps the decoded panoramas (uint8, memory-mapped); empty: decode them each time."""
 
     def __post_init__(self) -> None:
         require_path("root", self.root, "a folder of panoramas")
@@ -46,19 +48,19 @@ class PanoramaConfig:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_UNUSABLE = 0.1
-"""Share of unusable files beyond which a folder is taken for a mistake."""
+"""Max fraction of unusable files; more mean that the folder is the wrong one."""
 
 # A limit against hostile uploads, below the 16384 x 8192 of a usual panorama; these files are the user's own.
 Image.MAX_IMAGE_PIXELS = None
 
 
-def read_panorama(path: str | Path, height: int, data: bytes | None = None) -> Array:
+def read_panorama(path: str | Path, height: int, data: bytes | None = None) -> Pixels:
     """A picture file as (height, 2 * height, 3) uint8 RGB.
 
     Args:
-        path: of the file, or its name in errors where `data` is given.
+        path: of the file, or its name in errors if `data` is given.
         height: rows of the result, pixels.
-        data: the file's bytes, if it is not to be read.
+        data: the file's bytes; None reads the file.
 
     Raises:
         DataError: it is missing, cannot be decoded to its end, or is not 2:1.
@@ -84,45 +86,45 @@ class Panoramas:
     paths: tuple[str, ...]
     """Their files, sorted."""
     unusable: tuple[str, ...]
-    """What is wrong with each of the others, one line a file."""
+    """What is wrong with each of the other files, one line per file."""
     height: int
     """Rows, pixels."""
     cache: str = ""
-    """File of all of them decoded, one after the other; empty: each is decoded when it is asked for."""
+    """File with all panoramas decoded, one after the other; empty: each is decoded when it is asked for."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Array:
+    def __getitem__(self, index: int) -> Pixels:
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self._decoded[index] if self.cache else read_panorama(self.paths[index], self.height)
 
     @cached_property
-    def _decoded(self) -> Array:
+    def _decoded(self) -> Pixels:
         return np.memmap(self.cache, np.uint8, mode="r", shape=(len(self), self.height, 2 * self.height, 3))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_decoded"}  # each process maps its own
 
 
-class PanoramaViews(Dataset[tuple[Array, Array, int]]):
-    """Both views of panorama `index` in `epoch`, (3, H, W) uint8 each, and the index; keys are (epoch, index)."""
+class PanoramaViews:
+    """Pretraining samples: both views of a panorama, (3, H, W) uint8 each, and its index; keys are (epoch, index)."""
 
-    def __init__(self, panoramas: Sequence[Array] | Panoramas, views: ViewPair) -> None:
+    def __init__(self, panoramas: Sequence[Pixels] | Panoramas, views: ViewPair) -> None:
         self.panoramas, self.views = panoramas, views
 
     def __len__(self) -> int:
         return len(self.panoramas)
 
-    def __getitem__(self, key: Key) -> tuple[Array, Array, int]:
+    def __getitem__(self, key: Key, /) -> tuple[Pixels, Pixels, int]:
         epoch, index = key
         view, turned = self.views(self.panoramas[index], epoch, index)[:2]
         return view, turned, index
 
 
 def open_panoramas(config: PanoramaConfig) -> Panoramas:
-    """Find the panoramas of a folder and decode every one, so that a broken file is known now and not in a week.
+    """Find the panoramas of a folder and decode each once, so that a broken file is found now and not in a week.
 
     Raises:
         DataError: the folder is missing, has fewer than two usable panoramas, or more than 10 % unusable ones.
@@ -130,14 +132,14 @@ def open_panoramas(config: PanoramaConfig) -> Panoramas:
     """
     root = Path(config.root)
     if not root.is_dir():
-        raise DataError(f"{root} is no folder", "check the path", expected="a folder of panoramas")
+        raise DataError(f"there is no folder {root}", "check the path", expected="a folder of panoramas")
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not config.cache:
         panoramas = _checked(paths, config, None)
     else:
         data = Path(config.cache) / f"panoramas-{config.height}-{_fingerprint(paths, config)}.rgb"
         index = data.with_suffix(".json")
-        if index.is_file():  # it is written after the data, so they are whole
+        if index.is_file():  # written after the data, so they are complete
             found = json.loads(index.read_text(encoding="utf-8"))
             panoramas = Panoramas(tuple(found["paths"]), tuple(found["unusable"]), config.height, str(data))
         else:
@@ -150,10 +152,10 @@ def open_panoramas(config: PanoramaConfig) -> Panoramas:
 
 
 def refuse_unusable(usable: int, unusable: Sequence[str], where: str) -> None:
-    """Stop where too little is left.
+    """Stop if too few panoramas are left.
 
     Raises:
-        DataError: there are fewer than two usable panoramas, or more than 10 % of all are unusable.
+        DataError: fewer than two panoramas are usable, or more than 10 % of the files are not.
     """
     example = f" (first: {unusable[0]})" if unusable else ""
     if usable < 2:
@@ -167,13 +169,13 @@ def refuse_unusable(usable: int, unusable: Sequence[str], where: str) -> None:
 
 
 def describe(panoramas: Panoramas) -> str:
-    """How many panoramas there are, and every unusable file with its reason, for people."""
+    """The number of panoramas, and every unusable file with its reason."""
     lines = [f"{len(panoramas)} panoramas, {len(panoramas.unusable)} unusable files skipped"]
     return "\n".join([*lines, *(f"  skipped {each}" for each in panoramas.unusable)])
 
 
 def _checked(paths: Sequence[Path], config: PanoramaConfig, cache: Path | None) -> Panoramas:
-    """The usable ones of `paths`; their pixels are appended to the file `cache`, if one is given."""
+    """The usable files among `paths`; their pixels are appended to the file `cache`, if one is given."""
     usable, unusable = [], []
     with open(cache or os.devnull, "wb") as file:
         for path, pixels, problem in _decode_all(paths, config.height):
@@ -185,10 +187,10 @@ def _checked(paths: Sequence[Path], config: PanoramaConfig, cache: Path | None) 
     return Panoramas(tuple(usable), tuple(unusable), config.height)
 
 
-def _decode_all(paths: Sequence[Path], height: int) -> Iterator[tuple[Path, Array, str]]:
+def _decode_all(paths: Sequence[Path], height: int) -> Iterator[tuple[Path, Pixels, str]]:
     """Path, pixels and problem (empty if none) of each file, in order, decoded on all cores."""
 
-    def decode(path: Path) -> tuple[Path, Array, str]:
+    def decode(path: Path) -> tuple[Path, Pixels, str]:
         try:
             return path, read_panorama(path, height), ""
         except DataError as error:
@@ -199,7 +201,7 @@ def _decode_all(paths: Sequence[Path], height: int) -> Iterator[tuple[Path, Arra
 
 
 def _fingerprint(paths: Sequence[Path], config: PanoramaConfig) -> str:
-    """Of names, sizes and times of the files: a changed folder gets another cache."""
+    """A hash of the files' names, sizes and times, so that a changed folder gets another cache."""
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat()

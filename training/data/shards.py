@@ -1,9 +1,10 @@
-"""Panoramas in tar shards, for more than a disk or a file system bears; the same views as from a folder.
+"""Panoramas in tar shards, for more than a disk or a file system takes; the same views as from a folder.
 
     python -m training.data.shards --data.root PANORAMAS --out SHARDS
 
-writes SHARDS/000000.tar … and, last, SHARDS/shards.json. `--data.root SHARDS` (a folder, or an address that webdataset
-opens, such as https://host/path) then trains on them. A loader process holds one shard in memory at a time.
+writes SHARDS/000000.tar … and, last, SHARDS/shards.json (`write_shards`). `--data.root SHARDS` (a folder, or an address
+that webdataset opens, such as https://host/path) then trains on them (`open_shards`, `ShardedViews`). A loader process
+holds one shard in memory at a time.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
+from sal360.arrays import Pixels
 from sal360.errors import DataError, one_line_errors
 from sal360.files import write_text, written_beside
-from sal360.sphere import Array
 from training.config import read_config, require_at_least
 from training.data.loader import Failure, collate_or_fail, loader_options, raise_failures
 from training.data.panoramas import PanoramaConfig, describe, open_panoramas, read_panorama
@@ -35,21 +36,21 @@ INDEX = "shards.json"
 
 @dataclass(frozen=True)
 class Shards:
-    """The tar files under a root, and how many panoramas each holds."""
+    """The tar files under a root, and the number of panoramas in each."""
 
     root: str
     names: tuple[str, ...]
     counts: tuple[int, ...]
 
     def __len__(self) -> int:
-        """Panoramas in all shards."""
+        """Number of panoramas in all shards."""
         return sum(self.counts)
 
     def read(self, shard: int) -> list[tuple[int, str, bytes]]:
-        """Number among all panoramas, name and encoded bytes of everything in one shard.
+        """Index among all panoramas, name and encoded bytes of every panorama in one shard.
 
         Raises:
-            DataError: it is missing or broken, or holds another number of panoramas than the index says.
+            DataError: it is missing or broken, or does not hold as many panoramas as the index says.
         """
         from webdataset import gopen  # starts slowly
         from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -67,14 +68,14 @@ class Shards:
             raise DataError(f"{url} holds {len(samples)} panoramas", "copy it again", expected=expected)
         return samples
 
-    def first(self, count: int, height: int) -> list[Array]:
+    def first(self, count: int, height: int) -> list[Pixels]:
         """The first `count` panoramas, (height, 2 * height, 3) uint8 RGB each."""
         samples = itertools.chain.from_iterable(map(self.read, range(len(self.names))))  # no shard beyond those needed
         return [read_panorama(name, height, data) for _, name, data in itertools.islice(samples, count)]
 
 
 def open_shards(root: str) -> Shards | None:
-    """The shards under a root, or None where it has none.
+    """The shards under a root, or None if it has none.
 
     Raises:
         DataError: the index cannot be read.
@@ -90,9 +91,7 @@ def open_shards(root: str) -> Shards | None:
         return Shards(root, tuple(each["name"] for each in entries), tuple(each["count"] for each in entries))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(
-            f"{root}/{INDEX} cannot be read ({reason})", "write them again", expected="an index of shards"
-        ) from None
+        raise DataError(f"{root}/{INDEX} cannot be read ({reason})", "write the shards again") from None
 
 
 class ShardedViews(IterableDataset[Any]):
@@ -100,14 +99,14 @@ class ShardedViews(IterableDataset[Any]):
 
     In each epoch the shards are dealt anew to the readers (the loader processes of all training processes), the same
     number to each, and each reader cuts the same number of batches from its own. So all stay in step, no panorama comes
-    twice in an epoch, and what is left over differs from epoch to epoch.
+    twice in an epoch, and the remainder differs from epoch to epoch.
 
     Args:
-        shards: where the panoramas are.
-        views: makes the pair.
+        shards: the panoramas.
+        views: makes the view pairs.
         height: rows at which panoramas are read, pixels.
         loop: batch size, parts, workers and seed.
-        rank, world: number of this process and number of processes.
+        rank, world: index of this process and number of processes.
         start, stop: steps.
 
     Raises:
@@ -156,7 +155,7 @@ class ShardedViews(IterableDataset[Any]):
                 position += self.lanes
 
     def _samples(self, epoch: int, reader: int, skip: int) -> Iterator[Any]:
-        """Views and index of what `reader` has in `epoch`, without the first `skip`; a `Failure` ends the run."""
+        """Views and index of the panoramas of `reader` in `epoch`, after the first `skip`; a `Failure` ends the run."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards.names))
         for shard in order[reader * self.shards_each : (reader + 1) * self.shards_each]:
             if skip >= self.shards.counts[shard]:
@@ -192,7 +191,7 @@ class WriteShardsConfig:
     out: str
     """Folder for the shards."""
     per_shard: int = 64
-    """Panoramas in each shard, about; a loader process holds one shard in memory."""
+    """Approximate number of panoramas per shard; a loader process holds one shard in memory."""
 
     def __post_init__(self) -> None:
         require_at_least("per_shard", self.per_shard, 1)
@@ -209,7 +208,7 @@ def write_shards(config: WriteShardsConfig) -> Shards:
 
     out = Path(config.out)
     if (out / INDEX).exists():
-        raise DataError(f"{out / INDEX} exists", "choose another --out", expected="a folder without shards")
+        raise DataError(f"{out / INDEX} exists", "choose a folder without shards")
     panoramas = open_panoramas(config.data)
     print(describe(panoramas), file=sys.stderr)
     order = np.random.default_rng(0).permutation(len(panoramas))

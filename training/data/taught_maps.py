@@ -1,4 +1,4 @@
-"""Maps of panoramas without gaze, as `training.teach` leaves them: read and written, paired by the panoramas' names."""
+"""The file of maps that `training.teach` makes for panoramas without gaze: a map for each panorama's name."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from sal360.arrays import Density, Reals
 from sal360.errors import DataError
 from sal360.files import written_beside
-from sal360.sphere import Array
 
 
-def write_taught(path: str | Path, maps: Mapping[str, Array]) -> None:
-    """Write densities (h, w), by the names of their panoramas, as one .npz file, whole or not at all."""
+def write_taught(path: str | Path, maps: Mapping[str, Reals]) -> None:
+    """Write densities (h, w), by the names of their panoramas, to one .npz file, whole or not at all."""
     arrays: dict[str, Any] = {name: density.astype(np.float32) for name, density in maps.items()}
     with written_beside(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
-def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int]) -> list[Array]:
-    """The densities (h, w) float32 of the panoramas called `names`, in their order.
+def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int]) -> list[Density]:
+    """The densities (h, w) of the panoramas called `names`, in their order.
 
     Args:
-        path: file of `write_taught`.
+        path: file that `write_taught` wrote.
         names: of the panoramas.
         map_size: (h, w) of the result; finer stored maps are averaged to it.
 
     Raises:
-        DataError: the file is missing or broken, lacks a panorama or is of a coarser map.
+        DataError: the file is missing or broken, lacks a panorama or has coarser maps.
     """
     remedy = "run python -m training.teach with these panoramas"
     if not Path(path).is_file():
-        raise DataError(f"there is no {path}", remedy, expected="maps of the panoramas")
+        raise DataError(f"there is no {path}", remedy)
     try:
         with open(path, "rb") as file, np.load(file) as archive:  # np.load alone leaves a broken file open
             stored = {name: archive[name] for name in archive.files}
     except Exception as error:  # numpy's reader lets through whatever zip, zlib, its header's parser and itself raise
-        raise DataError(f"{path} cannot be read ({error})", remedy, expected="maps of the panoramas") from None
+        raise DataError(f"{path} cannot be read ({error})", remedy) from None
     maps = []
     for name in names:
         density = stored.get(name)
         if density is None:
-            raise DataError(f"{path} has no map of {name}", remedy, expected="one of every panorama")
+            raise DataError(f"{path} has no map of {name}", remedy)
         if not _is_density(density):
             raise DataError(
-                f"the map of {name} in {path} is no density", remedy, expected="(h, 2h), finite, not negative"
+                f"the map of {name} in {path} is not a density", remedy, expected="(h, 2h), finite, not negative"
             )
         if density.shape[0] < map_size[0]:
             raise DataError(
@@ -59,7 +60,7 @@ def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int
     return maps
 
 
-def _is_density(array: Array) -> bool:
+def _is_density(array: NDArray[Any]) -> bool:
     panoramic = array.ndim == 2 and array.size > 0 and array.shape[1] == 2 * array.shape[0]
     return bool(
         panoramic and array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() > 0
@@ -67,11 +68,11 @@ def _is_density(array: Array) -> bool:
 
 
 def names_below(root: str | Path, paths: Sequence[str]) -> list[str]:
-    """What the panoramas at `paths` are called in a file of maps: their place below `root`, which a copy keeps."""
+    """The names of the panoramas at `paths` in a file of maps: their paths below `root`, which a copy keeps."""
     return [Path(path).relative_to(root).as_posix() for path in paths]
 
 
-def average_to(density: Array, map_size: tuple[int, int]) -> Array:
-    """A density (h', w') on a coarser or equal grid (h, w): the mean over each pixel's area, float32."""
-    averaged: Array = cv2.resize(density.astype(np.float32), map_size[::-1], interpolation=cv2.INTER_AREA)
-    return averaged
+def average_to(density: Reals, map_size: tuple[int, int]) -> Density:
+    """A density (h', w') on a coarser or equal grid (h, w): the mean over each pixel's area."""
+    averaged = cv2.resize(density.astype(np.float32), map_size[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(averaged, np.float32)

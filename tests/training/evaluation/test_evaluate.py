@@ -15,7 +15,7 @@ import pytest
 from sal360.errors import ParameterError
 from sal360.sphere import angular_distance, erp_directions, solid_angles
 from training import evaluate as command
-from training.data.gaze.opening import GazeConfig, open_gaze
+from training.data.gaze.datasets import GazeConfig, open_gaze
 from training.data.gaze.osie import OsieRecords, read_osie
 from training.evaluate import EvaluateConfig
 from training.evaluation.turning import TURNS_DEG, measure_turning

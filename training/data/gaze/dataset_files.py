@@ -1,4 +1,7 @@
-"""Files of a data set found and paired by the identity in their names, never by the order of a listing."""
+"""Finding the files of a data set, pairing them by the identity in their names, and checking whether a copy is whole.
+
+Files are never paired by the order of a listing: one missing file would shift all that follow.
+"""
 
 from __future__ import annotations
 
@@ -10,61 +13,15 @@ from typing import TypeVar
 
 from sal360.errors import DataError
 
-_ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
-
-
-@dataclass
-class Inventory:
-    """What a copy of a data set holds."""
-
-    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of each kind of file: how many are there, and how many the whole data set has."""
-    problems: list[str] = field(default_factory=list)
-    """One line for each missing, short or malformed file."""
-
-    def count(self, kind: str, found: int, expected: int) -> None:
-        """Note how many files of a kind there are."""
-        self.counts[kind] = (found, expected)
-
-    def try_file(self, read: Callable[[], object]) -> None:
-        """Call `read` and note what is wrong, if something is."""
-        try:
-            read()
-        except DataError as error:
-            self.problems.append(error.found + (f"; expected {error.expected}" if error.expected else ""))
-
-    def report(self) -> str:
-        """One line a kind of file, then one line a problem, for people."""
-        lines = [
-            f"{kind}: {found} of {expected}" + ("" if found >= expected else f", {expected - found} missing")
-            for kind, (found, expected) in self.counts.items()
-        ]
-        return "\n".join([*lines, *self.problems, "complete" if self.is_complete else "not complete"])
-
-    @property
-    def is_complete(self) -> bool:
-        """Nothing is missing and nothing is broken."""
-        return not self.problems and all(found >= expected for found, expected in self.counts.values())
-
-
-def check_picture_end(path: Path) -> None:
-    """DataError if a JPEG or PNG file lacks its end mark: it was cut short. The picture is not decoded."""
-    end = _ENDS[path.suffix.lower()]
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))  # some writers pad after the mark
-        tail = file.read()
-    if end not in tail:
-        raise DataError(f"{path} is cut short", "copy it again", expected="a whole picture")
-
-
 Identity = TypeVar("Identity", bound=Hashable)
+_END_MARKS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 
 
 def require_folder(root: str | Path) -> Path:
     """The folder as a path; DataError if there is none."""
     path = Path(root)
     if not path.is_dir():
-        raise DataError(f"there is no folder {path}", "check the path", expected="the root of the data set")
+        raise DataError(f"there is no folder {path}", "give the root folder of the data set")
     return path
 
 
@@ -83,7 +40,7 @@ def files_by_identity(
             continue
         key = identity(match, path)
         if key in found:
-            raise DataError(f"{found[key]} and {path} are both {key}", "remove one of them", expected="one file each")
+            raise DataError(f"{found[key]} and {path} are both {key}", "remove one of them")
         found[key] = path
     return found
 
@@ -95,6 +52,48 @@ def require_files(found: Mapping[Identity, object], wanted: Iterable[Identity], 
         some = ", ".join(str(each) for each in missing[:8]) + (", …" if len(missing) > 8 else "")
         raise DataError(
             f"{root} lacks {len(missing)} {what}: {some}",
-            "get the missing files (python -m training.data.check names all of them)",
-            expected="a whole copy",
+            "get the missing files; python -m training.data.check lists all of them",
         )
+
+
+@dataclass
+class Inventory:
+    """What a copy of a data set holds."""
+
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Kind of file → how many there are, and how many the complete data set has."""
+    problems: list[str] = field(default_factory=list)
+    """One line for each missing, short or malformed file."""
+
+    def count(self, kind: str, found: int, expected: int) -> None:
+        """Record how many files of a kind there are."""
+        self.counts[kind] = (found, expected)
+
+    def try_file(self, read: Callable[[], object]) -> None:
+        """Call `read` and record what is wrong, if anything is."""
+        try:
+            read()
+        except DataError as error:
+            self.problems.append(error.found + (f"; expected {error.expected}" if error.expected else ""))
+
+    def report(self) -> str:
+        """One line for each kind of file, then one for each problem."""
+        lines = [
+            f"{kind}: {found} of {expected}" + ("" if found >= expected else f", {expected - found} missing")
+            for kind, (found, expected) in self.counts.items()
+        ]
+        return "\n".join([*lines, *self.problems, "complete" if self.is_complete else "not complete"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is missing and nothing is broken."""
+        return not self.problems and all(found >= expected for found, expected in self.counts.values())
+
+
+def check_picture_end(path: Path) -> None:
+    """DataError if a JPEG or PNG file lacks its end mark, so was cut short. The picture is not decoded."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))  # some writers pad after the mark
+        tail = file.read()
+    if _END_MARKS[path.suffix.lower()] not in tail:
+        raise DataError(f"{path} is cut short", "copy it again")

@@ -1,13 +1,16 @@
-"""Raw head and eye logs of a headset, and the fixations in them by a velocity threshold (I-VT).
+"""Raw head and eye logs of a headset, and the fixations in them, found by a velocity threshold (I-VT).
 
-Two layouts of the Salient360! recordings are known, by the names in their header: head rotation as a quaternion
-(`cameraRotation.x` … `.w`) or as Euler angles in degrees (`cam_pitch`, `cam_yaw`, `cam_roll`), both of Unity
-(x right, y up, z forward); gaze of each eye as a direction in the head (`rightEyeDirection.x`, `rightGazeDir.x`, …).
+`read_hmd_log` reads gaze on the sphere, `detect_fixations` finds the fixations in it, and `read_fixation_list` reads
+the ones that the Salient360! toolbox (David et al., MMSys 2018) found.
 
-Directions follow the fixation lists that the Salient360! toolbox (David et al., MMSys 2018) makes from these logs:
-Unity's (x, y, z) is (−x, z, y) in body axes, so x counts to the left of the panorama; of logs with Euler angles the
-vertical is negated as well. With the right eye, 90 Hz and a smoothed velocity they agree to hundredths of a degree.
-The toolbox does not negate the vertical of the head of those logs: only their gaze is comparable.
+Two layouts of Salient360! logs are known, told apart by their header: head rotation as a quaternion
+(`cameraRotation.x` … `.w`) or as Euler angles in degrees (`cam_pitch`, `cam_yaw`, `cam_roll`), both in Unity's axes
+(x right, y up, z forward). Gaze of each eye is a direction in the head (`rightEyeDirection.x`, `rightGazeDir.x`, …).
+
+Directions follow the toolbox's fixation lists: Unity's (x, y, z) is (−x, z, y) in body axes, so x counts to the left of
+the panorama; in logs with Euler angles the vertical is negated as well. With the right eye, 90 Hz and a smoothed
+velocity the two agree to hundredths of a degree. The toolbox does not negate the vertical of the head in those logs, so
+only gaze can be compared.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from scipy.interpolate import CubicSpline
 from scipy.signal import savgol_filter
 from scipy.spatial.transform import Rotation, Slerp
 
+from sal360.arrays import Floats, Integers, Mask
 from sal360.errors import DataError, ParameterError
-from sal360.sphere import Array, angular_distance
-from training.data.gaze.records import Scanpath, directions_of_positions
+from sal360.sphere import angular_distance
+from training.data.gaze.records import directions_of_positions
 
 Eye = Literal["left", "right"]
 
@@ -32,8 +36,20 @@ _TIME = ("ocutimestamp", "oculots")
 _EYE = ("{eye}eyedirection", "{eye}gazedir")
 _QUATERNION = tuple(f"camerarotation.{axis}" for axis in "xyzw")
 _EULER = ("cam_yaw", "cam_pitch", "cam_roll")
-_SECONDS = (1.0, 1e-3, 1e-6, 1e-9)  # units that time stamps may have
+_SECONDS = (1.0, 1e-3, 1e-6, 1e-9)  # units that timestamps may have
 _SMOOTHING = 9  # samples of the quadratic Savitzky-Golay filter over the velocity
+
+
+@dataclass(frozen=True, eq=False)
+class Scanpath:
+    """Fixations in the order of time."""
+
+    directions: Floats
+    """Unit vectors (n, 3), body axes."""
+    start_s: Floats
+    """(n,) seconds since the stimulus began."""
+    duration_s: Floats
+    """(n,) seconds, NaN where unknown."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +57,21 @@ class VelocityThreshold:
     """What counts as a fixation."""
 
     threshold_deg_s: float = 120.0
-    """Gaze slower than this belongs to a fixation, degrees per second."""
+    """Max speed of gaze within a fixation, degrees per second."""
     minimum_s: float = 0.08
-    """Shortest fixation, seconds."""
+    """Min duration of a fixation, seconds."""
 
 
-def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0) -> tuple[Array, Array]:
+def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0) -> tuple[Floats, Floats]:
     """Gaze on the sphere at a constant rate.
 
-    Between samples the eye's direction follows a cubic spline and the head turns by slerp; invalid samples (zeros or
-    NaN) are bridged.
+    The eye's direction is interpolated by a cubic spline, the head's rotation by slerp; invalid samples (zeros or NaN)
+    are bridged.
 
     Args:
-        path: CSV with one header row.
-        eye: whose direction is gaze.
-        rate_hz: of the result; the logs have 120 or 250 Hz.
+        path: CSV file with one header row.
+        eye: the eye whose direction counts as gaze.
+        rate_hz: sampling rate of the result; the logs have 120 or 250 Hz.
 
     Returns:
         Time (n,) seconds since the first sample, and unit vectors (n, 3) in body axes.
@@ -88,34 +104,37 @@ def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0)
     return at, np.stack([-right, forward, -up if is_euler else up], axis=1)
 
 
-def _posed_samples(head: Array, valid: Array) -> Array:
+def _posed_samples(head: Floats, valid: Mask) -> Integers:
     """Indices of the valid samples that the head's poses belong to.
 
-    The log repeats a pose until the display's next frame. The toolbox takes it at its last repetition but one, and the
-    head to turn evenly in between; taking every repetition would make it turn in steps.
+    The log repeats a pose until the display's next frame. The toolbox assigns it to its last repetition but one and
+    lets the head turn evenly in between; with every repetition it would turn in steps.
     """
     changes = np.append((np.diff(head, axis=0) != 0).any(axis=1), True)
     usable = np.flatnonzero(valid)
     posed = np.flatnonzero(valid & changes) - 1
-    return np.unique(np.concatenate([usable[[0, -1]], posed[(posed >= 0) & valid[posed]]]))
+    indices: Integers = np.unique(np.concatenate([usable[[0, -1]], posed[(posed >= 0) & valid[posed]]]))
+    return indices
 
 
-def detect_fixations(time_s: Array, directions: Array, criterion: VelocityThreshold = VelocityThreshold()) -> Scanpath:
+def detect_fixations(
+    time_s: Floats, directions: Floats, criterion: VelocityThreshold = VelocityThreshold()
+) -> Scanpath:
     """Fixations by velocity threshold (I-VT; Salvucci and Goldberg, 2000): one mean direction each.
 
     A single sample that differs from both its neighbours joins them. A fixation that the start of the recording cuts
-    is kept however short, because its length is not known.
+    off is kept however short, because its duration is unknown.
 
     Args:
-        time_s: (n,) increasing.
+        time_s: (n,) seconds, increasing.
         directions: unit vectors (n, 3).
-        criterion: the threshold and the shortest fixation.
+        criterion: max speed and min duration of a fixation.
 
     Raises:
-        ParameterError: there are fewer samples than the velocity's filter takes.
+        ParameterError: there are fewer samples than the velocity filter needs.
     """
     if len(time_s) < _SMOOTHING:
-        raise ParameterError(f"{len(time_s)} samples", "record for longer", expected=f"at least {_SMOOTHING}")
+        raise ParameterError(f"the recording has {len(time_s)} samples", f"give at least {_SMOOTHING}")
     speed = angular_distance(directions[1:], directions[:-1]) / np.diff(time_s)
     speed = savgol_filter(np.append(speed, speed[0]), _SMOOTHING, 2)
     still = speed <= np.deg2rad(criterion.threshold_deg_s)
@@ -151,7 +170,7 @@ def read_fixation_list(path: str | Path) -> Scanpath:
 
 def _header(path: Path) -> list[str]:
     if not path.is_file():
-        raise DataError(f"there is no {path}", "check the path", expected="a CSV log of a headset")
+        raise DataError(f"there is no {path}", "give the CSV log of a headset")
     with path.open(encoding="utf-8", errors="replace") as file:
         return [name.strip().lower() for name in file.readline().split(",")]
 
@@ -161,33 +180,35 @@ def _one_of(path: Path, names: Sequence[str], candidates: Sequence[str]) -> str:
         if candidate in names:
             return candidate
     raise DataError(
-        f"{path} has no column {' or '.join(candidates)}", "check the header", expected="a known layout of log"
+        f"{path} has no column {' or '.join(candidates)}", "check the header; two layouts of Salient360! logs are known"
     )
 
 
-def _read_columns(path: Path, columns: list[int], header_rows: int = 1) -> Array:
+def _read_columns(path: Path, columns: list[int], header_rows: int = 1) -> Floats:
     if not path.is_file():
-        raise DataError(f"there is no {path}", "check the path", expected="a CSV file")
+        raise DataError(f"there is no {path}", "check the path")
     rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[header_rows:]
     if not rows:
-        raise DataError(f"{path} has no rows", "copy the file again", expected="samples")
+        raise DataError(f"{path} has no rows", "copy the file again")
     try:
         # only these columns, because some logs lack a comma further right
-        return np.loadtxt(rows, delimiter=",", usecols=columns, ndmin=2)
+        table: Floats = np.loadtxt(rows, delimiter=",", usecols=columns, ndmin=2)
     except ValueError as error:
         raise DataError(
             f"{path} is malformed ({error})", "copy the file again", expected="numbers in every row"
         ) from None
+    return table
 
 
-def _seconds(stamps: Array, path: Path) -> Array:
+def _seconds(stamps: Floats, path: Path) -> Floats:
     """Seconds since the first stamp: the unit is the one in which samples are 1 to 50 ms apart."""
     since_first = stamps - stamps[0]
     for unit_s in _SECONDS:
         if 1e-3 <= np.median(np.diff(since_first)) * unit_s <= 0.05:
-            return since_first * unit_s
+            in_seconds: Floats = since_first * unit_s
+            return in_seconds
     raise DataError(
-        f"the time stamps of {path} have a median step of {np.median(np.diff(since_first)):g}",
+        f"the timestamps of {path} have a median step of {np.median(np.diff(since_first)):g}",
         "check the time column",
-        expected="1 to 50 ms in seconds, milliseconds, microseconds or nanoseconds",
+        expected="1 to 50 ms, in seconds, milliseconds, microseconds or nanoseconds",
     )

@@ -1,29 +1,39 @@
-"""OSIE's photographs as records on the sphere: each one a viewport in front, on a real panorama; valid inside it."""
+"""OSIE: photographs of 800 x 600 and where 15 people looked in them (Xu et al., Journal of Vision 14(1), 2014).
+
+On disk: `stimuli/*.jpg` and `fixations.npz` with the columns image, subject, x, y, duration_ms and names.
+`read_osie` reads them as `Photograph`s. For evaluation, `OsieRecords` puts each in front on a real panorama, valid
+inside its viewport; for training, `placed_photographs.py` lays several on one panorama.
+"""
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from sal360.arrays import Density, Floats, Pixels, Reals
 from sal360.density import normalised
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.projection import Viewport
-from sal360.sphere import Array
+from training.data.gaze.dataset_files import Inventory, check_picture_end, require_folder
 from training.data.gaze.placed_photographs import draw_picture, gaze_on_sphere, viewport_at
 from training.data.gaze.records import GazeRecords
 
 HEIGHT_PX, WIDTH_PX = 600, 800
 SIGMA_PX = 24.0
-"""Blur of a fixation in the ground truth: one degree of visual angle in the recording."""
+"""Blur of a fixation in the ground truth, pixels: one degree of visual angle in the recording."""
+PHOTOGRAPHS, FIXATIONS, PEOPLE = 600, 84_290, 15
 _COLUMNS = ("image", "subject", "x", "y", "duration_ms", "names")
+_REMEDY = "copy the data set again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +42,14 @@ class Photograph:
 
     name: str
     path: Path
-    x: Array
-    """(n,) float32, pixels, 0 at the left edge of the photograph."""
-    y: Array
-    """(n,) float32, pixels, 0 at its upper edge."""
-    subject: Array
-    """(n,) int: who looked."""
+    x: NDArray[np.float32]
+    """(n,) pixels, 0 at the left edge of the photograph."""
+    y: NDArray[np.float32]
+    """(n,) pixels, 0 at its upper edge."""
+    subject: NDArray[np.signedinteger[Any]]
+    """(n,): number of the observer."""
 
-    def read(self, width: int = WIDTH_PX) -> Array:
+    def read(self, width: int = WIDTH_PX) -> Pixels:
         """The picture, RGB uint8, reduced by area to `width` columns: (width · 3/4, width, 3).
 
         Raises:
@@ -48,33 +58,34 @@ class Photograph:
         picture = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
         if picture is None or picture.shape != (HEIGHT_PX, WIDTH_PX, 3):
             found = "cannot be read" if picture is None else f"is {picture.shape[1]} x {picture.shape[0]}"
-            raise DataError(f"{self.path} {found}", "copy the data set again", expected="a photograph of 800 x 600")
+            raise DataError(f"{self.path} {found}", _REMEDY, expected="a photograph of 800 x 600")
         if width != WIDTH_PX:
             picture = cv2.resize(picture, (width, width * HEIGHT_PX // WIDTH_PX), interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(picture[:, :, ::-1])
+        return np.ascontiguousarray(picture[:, :, ::-1], np.uint8)
 
-    def density(self, width: int = WIDTH_PX, sigma_px: float = SIGMA_PX, subjects: Array | None = None) -> Array:
+    def density(
+        self, width: int = WIDTH_PX, sigma_px: float = SIGMA_PX, subjects: Sequence[int] | None = None
+    ) -> Density:
         """The fixations blurred by a Gaussian, (width · 3/4, width) float32, mean 1.
 
         Args:
             width: columns of the map.
-            sigma_px: deviation of the Gaussian in pixels of the 800 x 600 photograph.
-            subjects: whose fixations count; everybody's when None.
+            sigma_px: standard deviation of the Gaussian, pixels of the 800 x 600 photograph.
+            subjects: observers whose fixations count; None counts everybody's.
         """
         height = width * HEIGHT_PX // WIDTH_PX
         sigma = sigma_px * width / WIDTH_PX
-        chosen = slice(None) if subjects is None else np.isin(self.subject, subjects)
+        counted = slice(None) if subjects is None else np.isin(self.subject, subjects)
         # exact and separable: the sum over fixations of g(row − y) · g(column − x) is one matrix product
-        columns = _bumps(self.x[chosen] * width / WIDTH_PX - 0.5, width, sigma)  # (n, width)
-        rows = _bumps(self.y[chosen] * height / HEIGHT_PX - 0.5, height, sigma)  # (n, height)
-        density = rows.T @ columns + 1e-12
-        return (density / density.mean()).astype(np.float32)
+        columns = _gaussians(self.x[counted] * width / WIDTH_PX - 0.5, width, sigma)  # (n, width)
+        rows = _gaussians(self.y[counted] * height / HEIGHT_PX - 0.5, height, sigma)  # (n, height)
+        density: Floats = rows.T @ columns + 1e-12
+        return np.asarray(density / density.mean(), np.float32)
 
 
-def _bumps(centres: Array, size: int, sigma: float) -> Array:
-    """One Gaussian a row: (len(centres), size)."""
-    bumps: Array = np.exp(-0.5 * ((np.arange(size) - np.asarray(centres)[:, None]) / sigma) ** 2)
-    return bumps
+def _gaussians(centres: Reals, size: int, sigma: float) -> Floats:
+    """One Gaussian per row: (len(centres), size)."""
+    return np.exp(np.asarray(-0.5 * ((np.arange(size) - centres[:, None]) / sigma) ** 2))
 
 
 def read_osie(root: str | Path) -> list[Photograph]:
@@ -85,44 +96,41 @@ def read_osie(root: str | Path) -> list[Photograph]:
     """
     root = Path(root)
     index = root / "fixations.npz"
-    remedy = "copy the data set again"
     if not index.is_file():
-        raise DataError(f"there is no {index}", "check the data set's folder", expected="OSIE's index of fixations")
+        raise DataError(f"there is no {index}", "give the root folder of the data set, with its index of fixations")
     try:
         # opened here, because numpy leaves a broken file open
         with open(index, "rb") as file, np.load(file, allow_pickle=False) as archive:
             table = {name: archive[name] for name in _COLUMNS}
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{index} cannot be read ({error})", remedy, expected="the columns " + ", ".join(_COLUMNS)
-        ) from None
+        columns = "the columns " + ", ".join(_COLUMNS)
+        raise DataError(f"{index} cannot be read ({error})", _REMEDY, expected=columns) from None
     _check(table, index)
     photographs = []
     for i, name in enumerate(table["names"]):
         path = root / "stimuli" / str(name)
         if not path.is_file():
-            raise DataError(f"there is no {path}", remedy, expected=f"every photograph that {index.name} names")
+            raise DataError(f"there is no {path}, which {index.name} names", _REMEDY)
         mine = table["image"] == i
         photographs.append(Photograph(str(name), path, table["x"][mine], table["y"][mine], table["subject"][mine]))
     return photographs
 
 
-def _check(table: dict[str, Array], index: Path) -> None:
-    remedy = "copy the data set again"
+def _check(table: Mapping[str, NDArray[Any]], index: Path) -> None:
     lengths = {len(table[name]) for name in _COLUMNS if name != "names"}
     if len(lengths) != 1:
-        raise DataError(f"{index} has columns of {sorted(lengths)} rows", remedy, expected="columns of one length")
+        raise DataError(f"{index} has columns of {sorted(lengths)} rows", _REMEDY, expected="columns of one length")
     inside = (table["x"] >= 0) & (table["x"] <= WIDTH_PX) & (table["y"] >= 0) & (table["y"] <= HEIGHT_PX)
     if not inside.all():  # NaN is never inside
         row = int(np.flatnonzero(~inside)[0])
         where = f"({table['x'][row]:g}, {table['y'][row]:g})"
-        raise DataError(f"row {row} of {index} is a fixation at {where}", remedy, expected="one inside 800 x 600")
+        raise DataError(f"row {row} of {index} is a fixation at {where}", _REMEDY, expected="one inside 800 x 600")
     if len(table["image"]) and not 0 <= table["image"].min() <= table["image"].max() < len(table["names"]):
-        raise DataError(f"{index} has fixations on images without a name", remedy, expected="image < len(names)")
+        raise DataError(f"{index} has fixations on images without a name", _REMEDY)
 
 
 class OsieRecords(GazeRecords):
-    """Photographs at azimuth and elevation 0; names are those of the photographs.
+    """Photographs at azimuth and elevation 0, each on a panorama; names are those of the photographs.
 
     Args:
         photographs: at least one.
@@ -132,7 +140,7 @@ class OsieRecords(GazeRecords):
     """
 
     def __init__(
-        self, photographs: Sequence[Photograph], backgrounds: Sequence[Array], fov_deg: float, map_height: int = 256
+        self, photographs: Sequence[Photograph], backgrounds: Sequence[Pixels], fov_deg: float, map_height: int = 256
     ) -> None:
         self._photographs, self._backgrounds, self._map_height = photographs, backgrounds, map_height
         self._viewport = viewport_at(0.0, 0.0, 0.0, math.radians(fov_deg), HEIGHT_PX, WIDTH_PX)
@@ -141,14 +149,15 @@ class OsieRecords(GazeRecords):
 
     def read(self, index: int) -> GazeRecord:
         photograph = self._photographs[index]
-        height, width = self._map_height, 2 * self._map_height
-        gaze, valid = gaze_on_sphere(photograph.density(), self._viewport, height, width)
+        gaze, valid = gaze_on_sphere(photograph.density(), self._viewport, self._map_height, 2 * self._map_height)
         background = self._backgrounds[index % len(self._backgrounds)]
         return GazeRecord(
             name=photograph.name,
             panorama=partial(_draw, photograph, background, self._viewport),
             # a photograph's x counts from its left edge, a viewport's from the middle of its first pixel
-            fixations=self._viewport.unproject(photograph.x - 0.5, photograph.y - 0.5),
+            fixations=self._viewport.unproject(
+                (photograph.x - 0.5).astype(np.float64), (photograph.y - 0.5).astype(np.float64)
+            ),
             observer=photograph.subject.astype(np.int64),
             time_s=np.full(len(photograph.x), np.nan),
             density=normalised(gaze.astype(np.float64), valid),
@@ -156,7 +165,25 @@ class OsieRecords(GazeRecords):
         )
 
 
-def _draw(photograph: Photograph, background: Array, viewport: Viewport) -> Array:
+def _draw(photograph: Photograph, background: Pixels, viewport: Viewport) -> Pixels:
     panorama = background.copy()
     draw_picture(panorama, photograph.read(), viewport)
     return panorama
+
+
+def inventory(root: str | Path) -> Inventory:
+    """What a copy holds: every photograph that the index names, and all fixations."""
+    folder = require_folder(root)
+    found = Inventory()
+    stimuli = sorted((folder / "stimuli").glob("*.jpg"))
+    found.count("photographs", len(stimuli), PHOTOGRAPHS)
+    for path in stimuli:
+        found.try_file(partial(check_picture_end, path))
+    try:
+        photographs = read_osie(folder)
+    except DataError as error:
+        found.problems.append(error.found)
+        return found
+    found.count("fixations", sum(len(each.x) for each in photographs), FIXATIONS)
+    found.count("people", len({int(person) for each in photographs for person in each.subject}), PEOPLE)
+    return found

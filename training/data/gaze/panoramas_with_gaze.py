@@ -1,17 +1,19 @@
-"""Panoramas with gaze as training samples, varied together with it."""
+"""Training samples of panoramas with gaze of their own, varied together with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import cv2
 import numpy as np
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
 
+from sal360.arrays import Density, Mask, Pixels, Reals
 from sal360.density import HEADSET_SIGMA_DEG, resize_map, spherical_density
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import Array
+from sal360.projection import Sample
 from training.config import require_at_least, require_between
 from training.data.loader import Key
 from training.data.views import resize
@@ -19,16 +21,16 @@ from training.data.views import resize
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Changes that a panorama and its gaze undergo together (decoder training of the paper's published code)."""
+    """How a panorama and its gaze are varied together, as in the decoder training of the paper's published code."""
 
     flip: bool = True
-    """Mirror every second panorama."""
+    """Mirror panoramas left to right with probability 1/2."""
     yaw: Literal["none", "quarters", "free"] = "free"
-    """Turn about the vertical: quarter turns as the paper does, or any whole column."""
+    """Rotation about the vertical axis: none, quarter turns as in the paper, or any whole column."""
     stretch: float = 0.0
-    """Probability of stretching the bands near the poles over more rows, as if the camera stood elsewhere."""
+    """Probability of stretching the upper or lower half away from the equator, as if the camera stood elsewhere."""
     copies: int = 1
-    """Times that each panorama occurs in an epoch, varied anew each time: for data sets smaller than a batch."""
+    """Number of times each panorama occurs in an epoch, varied differently; for data sets smaller than a batch."""
 
     def __post_init__(self) -> None:
         require_at_least("copies", self.copies, 1)
@@ -36,31 +38,25 @@ class AugmentConfig:
 
 
 _STRETCH = (1.0, 1.5)
-"""Smallest and largest factor by which the rows of a polar band are stretched."""
+"""Min and max factor by which rows are stretched."""
 
 
-class Records(Protocol):
-    """A data set of panoramas with gaze; a list of records is one too."""
+class GazePanoramas:
+    """Records as samples; the item of key (epoch, index) depends on (seed, epoch, index) alone.
 
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> GazeRecord: ...
-
-
-class GazePanoramas(Dataset[tuple[Array, Array, Array]]):
-    """Records as (frame (H, 2H, 3) uint8 RGB, densities (1, h, w) float32, masks (1, h, w) bool); keys (epoch, index).
+    Each item is (frame (H, 2H, 3) uint8 RGB, densities (1, h, w) float32, masks (1, h, w) bool).
 
     Args:
         records: panoramas with gaze.
         height: rows of the frame, pixels.
         map_size: (h, w) of the model's map; H and W are multiples of h and w.
-        augment: how panorama and gaze are varied, and in how many copies; None leaves them as they are.
+        augment: how panoramas and gaze are varied, and in how many copies; None leaves them as they are.
         seed: of the variations.
     """
 
     def __init__(
         self,
-        records: Records,
+        records: Sequence[GazeRecord],
         height: int,
         map_size: tuple[int, int],
         augment: AugmentConfig | None,
@@ -72,12 +68,12 @@ class GazePanoramas(Dataset[tuple[Array, Array, Array]]):
     def __len__(self) -> int:
         return len(self.records) * (self.augment.copies if self.augment else 1)
 
-    def __getitem__(self, key: Key) -> tuple[Array, Array, Array]:
+    def __getitem__(self, key: Key, /) -> tuple[Pixels, Density, Mask]:
         epoch, index = key
         record = self.records[index % len(self.records)]
         frame = resize(record.panorama(), self.height)
         density = gaze_density(record, *self.map_size)
-        valid: Array = np.ones(self.map_size, np.float32)
+        valid: Reals = np.ones(self.map_size, np.float32)
         if record.valid is not None:
             valid = resize_map(record.valid.astype(np.float32), *self.map_size)
         if self.augment is not None:
@@ -86,16 +82,16 @@ class GazePanoramas(Dataset[tuple[Array, Array, Array]]):
         return frame, density[None], valid[None] > 0.5
 
 
-def gaze_density(record: GazeRecord, height: int, width: int) -> Array:
-    """The record's density at (height, width), or that of its fixations where it has none."""
+def gaze_density(record: GazeRecord, height: int, width: int) -> Reals:
+    """The record's density at (height, width), made of its fixations if it has none."""
     if record.density is None:
         return spherical_density(record.fixations, height, width, HEADSET_SIGMA_DEG)
     return resize_map(record.density, height, width)
 
 
 def vary(
-    frame: Array, density: Array, valid: Array, augment: AugmentConfig, generator: np.random.Generator
-) -> tuple[Array, Array, Array]:
+    frame: Pixels, density: Reals, valid: Reals, augment: AugmentConfig, generator: np.random.Generator
+) -> tuple[Pixels, Reals, Reals]:
     """The same random flip, turn and stretch of a frame (H, W, 3) and of its maps (h, w).
 
     The number of draws does not depend on their outcomes.
@@ -105,7 +101,7 @@ def vary(
     column *= density.shape[1] // 4 if augment.yaw == "quarters" else 1
     stretches, up, factor = generator.random() < augment.stretch, generator.random() < 0.5, generator.uniform(*_STRETCH)
 
-    def apply(picture: Array) -> Array:
+    def apply(picture: NDArray[Sample]) -> NDArray[Sample]:
         if flips:
             picture = picture[:, ::-1]
         # a whole number of the map's columns is a whole number of the frame's, so both turn by the same angle
@@ -117,13 +113,13 @@ def vary(
     return apply(frame), apply(density), apply(valid)
 
 
-def stretch_band(picture: Array, factor: float, *, up: bool) -> Array:
-    """The half above (or below) the equator stretched by `factor` about the equator; what leaves at the pole is lost.
+def stretch_band(picture: NDArray[Sample], factor: float, *, up: bool) -> NDArray[Sample]:
+    """A picture with one half stretched away from the equator by `factor`; what passes the pole is lost.
 
     Args:
         picture: (h, w) or (h, w, 3).
         factor: at least 1.
-        up: the upper half, not the lower one.
+        up: whether the upper half is stretched, or the lower one.
     """
     height, width = picture.shape[:2]
     row = np.arange(height) + 0.5 - height / 2  # from the equator
@@ -131,5 +127,5 @@ def stretch_band(picture: Array, factor: float, *, up: bool) -> Array:
     source = np.where(half, row / factor, row) + height / 2 - 0.5
     map_y = np.repeat(source.astype(np.float32)[:, None], width, axis=1)
     map_x = np.repeat(np.arange(width, dtype=np.float32)[None], height, axis=0)
-    stretched: Array = cv2.remap(picture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return stretched
+    stretched = cv2.remap(picture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(stretched, picture.dtype)

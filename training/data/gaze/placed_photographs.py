@@ -1,7 +1,9 @@
-"""Training samples: photographs and their gaze on real panoramas.
+"""Training samples of photographs: several on one real panorama, each with its own gaze.
 
-Several photographs lie on one panorama without overlap, so every forward pass counts and the model never sees an empty
-sphere.
+Read `PlacedPhotographs.__getitem__` first: it draws a panorama, asks `_places` for places on it, varies each photograph
+(`crop`, `vary_exposure`) and draws it there. A place is a `Viewport`, through which a photograph is seen undistorted
+(`draw_picture`, `gaze_on_sphere`), or an `Inset`, which lays a larger one flat on the panorama's pixels. Photographs do
+not overlap, and together they leave little of the sphere empty, so that every forward pass counts.
 """
 
 from __future__ import annotations
@@ -10,56 +12,61 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
 
-from sal360.projection import Viewport
-from sal360.sphere import Array, erp_directions, rotation_yaw_pitch_roll
+from sal360.arrays import Density, Floats, Integers, Mask, Pixels
+from sal360.projection import Sample, Viewport
+from sal360.sphere import erp_directions, rotation_yaw_pitch_roll
 from training.config import require, require_at_least, require_between
 from training.data.loader import Key
 from training.data.views import scale_colours
 
+_GRID = (40, 80)
+"""Size of the coarse panorama on which viewports are kept apart."""
+
 
 @dataclass(frozen=True)
 class PlacementConfig:
-    """Viewports of photographs on real panoramas."""
+    """How photographs are placed on panoramas."""
 
     fov_deg: tuple[float, float] = (50.0, 110.0)
-    """Smallest and largest horizontal field of view of a photograph, degrees."""
+    """Min and max horizontal field of view of a photograph, degrees."""
     elevation_deg: float = 25.0
-    """Largest elevation, up or down, of a photograph's middle near the equator, degrees."""
+    """Max elevation of a photograph's centre near the equator, up or down, degrees."""
     equator_share: float = 0.7
-    """Share of the attempts near the equator; the others are uniform on the sphere."""
+    """Fraction of the photographs near the equator, 0 to 1; the others are uniform on the sphere."""
     roll_deg: float = 8.0
-    """Largest tilt of a photograph, degrees."""
+    """Max roll of a photograph, degrees."""
     inset_share: float = 0.0
-    """Share of the panoramas on which photographs are laid flat, larger than a viewport shows them."""
+    """Fraction of the panoramas with insets, 0 to 1: photographs laid flat, larger than a viewport can show them."""
     insets: int = 1
-    """Most such photographs on one panorama, side by side; how many is drawn anew each time."""
+    """Max number of insets on a panorama, side by side; the number is drawn for each panorama."""
     inset_width: tuple[float, float] = (0.4, 0.65)
-    """Smallest and largest width of such a photograph, in panorama widths; 0.66 fills the height."""
+    """Min and max width of an inset, as a fraction of the panorama's width; 0.66 fills the height."""
     slots: int = 8
-    """Most photographs on one panorama."""
+    """Max number of photographs on a panorama."""
     mean_photographs: float = 5.0
-    """Photographs that a panorama holds on average: sets the length of an epoch."""
+    """Average number of photographs on a panorama; sets the length of an epoch."""
     attempts: int = 120
-    """Places tried for a panorama's photographs."""
+    """Number of places tried on a panorama."""
     exposure: float = 0.2
     """Strength of random gain and offset of a photograph's colours, 0 to 1."""
     saturation: float = 0.0
-    """Strength of the random change of a photograph's saturation, 0 to 1; 1 goes from grey to twice its own."""
+    """Strength of random changes of a photograph's saturation, 0 to 1; 1 reaches from grey to twice its own."""
     crop: float = 1.0
-    """Smallest share of a photograph's width that is shown; 1 shows it whole."""
+    """Min fraction of a photograph's width that is shown, 0.2 to 1; 1 always shows all of it."""
 
     def __post_init__(self) -> None:
         low, high = self.fov_deg
-        require("fov_deg", self.fov_deg, 10 <= low <= high <= 150, "10 <= smallest <= largest <= 150")
+        require("fov_deg", self.fov_deg, 10 <= low <= high <= 150, "10 <= min <= max <= 150")
         require_between("elevation_deg", self.elevation_deg, 0, 90)
         require_between("inset_share", self.inset_share, 0, 1)
         narrow, wide = self.inset_width
-        require("inset_width", self.inset_width, 0.1 <= narrow <= wide <= 0.66, "0.1 to 0.66, in order")
+        require("inset_width", self.inset_width, 0.1 <= narrow <= wide <= 0.66, "0.1 <= min <= max <= 0.66")
         require_between("equator_share", self.equator_share, 0, 1)
         require_between("roll_deg", self.roll_deg, 0, 180)
         require_between("exposure", self.exposure, 0, 1)
@@ -69,184 +76,32 @@ class PlacementConfig:
             require_at_least(name, getattr(self, name), 1)
 
 
-@dataclass(frozen=True)
-class Window:
-    """The part of a panorama that a viewport can touch: rows, and columns counted from `first_column` around."""
-
-    first_row: int
-    rows: int
-    first_column: int
-    columns: int
-
-    def column_indices(self, width: int) -> Array:
-        """(columns,) indices into a panorama's columns, wrapped at the seam."""
-        return (self.first_column + np.arange(self.columns)) % width
-
-
-def viewport_at(
-    azimuth_rad: float, elevation_rad: float, roll_rad: float, horizontal_fov_rad: float, height: int, width: int
-) -> Viewport:
-    """A viewport of height x width pixels that looks towards (azimuth, elevation)."""
-    rotation = rotation_yaw_pitch_roll(azimuth_rad, -elevation_rad, roll_rad)
-    return Viewport(rotation, horizontal_fov_rad, height, width)
-
-
-def bounding_window(viewport: Viewport, height: int, width: int) -> Window:
-    """The smallest window of a height x width panorama around the spherical cap that holds the viewport."""
-    radius = math.atan(math.hypot(viewport.width, viewport.height) / 2 / viewport.focal_px)
-    x, y, z = viewport.rotation[:, 0]  # where its middle looks
-    elevation, azimuth = math.asin(max(-1.0, min(1.0, z))), math.atan2(y, x)
-    top = math.floor((math.pi / 2 - elevation - radius) * height / math.pi)
-    bottom = math.ceil((math.pi / 2 - elevation + radius) * height / math.pi)
-    first_row, last_row = max(0, top), min(height, bottom)
-    if abs(elevation) + radius >= math.pi / 2:  # the cap holds a pole: it touches every meridian
-        return Window(first_row, last_row - first_row, 0, width)
-    half = math.asin(math.sin(radius) / math.cos(elevation))
-    left = math.floor((math.pi - azimuth - half) * width / (2 * math.pi))
-    columns = min(width, math.ceil(2 * half * width / (2 * math.pi)) + 1)
-    return Window(first_row, last_row - first_row, left % width, columns)
-
-
-def window_directions(window: Window, height: int, width: int) -> Array:
-    """Unit vectors of the window's pixel centres, (rows, columns, 3)."""
-    rows = erp_directions(height, width)[window.first_row : window.first_row + window.rows]
-    return rows[:, window.column_indices(width)]
-
-
-def draw_picture(panorama: Array, picture: Array, viewport: Viewport) -> None:
-    """Draw a planar picture (h, w, 3) uint8 into a panorama (H, W, 3) in place, as seen through the viewport."""
-    height, width = panorama.shape[:2]
-    window_px = 2 * math.tan(viewport.horizontal_fov_rad / 2) * width / (2 * math.pi)
-    if window_px < picture.shape[1]:  # reduce first, so that nothing aliases
-        size = round(window_px), round(window_px * picture.shape[0] / picture.shape[1])
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    window = bounding_window(viewport, height, width)
-    x, y, inside = viewport.project(window_directions(window, height, width))
-    drawn = _lookup(picture, x, y, viewport)
-    rows = slice(window.first_row, window.first_row + window.rows)
-    columns = window.column_indices(width)
-    panorama[rows, columns] = np.where(inside[..., None], drawn, panorama[rows, columns])
-
-
-def gaze_on_sphere(density: Array, viewport: Viewport, height: int, width: int) -> tuple[Array, Array]:
-    """Gaze of a photograph as density on the sphere, and the mask of the photograph.
-
-    Args:
-        density: (h, w) float32, gaze per area of the photograph, any scale.
-        viewport: where the photograph lies.
-        height, width: size of the panorama's map.
-
-    Returns:
-        Gaze per solid angle (height, width) float32, same scale per steradian at the viewport's middle and zero outside
-        the photograph, and the mask (height, width) bool.
-    """
-    window = bounding_window(viewport, height, width)
-    directions = window_directions(window, height, width)
-    x, y, inside = viewport.project(directions)
-    rows = slice(window.first_row, window.first_row + window.rows)
-    columns = window.column_indices(width)
-    on_sphere = np.zeros((height, width), np.float32)
-    mask = np.zeros((height, width), bool)
-    on_sphere[rows, columns] = _lookup(density, x, y, viewport) * plane_per_solid_angle(directions, viewport) * inside
-    mask[rows, columns] = inside
-    return on_sphere, mask
-
-
-def plane_per_solid_angle(directions: Array, viewport: Viewport) -> Array:
-    """Area of the viewport's plane that a unit of solid angle covers, relative to its middle: 1 / cos³ θ."""
-    cosine: Array = directions @ viewport.rotation[:, 0]
-    return np.maximum(cosine, 1e-3) ** -3
-
-
-@dataclass(frozen=True)
-class Inset:
-    """A photograph laid flat on the panorama's pixels: far larger than a viewport could show it undistorted.
-
-    Its gaze counts as density as it is: what is learnt there is what attracts gaze, not the geometry.
-    """
-
-    first_row: int
-    rows: int
-    first_column: int
-    columns: int
-
-    def draw(self, panorama: Array, picture: Array) -> None:
-        """Draw a picture (h, w, 3) into a panorama (H, W, 3) in place."""
-        self._write(panorama, cv2.resize(picture, (self.columns, self.rows), interpolation=cv2.INTER_AREA))
-
-    def gaze(self, density: Array, height: int, width: int, *, of_height: int) -> tuple[Array, Array]:
-        """The photograph's gaze on a (height, width) map of the panorama of `of_height` rows, and the mask."""
-        scale = of_height // height
-        small = Inset(*(edge // scale for edge in (self.first_row, self.rows, self.first_column, self.columns)))
-        on_map = np.zeros((height, width), np.float32)
-        small._write(on_map, cv2.resize(density, (small.columns, small.rows), interpolation=cv2.INTER_AREA))
-        return on_map, self.mask(height, width, of_height=of_height)
-
-    def mask(self, height: int, width: int, *, of_height: int) -> Array:
-        """Which pixels of a (height, width) map of the panorama have their centre on the photograph."""
-        row = (np.arange(height)[:, None] + 0.5) * (of_height / height) - self.first_row
-        column = ((np.arange(width) + 0.5) * (of_height / height) - self.first_column) % (2 * of_height)
-        inside: Array = (row > 0) & (row < self.rows) & (column < self.columns)
-        return inside
-
-    def cut(self, density: Array, of_height: int) -> Array:
-        """The part of a map (h, w) of the panorama of `of_height` rows that lies on the photograph."""
-        scale = of_height // density.shape[0]
-        columns = (self.first_column // scale + np.arange(self.columns // scale)) % density.shape[1]
-        return density[self.first_row // scale : (self.first_row + self.rows) // scale, columns]
-
-    def _write(self, target: Array, values: Array) -> None:
-        columns = (self.first_column + np.arange(self.columns)) % target.shape[1]
-        target[self.first_row : self.first_row + self.rows, columns] = values
-
-
-def inset_at(centre_column: int, width_px: float, height: int, *, multiple: int) -> Inset:
-    """A 4:3 inset in the middle rows of a panorama of `height` rows, its edges at multiples of `multiple` pixels."""
-    columns = round(width_px / multiple) * multiple
-    rows = min(height, round(0.75 * width_px / multiple) * multiple)
-    first_row = (height - rows) // 2 // multiple * multiple
-    return Inset(first_row, rows, (centre_column - columns // 2) // multiple * multiple % (2 * height), columns)
-
-
-def _lookup(picture: Array, x: Array, y: Array, viewport: Viewport) -> Array:
-    """A picture at pixel coordinates of the viewport that it fills, whatever its own size."""
-    map_x = (x + 0.5) * (picture.shape[1] / viewport.width) - 0.5
-    map_y = (y + 0.5) * (picture.shape[0] / viewport.height) - 0.5
-    maps = map_x.astype(np.float32), map_y.astype(np.float32)
-    found: Array = cv2.remap(picture, *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return found
-
-
-_GRID = (40, 80)
-"""Coarse panorama on which viewports are kept apart."""
-
-
-class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
-    """Panoramas with photographs on them; the item of key (epoch, index) is a function of (seed, epoch, index) alone.
+class PlacedPhotographs:
+    """Panoramas with photographs on them; the item of key (epoch, index) depends on (seed, epoch, index) alone.
 
     Each item is (frame (H, W, 3) uint8 RGB, densities (K, h, w) float32, masks (K, h, w) bool); unused slots of the K
     hold zeros. With taught maps, the last slot is the panorama where no photograph lies. Every photograph occurs about
-    once an epoch.
+    once per epoch.
 
     Args:
-        pictures: (h, w, 3) uint8 RGB each.
-        densities: (h', w') float32 each, gaze per area of the picture.
-        backgrounds: panoramas (H, W, 3) uint8 of the frame's size.
-        config: how they are placed.
+        pictures: the photographs, (h, w, 3) uint8 RGB each.
+        densities: their gaze per area of the picture, (h', w') float32 each.
+        backgrounds: panoramas (H, W, 3) uint8 RGB of the frame's size.
+        config: how photographs are placed.
         map_size: (h, w) of the model's map.
         seed: of all draws.
-        taught: what to learn of each background, densities of `map_size`; None: nothing.
+        taught: densities of `map_size` to learn on each background; None for none.
     """
 
     def __init__(
         self,
-        pictures: Sequence[Array],
-        densities: Sequence[Array],
-        backgrounds: Sequence[Array],
+        pictures: Sequence[Pixels],
+        densities: Sequence[Density],
+        backgrounds: Sequence[Pixels],
         config: PlacementConfig,
         map_size: tuple[int, int],
         seed: int,
-        taught: Sequence[Array] | None = None,
+        taught: Sequence[Density] | None = None,
     ) -> None:
         self.taught = taught
         self.pictures, self.densities, self.backgrounds = pictures, densities, backgrounds
@@ -255,7 +110,7 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
     def __len__(self) -> int:
         return math.ceil(len(self.pictures) / self.config.mean_photographs)
 
-    def __getitem__(self, key: Key) -> tuple[Array, Array, Array]:
+    def __getitem__(self, key: Key, /) -> tuple[Pixels, Density, Mask]:
         epoch, index = key
         generator = np.random.default_rng((self.seed, epoch, index))
         chosen = int(generator.integers(len(self.backgrounds)))
@@ -265,8 +120,8 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
         frame = _turned(background, columns, mirrored)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.pictures))
         queue = np.roll(order, -round(index * self.config.mean_photographs))
-        on_sphere: Array = np.zeros((self.config.slots, *self.map_size), np.float32)
-        masks: Array = np.zeros((self.config.slots, *self.map_size), bool)
+        on_sphere: Density = np.zeros((self.config.slots, *self.map_size), np.float32)
+        masks: Mask = np.zeros((self.config.slots, *self.map_size), bool)
         for slot, place in enumerate(itertools.islice(self._places(generator, *frame.shape[:2]), self.config.slots)):
             photograph = queue[slot % len(queue)]
             picture, density = self.pictures[photograph], self.densities[photograph]
@@ -291,7 +146,7 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
         return frame, on_sphere, masks
 
     def _places(self, generator: np.random.Generator, height: int, width: int) -> Iterator[Inset | Viewport]:
-        """Now and then insets, and viewports that do not overlap, most near the equator, where people look."""
+        """Places that do not overlap: sometimes insets, then viewports, most near the equator, where people look."""
         free = np.ones(_GRID, bool)
         directions = erp_directions(*_GRID)
         if generator.random() < self.config.inset_share:
@@ -319,8 +174,8 @@ class PlacedPhotographs(Dataset[tuple[Array, Array, Array]]):
             yield viewport
 
 
-def _turned(panorama: Array, columns: float, mirrored: bool) -> Array:
-    """A panorama (h, w, …) rolled to the right by that many columns, linear between whole ones, then mirrored."""
+def _turned(panorama: NDArray[Sample], columns: float, mirrored: bool) -> NDArray[Sample]:
+    """A panorama (h, w[, 3]) rolled to the right by a number of columns, linear between whole ones, then mirrored."""
     whole = math.floor(columns)
     turned = np.roll(panorama, whole, axis=1)
     if part := columns - whole:
@@ -328,16 +183,16 @@ def _turned(panorama: Array, columns: float, mirrored: bool) -> Array:
     return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
 
 
-def crop(picture: Array, density: Array, smallest: float, generator: np.random.Generator) -> tuple[Array, Array]:
-    """A random part of a photograph (h, w, 3) and of its gaze (h', w'), at least `smallest` of the width, same aspect.
+def crop(picture: Pixels, density: Density, min_width: float, generator: np.random.Generator) -> tuple[Pixels, Density]:
+    """A random part of a photograph (h, w, 3) and of its gaze (h', w'), at least a fraction `min_width` of its width.
 
-    The photograph stays whole where the part would hold less than half of its gaze: what is left at the edge of an
-    attractive thing is no ground truth.
+    The aspect ratio stays. The photograph stays whole if the part would hold less than half of its gaze: what is left
+    beside the attractive thing is not what people would have looked at.
     """
-    share = generator.uniform(smallest, 1)
+    share = generator.uniform(min_width, 1)
     top, left = generator.uniform(0, 1 - share, 2)
 
-    def part(whole: Array) -> Array:
+    def part(whole: NDArray[Sample]) -> NDArray[Sample]:
         height, width = whole.shape[:2]
         rows = slice(round(top * height), round((top + share) * height))
         return whole[rows, round(left * width) : round((left + share) * width)]
@@ -348,12 +203,158 @@ def crop(picture: Array, density: Array, smallest: float, generator: np.random.G
     return np.ascontiguousarray(part(picture)), np.ascontiguousarray(gaze)
 
 
-def vary_exposure(picture: Array, strength: float, generator: np.random.Generator) -> Array:
-    """Random gain of each colour and offset of all, as white balance and exposure vary: (h, w, 3) uint8."""
+def vary_exposure(picture: Pixels, strength: float, generator: np.random.Generator) -> Pixels:
+    """A picture (h, w, 3) with a random gain for each colour and one offset, as white balance and exposure vary."""
     if strength == 0:
         return picture
     gain = 1 + strength * generator.uniform(-1, 1) + 0.3 * strength * generator.uniform(-1, 1, 3)
     offset = 128 * (1 - gain.mean()) + 64 * strength * generator.uniform(-1, 1)
     table = np.clip(np.arange(256)[:, None] * gain + offset, 0, 255).astype(np.uint8)  # (256, 3)
-    varied: Array = cv2.LUT(picture, table[None])
-    return varied
+    return np.asarray(cv2.LUT(picture, table[None]), np.uint8)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a panorama that a viewport can touch: some rows, and columns from `first_column` across the seam."""
+
+    first_row: int
+    rows: int
+    first_column: int
+    columns: int
+
+    def column_indices(self, width: int) -> Integers:
+        """(columns,) indices into a panorama's columns, wrapped at the seam."""
+        return (self.first_column + np.arange(self.columns)) % width
+
+
+def viewport_at(
+    azimuth_rad: float, elevation_rad: float, roll_rad: float, horizontal_fov_rad: float, height: int, width: int
+) -> Viewport:
+    """A viewport of height x width pixels that looks towards (azimuth, elevation)."""
+    rotation = rotation_yaw_pitch_roll(azimuth_rad, -elevation_rad, roll_rad)
+    return Viewport(rotation, horizontal_fov_rad, height, width)
+
+
+def bounding_window(viewport: Viewport, height: int, width: int) -> Window:
+    """The smallest window of a height x width panorama that holds the spherical cap around the viewport."""
+    radius = math.atan(math.hypot(viewport.width, viewport.height) / 2 / viewport.focal_px)
+    x, y, z = viewport.rotation[:, 0]  # its optical axis
+    elevation, azimuth = math.asin(max(-1.0, min(1.0, z))), math.atan2(y, x)
+    top = math.floor((math.pi / 2 - elevation - radius) * height / math.pi)
+    bottom = math.ceil((math.pi / 2 - elevation + radius) * height / math.pi)
+    first_row, last_row = max(0, top), min(height, bottom)
+    if abs(elevation) + radius >= math.pi / 2:  # the cap holds a pole: it touches every meridian
+        return Window(first_row, last_row - first_row, 0, width)
+    half = math.asin(math.sin(radius) / math.cos(elevation))
+    left = math.floor((math.pi - azimuth - half) * width / (2 * math.pi))
+    columns = min(width, math.ceil(2 * half * width / (2 * math.pi)) + 1)
+    return Window(first_row, last_row - first_row, left % width, columns)
+
+
+def window_directions(window: Window, height: int, width: int) -> Floats:
+    """Unit vectors of the window's pixel centres, (rows, columns, 3)."""
+    rows = erp_directions(height, width)[window.first_row : window.first_row + window.rows]
+    return rows[:, window.column_indices(width)]
+
+
+def draw_picture(panorama: Pixels, picture: Pixels, viewport: Viewport) -> None:
+    """Draw a planar picture (h, w, 3) uint8 into a panorama (H, W, 3) in place, as seen through the viewport."""
+    height, width = panorama.shape[:2]
+    window_px = 2 * math.tan(viewport.horizontal_fov_rad / 2) * width / (2 * math.pi)
+    if window_px < picture.shape[1]:  # reduce first, so that nothing aliases
+        size = round(window_px), round(window_px * picture.shape[0] / picture.shape[1])
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    window = bounding_window(viewport, height, width)
+    x, y, inside = viewport.project(window_directions(window, height, width))
+    drawn = _lookup(picture, x, y, viewport)
+    rows = slice(window.first_row, window.first_row + window.rows)
+    columns = window.column_indices(width)
+    panorama[rows, columns] = np.where(inside[..., None], drawn, panorama[rows, columns])
+
+
+def gaze_on_sphere(density: Density, viewport: Viewport, height: int, width: int) -> tuple[Density, Mask]:
+    """The gaze of a photograph as a density on the sphere, and the mask of the photograph.
+
+    Args:
+        density: (h, w) float32, gaze per area of the photograph, any scale.
+        viewport: where the photograph lies.
+        height, width: size of the panorama's map.
+
+    Returns:
+        Gaze per solid angle (height, width) float32, which equals the density at the viewport's centre and is zero
+        outside the photograph, and the mask of the photograph (height, width).
+    """
+    window = bounding_window(viewport, height, width)
+    directions = window_directions(window, height, width)
+    x, y, inside = viewport.project(directions)
+    rows = slice(window.first_row, window.first_row + window.rows)
+    columns = window.column_indices(width)
+    on_sphere = np.zeros((height, width), np.float32)
+    mask = np.zeros((height, width), bool)
+    on_sphere[rows, columns] = _lookup(density, x, y, viewport) * plane_per_solid_angle(directions, viewport) * inside
+    mask[rows, columns] = inside
+    return on_sphere, mask
+
+
+def plane_per_solid_angle(directions: Floats, viewport: Viewport) -> Floats:
+    """Area of the viewport's plane per solid angle in directions (..., 3), relative to its centre: 1 / cos³ θ."""
+    cosine: Floats = directions @ viewport.rotation[:, 0]
+    return np.maximum(cosine, 1e-3) ** -3
+
+
+def _lookup(picture: NDArray[Sample], x: Floats, y: Floats, viewport: Viewport) -> NDArray[Sample]:
+    """A picture of any size that fills the viewport, looked up at pixel coordinates of the viewport."""
+    map_x = (x + 0.5) * (picture.shape[1] / viewport.width) - 0.5
+    map_y = (y + 0.5) * (picture.shape[0] / viewport.height) - 0.5
+    maps = map_x.astype(np.float32), map_y.astype(np.float32)
+    found = cv2.remap(picture, *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(found, picture.dtype)
+
+
+@dataclass(frozen=True)
+class Inset:
+    """A photograph laid flat on the panorama's pixels, far larger than a viewport could show it undistorted.
+
+    Its gaze is taken as a density without any correction for solid angle: it teaches what attracts gaze, not geometry.
+    """
+
+    first_row: int
+    rows: int
+    first_column: int
+    columns: int
+
+    def draw(self, panorama: Pixels, picture: Pixels) -> None:
+        """Draw a picture (h, w, 3) into a panorama (H, W, 3) in place."""
+        self._write(panorama, cv2.resize(picture, (self.columns, self.rows), interpolation=cv2.INTER_AREA))
+
+    def gaze(self, density: Density, height: int, width: int, *, of_height: int) -> tuple[Density, Mask]:
+        """The photograph's gaze on a (height, width) map of the panorama of `of_height` rows, and the mask."""
+        scale = of_height // height
+        small = Inset(*(edge // scale for edge in (self.first_row, self.rows, self.first_column, self.columns)))
+        on_map = np.zeros((height, width), np.float32)
+        small._write(on_map, cv2.resize(density, (small.columns, small.rows), interpolation=cv2.INTER_AREA))
+        return on_map, self.mask(height, width, of_height=of_height)
+
+    def mask(self, height: int, width: int, *, of_height: int) -> Mask:
+        """Which pixels of a (height, width) map of the panorama have their centre on the photograph."""
+        row = (np.arange(height)[:, None] + 0.5) * (of_height / height) - self.first_row
+        column = ((np.arange(width) + 0.5) * (of_height / height) - self.first_column) % (2 * of_height)
+        return np.asarray((row > 0) & (row < self.rows) & (column < self.columns))
+
+    def cut(self, density: Density, of_height: int) -> Density:
+        """The part of a map (h, w) of the panorama of `of_height` rows that lies on the photograph."""
+        scale = of_height // density.shape[0]
+        columns = (self.first_column // scale + np.arange(self.columns // scale)) % density.shape[1]
+        return density[self.first_row // scale : (self.first_row + self.rows) // scale, columns]
+
+    def _write(self, target: NDArray[Sample], values: Any) -> None:
+        columns = (self.first_column + np.arange(self.columns)) % target.shape[1]
+        target[self.first_row : self.first_row + self.rows, columns] = values
+
+
+def inset_at(centre_column: int, width_px: float, height: int, *, multiple: int) -> Inset:
+    """A 4:3 inset in the middle rows of a panorama of `height` rows, its edges at multiples of `multiple` pixels."""
+    columns = round(width_px / multiple) * multiple
+    rows = min(height, round(0.75 * width_px / multiple) * multiple)
+    first_row = (height - rows) // 2 // multiple * multiple
+    return Inset(first_row, rows, (centre_column - columns // 2) // multiple * multiple % (2 * height), columns)

@@ -1,29 +1,35 @@
-"""A sequence of fixations of one person, and how positions in a panorama become directions."""
+"""What every gaze data set gives: a sequence of `GazeRecord`s, and how it is split.
+
+A module for a data set (osie, salient360, sitzmann, vr_eyetracking) has one class that inherits `GazeRecords` and reads
+the files, and one function that takes inventory of a copy. `datasets.py` lists them.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sal360.arrays import Floats, Integers
+from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import Array, angles_to_vector
+from sal360.sphere import angles_to_vector
 
 
 class GazeRecords(Sequence[GazeRecord]):
-    """Records of one split; `names` has their names in the same order."""
+    """The records of one split of a data set, read from disk one by one."""
 
     names: tuple[str, ...]
+    """The names of the records, in their order."""
     sigma_deg: float
     """Blur that makes fixations comparable with the records' densities, degrees."""
 
     @abstractmethod
     def read(self, index: int) -> GazeRecord:
-        """Record `index`, 0 <= index < len(self), from the disk; DataError names a broken file."""
+        """Read record `index`, 0 <= index < len(self), from disk; a DataError names a broken file."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,12 +45,12 @@ class GazeRecords(Sequence[GazeRecord]):
         return self.read(chosen) if isinstance(chosen, int) else [self.read(each) for each in chosen]
 
 
-class Chosen(GazeRecords):
+class GazeSubset(GazeRecords):
     """Some records of a data set.
 
     Args:
         records: the data set.
-        indices: which, in this order.
+        indices: of the records, in this order.
     """
 
     def __init__(self, records: GazeRecords, indices: Iterable[int]) -> None:
@@ -56,20 +62,31 @@ class Chosen(GazeRecords):
         return self._records.read(self._indices[index])
 
 
-@dataclass(frozen=True, eq=False)
-class Scanpath:
-    """Fixations in the order of time."""
+class GazeSplit(NamedTuple):
+    """Two parts of a data set that have no picture in common."""
 
-    directions: Array
-    """Unit vectors (n, 3) float64, body axes."""
-    start_s: Array
-    """(n,) float64: since the stimulus began."""
-    duration_s: Array
-    """(n,) float64, NaN where unknown."""
+    training: GazeRecords
+    measuring: GazeRecords
+    description: str
+    """The split in words, for reports."""
 
 
-def directions_of_positions(x: ArrayLike, y: ArrayLike) -> Array:
-    """Unit vectors (..., 3) of positions in an ERP picture as shares of its size, from its upper left corner.
+def split_folds(names: Sequence[str], folds: int, seed: int) -> list[Integers]:
+    """Cut pictures into folds by name, so that no picture is on both sides of a split; the indices of each fold.
+
+    The order is drawn once from `seed` over the sorted names; it does not depend on the order on disk.
+
+    Raises:
+        DataError: there are fewer names than folds.
+    """
+    if len(names) < folds:
+        raise DataError(f"there are {len(names)} pictures for {folds} folds", "use fewer folds, or more pictures")
+    order = np.argsort(names, kind="stable")
+    return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(order), folds)]
+
+
+def directions_of_positions(x: ArrayLike, y: ArrayLike) -> Floats:
+    """Unit vectors (..., 3) of positions in an equirectangular picture, given as fractions of its size.
 
     Args:
         x: [0, 1], 0 the left edge of the picture and 1 the right one, which is the same meridian.

@@ -3,21 +3,23 @@
 Gutiérrez et al., "Introducing UN Salient360! Benchmark" (QoMEX 2018). On disk, in any folders below the root:
 `P{n}_{W}x{H}.jpg`, `HEsalmap_{n}_2048x1024_32b.bin`, `Hsalmap_{n}_…`, and `Scanpaths/{L,R}/HEscanpath_{n}.txt` with a
 header row and the columns index, longitude, latitude, start in milliseconds; index 0 starts the next observer.
+`Salient360` pairs them by n and reads a picture's maps with `read_density` and its scanpaths with `read_scanpaths`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from sal360.arrays import Density, Floats, Integers
 from sal360.density import HEADSET_SIGMA_DEG, as_density
-from sal360.errors import DataError
+from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import Array
 from training.data.gaze.dataset_files import (
     Inventory,
     check_picture_end,
@@ -26,64 +28,19 @@ from training.data.gaze.dataset_files import (
     require_folder,
 )
 from training.data.gaze.records import GazeRecords, directions_of_positions
-from training.data.gaze.splits import salient360_split
 from training.data.panoramas import read_panorama
-
-_NAME = re.compile(r".*_(\d+)x(\d+)(?:x(\d+))?_(16|32|64)b\.bin")
-
-
-def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating]]:
-    """(frames, height, width, dtype) that the name promises and the file's size keeps.
-
-    Raises:
-        DataError: the file is missing, has another name or another size.
-    """
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise DataError(
-            f"{path} has no size in its name",
-            "restore its name",
-            expected="name_{width}x{height}[x{frames}]_{bits}b.bin",
-        )
-    width, height, frames, bits = (int(each or 1) for each in match.groups())
-    dtype = np.dtype(f"<f{bits // 8}")
-    if not path.is_file():
-        raise DataError(f"there is no {path}", "copy the data set again", expected="a saliency map")
-    expected = frames * height * width * dtype.itemsize
-    size = path.stat().st_size
-    if size != expected:
-        what = "is cut short: it has" if size < expected else "has"
-        raise DataError(f"{path} {what} {size} bytes", "copy it again", expected=f"{expected} as its name says")
-    return frames, height, width, dtype
-
-
-def read_density(path: str | Path, frame: int = 0) -> Array:
-    """One map as a density relative to uniform: (height, width) float32, solid-angle-weighted mean 1.
-
-    Args:
-        path: of a picture's map, or of a video's, of which only the frame's part is read.
-        frame: from 0.
-
-    Raises:
-        DataError: the file is missing or short, or the map is negative, not finite or empty.
-    """
-    path = Path(path)
-    frames, height, width, dtype = map_shape(path)
-    if not 0 <= frame < frames:
-        raise DataError(f"frame {frame} of {path}", "choose another frame", expected=f"0 to {frames - 1}")
-    pixels = height * width
-    values = np.fromfile(path, dtype, count=pixels, offset=frame * pixels * dtype.itemsize).astype(np.float64)
-    values = values.reshape(height, width)  # (height · width,) → (height, width)
-    return as_density(values, str(path))
-
 
 Movement = Literal["HE", "H"]
 Eye = Literal["L", "R"]
 
 IMAGES = 85
-"""How many the whole data set has; numbers lie within 1 to 98 with gaps."""
+"""Number of pictures in the complete data set; they are numbered from 1 to 98 with gaps."""
+FIRST_VALIDATION = 75
+"""P75 to P98 are the 24 pictures that the paper most likely validates on; those before are for training."""
+SPLITS = ("train", "validation", "all")
 _PICTURE = re.compile(r"P(\d+)_(\d+)x(\d+)\.jpe?g", re.IGNORECASE)
 _MAP = re.compile(r"(HE|H)salmap_(\d+)_\d+x\d+_\d+b\.bin")
+_MAP_SIZE = re.compile(r".*_(\d+)x(\d+)(?:x(\d+))?_(16|32|64)b\.bin")
 _SCANPATH = re.compile(r"(HE|H)scanpath_(\d+)\.txt")
 
 
@@ -91,14 +48,15 @@ class Salient360(GazeRecords):
     """Records of one split; names are P1 to P98.
 
     Args:
-        root: of the copy.
+        root: folder of the data set.
         split: train, validation (P75 to P98) or all.
         movement: HE, head and eyes, or H, the head alone.
-        eye: whose scanpaths, where the copy has them by eye.
+        eye: left or right, where the copy has scanpaths by eye.
         panorama_height: rows of the panoramas as they are read, pixels.
 
     Raises:
-        DataError: a picture of the split lacks its map or scanpaths, or there is none.
+        DataError: a picture of the split lacks its map or scanpaths, or there is no picture.
+        ParameterError: there is no such split.
     """
 
     def __init__(
@@ -107,11 +65,10 @@ class Salient360(GazeRecords):
         self.sigma_deg = HEADSET_SIGMA_DEG  # of its own maps
         self._root, self._panorama_height = require_folder(root), panorama_height
         self._pictures, maps, scanpaths = _index(self._root)
-        ids = salient360_split(self._pictures, split)
+        ids = in_split(self._pictures, split)
         if not ids:
-            raise DataError(
-                f"{root} has no picture of the split {split}", "check the path", expected="P{n}_{W}x{H}.jpg"
-            )
+            found = f"{root} has no picture of the split {split}"
+            raise DataError(found, "check the path", expected="pictures called P{n}_{W}x{H}.jpg")
         self._maps = {number: path for (of, number), path in maps.items() if of == movement}
         self._scanpaths = {
             number: path for (of, number, by), path in scanpaths.items() if of == movement and by in (eye, "")
@@ -133,7 +90,64 @@ class Salient360(GazeRecords):
         )
 
 
-def read_scanpaths(path: Path) -> tuple[Array, Array, Array]:
+def in_split(numbers: Iterable[int], split: str) -> list[int]:
+    """The picture numbers of a split, sorted.
+
+    Raises:
+        ParameterError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise ParameterError(f"Salient360! has no split {split!r}", f"choose one of {', '.join(SPLITS)}")
+    validates = {"train": (False,), "validation": (True,), "all": (False, True)}[split]
+    return sorted(each for each in numbers if (each >= FIRST_VALIDATION) in validates)
+
+
+def read_density(path: str | Path, frame: int = 0) -> Density:
+    """One map as a density relative to uniform: (height, width) float32, solid-angle-weighted mean 1.
+
+    Args:
+        path: of a picture's map, or of a video's, of which only the frame's part is read.
+        frame: from 0.
+
+    Raises:
+        DataError: the file is missing or short, or the map is negative, not finite or empty.
+    """
+    path = Path(path)
+    frames, height, width, dtype = map_shape(path)
+    if not 0 <= frame < frames:
+        raise DataError(f"frame {frame} of {path}", "choose another frame", expected=f"0 to {frames - 1}")
+    pixels = height * width
+    values = np.fromfile(path, dtype, count=pixels, offset=frame * pixels * dtype.itemsize).astype(np.float64)
+    values = values.reshape(height, width)  # (height · width,) → (height, width)
+    return as_density(values, str(path))
+
+
+def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating[Any]]]:
+    """(frames, height, width, dtype) that the name promises and the file's size keeps.
+
+    Raises:
+        DataError: the file is missing, has another name or another size.
+    """
+    match = _MAP_SIZE.fullmatch(path.name)
+    if match is None:
+        raise DataError(
+            f"{path} has no size in its name",
+            "restore its name",
+            expected="name_{width}x{height}[x{frames}]_{bits}b.bin",
+        )
+    width, height, frames, bits = (int(each or 1) for each in match.groups())
+    dtype = np.dtype(f"<f{bits // 8}")
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "copy the data set again", expected="a saliency map")
+    expected = frames * height * width * dtype.itemsize
+    size = path.stat().st_size
+    if size != expected:
+        what = "is cut short: it has" if size < expected else "has"
+        raise DataError(f"{path} {what} {size} bytes", "copy it again", expected=f"{expected} as its name says")
+    return frames, height, width, dtype
+
+
+def read_scanpaths(path: Path) -> tuple[Floats, Integers, Floats]:
     """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all observers of one panorama.
 
     Raises:

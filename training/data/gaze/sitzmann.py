@@ -1,8 +1,8 @@
 """Sitzmann et al., "Saliency in VR" (IEEE TVCG 24(4), 2018): 22 panoramas seen in three ways.
 
 On disk: `cubemap_0000.png` (equirectangular in spite of its name) and the runs of all people in
-`{vr,seated_vr,browser}/cubemap_0000.pck`, pickles of Python 2. A pickle can run any code; these are read by an
-unpickler that knows numpy's arrays and nothing else.
+`{vr,seated_vr,browser}/cubemap_0000.pck`, pickles of Python 2. `Sitzmann` pairs them by name, and `read_runs` reads the
+fixations. A pickle can run any code; these are read by an unpickler that knows numpy's arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sal360.arrays import Floats, Integers
 from sal360.density import spherical_density
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import Array
 from training.data.gaze.dataset_files import (
     Inventory,
     check_picture_end,
@@ -43,14 +43,14 @@ class Sitzmann(GazeRecords):
     """Records of all panoramas; names are cubemap_0000 to cubemap_0021.
 
     Args:
-        root: of the copy.
-        condition: how they looked: vr (standing), seated_vr or browser.
+        root: folder of the data set.
+        condition: how people looked: vr (standing), seated_vr or browser.
         sigma_deg: blur of a fixation, degrees.
         map_height: rows of the densities.
         panorama_height: rows of the panoramas as they are read, pixels.
 
     Raises:
-        DataError: a panorama lacks its runs, or there is none.
+        DataError: a panorama lacks its runs, or there is no panorama.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Sitzmann(GazeRecords):
         )
 
 
-def read_runs(path: Path) -> tuple[Array, Array, Array]:
+def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
     """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all runs on one panorama.
 
     Each run's `gaze_fixations` (samples, 2) holds, at every sample, the position of the fixation it belongs to as

@@ -1,13 +1,16 @@
 """VR-EyeTracking (Xu et al., CVPR 2018): 208 videos and the gaze of at least 31 people in every frame of each.
 
-On disk: `{id}….mp4` and `Gaze_txt_files/p{observer}/{id}….txt`, where the first three digits of a name are the video.
-A line of text is `frame, number from 1, forward, head x, head y, eye, gaze x, gaze y`, positions as shares of the
-panorama from its BOTTOM left corner.
+On disk: `{id}….mp4` and `Gaze_txt_files/p{observer}/{id}….txt`, where the first three digits of a name are the video,
+and `train_test_set.xlsx` with the split. A line of text is `frame, number from 1, forward, head x, head y, eye, gaze x,
+gaze y`, positions as fractions of the panorama from its BOTTOM left corner.
+`VrEyeTracking` takes every 30th frame: its gaze is read by `read_gaze`, its picture by `read_video_frame`.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +18,163 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from sal360.arrays import Floats, Integers, Pixels
 from sal360.density import HEADSET_SIGMA_DEG, spherical_density
-from sal360.errors import DataError
+from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import Array
 from training.data.gaze.dataset_files import Inventory, files_by_identity, require_files, require_folder
 from training.data.gaze.records import GazeRecords, directions_of_positions
-from training.data.gaze.splits import VR_EYETRACKING_SHEET, vr_eyetracking_split
+
+VIDEOS, OBSERVERS_A_VIDEO = 208, 31
+SPLITS = ("train", "test", "all")
+SPLIT_SHEET = "train_test_set.xlsx"
+"""The split of 134 training and 74 test videos comes with the data set, in this file."""
+_VIDEO = re.compile(r"(\d{3}).*\.(mp4|avi|mkv|mov)", re.IGNORECASE)
+_GAZE = re.compile(r"(\d{3}).*\.txt")
+_OBSERVER = re.compile(r"p(\d{3})")
+_TAIL_BYTES = 4096
+
+
+class VrEyeTracking(GazeRecords):
+    """Records of single frames; names are "017/240": video and frame, from 1 as in the gaze files.
+
+    Args:
+        root: folder of the data set.
+        split: train or test, by the data set's own sheet, or all.
+        frame_step: frames from one record to the next; the first record is this frame.
+        sigma_deg: blur of a gaze point, degrees.
+        map_height: rows of the densities.
+
+    Raises:
+        DataError: a video of the split or its gaze is missing, or the sheet.
+        ParameterError: there is no such split.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        frame_step: int = 30,
+        sigma_deg: float = HEADSET_SIGMA_DEG,
+        map_height: int = 256,
+    ) -> None:
+        folder = require_folder(root)
+        self.sigma_deg, self._map_height = sigma_deg, map_height
+        self._videos, self._gaze = _index(folder)
+        ids = in_split(folder, self._videos, split)
+        require_files(self._videos, ids, "videos", folder)
+        require_files(self._gaze, ids, "folders of gaze", folder)
+        self._keys = [
+            (video, frame)
+            for video in ids
+            for frame in range(frame_step, _last_frame(self._gaze[video]) + 1, frame_step)
+        ]
+        if not self._keys:
+            raise DataError(f"{root} has no frame of the split {split}", "check the path", expected="videos with gaze")
+        self.names = tuple(f"{video:03d}/{frame}" for video, frame in self._keys)
+
+    def read(self, index: int) -> GazeRecord:
+        video, frame = self._keys[index]
+        number, observer, directions = _gaze_of_video(self._gaze[video])
+        shown = number == frame
+        if not shown.any():
+            raise DataError(
+                f"frame {frame} of video {video:03d} has no gaze", "copy it again", expected="gaze in every frame"
+            )
+        return GazeRecord(
+            name=self.names[index],
+            panorama=partial(read_video_frame, self._videos[video], frame - 1),
+            fixations=directions[shown],
+            observer=observer[shown],
+            time_s=np.full(int(shown.sum()), np.nan),
+            density=spherical_density(directions[shown], self._map_height, 2 * self._map_height, self.sigma_deg),
+        )
+
+
+def in_split(root: Path, numbers: Iterable[int], split: str) -> list[int]:
+    """The video numbers of a split, sorted: all, or those that the data set's own sheet has.
+
+    Raises:
+        DataError: the sheet is missing or malformed.
+        ParameterError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise ParameterError(f"VR-EyeTracking has no split {split!r}", f"choose one of {', '.join(SPLITS)}")
+    return sorted(numbers if split == "all" else read_first_column(root / SPLIT_SHEET, f"{split}_set"))
+
+
+def read_first_column(path: Path, sheet: str) -> list[int]:
+    """The numbers in column A of a sheet of an .xlsx workbook.
+
+    Raises:
+        DataError: there is no such file or sheet, or it has no numbers there.
+    """
+    from openpyxl import load_workbook  # starts slowly
+
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "copy it from the data set; it holds the split")
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and extensions that openpyxl leaves out
+            rows = list(load_workbook(file, read_only=True, data_only=True)[sheet].iter_rows(max_col=1))
+    except Exception as error:  # openpyxl lets through whatever zip, XML and itself raise
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read ({reason})", "copy it again", expected=f"a sheet {sheet}") from None
+    numbers = [int(row[0].value) for row in rows if row and row[0].data_type == "n" and row[0].value is not None]
+    if not numbers:
+        raise DataError(f"sheet {sheet} of {path} has no numbers in column A", "copy it again")
+    return numbers
+
+
+def read_gaze(path: Path) -> tuple[Integers, Floats]:
+    """Frame numbers (n,) from 1, and gaze directions (n, 3), of one person and video.
+
+    Raises:
+        DataError: the file is missing or malformed, or gaze lies outside the panorama.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "copy the data set again", expected="gaze")
+    return _parse_gaze(path.read_text(encoding="utf-8", errors="replace").splitlines(), path)
+
+
+def _gaze_of_video(files: dict[int, Path]) -> tuple[Integers, Integers, Floats]:
+    """Frame numbers (n,), observers (n,) and directions (n, 3) of all people on one video."""
+    return _read_all(tuple(sorted(files.items())))
+
+
+@lru_cache(maxsize=4)
+def _read_all(files: tuple[tuple[int, Path], ...]) -> tuple[Integers, Integers, Floats]:
+    parts = [(person, *read_gaze(path)) for person, path in files]
+    return (
+        np.concatenate([number for _, number, _ in parts]),
+        np.concatenate([np.full(len(number), person) for person, number, _ in parts]),
+        np.concatenate([directions for _, _, directions in parts]),
+    )
+
+
+def _last_frame(files: dict[int, Path]) -> int:
+    """The last frame that any person saw."""
+    return max(int(_parse_gaze_end(path)[0][-1]) for path in files.values())
+
+
+def _parse_gaze_end(path: Path) -> tuple[Integers, Floats]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return _parse_gaze(lines[1:] if size > _TAIL_BYTES else lines, path)  # the first of a cut is no whole line
+
+
+def _parse_gaze(lines: list[str], path: Path) -> tuple[Integers, Floats]:
+    try:
+        table = np.loadtxt(lines, delimiter=",", usecols=(1, 6, 7), ndmin=2) if lines else np.zeros((0, 3))
+    except ValueError as error:
+        raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields a line") from None
+    inside = ((table[:, 1:] >= 0) & (table[:, 1:] <= 1)).all(axis=1)
+    if len(table) == 0 or not inside.all():
+        where = f"{path} has no lines" if len(table) == 0 else f"{path} has gaze outside the panorama"
+        raise DataError(where, "copy it again", expected="gaze from 0 to 1")
+    return table[:, 0].astype(np.int64), directions_of_positions(table[:, 1], 1 - table[:, 2])
 
 
 class _Place(NamedTuple):
@@ -33,7 +186,7 @@ class _Place(NamedTuple):
     """The decoding time stamp of the last key frame that is not shown after it: containers seek by those."""
 
 
-def read_video_frame(path: str | Path, index: int) -> Array:
+def read_video_frame(path: str | Path, index: int) -> Pixels:
     """Frame `index`, from 0, as (H, W, 3) uint8 RGB.
 
     Raises:
@@ -90,79 +243,6 @@ def _places(path: str) -> tuple[_Place, ...]:
     return tuple(places)
 
 
-VIDEOS, OBSERVERS_A_VIDEO = 208, 31
-_VIDEO = re.compile(r"(\d{3}).*\.(mp4|avi|mkv|mov)", re.IGNORECASE)
-_GAZE = re.compile(r"(\d{3}).*\.txt")
-_OBSERVER = re.compile(r"p(\d{3})")
-_TAIL_BYTES = 4096
-
-
-class VrEyeTracking(GazeRecords):
-    """Records of single frames; names are "017/240": video and frame, from 1 as in the gaze files.
-
-    Args:
-        root: of the copy.
-        split: train, test (of the data set's own sheet) or all.
-        frame_step: every how many frames one is taken, from this number on.
-        sigma_deg: blur of a gaze point, degrees.
-        map_height: rows of the densities.
-
-    Raises:
-        DataError: a video of the split or its gaze is missing.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str,
-        frame_step: int = 30,
-        sigma_deg: float = HEADSET_SIGMA_DEG,
-        map_height: int = 256,
-    ) -> None:
-        folder = require_folder(root)
-        self.sigma_deg, self._map_height = sigma_deg, map_height
-        self._videos, self._gaze = _index(folder)
-        ids = vr_eyetracking_split(folder, self._videos, split)
-        require_files(self._videos, ids, "videos", folder)
-        require_files(self._gaze, ids, "folders of gaze", folder)
-        self._keys = [
-            (video, frame)
-            for video in ids
-            for frame in range(frame_step, _last_frame(self._gaze[video]) + 1, frame_step)
-        ]
-        if not self._keys:
-            raise DataError(f"{root} has no frame of the split {split}", "check the path", expected="videos with gaze")
-        self.names = tuple(f"{video:03d}/{frame}" for video, frame in self._keys)
-
-    def read(self, index: int) -> GazeRecord:
-        video, frame = self._keys[index]
-        number, observer, directions = _gaze_of_video(self._gaze[video])
-        shown = number == frame
-        if not shown.any():
-            raise DataError(
-                f"frame {frame} of video {video:03d} has no gaze", "copy it again", expected="gaze in every frame"
-            )
-        return GazeRecord(
-            name=self.names[index],
-            panorama=partial(read_video_frame, self._videos[video], frame - 1),
-            fixations=directions[shown],
-            observer=observer[shown],
-            time_s=np.full(int(shown.sum()), np.nan),
-            density=spherical_density(directions[shown], self._map_height, 2 * self._map_height, self.sigma_deg),
-        )
-
-
-def read_gaze(path: Path) -> tuple[Array, Array]:
-    """Frame numbers (n,) from 1, and gaze directions (n, 3), of one person and video.
-
-    Raises:
-        DataError: the file is missing or malformed, or gaze lies outside the panorama.
-    """
-    if not path.is_file():
-        raise DataError(f"there is no {path}", "copy the data set again", expected="gaze")
-    return _parse_gaze(path.read_text(encoding="utf-8", errors="replace").splitlines(), path)
-
-
 def inventory(root: str | Path) -> Inventory:
     """What a copy holds; of each gaze file only the end is read."""
     folder = require_folder(root)
@@ -170,7 +250,7 @@ def inventory(root: str | Path) -> Inventory:
     found = Inventory()
     found.count("videos", len(videos), VIDEOS)
     found.count("videos with gaze", len(gaze), VIDEOS)
-    found.count("split sheet", int((folder / VR_EYETRACKING_SHEET).is_file()), 1)
+    found.count("split sheet", int((folder / SPLIT_SHEET).is_file()), 1)
     found.problems += [f"video {each:03d} has no gaze" for each in sorted(set(videos) - set(gaze))]
     found.problems += [f"gaze of {each:03d} has no video" for each in sorted(set(gaze) - set(videos))]
     for video, files in sorted(gaze.items()):
@@ -196,43 +276,3 @@ def _index(root: Path) -> tuple[dict[int, Path], dict[int, dict[int, Path]]]:
         if video >= 0:
             gaze.setdefault(video, {})[person] = path
     return videos, gaze
-
-
-def _gaze_of_video(files: dict[int, Path]) -> tuple[Array, Array, Array]:
-    """Frame numbers (n,), observers (n,) and directions (n, 3) of all people on one video."""
-    return _read_all(tuple(sorted(files.items())))
-
-
-@lru_cache(maxsize=4)
-def _read_all(files: tuple[tuple[int, Path], ...]) -> tuple[Array, Array, Array]:
-    parts = [(person, *read_gaze(path)) for person, path in files]
-    return (
-        np.concatenate([number for _, number, _ in parts]),
-        np.concatenate([np.full(len(number), person) for person, number, _ in parts]),
-        np.concatenate([directions for _, _, directions in parts]),
-    )
-
-
-def _last_frame(files: dict[int, Path]) -> int:
-    """The last frame that any person saw."""
-    return max(int(_parse_gaze_end(path)[0][-1]) for path in files.values())
-
-
-def _parse_gaze_end(path: Path) -> tuple[Array, Array]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return _parse_gaze(lines[1:] if size > _TAIL_BYTES else lines, path)  # the first of a cut is no whole line
-
-
-def _parse_gaze(lines: list[str], path: Path) -> tuple[Array, Array]:
-    try:
-        table = np.loadtxt(lines, delimiter=",", usecols=(1, 6, 7), ndmin=2) if lines else np.zeros((0, 3))
-    except ValueError as error:
-        raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields a line") from None
-    inside = ((table[:, 1:] >= 0) & (table[:, 1:] <= 1)).all(axis=1)
-    if len(table) == 0 or not inside.all():
-        where = f"{path} has no lines" if len(table) == 0 else f"{path} has gaze outside the panorama"
-        raise DataError(where, "copy it again", expected="gaze from 0 to 1")
-    return table[:, 0].astype(np.int64), directions_of_positions(table[:, 1], 1 - table[:, 2])

@@ -1,0 +1,325 @@
+"""Human gaze by its settings: the table of data sets, and what a decoder is trained and measured on.
+
+From gaze on disk to a training sample, in this order: `DATASETS` here says who opens a data set; its own module
+(`salient360.py`, …) reads `GazeRecord`s; `panoramas_with_gaze.py` makes training samples of them. OSIE is photographs:
+`osie.py` reads them, and `placed_photographs.py` lays several on a panorama for each sample.
+
+To add a data set, write its module and a row in `DATASETS`; settings, `python -m training.data.check` and the table in
+docs/reproduce.md follow from the row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from sal360.arrays import Density, Mask, Pixels
+from sal360.metrics import METRICS, standard_protocol
+from training.config import option_names, require, require_at_least, require_between, require_path, require_together
+from training.data.gaze import osie, salient360, sitzmann, vr_eyetracking
+from training.data.gaze.dataset_files import Inventory
+from training.data.gaze.osie import OsieRecords, Photograph, read_osie
+from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas
+from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
+from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds
+from training.data.gaze.salient360 import Salient360
+from training.data.gaze.sitzmann import Sitzmann
+from training.data.gaze.vr_eyetracking import VrEyeTracking
+from training.data.loader import Key
+from training.data.panoramas import PanoramaConfig, open_panoramas
+from training.data.taught_maps import names_below, read_taught
+from training.evaluation.photographs import FIGURES, measure_photographs
+
+Predict = Callable[[Pixels], Density]
+"""Panoramas (B, H, W, 3) uint8 RGB → densities relative to uniform (B, h, w) float32."""
+_TRUTH_WIDTH = 200
+
+
+class Samples(Protocol):
+    """Training samples: frames (H, W, 3) uint8 RGB, densities (K, h, w) float32 and masks (K, h, w) bool."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key, /) -> tuple[Pixels, Density, Mask]: ...
+
+
+class Gaze(ABC):
+    """A data set of gaze, cut into a part to train on and a part to measure."""
+
+    training: Samples
+    measuring: Samples
+    """Samples of the part to measure, unvaried, for pictures."""
+
+    @abstractmethod
+    def measure(self, predict: Predict) -> dict[str, float]:
+        """Mean figures over the part to measure."""
+
+
+@dataclass(frozen=True)
+class GazeDataset:
+    """A row of the table: one data set, and how it is opened and checked."""
+
+    content: str
+    """What the data set holds, for documentation."""
+    source: str
+    """Where it was published."""
+    licence: str
+    """Licence as its distributor states it."""
+    split: str
+    """How it is split into training and measuring."""
+    inventory: Callable[[str | Path], Inventory]
+    """Checks whether a copy is complete."""
+    open: Callable[[GazeConfig, int, float], GazeSplit]
+    """Opens its records: settings, rows of the panoramas, field of view of photographs in degrees."""
+    load: Callable[[GazeConfig, int, tuple[int, int], int], Gaze]
+    """Opens its training samples: settings, rows of the model's input, size of its map, seed."""
+    settings: tuple[str, ...]
+    """The fields of `GazeConfig` that it uses, beside `root`."""
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether it is split by fold, because no split was published."""
+        return "folds" in self.settings
+
+
+def _open_osie(config: GazeConfig, panorama_height: int, fov_deg: float) -> GazeSplit:
+    kept, others = _osie_parts(config)
+    backgrounds = _open_backgrounds(config, panorama_height)[0]
+    return GazeSplit(
+        OsieRecords(others, backgrounds, fov_deg),
+        OsieRecords(kept, backgrounds, fov_deg),
+        f"{_fold(config)} by photograph, each placed in front at {fov_deg:g}° on a real panorama",
+    )
+
+
+def _open_salient360(config: GazeConfig, panorama_height: int, _fov_deg: float) -> GazeSplit:
+    validation = Salient360(config.root, "validation", panorama_height=panorama_height)
+    train = Salient360(config.root, "train", panorama_height=panorama_height)
+    return GazeSplit(train, validation, "validation, P75 to P98")
+
+
+def _open_sitzmann(config: GazeConfig, panorama_height: int, _fov_deg: float) -> GazeSplit:
+    everything = Sitzmann(config.root, panorama_height=panorama_height)
+    parts = split_folds(everything.names, config.folds, config.split_seed)
+    others = np.concatenate([part for i, part in enumerate(parts) if i != config.fold])
+    kept = GazeSubset(everything, parts[config.fold])
+    return GazeSplit(GazeSubset(everything, others), kept, f"{_fold(config)} by panorama")
+
+
+def _open_vr_eyetracking(config: GazeConfig, _panorama_height: int, _fov_deg: float) -> GazeSplit:
+    test = VrEyeTracking(config.root, "test")
+    return GazeSplit(VrEyeTracking(config.root, "train"), test, "the test videos of the data set's sheet")
+
+
+def _load_photographs(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:
+    return OsieGaze(config, height, map_size, seed)
+
+
+def _load_panoramas(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:
+    split = open_gaze(config, height)
+    return PanoramaGaze(split, config.augment, height, map_size, seed)
+
+
+_FOLDS = ("folds", "fold", "split_seed")
+DATASETS = {
+    "osie": GazeDataset(
+        content="600 photographs of 800 x 600, gaze of 15 people; laid on panoramas",
+        source="[Xu et al., Journal of Vision 2014](https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels)",
+        licence="MIT",
+        split="folds by photograph",
+        inventory=osie.inventory,
+        open=_open_osie,
+        load=_load_photographs,
+        settings=(*_FOLDS, "panoramas", "taught", "picture_width", "measure_fov_deg", "placement"),
+    ),
+    "salient360": GazeDataset(
+        content="85 panoramas, saliency maps and scanpaths of head and eyes",
+        source="[Gutiérrez et al., QoMEX 2018](https://salient360.ls2n.fr)",
+        licence="terms of its distributor",
+        split="P75 to P98 validate",
+        inventory=salient360.inventory,
+        open=_open_salient360,
+        load=_load_panoramas,
+        settings=("augment",),
+    ),
+    "sitzmann": GazeDataset(
+        content="22 panoramas, gaze in three viewing conditions",
+        source="[Sitzmann et al., TVCG 2018](https://github.com/vsitzmann/vr-saliency)",
+        licence="none stated",
+        split="folds by panorama",
+        inventory=sitzmann.inventory,
+        open=_open_sitzmann,
+        load=_load_panoramas,
+        settings=(*_FOLDS, "augment"),
+    ),
+    "vr_eyetracking": GazeDataset(
+        content="208 videos, gaze of at least 31 people in every frame",
+        source="[Xu et al., CVPR 2018](https://github.com/xuyanyu-shh/VR-EyeTracking)",
+        licence="none stated",
+        split="134 training and 74 test videos, by its own `train_test_set.xlsx`",
+        inventory=vr_eyetracking.inventory,
+        open=_open_vr_eyetracking,
+        load=_load_panoramas,
+        settings=("augment",),
+    ),
+}
+"""Data sets of human gaze by name."""
+
+if TYPE_CHECKING:
+    DatasetName = str  # mypy knows no Literal of computed values
+else:
+    DatasetName = Literal[tuple(DATASETS)]  # jsonargparse takes the choices from it
+
+
+@dataclass(frozen=True)
+class GazeConfig:
+    """Which data set of human gaze is used, and which part of it is kept for measuring."""
+
+    root: str
+    """Root folder of the data set."""
+    dataset: DatasetName = "osie"
+    """Name of the data set; see the table in docs/reproduce.md."""
+    panoramas: str = ""
+    """OSIE: folder of the panoramas on which its photographs are laid."""
+    taught: str = ""
+    """OSIE: file of `training.teach` with maps of those panoramas, learnt where no photograph lies; empty: none."""
+    folds: int = 5
+    """OSIE and Sitzmann: number of folds for cross-validation."""
+    fold: int = 0
+    """OSIE and Sitzmann: the fold that is kept for measuring, from 0."""
+    split_seed: int = 0
+    """Seed of the draw of the folds."""
+    picture_width: int = 400
+    """OSIE: width to which photographs are reduced when they are read, pixels."""
+    measure_fov_deg: float = 0.0
+    """OSIE: horizontal field of view of the viewports in which photographs are measured, degrees; 0: laid flat."""
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    """OSIE: how photographs are placed."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """All but OSIE: how panoramas and their gaze are varied."""
+
+    def __post_init__(self) -> None:
+        require_path("root", self.root, "the folder of the data set")
+        require("dataset", self.dataset, self.dataset in DATASETS, f"one of {', '.join(DATASETS)}")
+        used = DATASETS[self.dataset].settings
+        if "panoramas" in used:
+            require_path("panoramas", self.panoramas, "a folder of panoramas to lay the photographs on")
+        expected = "taught maps for photographs alone: panoramas of this data set have gaze of their own"
+        require_together(self, ("taught", "dataset"), not self.taught or "taught" in used, expected)
+        require_at_least("folds", self.folds, 2)
+        require_between("fold", self.fold, 0, self.folds - 1)
+        require_at_least("picture_width", self.picture_width, 40)
+        require_between("measure_fov_deg", self.measure_fov_deg, 0, 120)
+
+
+def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) -> GazeSplit:
+    """Open the records of a data set, as evaluation takes them.
+
+    Args:
+        config: which data and which part is measured.
+        panorama_height: rows at which panoramas are read, pixels.
+        fov_deg: horizontal field of view at which OSIE's photographs are placed, degrees.
+
+    Raises:
+        DataError: files are missing, short or broken.
+    """
+    return DATASETS[config.dataset].open(config, panorama_height, fov_deg)
+
+
+def load_gaze(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:
+    """Open the training samples of a data set, and what measures the model while it trains.
+
+    Args:
+        config: which data, and how samples are varied.
+        height: rows of the model's input.
+        map_size: rows and columns of the model's map.
+        seed: of placements and variations.
+
+    Raises:
+        DataError: files are missing, short or broken.
+    """
+    return DATASETS[config.dataset].load(config, height, map_size, seed)
+
+
+class PanoramaGaze(Gaze):
+    """Panoramas with gaze, measured by the standard protocol.
+
+    Args:
+        split: the records.
+        augment: how training samples are varied.
+        height: rows of the model's input.
+        map_size: rows and columns of the model's map.
+        seed: of the variations.
+    """
+
+    def __init__(
+        self, split: GazeSplit, augment: AugmentConfig, height: int, map_size: tuple[int, int], seed: int
+    ) -> None:
+        self._records: GazeRecords = split.measuring
+        self.training = GazePanoramas(split.training, height, map_size, augment, seed)
+        self.measuring = GazePanoramas(split.measuring, height, map_size, None, seed)
+
+    def measure(self, predict: Predict) -> dict[str, float]:
+        """The five metrics of the standard protocol, each a mean over the records that are kept."""
+        figures = []
+        for index in range(len(self._records)):
+            frame = self.measuring[0, index][0]
+            figures.append(standard_protocol(predict(frame[None])[0], self._records[index]))
+        return {name: float(np.mean([each[name] for each in figures])) for name in METRICS}
+
+
+class OsieGaze(Gaze):
+    """OSIE's photographs laid on panoramas, measured in the photographs' own planes.
+
+    Args:
+        config: the settings.
+        height: rows of the model's input.
+        map_size: rows and columns of the model's map.
+        seed: of the placements.
+
+    Raises:
+        DataError: photographs or panoramas are missing or broken.
+    """
+
+    def __init__(self, config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> None:
+        self._kept, others = _osie_parts(config)
+        self._backgrounds, paths = _open_backgrounds(config, height)
+        self._fov_deg = config.measure_fov_deg
+        taught = read_taught(config.taught, names_below(config.panoramas, paths), map_size) if config.taught else None
+
+        def place(photographs: Sequence[Photograph], taught: Sequence[Density] | None) -> PlacedPhotographs:
+            pictures = [photograph.read(config.picture_width) for photograph in photographs]
+            densities = [photograph.density(_TRUTH_WIDTH) for photograph in photographs]
+            return PlacedPhotographs(pictures, densities, self._backgrounds, config.placement, map_size, seed, taught)
+
+        self.training = place(others, taught)
+        self.measuring = place(self._kept, None)
+
+    def measure(self, predict: Predict) -> dict[str, float]:
+        """NSS, CC and KLD on the photographs of the fold that is kept; see training/evaluation/photographs.py."""
+        figures = measure_photographs(predict, self._kept, self._backgrounds, fov_deg=self._fov_deg)
+        return dict(zip(FIGURES, figures.mean(axis=0).tolist(), strict=True))
+
+
+def _osie_parts(config: GazeConfig) -> tuple[list[Photograph], list[Photograph]]:
+    """The photographs of the fold that is kept, and those of the others."""
+    photographs = read_osie(config.root)
+    folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
+    others = [photographs[i] for part, fold in enumerate(folds) if part != config.fold for i in fold]
+    return [photographs[i] for i in folds[config.fold]], others
+
+
+def _open_backgrounds(config: GazeConfig, height: int) -> tuple[list[Pixels], tuple[str, ...]]:
+    """The panoramas on which photographs are laid, (height, 2 * height, 3) uint8 each, and their paths."""
+    with option_names(root="panoramas"):
+        panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
+    return [panoramas[i] for i in range(len(panoramas))], panoramas.paths
+
+
+def _fold(config: GazeConfig) -> str:
+    return f"fold {config.fold} of {config.folds} (seed {config.split_seed})"
