@@ -13,23 +13,26 @@ from std_msgs.msg import Header
 
 from sal360.arrays import Pixels
 from sal360.errors import FrameError
-from sal360.images import decode_message, message_size
+from sal360.images import MAX_PIXELS, decode_message, message_size
 
 _DTYPES = {"mono8": np.uint8, "8SC1": np.int8, "32FC1": np.float32, "rgb8": np.uint8, "bgr8": np.uint8}
 
 
-def decode_frame(message: Image | CompressedImage, min_height: int = 0) -> tuple[Pixels, str]:
+def decode_frame(
+    message: Image | CompressedImage, min_height: int = 0, max_pixels: int = MAX_PIXELS
+) -> tuple[Pixels, str]:
     """The picture in a message, (H, W, 3) uint8, and its channel order, "rgb" or "bgr".
 
     For rgb8, bgr8 and mono8 the array is a view of the message's data, which stays alive as long as the array.
 
     Args:
         min_height: rows that the caller needs at least; a much larger JPEG is decoded at a fraction of its size.
+        max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
-        FrameError: the message is malformed.
+        FrameError: the message is malformed, or its picture too large.
     """
-    return decode_message(message, min_height=min_height)
+    return decode_message(message, min_height=min_height, max_pixels=max_pixels)
 
 
 def frame_size(message: Image | CompressedImage) -> tuple[int, int]:

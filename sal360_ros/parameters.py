@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from sal360.images import MAX_PIXELS
 from sal360.outputs.overlay import FULL_SCALE
 from sal360.outputs.qp_offset import QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRateSettings
@@ -101,6 +102,9 @@ class SaliencyParameters(Settings):
         False, "open torch programs (.pt2), which can run any code while they are opened", changes="unconfigured"
     )
     image_transport: str = setting("raw", _TRANSPORT, choices=TRANSPORTS, changes="unconfigured")
+    max_pixels: int = setting(
+        MAX_PIXELS, "maximum size of a frame; larger ones are rejected undecoded", minimum=1, maximum=2**30, unit="px"
+    )
     orientation: str = setting(
         "none",
         "source of the camera's orientation; imu: sensor_msgs/Imu on `imu`; odometry: nav_msgs/Odometry on `odom`",

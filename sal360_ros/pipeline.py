@@ -230,7 +230,7 @@ class SaliencyPipeline:
         parameters = self._parameters()
         stamp_ns = stamp_nanoseconds(frame.message.header)
         time_ns, stands_still = self._time_of(stamp_ns, frame.arrival_ns)
-        image, channels = decode_frame(frame.message, self._rows_needed(parameters))
+        image, channels = decode_frame(frame.message, self._rows_needed(parameters), parameters.max_pixels)
         height, width = frame_size(frame.message)
         check_frame(height, width)
         density = self._predictor.predict(image, channels)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -94,6 +95,17 @@ def test_each_malformed_compressed_image_is_named_and_counted(graph, compressed_
         compressed_camera.publish(good)
         graph.wait_for(lambda count=count: len(maps) == count, f"a map after {reason}")
     graph.wait_for_line("the frame is 64 x 64;")  # its own size, not that of the reduced picture
+
+
+def test_a_frame_above_max_pixels_is_rejected_until_max_pixels_is_raised(graph, camera, make_node, activate, rejected):
+    node = activate(make_node(max_pixels=32 * 64 - 1))
+    maps = graph.received(Image, "saliency")
+    camera.stream_until(lambda: rejected("too_large"), "the rejection")
+    assert not maps
+    line = graph.wait_for_line("frame rejected (too_large): the image is 64 x 32 pixels")
+    assert "raise max_pixels" in line
+    assert graph.call(node.set_parameters, [Parameter("max_pixels", value=32 * 64)])[0].successful
+    camera.stream_until(lambda: maps, "a map")
 
 
 @pytest.mark.usefixtures("active_node")
