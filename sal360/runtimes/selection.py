@@ -35,7 +35,9 @@ class BackendRow:
     install: Mapping[str, str]
     """Kind of device that it runs on, "cpu" or "cuda" → what `pip install` needs for it there."""
     precisions: tuple[str, ...]
-    """Arithmetic that it offers; unless it says more, only that of the file."""
+    """Arithmetic that it has; all but OpenVINO compute in that of the file."""
+    runs_code: bool = False
+    """Whether opening a file can run code of its author; `open_model` then asks for consent."""
 
     @property
     def name(self) -> str:
@@ -53,7 +55,7 @@ BACKENDS = (
         {"cpu": "onnxruntime", "cuda": "onnxruntime-gpu[cuda,cudnn]"},
         PRECISIONS,
     ),
-    BackendRow(TorchBackend, (".pt2",), {"cpu": "torch", "cuda": "torch"}, ("fp32", "fp16", "bf16")),
+    BackendRow(TorchBackend, (".pt2",), {"cpu": "torch", "cuda": "torch"}, ("fp32", "fp16", "bf16"), runs_code=True),
 )
 """All runtimes, faster ones first: "auto" takes the first that is installed for the file and the device."""
 
@@ -98,7 +100,7 @@ def open_model(
     """
     chosen = select(path, backend=backend, device=device, precision=precision)
     Rule(minimum=0, maximum=MAX_THREADS).check("threads", threads)
-    if chosen.path.suffix.lower() == ".pt2" and not allow_pickled_programs:
+    if chosen.row.runs_code and not allow_pickled_programs:
         raise ModelError(
             f"{chosen.path} is a torch program, which can run any code while it is opened",
             "set allow_pickled_programs (--allow-pickled-programs on a command line) if you trust its author, or "

@@ -44,7 +44,7 @@ def engine_for(
     """
     onnx = read_onnx(onnx_path)
     folder = folder or cache_folder() / "engines"
-    path = folder / f"{_model_name(onnx.spec.name)}-{_key(onnx, library, device)[:16]}{SUFFIX}"
+    path = folder / f"{_model_name(onnx.spec.name)}-{engine_key(onnx, library, device)[:16]}{SUFFIX}"
     if not force_update and _serves(path, max_batch):
         return _found(path)
     writable_folder(folder)
@@ -58,12 +58,8 @@ def engine_for(
     return path
 
 
-def engine_key(onnx_path: Path, library: TensorRt, device: CudaDevice) -> str:
+def engine_key(onnx: OnnxFile, library: TensorRt, device: CudaDevice) -> str:
     """Hash of everything that an engine depends on: the model with its external data, TensorRT, and the GPU."""
-    return _key(read_onnx(onnx_path), library, device)
-
-
-def _key(onnx: OnnxFile, library: TensorRt, device: CudaDevice) -> str:
     return _hash(*_machine(library, device), onnx.sha256())
 
 
