@@ -116,6 +116,11 @@ def _values(default: Value, rule: Rule) -> str:
     return rule.allowed or ("`true`, `false`" if isinstance(default, bool) else "text")
 
 
+def _groups(settings: Settings) -> list[str]:
+    """The groups of parameters, each of which has a table of its name."""
+    return list(dict.fromkeys(name.partition(".")[0] for name, _, _ in flatten(settings) if "." in name))
+
+
 def saliency_yaml() -> str:
     """`config/saliency.yaml`: every parameter of the node with its default."""
     lines = [
@@ -311,10 +316,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "backends": backends,
     "encoders": encoders,
     "gaze data sets": gaze_datasets,
-    **{
-        group: partial(parameters, SaliencyParameters(), group=f"{group}.")
-        for group in ("smoothing", "targets", "target", "shading_rate", "qp_offset", "health")
-    },
+    **{group: partial(parameters, SaliencyParameters(), group=f"{group}.") for group in _groups(SaliencyParameters())},
 }
 """The tables of the pages, by the name in their marker."""
 
