@@ -116,7 +116,12 @@ def test_the_target_stays_where_it_is_when_the_imu_comes_and_goes(
     graph, camera, looking_back, make_node, activate, known, hold_s
 ):
     """Before the first sample, at a missing one, and while the IMU is silent for longer than it is bridged."""
-    steady = {"target__reset_gap_s": 9.0, "smoothing__time_constant_s": 0.0, "targets__min_score": 0.0}
+    steady = {
+        "target__min_dwell_s": 60.0,
+        "target__reset_gap_s": 9.0,
+        "smoothing__time_constant_s": 0.0,
+        "targets__min_score": 0.0,
+    }
     activate(make_node(orientation="imu", orientation_hold_s=hold_s, **steady))
     found = targets_over(graph, camera, looking_back, known)
     np.testing.assert_allclose(found, np.broadcast_to(found[0], found.shape), atol=1e-6)
