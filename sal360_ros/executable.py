@@ -17,7 +17,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from sal360.errors import one_line_errors
 from sal360_ros.environment import check_environment, open_standard_streams, ros_start_errors
@@ -60,12 +60,27 @@ def run(
     open_standard_streams()
     keep_freed_memory()
     stop = Stop()
+    for number in STOP_SIGNALS:  # an import may have started threads before, in which signals are not blocked
+        signal.signal(number, lambda *_: threading.Thread(target=stop.end, daemon=True).start())
     threading.Thread(target=stop.await_signal, name="signals", daemon=True).start()
     _end_with_parent()
+    others = set(threading.enumerate())
     try:
-        return one_line_errors(lambda: _run(module, node_class, node_name, max_message_bytes, started, stop))
+        status = one_line_errors(lambda: _run(module, node_class, node_name, max_message_bytes, started, stop))
     finally:
         stop.finished.set()
+    if set(threading.enumerate()) - others:
+        _exit(status)  # a thread hangs in a runtime, which could crash while the interpreter ends
+    return status
+
+
+def _exit(status: int) -> NoReturn:
+    """End the process at once, with what it printed and without shared memory."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    release_segments()
+    os._exit(status)
 
 
 def _run(
@@ -130,19 +145,21 @@ class Stop:
         self.wake()
 
     def await_signal(self) -> None:
-        """Wait for a signal; the process ends `GRACE_S` later at the latest, or at once if nothing has begun."""
+        """Wait for a signal, and end the process."""
         signal.sigwait(STOP_SIGNALS)
+        self.end()
+
+    def end(self) -> None:
+        """End the process, `GRACE_S` later at the latest, or at once if nothing has begun."""
         with self._lock:
             if not self._has_begun:
-                release_segments()
-                os._exit(0)
+                _exit(0)
         self.request(self.status)
         if not self.finished.wait(GRACE_S):
             # for example a runtime that compiles a model, which cannot be interrupted
             with contextlib.suppress(OSError):  # nobody reads stderr any more
                 print(f"shutdown timed out after {GRACE_S:g} s; exiting", file=sys.stderr, flush=True)
-            release_segments()
-            os._exit(1)
+            _exit(1)
 
 
 # --- the parent process ---

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import threading
 import time
 import types
 
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -16,6 +20,7 @@ from sal360.errors import ModelError
 from sal360.predictor import Predictor
 from sal360_ros import node as node_module
 from sal360_ros.node import InferenceError
+from sal360_ros.processes import NodeProcess
 
 pytestmark = pytest.mark.ros
 
@@ -336,3 +341,31 @@ def test_a_node_can_be_destroyed_while_its_model_is_being_opened(graph, make_nod
     graph.wait_for_line("stopped while the model was being opened")
     opening.set()
     graph.wait_for(lambda: "open" not in {each.name for each in threading.enumerate()}, "the thread to end")
+
+
+def test_a_process_that_is_stopped_while_it_opens_its_model_ends_at_once_and_leaves_nothing(driver, tmp_path):
+    """Also when an import has started threads before the executable could block signals in them."""
+    (tmp_path / "slow_node.py").write_text(
+        "import sys, time\n"
+        "import sal360_ros.node\n"
+        "sal360_ros.node.Predictor = lambda *_, **__: time.sleep(3600)\n"
+        "from sal360_ros.saliency_node import main\n"
+        "sys.exit(main())\n"
+    )
+    log = tmp_path / "log"
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    with NodeProcess("slow_node", environment=environment, log=log) as process:
+        client = driver.create_client(ChangeState, "/saliency_node/change_state")
+        assert client.wait_for_service(30)
+        client.call_async(ChangeState.Request(transition=Transition(id=CONFIGURE)))
+        states = driver.create_client(GetState, "/saliency_node/get_state")
+        state = ""
+        while state != "configuring":
+            future = states.call_async(GetState.Request())
+            rclpy.spin_until_future_complete(driver, future, timeout_sec=30)
+            state = future.result().current_state.label
+        begin_s = time.monotonic()
+        os.kill(process.pid, signal.SIGTERM)
+        assert process._process.wait(30) == 0
+        assert time.monotonic() - begin_s < 15
+    assert "stopped while the model was being opened" in log.read_text()
