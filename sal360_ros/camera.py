@@ -47,6 +47,7 @@ class PanoramaCamera(Node):
             hold_s=self._values.hold_s,
             yaw_rate_rad_s=math.radians(self._values.yaw_rate_deg_s),
             height_px=self._values.height_px,
+            max_pixels=self._values.max_pixels,
             on_bad_frame=self._skip,
         )
         is_raw = self._values.image_transport == "raw"

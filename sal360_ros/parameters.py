@@ -25,6 +25,7 @@ TRANSPORTS = ("raw", "compressed")
 ORIENTATIONS = ("none", "imu", "odometry")
 _TRANSPORT = "raw: Image on `image`; compressed: CompressedImage on `image/compressed`"
 _MAX_HEIGHT_PX = 16384
+_MAX_PIXELS = 10**9  # near OpenCV's own limit of 2^30
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,11 @@ class SaliencyParameters(Settings):
     )
     image_transport: str = setting("raw", _TRANSPORT, choices=TRANSPORTS, changes="unconfigured")
     max_pixels: int = setting(
-        MAX_PIXELS, "maximum size of a frame; larger ones are rejected undecoded", minimum=1, maximum=2**30, unit="px"
+        MAX_PIXELS,
+        "maximum size of a frame; larger ones are rejected undecoded",
+        minimum=1,
+        maximum=_MAX_PIXELS,
+        unit="px",
     )
     orientation: str = setting(
         "none",
@@ -168,6 +173,14 @@ class CameraParameters(Settings):
     rate_hz: float = setting(30.0, "frame rate", minimum=0.1, maximum=1000, unit="Hz", changes="start")
     height_px: int = setting(
         0, "rows of the published frames; 0: the source's rows", minimum=0, maximum=8192, unit="px", changes="start"
+    )
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "maximum size of a picture; larger ones are skipped undecoded",
+        minimum=1,
+        maximum=_MAX_PIXELS,
+        unit="px",
+        changes="start",
     )
     hold_s: float = setting(5.0, "display time of each picture", minimum=0, maximum=3600, unit="s", changes="start")
     yaw_rate_deg_s: float = setting(

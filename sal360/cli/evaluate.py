@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from sal360.arrays import Floats
 from sal360.cli import live_player
-from sal360.cli.options import CommandParser, add_model_options, model_options
+from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, model_options
 from sal360.density import HEADSET_SIGMA_DEG
 from sal360.errors import FRAME_REJECTIONS, ParameterError
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_names(requirements, figure_names(live=options.live, protocols=protocols))
     if options.rate != 1 and not options.live:
         raise ParameterError("--rate was given without --live", "remove it, or add --live")
-    with open_recording(options.recording, options.topic, besides=options.ground_truth) as recording:
+    with open_recording(options.recording, options.topic, options.ground_truth, options.max_pixels) as recording:
         folder = options.output or default_output(recording.path, f"{recording.name}_{_mode(options)}")
         gaze = _recorded_gaze(options, recording)
         run = _run(options, recording, folder, gaze, protocols)
@@ -125,7 +125,7 @@ def _run(
             evaluation = evaluate_frames(_with_progress(frames, recording), recording, folder, **outputs)
         measured = {"peak_rss_mb": sampler.figures()["peak_rss_mb"]}
         return Run(evaluation, predictor.description, measured)
-    parameters = {**model, "smoothing.time_constant_s": smoothing.time_constant_s}
+    parameters = {**model, "max_pixels": options.max_pixels, "smoothing.time_constant_s": smoothing.time_constant_s}
     parameters.update(_node_parameter(text) for text in options.node_parameter)
     with live_player()(recording, parameters, options.rate) as live:
         evaluation = evaluate_frames(_with_progress(live.frames, recording), recording, folder, **outputs)
@@ -243,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
         help="time constant of the temporal smoothing, seconds; 0: none",
     )
     _add_truth_options(parser)
+    add_max_pixels(parser)
     add_model_options(parser)
     group = parser.add_argument_group("live replay")
     mode = group.add_mutually_exclusive_group()

@@ -6,6 +6,7 @@ import argparse
 from typing import Any, NoReturn
 
 from sal360.errors import ParameterError
+from sal360.images import MAX_PIXELS
 from sal360.runtimes import BACKEND_NAMES
 from sal360.runtimes.backend import PRECISIONS
 
@@ -67,6 +68,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="X",
         help="strength of the equator prior; 1: as trained, 0: none",
+    )
+
+
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """Add the option that limits the size of pictures."""
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="maximum size of a picture; larger ones are skipped before they are decoded",
     )
 
 

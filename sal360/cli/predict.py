@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sal360.arrays import Density
-from sal360.cli.options import CommandParser, add_model_options, model_options
+from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, model_options
 from sal360.errors import DataError, FrameError
 from sal360.files import written_beside
 from sal360.images import read_picture, write_picture
@@ -132,7 +132,7 @@ def _say(text: str) -> None:
 
 
 def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
-    picture = read_picture(each.path)
+    picture = read_picture(each.path, max_pixels=options.max_pixels)
     density = predictor.predict(picture, "bgr")
     _write_array(options.output / f"{each.name}.npy", density)
     overlay = draw_overlay(picture, density, full_scale=options.full_scale)
@@ -235,5 +235,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("out/predict"), metavar="DIR", help="output folder")
     add("--recursive", action="store_true", help="search the subfolders of folders too")
     add("--full-scale", type=float, default=FULL_SCALE, metavar="X", help="density with the brightest colour")
+    add_max_pixels(parser)
     add_model_options(parser)
     return parser

@@ -13,7 +13,7 @@ from typing import Any
 
 from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import DataError, FrameError, ParameterError
-from sal360.images import decode_message
+from sal360.images import MAX_PIXELS, decode_message
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.predictor import Predictor, check_frame
 from sal360.sources.bag import (
@@ -42,6 +42,8 @@ class RecordedFrame:
     """The deserialised message; None if there is none."""
     error: FrameError | None = None
     """Why there is none."""
+    max_pixels: int = MAX_PIXELS
+    """Larger frames are unusable."""
 
     def picture(self) -> tuple[Pixels, str]:
         """The frame, (H, W, 3) uint8, and its channel order, "rgb" or "bgr".
@@ -51,7 +53,7 @@ class RecordedFrame:
         """
         if self.error is not None:
             raise self.error
-        image, channels = decode_message(self.fields)
+        image, channels = decode_message(self.fields, max_pixels=self.max_pixels)
         check_frame(*image.shape[:2])
         return image, channels
 
@@ -101,13 +103,14 @@ class BagRecording(Recording):
     Args:
         bag: must stay open as long as the recording is used.
         topic: as `sources.bag.choose_image_topic` gives it.
+        max_pixels: larger frames are unusable.
     """
 
     kind = "bag"
 
-    def __init__(self, bag: Bag, topic: str) -> None:
+    def __init__(self, bag: Bag, topic: str, max_pixels: int = MAX_PIXELS) -> None:
         super().__init__()
-        self._bag = bag
+        self._bag, self._max_pixels = bag, max_pixels
         self._beside: dict[str, Bag] = {}
         self.path, self.name, self.topics = bag.path, bag.name, bag.topics
         self.topic, self.type, self.frame_count = topic, bag.topics[topic].type, bag.topics[topic].count
@@ -132,7 +135,7 @@ class BagRecording(Recording):
             except FrameError as error:
                 yield RecordedFrame(index, message.recorded_ns, message, None, error)
             else:
-                yield RecordedFrame(index, stamp_ns(message, fields), message, fields)
+                yield RecordedFrame(index, stamp_ns(message, fields), message, fields, max_pixels=self._max_pixels)
 
 
 class VideoRecording(Recording):
@@ -185,12 +188,15 @@ class VideoRecording(Recording):
         return BagMessage(self.topic, self.type, at_ns, data, ros1=False)
 
 
-def open_recording(path: Path, topic: str = "", besides: Collection[str] = ()) -> AbstractContextManager[Recording]:
+def open_recording(
+    path: Path, topic: str = "", besides: Collection[str] = (), max_pixels: int = MAX_PIXELS
+) -> AbstractContextManager[Recording]:
     """Open a bag or a video; a `with` block closes it.
 
     Args:
         topic: image topic of a bag; "" takes the only one.
         besides: image topics that are not frames.
+        max_pixels: larger messages of a bag are unusable.
 
     Raises:
         DataError: it cannot be read, or a topic must be chosen.
@@ -199,16 +205,16 @@ def open_recording(path: Path, topic: str = "", besides: Collection[str] = ()) -
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path of the recording")
     if path.suffix.lower() not in VIDEO_SUFFIXES or path.is_dir():
-        return _open_bag_recording(path, topic, besides)
+        return _open_bag_recording(path, topic, besides, max_pixels)
     if topic:
         raise ParameterError(f"--topic is {topic} for a video, which has no topics", "leave it out")
     return contextlib.nullcontext(VideoRecording(path))
 
 
 @contextlib.contextmanager
-def _open_bag_recording(path: Path, topic: str, besides: Collection[str]) -> Iterator[Recording]:
+def _open_bag_recording(path: Path, topic: str, besides: Collection[str], max_pixels: int) -> Iterator[Recording]:
     with Bag(path) as bag:
-        yield BagRecording(bag, choose_image_topic(bag, topic, besides=besides))
+        yield BagRecording(bag, choose_image_topic(bag, topic, besides=besides), max_pixels)
 
 
 class PlaybackClock:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from sal360.errors import DataError, FrameError, ParameterError
+from sal360.images import MAX_PIXELS
 from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.sources.bag import Bag, bag_frames, choose_image_topic
 from sal360.sources.bag_files import BAG_SUFFIXES, is_bag
@@ -26,6 +27,7 @@ def open_source(
     hold_s: float = 0.0,
     yaw_rate_rad_s: float = 0.0,
     height_px: int = 0,
+    max_pixels: int = MAX_PIXELS,
     on_bad_frame: BadFrame | None = None,
 ) -> Iterator[Frame]:
     """The frames of a picture, a folder of pictures, a video or a bag, in order.
@@ -40,6 +42,7 @@ def open_source(
         yaw_rate_rad_s: pan pictures like a camera that turns to the left at this rate.
         height_px: resize frames to this many rows; 0 keeps their size. Large JPEGs in bags are decoded at a lower
             resolution.
+        max_pixels: larger pictures and messages are refused before they are decoded.
         on_bad_frame: called for each frame that cannot be decoded and each picture in a format that is not read, which
             are then skipped; without it, the former raise their error, and the latter are ignored.
 
@@ -58,7 +61,7 @@ def open_source(
         )
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path")
-    recording = _recording_opener(path, topic, height_px, on_bad_frame or _raise)
+    recording = _recording_opener(path, topic, height_px, max_pixels, on_bad_frame or _raise)
     if recording is None:
         if path.is_dir() and on_bad_frame:
             for each in look_into(path).other_formats:
@@ -70,13 +73,14 @@ def open_source(
             hold_s=hold_s,
             yaw_rate_rad_s=yaw_rate_rad_s,
             height_px=height_px,
+            max_pixels=max_pixels,
             on_bad_frame=on_bad_frame or _raise,
         )
     return (scaled_to(frame, height_px) for frame in (repeated(recording) if loop else recording()))
 
 
 def _recording_opener(
-    path: Path, topic: str, height_px: int, on_bad_frame: BadFrame
+    path: Path, topic: str, height_px: int, max_pixels: int, on_bad_frame: BadFrame
 ) -> Callable[[], Iterator[Frame]] | None:
     """A function that reads the video or bag from its start; None for pictures."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -85,7 +89,7 @@ def _recording_opener(
     if is_bag(path):
         with Bag(path) as bag:
             topic = choose_image_topic(bag, topic)
-        return partial(bag_frames, path, topic, height_px=height_px, on_bad_frame=on_bad_frame)
+        return partial(bag_frames, path, topic, height_px=height_px, max_pixels=max_pixels, on_bad_frame=on_bad_frame)
     if path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES:
         return None
     raise DataError(

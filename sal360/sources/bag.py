@@ -255,7 +255,7 @@ def header_message(stamp_ns: int, frame_id: str = "") -> Any:
     return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
 
 
-def bag_frames(path: Path, topic: str, *, height_px: int, on_bad_frame: BadFrame) -> Iterator[Frame]:
+def bag_frames(path: Path, topic: str, *, height_px: int, max_pixels: int, on_bad_frame: BadFrame) -> Iterator[Frame]:
     """The frames of one topic, which `choose_image_topic` has chosen.
 
     Raises:
@@ -266,7 +266,7 @@ def bag_frames(path: Path, topic: str, *, height_px: int, on_bad_frame: BadFrame
             name = f"{bag.name}_{index:06d}"
             try:
                 fields = message.decode()
-                image, channels = decode_message(fields, min_height=height_px)
+                image, channels = decode_message(fields, min_height=height_px, max_pixels=max_pixels)
             except FrameError as error:
                 on_bad_frame(error, name)
                 continue

@@ -129,6 +129,7 @@ def still_frames(
     hold_s: float,
     yaw_rate_rad_s: float,
     height_px: int,
+    max_pixels: int,
     on_bad_frame: BadFrame,
 ) -> Iterator[Frame]:
     """The pictures as frames, each held for `hold_s` (0: one frame) and panned by a camera that turns to the left."""
@@ -141,7 +142,7 @@ def still_frames(
             raise DataError("no picture could be decoded", "see the warnings above for the reason of each")
         try:
             if path != loaded:  # a single picture in a loop is read once
-                still = scaled_to(Frame(read_picture(path), "bgr", 0.0, path.stem), height_px)
+                still = scaled_to(Frame(read_picture(path, max_pixels=max_pixels), "bgr", 0.0, path.stem), height_px)
                 loaded = path
         except FrameError as error:
             unreadable.add(path)

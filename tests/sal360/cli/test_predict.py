@@ -47,6 +47,15 @@ def test_a_picture_becomes_a_map_and_an_overlay(run, tmp_path):
     assert cv2.imread(str(tmp_path / "out" / "room_overlay.png")).shape == (64, 128, 3)
 
 
+def test_pictures_of_more_pixels_than_allowed_are_skipped(run, tmp_path):
+    pictures = write_picture(tmp_path / "large.png"), write_picture(tmp_path / "small.png", size=(32, 64))
+    status, _, err = run(*pictures, "--max-pixels", 64 * 128 - 1)
+    assert status == 1
+    assert "large.png is 128 x 64 pixels; expected at most 8191; reduce it, or raise max_pixels" in err
+    assert written(tmp_path) == ["small.npy", "small_overlay.png"]
+    assert run(*pictures, "--max-pixels", 64 * 128)[0] == 0
+
+
 def test_folders_stand_for_their_pictures_and_nothing_is_done_twice(run, tmp_path):
     for name in ("b.png", "a.jpg"):
         write_picture(tmp_path / "in" / name)
