@@ -1,26 +1,29 @@
 """Start the saliency node and activate it: `ros2 launch sal360_ros saliency.launch.py`.
 
+The node configures and activates itself (`--autostart`), which also works when it is started again. It ends with the
+launch, however that ends: on SIGTERM, `ros2 launch` leaves its nodes behind.
+
 An empty argument leaves the value to the parameters file, and a parameter that is not in that file keeps the node's own
 default. So no default is repeated here.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
-from lifecycle_msgs.msg import Transition
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
+PARENT_VARIABLE = "SAL360_PARENT_PID"  # as in sal360_ros, which the Python of `ros2` may not find
 SHIPPED_PARAMETERS = Path(get_package_share_directory("sal360_ros")) / "config" / "saliency.yaml"
 
 ARGUMENTS = {
@@ -32,15 +35,19 @@ ARGUMENTS = {
     "namespace": ("", "namespace of the node and its topics"),
     "camera": ("false", "true: also start a camera that plays camera_source"),
     "camera_source": ("", "picture, folder, video or bag; also starts the camera. Empty: the bundled panoramas"),
+    "autostart": ("true", "true: configure and activate the node; false: leave that to a lifecycle manager"),
+    "respawn": ("false", "true: start the node again when it cannot be configured or its process has ended"),
+    "exit_on_failure": ("false", "true: end when the node cannot be configured or its process ends"),
 }
-CHOICES = {"camera": ["true", "false", "True", "False"]}  # any other value would silently start no camera
+BOOLEANS = [name for name, (default, _) in ARGUMENTS.items() if default in ("true", "false")]
+RESPAWN_DELAY_S = 2.0
 PASSED_ON = ("image_transport", "model", "device")
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node, the events that activate it, and the camera if requested."""
+    """The node, and the camera if requested."""
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
+        DeclareLaunchArgument(name, default_value=default, description=description, choices=_choices(name))
         for name, (default, description) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])
@@ -51,31 +58,33 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     if not Path(given["params_file"]).is_file():  # launch_ros would go on without it
         raise RuntimeError(f"params_file {given['params_file']} does not exist; check the path")
+    is_true = {name: given[name].lower() == "true" for name in BOOLEANS}
     remappings = [("image", given["image_topic"])]
+    common = {"package": "sal360_ros", "namespace": given["namespace"], "remappings": remappings, "output": "screen"}
+    common["additional_env"] = {PARENT_VARIABLE: str(os.getpid())}
+    flags = {"--autostart": is_true["autostart"], "--exit-on-failure": is_true["respawn"] or is_true["exit_on_failure"]}
     node = LifecycleNode(
-        package="sal360_ros",
         executable="saliency_node",
         name="saliency_node",
-        namespace=given["namespace"],
+        arguments=[flag for flag, is_set in flags.items() if is_set],
         parameters=[given["params_file"], _texts(given, PASSED_ON)],
-        remappings=remappings,
-        output="screen",
+        respawn=is_true["respawn"],
+        respawn_delay=RESPAWN_DELAY_S,
+        **common,
     )
-    started = [node, *_activated(node)]
-    if given["camera"].lower() == "true" or given["camera_source"]:
+    started = [node]
+    if is_true["exit_on_failure"] and not is_true["respawn"]:
+        started.append(RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_end)))
+    if is_true["camera"] or given["camera_source"]:
         camera_texts = {"source": given["camera_source"], "image_transport": given["image_transport"]}
-        started.append(
-            Node(
-                package="sal360_ros",
-                executable="panorama_camera",
-                name="panorama_camera",
-                namespace=given["namespace"],
-                parameters=[_texts(camera_texts, camera_texts)],
-                remappings=remappings,
-                output="screen",
-            )
-        )
+        parameters = [_texts(camera_texts, camera_texts)]
+        started.append(Node(executable="panorama_camera", name="panorama_camera", parameters=parameters, **common))
     return started
+
+
+def _choices(name: str) -> list[str] | None:
+    """Any other value of a switch would silently be false."""
+    return ["true", "false", "True", "False"] if name in BOOLEANS else None
 
 
 def _texts(values: dict[str, str], names: Iterable[str]) -> dict[str, ParameterValue]:
@@ -83,23 +92,8 @@ def _texts(values: dict[str, str], names: Iterable[str]) -> dict[str, ParameterV
     return {name: ParameterValue(values[name], value_type=str) for name in names if values[name]}
 
 
-def _activated(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
-    """The events that configure the node, and activate it when that has succeeded.
-
-    Only from `configuring`: a manual deactivation later, which also leads to `inactive`, must not be undone.
-    """
-
-    def change(transition: int) -> EmitEvent:
-        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
-
-    return [
-        RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=node,
-                start_state="configuring",
-                goal_state="inactive",
-                entities=[change(Transition.TRANSITION_ACTIVATE)],
-            )
-        ),
-        change(Transition.TRANSITION_CONFIGURE),
-    ]
+def _end(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """End the launch with the node; an exception gives status 1, a shutdown would give 0."""
+    if event.returncode and not context.is_shutdown:
+        raise RuntimeError(f"saliency_node ended with status {event.returncode}; see its messages above")
+    return [Shutdown(reason="saliency_node has ended")]

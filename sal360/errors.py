@@ -178,5 +178,7 @@ def describe_os_error(error: OSError) -> str:
     """Say an operating-system error in one line: what was found, where, and what to do about it."""
     where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
     said = " ".join(str(error.strerror or error).split())
+    if "usable temporary directory" in said:  # tempfile gives it the number of a missing file
+        return "no folder for temporary files is writable; set TMPDIR to one with free space"
     found, remedy = _SYSTEM_ERRORS.get(error.errno or 0, (said, "check the path" if where else ""))
     return printable("; ".join(part for part in (found + where, remedy) if part))

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sal360.cli.options import CommandParser
 from sal360.errors import ParameterError, Sal360Error
 from sal360.files import written_beside
 from sal360.images import decode_image, write_picture
-from sal360_ros.environment import check_environment, open_standard_streams, ros_start_errors
+from sal360_ros.environment import check_environment, ros_start_errors
 from sal360_ros.shared_memory import keep_freed_memory, remember_segments, use_shared_memory_profile
 
 _FIRST_MAP_TIMEOUT_S = 30.0
@@ -34,7 +34,6 @@ class DemoError(Sal360Error):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns 0 when every part of it worked."""
-    open_standard_streams()
     options = _parse(arguments)
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
@@ -192,8 +191,7 @@ def _spin(
     elapsed_s = 0.0
     is_terminal = sys.stderr.isatty()
     if not is_terminal:
-        with suppress(OSError):  # nobody reads stderr any more
-            print(f"{what}, {duration_s:g} s", file=sys.stderr, flush=True)
+        print(f"{what}, {duration_s:g} s", file=sys.stderr, flush=True)
     with tqdm(
         total=round(duration_s, 1),
         desc=what,

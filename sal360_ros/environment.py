@@ -1,4 +1,4 @@
-"""What ROS needs from the environment: variables, a log folder, standard streams. Checked before ROS starts.
+"""What ROS needs from the environment: variables, a log folder. Checked before ROS starts.
 
 The libraries of ROS report a wrong variable late, in several lines, without its name, or end the process.
 """
@@ -6,7 +6,6 @@ The libraries of ROS report a wrong variable late, in several lines, without its
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,17 +110,3 @@ def ros_start_errors(arguments: Sequence[str] = ()) -> Iterator[None]:
         else:
             remedy = "check the environment variables whose names begin with ROS_ and RMW_"
         raise ParameterError(text, remedy) from error
-
-
-def open_standard_streams() -> None:
-    """Open stdin, stdout and stderr on /dev/null where the process was started without them.
-
-    Otherwise the next file that is opened gets the number 2, and what C libraries print goes into it.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one
-            os.set_inheritable(opened, True)
-            setattr(sys, name, open(opened, mode, closefd=False))  # noqa: SIM115 - lives as long as the process

@@ -20,7 +20,8 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from sal360.errors import one_line_errors
-from sal360_ros.environment import check_environment, open_standard_streams, ros_start_errors
+from sal360.standard_streams import open_standard_streams
+from sal360_ros.environment import check_environment, ros_start_errors
 from sal360_ros.shared_memory import (
     keep_freed_memory,
     release_segments,

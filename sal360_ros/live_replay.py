@@ -74,7 +74,7 @@ def play_live(recording: Recording, parameters: Mapping[str, Any], rate: float =
     check_environment()
     namespace = unique_name("/sal360_replay")  # replays at the same time do not hear each other
     remappings = {"__ns": namespace, "/diagnostics": f"{namespace}/diagnostics"}
-    with _temporary_folder() as folder, MapSpool(folder) as spool, clean_end():
+    with TemporaryDirectory(prefix="sal360-replay-") as name, MapSpool(folder := Path(name)) as spool, clean_end():
         with ros_start_errors():
             rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         try:
@@ -116,18 +116,6 @@ def _max_message_bytes(recording: Recording) -> int:
     """Size of the largest frame, as far as the first ones tell: compressed ones differ in size."""
     sizes = [len(message.data) for message in itertools.islice(recording.messages(recording.topic), 20)]
     return round(max(sizes, default=0) * (1.5 if recording.type == COMPRESSED else 1))
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    try:
-        folder = TemporaryDirectory(prefix="sal360-replay-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"no temporary folder can be made ({error.strerror})", "set TMPDIR to a writable folder with free space"
-        ) from error
-    with folder as name:
-        yield Path(name)
 
 
 def _replayed_frames(

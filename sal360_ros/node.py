@@ -51,6 +51,7 @@ from sal360_ros.parameter_table import ParameterTable
 from sal360_ros.parameters import SaliencyParameters
 from sal360_ros.pipeline import SaliencyPipeline
 from sal360_ros.qos import input_qos, mismatch_logger, overridable
+from sal360_ros.shared_memory import release_segments
 from sal360_ros.statistics import FrameStatistics, Snapshot
 from sal360_ros.supervision import Background, Watchdog
 from sal360_ros.topics import OutputPublisher, make_outputs
@@ -426,6 +427,7 @@ class SaliencyNode(LifecycleNode):
             self._in_executor(partial(self._recover, pipeline, fault))
         elif health.on_failure == "exit" and time.monotonic() - self._faulty_since_s > _EXECUTOR_LIMIT_S:
             print(f"error: {fault}, and the node's executor does not run; exiting", file=sys.stderr, flush=True)
+            release_segments()
             os._exit(1)
 
     def _recover(self, pipeline: SaliencyPipeline, fault: str) -> None:

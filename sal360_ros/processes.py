@@ -250,6 +250,8 @@ class _Transition:
                 return
             if (reply is None or requested_before) and self._state_at_rest() == STATE_AFTER[self._transition]:
                 return  # it has taken effect; its reply is late or lost
+            if future is not None:  # a refusal may arrive after the state
+                rclpy.spin_until_future_complete(self._node, future, timeout_sec=min(1.0, REPLY_TIMEOUT_S))
             if _result(future) is not None:
                 raise self._refusal()
             requested_before = True

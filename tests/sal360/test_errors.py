@@ -89,6 +89,10 @@ def test_a_fault_of_ours_is_not_dressed_up() -> None:
         (OSError(errno.EROFS, "Read-only file system", "out.npy"), "the file system is read-only (out.npy)"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.mp4"), "no such file or folder (a.mp4)"),
         (FileNotFoundError(errno.ENOENT, "", b"caf\xe9.mp4"), r"no such file or folder (caf\udce9.mp4)"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            "no folder for temporary files is writable",
+        ),
         (OSError(errno.EXDEV, "Invalid cross-device link", "a"), "Invalid cross-device link (a)"),
     ],
 )

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import psutil
 import pytest
+
+from tests.child_signals import sigint_of_children
 
 pytestmark = pytest.mark.ros
 TIMEOUT_S = 120.0
-
-
-@contextlib.contextmanager
-def sigint_of_children(handler: object) -> Iterator[None]:
-    """Start children with SIGINT ignored (SIG_IGN), or at its default whatever these tests themselves inherited.
-
-    `nohup make test &` ignores SIGINT, and children inherit that. A handler is not inherited: exec resets it.
-    """
-    inherited = signal.signal(signal.SIGINT, handler)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, inherited)
 
 
 def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -66,10 +54,36 @@ def test_the_demo_measures_and_leaves_the_overlay(tmp_path: Path, sigint: object
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_the_nodes_end_with_the_demo_however_that_ends(tmp_path: Path, tiny_model: Path, how: signal.Signals) -> None:
+    process = start(tmp_path, "--seconds", "600", "--model", os.fspath(tiny_model))
+    read_until(process, "waiting for the first map")  # by then both nodes run
+    nodes = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, how)
+    said, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
+    assert len(nodes) == 2
+    _, left = psutil.wait_procs(nodes, timeout=TIMEOUT_S)
+    assert not left
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_two_demos_at_the_same_time_do_not_disturb_each_other(tmp_path: Path, tiny_model: Path) -> None:
+    options = ("--seconds", "3", "--model", os.fspath(tiny_model))
+    demos = [start(tmp_path / name, *options) for name in ("one", "other")]
+    for demo in demos:
+        said, _ = demo.communicate(timeout=TIMEOUT_S)
+        assert demo.returncode == 0, said
+        assert "measuring, 3 s\n" in said  # and no progress bar, for this is no terminal
+        assert "\r" not in said
+
+
 def test_ctrl_c_ends_the_demo_and_its_nodes_without_a_traceback(tmp_path: Path, tiny_model: Path) -> None:
-    with sigint_of_children(signal.default_int_handler):
+    with sigint_of_children():
         process = start(tmp_path, "--seconds", "600", "--model", os.fspath(tiny_model))
     read_until(process, "waiting for the first map")  # by then both nodes run
+    nodes = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, said
@@ -77,3 +91,5 @@ def test_ctrl_c_ends_the_demo_and_its_nodes_without_a_traceback(tmp_path: Path, 
     assert "Traceback" not in said
     with pytest.raises(ProcessLookupError):  # nothing of the group is left
         os.killpg(process.pid, 0)
+    assert len(nodes) == 2
+    assert not any(node.is_running() for node in nodes)

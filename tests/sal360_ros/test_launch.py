@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 from lifecycle_msgs.srv import GetState
 
 from sal360.settings import flatten
+from sal360_ros import saliency_node
+from sal360_ros.executable import PARENT_VARIABLE
 from sal360_ros.parameters import CameraParameters, SaliencyParameters
+from tests.child_signals import sigint_of_children
 
 pytestmark = pytest.mark.ros
 
@@ -40,12 +45,22 @@ def test_arguments_that_are_parameters_have_no_default_of_their_own(constants):
     assert not (set(arguments) - set(passed_on)) & of_nodes
 
 
+def test_the_node_knows_what_the_launch_file_passes_to_it(repository, capsys, monkeypatch):
+    """The launch file cannot import it: `ros2 launch` may run in another interpreter."""
+    text = (repository / "launch" / "saliency.launch.py").read_text()
+    assert f'PARENT_VARIABLE = "{PARENT_VARIABLE}"' in text
+    monkeypatch.setattr(sys, "argv", ["saliency_node", "--help", "--ros-args", "-p", "threads:=1"])
+    with pytest.raises(SystemExit):
+        saliency_node.main()
+    assert set(re.findall(r'"(--[a-z-]+)"', text)) <= set(capsys.readouterr().out.split())
+
+
 @pytest.mark.slow
 def test_launch_brings_the_node_to_active_and_ends_cleanly(graph, tmp_path):
     if shutil.which("ros2") is None:
         pytest.skip("the launch system is not installed here")
     log = tmp_path / "launch.log"
-    with log.open("wb") as output:
+    with log.open("wb") as output, sigint_of_children():
         launch = subprocess.Popen(
             ["ros2", "launch", "sal360_ros", "saliency.launch.py", "namespace:=launched", "camera:=true"],
             stdout=output,

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from sal360.images import read_map
@@ -14,6 +20,8 @@ from sal360.sources.bag import Bag
 
 pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="the ROS 2 libraries are not installed")
+
+from sal360_ros import live_replay  # noqa: E402 - needs rclpy
 
 
 def stretched(entries: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
@@ -83,3 +91,88 @@ def test_a_node_that_refuses_its_model_is_one_line(
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        ("theads:=1", "error: the node has no parameter theads; did you mean threads?"),
+        ("colour:=red", "error: the node has no parameter colour; docs/parameters.md lists the parameters"),
+        ("smoothing.reset_gap_s:=-2", "error: reset_gap_s is -2.0; set it to a value from 0 to 3600 s"),
+        ("encoding:=jpeg", "error: encoding is 'jpeg'; set it to mono8 or 32FC1"),
+        ("full_scale:=wide", ": cannot configure: full_scale is 'wide'; set it to a number"),
+        ("prior_strength:=99", "error: prior_strength is 99.0; set it to a value from 0 to"),
+    ],
+)
+def test_a_node_parameter_that_is_refused_is_one_line_with_its_cause(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, parameter: str, message: str
+) -> None:
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
+    outcome = run_evaluate(bag, "--live", "--node-parameter", parameter, "--output", tmp_path / "out")
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_whole_numbers_are_taken_for_decimal_ones(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": stretched(turning_scene.image_messages(mcap_bag))})
+    options = ("--live", "--node-parameter", "smoothing.reset_gap_s:=2", "--output", tmp_path / "out", "--no-video")
+    outcome = run_evaluate(bag, *options, "--no-bag")
+    assert outcome.status == 0, outcome.err
+
+
+def test_maps_that_cannot_be_stored_are_an_error_and_not_dropped_frames(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, stored = live_replay.MapSpool.append, []
+
+    def append_until_full(spool: Any, *arguments: Any) -> Any:
+        if stored:
+            spool.close()
+            spool._file = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - the spool closes it
+        stored.append(1)
+        return append(spool, *arguments)
+
+    monkeypatch.setattr(live_replay.MapSpool, "append", append_until_full)
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": stretched(turning_scene.image_messages(mcap_bag))})
+    outcome = run_evaluate(bag, "--live", "--output", tmp_path / "out", "--no-video", "--no-bag")
+    assert outcome.status == 2
+    assert "No space left on device" in outcome.err
+    assert "set TMPDIR" in outcome.err
+
+
+def test_the_receiver_that_fails_in_any_other_way_is_an_error_too(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(live_replay.MapSpool, "append", fail)
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": stretched(turning_scene.image_messages(mcap_bag))})
+    outcome = run_evaluate(bag, "--live", "--output", tmp_path / "out", "--no-video", "--no-bag")
+    assert outcome.status == 2
+    assert "the device failed to read or write" in outcome.err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_node_ends_with_the_evaluation_however_that_ends(
+    mcap_bag: Any, turning_scene: Any, tiny_model: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    start, message = turning_scene.image_messages(mcap_bag)[0]
+    slow = [(start + i * 10**9, message) for i in range(600)]
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": slow})
+    options = ["--live", "--model", tiny_model, "--backend", "onnxruntime", "--output", tmp_path / "out"]
+    process = subprocess.Popen([sys.executable, "-m", "sal360", "evaluate", *map(str, [bag, *options])])
+    parent = psutil.Process(process.pid)
+    deadline_s = time.monotonic() + 60
+    while not (nodes := parent.children()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    time.sleep(3)
+    process.send_signal(how)
+    assert process.wait(60) == (-how if how == signal.SIGKILL else 128 + how)
+    _, left = psutil.wait_procs(nodes, timeout=60)
+    assert not left
