@@ -150,7 +150,7 @@ def _measure_all(
                         row.frames_per_s[1] = 1e3 / row.latency_ms["mean"]
                     rows.append(row)
                     if precision in peaks:
-                        least_s = cost.least_seconds(precision, peaks[precision] * 1e9, bandwidth)
+                        least_s = cost.min_seconds(precision, peaks[precision] * 1e9, bandwidth)
                         row.share_of_roofline = 1e3 * least_s / row.latency_ms["p50"]
                     for batch in BATCHES[1:]:
                         with _or_skip(f"{precision} on {runtime} in batches of {batch}", skipped):

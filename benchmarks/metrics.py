@@ -1,7 +1,7 @@
-"""Time of the five metrics on one core: python benchmarks/metrics.py [--json].
+"""Time of the five metrics on one core, beside pysaliency's: python benchmarks/metrics.py [--json].
 
-A 1024 x 2048 map against 10 000 fixations and their density. The ratio stands beside the same figures from
-pysaliency's own functions (unweighted, where it has them: NSS, CC, SIM, KLD, and its ROC for the AUC).
+A 1024 x 2048 map against 10 000 fixations and their density. pysaliency's functions do not weight by solid angle; its
+ROC stands for the AUC.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from sal360 import metrics
+from sal360.arrays import Reals
 
 HEIGHT, WIDTH, FIXATIONS, ROUNDS = 1024, 2048, 10_000, 5
 
@@ -39,13 +40,13 @@ def main() -> None:
         print(f"  ratio {timings['ratio']:.1f}")
 
 
-def _predictions() -> dict[str, np.ndarray]:
+def _predictions() -> dict[str, Reals]:
     noise = np.random.default_rng(0).standard_normal((HEIGHT, WIDTH), dtype=np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 20)
     return {"noise": noise - noise.min(), "density": np.exp(1.5 * smooth / smooth.std())}
 
 
-def _timings(saliency: np.ndarray) -> dict[str, object]:
+def _timings(saliency: Reals) -> dict[str, object]:
     from pysaliency import metrics as oracle
     from pysaliency.roc_cython import general_roc
 

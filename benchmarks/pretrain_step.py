@@ -1,9 +1,9 @@
 """Speed of pretraining: python benchmarks/pretrain_step.py [--json] [--encoder resnet50] [--data PANORAMAS].
 
 Panoramas per second of the whole loop (`training.loop.train` with loader, objective, optimiser and curves), beside
-(a) the same model, objective and optimiser in plain eager float32 on a batch that is already there, and
-(b) the loader alone. Rounds of loop and eager alternate, and medians are reported; ratios hold where absolute figures
-do not. Without --data, panoramas are drawn for the occasion.
+(a) the same model, objective and optimiser in eager float32 on a fixed batch, and (b) the loader alone. Rounds of loop
+and eager alternate, and medians are reported: ratios are more reliable than absolute figures. Without --data, random
+panoramas are used.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--encoder", default="compact", choices=["compact", "resnet50", "vgg16"])
     parser.add_argument("--data", default="", help="folder of panoramas")
-    parser.add_argument("--batch", type=int, default=8, help="panoramas in a step; two views of each")
-    parser.add_argument("--steps", type=int, default=3, help="measured steps of each round, after as many to warm up")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1, help="loader processes")
+    parser.add_argument("--batch", type=int, default=8, help="panoramas per step; two views of each")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps per round, after as many warm-up steps")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds")
+    parser.add_argument("--workers", type=int, default=1, help="number of loader processes")
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def settings(arguments: argparse.Namespace, data: str, folder: str, run: str) -> PretrainConfig:
-    """A run of twice the measured steps: the last point of its curves is the mean of the second half."""
+    """A run with twice the measured steps: the last point of its curves is the mean over the second half."""
     return PretrainConfig(
         data=PanoramaConfig(data, cache=f"{folder}/cache"),
         loop=LoopConfig(
@@ -96,7 +96,7 @@ def settings(arguments: argparse.Namespace, data: str, folder: str, run: str) ->
 
 
 def eager_images_per_s(config: PretrainConfig, source: Source, steps: int) -> float:
-    """Forward, objective, backward and optimiser in float32, without a loader."""
+    """Panoramas per second of forward, objective, backward and optimiser in float32, without a loader."""
     view, turned, indices = next(source.batches(0, 1))
     model, objective = ContrastiveModel(config.model), ContrastiveObjective(source.count, config.objective)
     optimiser = make_optimiser(model, config.optimiser)
@@ -116,7 +116,7 @@ def eager_images_per_s(config: PretrainConfig, source: Source, steps: int) -> fl
 
 
 def loader_images_per_s(source: Source, config: PretrainConfig, batches: int) -> float:
-    """Batches of the loader as fast as it makes them, after its processes have started."""
+    """Panoramas per second of the loader alone, after its processes have started."""
     loading = source.batches(0, batches + 8)
     for _ in range(8):
         next(loading)
@@ -127,7 +127,7 @@ def loader_images_per_s(source: Source, config: PretrainConfig, batches: int) ->
 
 
 def draw_panoramas(root: Path, count: int = 64) -> Path:
-    """Smooth random panoramas of 2048 x 1024, as JPEG."""
+    """Write smooth random panoramas, 2048 x 1024, as JPEG files."""
     root.mkdir()
     generator = np.random.default_rng(0)
     for number in range(count):

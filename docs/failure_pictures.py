@@ -1,7 +1,8 @@
-"""What weakens the bundled model, shown and measured: python -m docs.failure_pictures writes images/failures.jpg.
+"""Pictures and figures of the bundled model's failures: python -m docs.failure_pictures writes images/failures.jpg.
 
-A sign stands in a bundled panorama at several distances, plain and with words, in the seam, on the ceiling and on the
-floor, and at night. How much it draws the eye is the mean of the map over it, relative to uniform, without the prior.
+A sign is placed in a bundled panorama at several distances, with and without words, across the seam, on ceiling and
+floor, and at night. How much it draws the eye is the mean of the map over the sign, relative to uniform, without the
+prior.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ import cv2
 import numpy as np
 
 from docs.make_pictures import HEIGHT, WIDTH, label, write_picture
+from sal360.arrays import Pixels
 from sal360.density import resize_map, sphere_mean
 from sal360.outputs.overlay import draw_overlay
 from sal360.predictor import Predictor
 from sal360.projection import Viewport, place_on_sphere
 from sal360.samples import bundled_panoramas
-from sal360.sphere import Array, rotation_yaw_pitch_roll
+from sal360.sphere import rotation_yaw_pitch_roll
 
 _FRAME_HEIGHT = 960
-"""Of the camera's frame, rows: the signs are sharp, and lose only what the model's own size takes."""
+"""Height of the frames: large enough that only the model's own input size limits the sharpness of the signs."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """A plate in the panorama; angles in degrees, azimuth to the left of the middle."""
+    """A sign in the panorama; angles in degrees, azimuth positive to the left of the middle."""
 
     azimuth_deg: float
     elevation_deg: float = -4.0
@@ -34,12 +36,12 @@ class Sign:
     words: bool = True
 
     def viewport(self) -> Viewport:
-        """The window that it fills."""
+        """The viewport that the sign fills."""
         rotation = rotation_yaw_pitch_roll(math.radians(self.azimuth_deg), -math.radians(self.elevation_deg))
         return Viewport(rotation, math.radians(self.width_deg), 120, 200)
 
-    def picture(self) -> Array:
-        """(120, 200, 3) uint8 BGR: a white plate, with words in dark blue."""
+    def picture(self) -> Pixels:
+        """A white sign with dark blue words, (120, 200, 3) BGR."""
         plate = np.full((120, 200, 3), 235, np.uint8)
         if self.words:
             for line, text in enumerate(("GATE 12", "TICKETS")):
@@ -72,7 +74,7 @@ def main() -> None:
     write_picture("failures.jpg", np.vstack([np.hstack(pictures[i : i + 2]) for i in range(0, len(pictures), 2)]))
 
 
-def _case(predictor: Predictor, background: Array, name: str, signs: tuple[Sign, ...]) -> Array:
+def _case(predictor: Predictor, background: Pixels, name: str, signs: tuple[Sign, ...]) -> Pixels:
     frame = background.copy()
     masks = []
     for sign in signs:
@@ -95,8 +97,8 @@ def _case(predictor: Predictor, background: Array, name: str, signs: tuple[Sign,
     return overlay
 
 
-def _at_night(frame: Array) -> Array:
-    """A frame (H, W, 3) uint8 with a tenth of its light, and the noise of a sensor."""
+def _at_night(frame: Pixels) -> Pixels:
+    """A frame (H, W, 3) at a tenth of its brightness, with sensor noise."""
     noise = np.random.default_rng(0).normal(0, 4, frame.shape)
     return np.clip(0.1 * frame + 6 + noise, 0, 255).astype(np.uint8)
 

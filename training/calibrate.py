@@ -1,18 +1,19 @@
-"""Calibrate a saliency model for headset gaze on panoramas, of which there is none to fit.
+"""Calibrate a saliency model for headset gaze on panoramas without any recorded gaze to fit.
 
     python -m training.calibrate --checkpoint runs/compact --panoramas PANORAMAS --output runs/compact_calibrated
 
-A model fitted to photographs is too peaked for panoramas: people turn round, gaze is recorded and blurred by degrees,
-and much of what attracts them is not in the picture. Two published facts and the pictures themselves set what gaze
-cannot (`CalibrateConfig` and the model card have the argument):
-- the *gain*, KL(prediction ‖ equator prior) averaged over panoramas, sets the temperature. For a calibrated prediction
-  it is also how much better than the prior it is, so it can be argued about;
-- the *marginal*: gaze averaged over panoramas falls off from the equator as the published Laplace does. Content itself
-  gathers near the horizon, so the factor that the model multiplies in must be wider than that Laplace.
+A model fitted to photographs is too peaked for panoramas: people turn round, recorded gaze is blurred by degrees, and
+much of what attracts them is not in the picture. Two published facts and a set of panoramas replace the missing gaze
+(docs/model_search.md has the argument):
+- The *gain*, KL(prediction ‖ equator prior) averaged over panoramas, sets the temperature. For a calibrated prediction
+  it equals the improvement over the prior, so it can be argued about.
+- The *marginal*: gaze averaged over panoramas falls off from the equator as the published Laplace density does. Content
+  itself concentrates near the horizon, so the prior that the model multiplies in must be wider than that density.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,28 +31,28 @@ from training.models.saliency_model import CalibrationConfig, DensityModel, Sali
 from training.trained_models import read_saliency_model
 
 _ROUNDS = 4
-"""Alternations between temperature and prior; the second changes the first only a little."""
+"""Number of alternations between temperature and prior, which depend on each other only weakly."""
 
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """What is calibrated, and to what."""
+    """The model to calibrate, and the targets."""
 
     checkpoint: str
-    """Checkpoint, run folder or .safetensors file of a saliency model."""
+    """Run folder, checkpoint folder or .safetensors file of a saliency model."""
     panoramas: str
-    """Folder of panoramas that look like those of its use."""
+    """Folder of panoramas similar to those that the model will see."""
     output: str
-    """Run folder of the calibrated checkpoint: the same weights, other settings."""
+    """Run folder for the calibrated checkpoint: the same weights with other settings."""
     gain_nats: float = 0.21
-    """KL(prediction ‖ equator prior), the mean over the panoramas."""
+    """Target of KL(prediction ‖ equator prior), mean over the panoramas, nats."""
     blur_deg: float = 3.0
-    """Blur of the content's density, degrees: recorded headset gaze is itself blurred by 3 to 7, and a map without
-    finer detail moves less when the camera turns."""
+    """Standard deviation of the blur of the content's density, degrees. Recorded headset gaze is itself blurred by 3 to
+    7 degrees, and a map without finer detail changes less when the camera turns."""
     floor: float = 0.1
-    """Share of uniform in the content: what nothing draws the eye to is still looked at now and then."""
+    """Share of a uniform density in the content: people also look where nothing attracts them."""
     prior_floor: float = 0.05
-    """Share of uniform in the prior."""
+    """Share of a uniform density in the prior."""
 
     def __post_init__(self) -> None:
         require_path("panoramas", self.panoramas, "a folder of panoramas")
@@ -62,15 +63,15 @@ class CalibrateConfig:
 
 
 def calibrate(contents: Tensor, model: SaliencyModel, config: CalibrateConfig) -> SaliencyModelConfig:
-    """The model's settings with the temperature and the prior's scale that reach the gain and the marginal.
+    """The model's settings, with the temperature and the scale of the prior that reach the gain and the marginal.
 
     Args:
-        contents: content log-densities of the panoramas, (n, h, w).
-        model: gave them.
-        config: the aims.
+        contents: contents (log-densities) that `model` predicts for the panoramas, (n, h, w).
+        model: the model.
+        config: the targets.
 
     Raises:
-        ParameterError: no temperature reaches the gain.
+        ParameterError: no temperature reaches the gain, or no scale the marginal.
     """
     height = contents.shape[1]
     published = torch.exp(equator_log_rows(height, floor=config.prior_floor)).expand_as(contents[0])  # (h, w)
@@ -81,7 +82,7 @@ def calibrate(contents: Tensor, model: SaliencyModel, config: CalibrateConfig) -
     )
 
     def predict(temperature: float, scale_deg: float) -> Tensor:
-        """(n, h, w) densities."""
+        """Densities (n, h, w) with these settings."""
         model.config = replace(
             settings,
             prior=replace(settings.prior, scale_deg=scale_deg),
@@ -92,46 +93,46 @@ def calibrate(contents: Tensor, model: SaliencyModel, config: CalibrateConfig) -
     def gain(scale_deg: float, temperature: float) -> float:
         return float(divergence(predict(temperature, scale_deg), published))
 
-    def nearness(temperature: float, scale_deg: float) -> float:
+    def negative_distance(temperature: float, scale_deg: float) -> float:
         return -float(mean_distance(predict(temperature, scale_deg)))
 
-    aim = -float(mean_distance(published[None]))
+    published_distance = -float(mean_distance(published[None]))
     temperature, scale_deg = 2.0, LAPLACE_SCALE_DEG
     for _ in range(_ROUNDS):
-        temperature = _falling_to(config.gain_nats, partial(gain, scale_deg), 0.2, 10.0)
-        scale_deg = _falling_to(aim, partial(nearness, temperature), 5.0, 200.0)
+        temperature = _solve_decreasing(partial(gain, scale_deg), config.gain_nats, 0.2, 10.0)
+        scale_deg = _solve_decreasing(partial(negative_distance, temperature), published_distance, 5.0, 200.0)
     predict(temperature, scale_deg)
     return model.config
 
 
 def divergence(densities: Tensor, reference: Tensor) -> Tensor:
-    """Mean over panoramas of KL(density ‖ reference), nats; (n, h, w) and (h, w)."""
+    """KL(density ‖ reference) of densities (n, h, w) and a reference (h, w), nats: mean over the panoramas."""
     return (row_weights(densities.shape[1]) * densities * torch.log(densities / reference)).mean()
 
 
 def mean_distance(densities: Tensor) -> Tensor:
-    """Mean distance of gaze from the equator, degrees, over densities (n, h, w)."""
+    """Mean angular distance of gaze from the equator over densities (n, h, w), degrees."""
     height = densities.shape[1]
     elevation_deg = 90 - 180 * (torch.arange(height) + 0.5) / height
     return (row_weights(height) * densities * elevation_deg.abs()[:, None]).mean()
 
 
-def _falling_to(aim: float, function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function reaches `aim`, by bisection of a logarithmic interval.
+def _solve_decreasing(function: Callable[[float], float], aim: float, low: float, high: float) -> float:
+    """Where a decreasing function reaches `aim` between `low` and `high`, by bisection of the logarithm.
 
     Raises:
-        ParameterError: it does not between `low` and `high`.
+        ParameterError: it does not reach `aim` there.
     """
-    if not function(high) <= aim <= function(low):
+    largest, smallest = function(low), function(high)
+    if not smallest <= aim <= largest:
         raise ParameterError(
-            f"the model reaches {function(low):.3g} to {function(high):.3g}",
-            "change the aim",
-            expected=f"a range around {aim:.3g}",
+            f"the model reaches values from {smallest:.3g} to {largest:.3g}, not {aim:.3g}",
+            "change --gain_nats, or give --panoramas that the model predicts less uniformly",
         )
     for _ in range(40):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if function(middle) > aim else (low, middle)
-    return (low * high) ** 0.5
+    return math.sqrt(low * high)
 
 
 def main() -> None:

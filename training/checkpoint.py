@@ -1,10 +1,12 @@
-"""Checkpoints: what is inside, and a header that says so.
+"""Checkpoints: folders of a run that are whole or absent, with a header that says what is inside.
 
     RUN/step-00001000/model.safetensors    weights; the metadata hold the header as JSON
     RUN/step-00001000/training_state.pt    what else an exact continuation needs: optimiser, RNG, position in the data
-    RUN/last                               a link to the newest of them
+    RUN/last                               link to the newest checkpoint
 
-How such a folder comes to be whole or absent is in `checkpoint_folder`.
+`save_checkpoint`, `read_header`, `load_weights` and `load_state` are what other modules use. `write_checkpoint` makes a
+folder appear whole: it is written under a hidden name, flushed and renamed, so a full disk, `kill -9` or a power cut
+leaves the older checkpoints as they were.
 """
 
 from __future__ import annotations
@@ -13,14 +15,13 @@ import dataclasses
 import io
 import json
 import os
-import pickle
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,23 +37,21 @@ def write_checkpoint(run: str | Path, step: int, files: Mapping[str, bytes | mem
     """Write RUN/step-NNNNNNNN, point RUN/last to it and remove all but the newest `keep` checkpoints.
 
     Args:
-        run: folder of the run; made where it is missing.
-        step: optimiser steps taken.
-        files: what is in the folder, by name. It is all made before any is written, and by Python itself, so that a
-            full disk is an OSError that names the file.
+        run: folder of the run; created if missing.
+        step: number of optimiser steps taken.
+        files: content by file name. Python itself writes it, so a full disk is an OSError that names the file.
+        keep: number of checkpoints to keep.
 
     Raises:
-        CheckpointError: this step has a checkpoint already.
-        OSError: it cannot be written (the disk is full); the older checkpoints are whole.
+        CheckpointError: the run already has a checkpoint of this step.
+        OSError: it cannot be written, for instance because the disk is full; the older checkpoints stay whole.
     """
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(run)
     final = run / f"step-{step:08d}"
     if final.exists():
-        raise CheckpointError(
-            f"{final} exists", "use another folder for this run", expected="a step that was not saved yet"
-        )
+        raise CheckpointError(f"{final} exists", "choose another folder for the run")
     temporary = run / f"{_SAVING}{final.name}"
     temporary.mkdir()
     try:
@@ -88,12 +87,12 @@ def _write_flushed(path: Path, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        error.filename = str(path)  # a failed write does not say where
+        error.filename = str(path)  # a failed write does not name the file
         raise
 
 
 def _flush_folder(path: Path) -> None:
-    """Flush the names in a folder: a rename is only safe against a power cut after this."""
+    """Flush a folder's entries; only then does a rename survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -109,7 +108,7 @@ def _point_last(run: Path, checkpoint: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    hidden = checkpoint.with_name(_REMOVING + checkpoint.name)  # never half a folder under a checkpoint's name
+    hidden = checkpoint.with_name(_REMOVING + checkpoint.name)  # a checkpoint's name never stands for half a folder
     os.rename(checkpoint, hidden)
     shutil.rmtree(hidden)
 
@@ -129,16 +128,16 @@ _STATE = "training_state.pt"
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself."""
+    """What a checkpoint says about itself."""
 
     kind: str
     """contrastive or saliency."""
     config: Mapping[str, Any]
-    """Settings of the model, as a plain mapping."""
+    """Settings of the model."""
     step: int
-    """Optimiser steps taken."""
+    """Number of optimiser steps taken."""
     git_revision: str
-    """Revision of the training code."""
+    """Git revision of the training code."""
 
 
 def save_checkpoint(
@@ -147,16 +146,17 @@ def save_checkpoint(
     """Write RUN/step-NNNNNNNN, point RUN/last to it and remove all but the newest `keep` checkpoints.
 
     Args:
-        run: folder of the run; made where it is missing.
-        step: optimiser steps taken.
+        run: folder of the run; created if missing.
+        step: number of optimiser steps taken.
         model: its `state_dict` is saved.
         kind: contrastive or saliency.
         config: settings of the model, a dataclass or a mapping that JSON can hold.
-        state: tensors and plain values for `load_state`; empty for weights that no run goes on from.
+        state: tensors and plain values that `load_state` returns; empty if no run will continue from here.
+        keep: number of checkpoints to keep.
 
     Raises:
-        CheckpointError: this step has a checkpoint already.
-        OSError: it cannot be written (the disk is full); the older checkpoints are whole.
+        CheckpointError: the run already has a checkpoint of this step.
+        OSError: it cannot be written, for instance because the disk is full; the older checkpoints stay whole.
     """
     header = CheckpointHeader(kind, plain_settings(config), step, git_revision())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -171,7 +171,7 @@ def save_checkpoint(
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
-    """A dataclass or mapping as JSON gives it back: mappings, lists, strings, numbers."""
+    """A dataclass or mapping as JSON returns it: dicts, lists, strings and numbers."""
     plain = dict(config) if isinstance(config, Mapping) else dataclasses.asdict(config)
     settings: dict[str, Any] = json.loads(json.dumps(plain))
     return settings
@@ -181,29 +181,26 @@ def read_header(path: str | Path, *, kind: str | None = None) -> CheckpointHeade
     """The header of a checkpoint folder, of the newest one of a run folder, or of a .safetensors file.
 
     Args:
-        path: of any of these.
-        kind: what the checkpoint must be: contrastive or saliency; None takes both.
+        path: any of these.
+        kind: the kind that is needed, contrastive or saliency; None accepts both.
 
     Raises:
-        CheckpointError: there is none, it is not one of ours, or it is of another kind.
+        CheckpointError: there is no checkpoint, it was not written by this project, or it is of another kind.
     """
     weights = _find_weights(path)
     try:
         with safe_open(weights, framework="pt") as opened:
             text = (opened.metadata() or {})[HEADER_KEY]
         header = CheckpointHeader(**json.loads(text))
+        valid = isinstance(header.config, dict) and isinstance(header.step, int)
     except SafetensorError as error:
         raise _broken(weights, error) from None
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(
-            f"{weights} has no readable header",
-            "give another checkpoint",
-            expected="a checkpoint that this project wrote",
-        ) from None
+        valid = False
+    if not valid:
+        raise CheckpointError(f"{weights} was not written by this project's training", "give one of its checkpoints")
     if kind not in (None, header.kind):
-        raise CheckpointError(
-            f"{weights} holds a {header.kind} model", "give another checkpoint", expected=f"a {kind} model"
-        )
+        raise CheckpointError(f"{weights} holds a {header.kind} model", f"give the checkpoint of a {kind} model")
     return header
 
 
@@ -212,9 +209,9 @@ def load_weights(path: str | Path, model: nn.Module, *, kind: str, part: str | N
 
     Args:
         path: checkpoint folder, run folder (its newest checkpoint) or .safetensors file.
-        model: takes all weights of the checkpoint, or those of `part`.
-        kind: what the checkpoint must be: contrastive or saliency.
-        part: name of the submodule whose weights are taken ("encoder"), if not all.
+        model: gets all weights of the checkpoint, or those of `part`.
+        kind: the kind that is needed, contrastive or saliency.
+        part: submodule whose weights are loaded, such as "encoder"; None loads all.
 
     Raises:
         CheckpointError: it is missing, broken, of another kind or of another model; `model` is then unchanged.
@@ -224,16 +221,16 @@ def load_weights(path: str | Path, model: nn.Module, *, kind: str, part: str | N
     tensors = read_tensors(path, part=part)
     if difference := _difference(tensors, model.state_dict()):
         raise CheckpointError(
-            f"{weights} is of another model (encoder {header.config.get('encoder', 'unnamed')}: {difference})",
-            "give a checkpoint of the same encoder, or set the options as its run had them",
-            expected=f"the weights of {part or 'this model'}",
+            f"{weights} does not fit {f'this {part}' if part else 'this model'} (its encoder is "
+            f"{header.config.get('encoder', 'unnamed')}; {difference})",
+            "give a checkpoint of the same model, or set the model's options as that run had them",
         )
     model.load_state_dict(tensors)
     return header
 
 
 def read_tensors(path: str | Path, *, part: str | None = None) -> dict[str, Tensor]:
-    """The weights of a checkpoint by name, without a model, or those of the submodule `part`, named as inside it.
+    """The weights of a checkpoint by name; with `part`, those of that submodule, named as inside it.
 
     Raises:
         CheckpointError: it is missing or broken.
@@ -250,7 +247,7 @@ def read_tensors(path: str | Path, *, part: str | None = None) -> dict[str, Tens
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """What `save_checkpoint` got as `state`, its tensors on the CPU.
+    """The `state` that `save_checkpoint` was given, tensors on the CPU.
 
     Raises:
         CheckpointError: the file is missing or broken.
@@ -258,18 +255,20 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / _STATE
     if not path.is_file():
         raise CheckpointError(
-            f"there is no {path}", "begin a new run with these weights", expected="the state of a run"
+            f"{checkpoint} has weights only, no {_STATE}, so its run cannot continue",
+            "start a new run, in another folder, from these weights",
         )
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can raise whatever zip, pickle and torch raise
         raise _broken(path, error) from None
-    return state
 
 
 @cache
 def git_revision() -> str:
-    """The revision of this checkout, "-dirty" where it was changed, or "unknown" outside a checkout."""
+    """Git revision of this checkout, with "-dirty" if it has changes; "unknown" outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -283,26 +282,28 @@ def _find_weights(path: str | Path) -> Path:
         return path
     folder = path if (path / _WEIGHTS).is_file() else newest_checkpoint(path)
     if folder is None:
-        state = "has no checkpoint" if path.is_dir() else "does not exist"
-        raise CheckpointError(
-            f"{path} {state}", "check the path", expected="a run, a checkpoint or a .safetensors file"
-        )
+        if path.is_file():
+            found = f"{path} is not a checkpoint"
+        else:
+            found = f"{path} has no checkpoint" if path.is_dir() else f"{path} does not exist"
+        raise CheckpointError(found, "give a run folder, a checkpoint folder or a .safetensors file")
     return folder / _WEIGHTS
 
 
 def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The first thing in which two sets of weights differ, or an empty string."""
+    """The first difference between two sets of weights, or an empty string."""
     for name in expected:
         if name not in found:
             return f"{name} is missing"
         if found[name].shape != expected[name].shape:
-            return f"{name} is {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+            return f"{name} has the shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
     unknown = [name for name in found if name not in expected]
-    return f"{unknown[0]} is unknown" if unknown else ""
+    return f"{unknown[0]} is not in this model" if unknown else ""
 
 
 def _broken(path: Path, error: Exception) -> CheckpointError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return CheckpointError(
-        f"{path} is broken ({reason})", "remove its folder to use the one before it", expected="a whole file"
-    )
+    older = [each for each in _checkpoints(path.parent.parent) if each.name < path.parent.name]
+    is_in_run = path.parent in _checkpoints(path.parent.parent)
+    remedy = f"remove {path.parent} to use {older[-1].name}" if is_in_run and older else "give another checkpoint"
+    return CheckpointError(f"{path} is broken ({reason})", remedy)

@@ -1,4 +1,4 @@
-"""One picture of all curves of a run, from its TensorBoard files."""
+"""Curves of a run: written to TensorBoard files while it trains, read back, and drawn as one picture."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sal360.files import written_beside
 
 
 class Curves:
-    """Collects what the steps report and writes a point of every curve now and then.
+    """Averages the values of the steps and writes them as TensorBoard curves.
 
     Args:
         run: folder of the TensorBoard files.
-        start: steps that are done when the run goes on: points after it, of a run that was killed, are dropped.
+        start: step from which the run continues; later points, of a run that was killed, are dropped.
         enabled: False in all processes but the first.
     """
 
     def __init__(self, run: str | Path, start: int, *, enabled: bool) -> None:
         self.last: dict[str, float] = {}
-        """The newest point of each curve."""
+        """The newest value of each curve."""
         self._writer = None
         if enabled:
             from torch.utils.tensorboard import SummaryWriter  # starts slowly
@@ -46,7 +46,7 @@ class Curves:
 
     @contextmanager
     def step(self, images: int) -> Iterator[None]:
-        """Time one optimiser step of that many images."""
+        """Measure the duration of an optimiser step on `images` images."""
         begin = time.perf_counter()
         yield
         self._step_s += time.perf_counter() - begin
@@ -55,18 +55,18 @@ class Curves:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time a wait for data, inside a step."""
+        """Measure a wait for data, inside of `step`."""
         begin = time.perf_counter()
         yield
         self._waiting_s += time.perf_counter() - begin
 
     def add(self, values: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Take a step's values (scalars) into the mean of the next point; `weight` is their share of the step."""
+        """Add scalars to the mean of the next point; `weight` is their share of the step."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach() * weight
 
     def write_means(self, done: int, learning_rate: float) -> None:
-        """Write the means since the last point, and the speed, at `done` steps."""
+        """Write the means since the last point, and the speed, as a point at `done` steps."""
         values = {name: float(total) / self._steps for name, total in self._sums.items()}
         values["optimiser/learning_rate"] = learning_rate
         values["speed/images_per_s"] = self._images / self._step_s
@@ -75,7 +75,7 @@ class Curves:
         self._sums, self._steps, self._images, self._step_s, self._waiting_s = {}, 0, 0, 0.0, 0.0
 
     def write(self, done: int, values: Mapping[str, float]) -> None:
-        """Write points at `done` steps."""
+        """Write values as points at `done` steps."""
         self.last.update(values)
         if self._writer is not None:
             for name, value in values.items():
@@ -84,13 +84,14 @@ class Curves:
 
 
 Curve = tuple[list[int], list[float]]
+"""Steps and values."""
 
 
 def read_curves(run: str | Path) -> dict[str, Curve]:
-    """Steps and values of every curve of a run, over all its restarts."""
+    """All curves of a run by name, across its restarts."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # starts slowly
 
-    events = EventAccumulator(str(run), size_guidance={"scalars": 2000})  # of more points, an even sample
+    events = EventAccumulator(str(run), size_guidance={"scalars": 2000})  # longer curves are sampled evenly
     events.Reload()
     curves = {}
     for tag in events.Tags()["scalars"]:
@@ -100,7 +101,7 @@ def read_curves(run: str | Path) -> dict[str, Curve]:
 
 
 def write_summary(run: str | Path, *, title: str) -> Path:
-    """Draw all curves of a run into RUN/summary.png, one panel a group ("loss", "loss/…": the part before the slash).
+    """Draw all curves of a run into RUN/summary.png, with one panel for each group (the name up to the slash).
 
     Raises:
         OSError: the file cannot be written.
@@ -110,7 +111,7 @@ def write_summary(run: str | Path, *, title: str) -> Path:
     panels: dict[str, dict[str, Curve]] = {}
     for tag, curve in sorted(read_curves(run).items()):
         group, _, name = tag.partition("/")
-        if group == "speed":  # a rate and a share have no common axis
+        if group == "speed":  # a rate and a share need different axes
             group = tag
         panels.setdefault(group, {})[name or group] = curve
     columns = min(3, len(panels))

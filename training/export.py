@@ -1,11 +1,11 @@
-"""Export a saliency checkpoint as the model files that `sal360_ros` runs.
+"""Export a saliency checkpoint as the model files that `sal360` runs.
 
     python -m training.export runs/compact --output models [--precision fp16] [--frame-size 1920x3840]
         [--tensorrt] [--tensorrt-rtx --compute-capability 86,89,120] [--torch-program]
 
-The graph takes the camera's bytes and gives the published density; everything else that a reader must know is in the
-ModelSpec inside the file. Each file is checked, run on panoramas and compared with the checkpoint's own model before it
-takes its final name.
+The graph takes the camera's bytes and returns the published density; the ModelSpec inside the file holds everything
+else that a runtime must know. Each file is checked, run on panoramas and compared with the checkpoint's model before
+it gets its final name. `exporting/` has the steps.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sal360.arrays import Density, Pixels
 from sal360.errors import ParameterError, one_line_errors
 from sal360.files import written_beside
 from sal360.spec import ModelSpec
-from sal360.sphere import Array
 from training.checkpoint import git_revision
 from training.config import option_names, read_config, require, require_between, require_together
 from training.exporting.graphs import (
@@ -45,53 +45,55 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What is exported, and what the files say of themselves."""
+    """The checkpoint, the files to make, and what they say about the model."""
 
     checkpoint: str
-    """Checkpoint, run folder or .safetensors file of a saliency model."""
+    """Run folder, checkpoint folder or .safetensors file of a saliency model."""
     output: str
-    """Folder of the files, or the path of the .onnx file (engines then lie beside it)."""
+    """Folder for the files, or path of the .onnx file; engines are written beside it."""
     name: str = "sal360-compact"
-    """Short name of the model."""
+    """Name of the model."""
     version: str = "1.0.0"
     """Version of the weights."""
     trained_on: str = "ImageNet (encoder); OSIE gaze on photographs placed on panoramas"
-    """Data sets, for people."""
+    """Training data, in words."""
     weights_license: str = "Apache-2.0"
-    """SPDX name of the licence of the weights."""
+    """Licence of the weights, an SPDX identifier."""
     upsample: int = 1
-    """Doublings of the content map on the way out."""
+    """Number of 2x upsampling steps at the output."""
     precision: Precision = "fp32"
-    """Arithmetic of the network; its input, exponential and sums stay in fp32."""
+    """Precision of the network; its input, exponential and sums stay in fp32."""
     input_size: str = ""
-    """Size HxW at which the network works; "" keeps the checkpoint's."""
+    """Input size of the network, HxW; empty: the checkpoint's."""
     frame_size: str = ""
-    """Size HxW of the frames that the graph takes and shrinks itself; "" takes them at the network's size."""
+    """Size of the frames that the graph accepts and downsamples itself, HxW; empty: the network's input size."""
     batch: int = 0
-    """Frames of one call, fixed in the graph; 0 leaves the number free."""
+    """Fixed number of frames per call; 0: any number."""
     max_batch: int = 1
-    """Most frames of one call of an engine, where the graph leaves the number free."""
+    """Maximum number of frames per call of an engine; used if batch is 0."""
     panoramas: str = ""
-    """Folder of pictures for calibration and parity; "" takes the bundled ones."""
+    """Folder of panoramas for int8 calibration and for the comparison; empty: the bundled ones."""
     calibration_frames: int = 32
-    """Frames that int8 is calibrated on: the panoramas, turned at random."""
+    """Number of frames for int8 calibration: the panoramas, rotated at random."""
     force: bool = False
-    """Write the file although it is farther from the checkpoint than its precision allows."""
+    """Write the file even if it differs more from the checkpoint than its precision explains."""
     torch_program: bool = False
     """Also write a torch.export program (.pt2)."""
     tensorrt: bool = False
     """Also build a TensorRT engine for this machine's GPU."""
     tensorrt_rtx: bool = False
-    """Also build a TensorRT-RTX engine; with compute_capability this needs no GPU."""
+    """Also build a TensorRT-RTX engine; with compute_capability, without a GPU."""
     compute_capability: str = ""
-    """Kinds of GPU for the TensorRT-RTX engine, "86,89,120"; "" takes this machine's."""
+    """CUDA compute capabilities for the TensorRT-RTX engine, such as 86,89,120; empty: this machine's GPU."""
 
     def __post_init__(self) -> None:
         require_between("upsample", self.upsample, 0, 3)
         require_between("batch", self.batch, 0, 64)
         require_between("max_batch", self.max_batch, 1, 64)
         require_between("calibration_frames", self.calibration_frames, 1, 4096)
-        require("precision", self.precision, self.precision in ("fp32", "fp16", "bf16", "int8"), "a known precision")
+        require(
+            "precision", self.precision, self.precision in ("fp32", "fp16", "bf16", "int8"), "fp32, fp16, bf16 or int8"
+        )
         for option in ("input_size", "frame_size"):
             size = getattr(self, option)
             fits = size == "" or ((match := _size(size)) is not None and match[1] == 2 * match[0])
@@ -103,25 +105,21 @@ class ExportConfig:
         self.compute_capabilities()
 
     def compute_capabilities(self) -> tuple[str, ...]:
-        """The kinds of GPU as TensorRT writes them: "86,120" → ("8.6", "12.0")."""
+        """The compute capabilities as TensorRT writes them: "86,120" → ("8.6", "12.0")."""
         if not self.compute_capability:
             return ()
         parts = [part.strip().replace(".", "") for part in self.compute_capability.split(",")]
-        if not all(re.fullmatch(r"\d{2,3}", part) for part in parts):
-            raise ParameterError(
-                f"compute_capability is {self.compute_capability!r}",
-                "see docs/deploy.md",
-                expected="numbers such as 86,89,120",
-            )
+        fit = all(re.fullmatch(r"\d{2,3}", part) for part in parts)
+        require("compute_capability", self.compute_capability, fit, "numbers such as 86,89,120")
         return tuple(f"{part[:-1]}.{part[-1]}" for part in parts)
 
     def input_height(self) -> int | None:
-        """Rows at which the network works; None keeps the checkpoint's."""
+        """Height of the network's input; None: the checkpoint's."""
         size = _size(self.input_size)
         return size[0] if size else None
 
     def frame_height(self) -> int | None:
-        """Rows of the frames that the graph takes; None is the network's."""
+        """Height of the frames that the graph accepts; None: the network's."""
         size = _size(self.frame_size)
         return size[0] if size else None
 
@@ -133,16 +131,17 @@ def _size(text: str) -> tuple[int, int] | None:
 
 PARITY_FRAMES = 4
 _TENSORRT_INT8 = "-tensorrt"
-"""Added to the stem of the int8 file that TensorRT wants."""
+"""Suffix of the stem of the int8 file for TensorRT."""
 
 
 def export(config: ExportConfig) -> list[Path]:
-    """Write the files that the settings ask for and return their paths, the ONNX file first.
+    """Write the files and return their paths, the ONNX file first.
 
     Raises:
-        CheckpointError: the checkpoint is missing, broken or no saliency model.
-        ModelError: a file does not do what the checkpoint does, or a runtime does not take it.
+        CheckpointError: the checkpoint is missing, broken or does not hold a saliency model.
+        ModelError: a file differs too much from the checkpoint, or a runtime refuses it.
         ParameterError: the sizes do not fit the model.
+        OSError: a file cannot be written.
     """
     exact = load_model(config)
     model = load_model(config)
@@ -191,7 +190,7 @@ def export(config: ExportConfig) -> list[Path]:
 
 
 def load_model(config: ExportConfig) -> DensityModel:
-    """The checkpoint's own model, in fp32, at the input size that is asked for."""
+    """The checkpoint's model in fp32, at the configured input size."""
     height = config.input_height()
     with option_names(input_height="input_size", scales="input_size"):
         model = read_saliency_model(config.checkpoint, **({} if height is None else {"input_height": height}))
@@ -199,7 +198,7 @@ def load_model(config: ExportConfig) -> DensityModel:
 
 
 def describe(exported: ExportedModel, config: ExportConfig) -> ModelSpec:
-    """The spec of a model's file, before it was compared with anything."""
+    """The spec of the model, still without the figures of the comparison."""
     model = exported.model
     map_height, map_width = (size << model.upsample for size in model.model.map_size)
     return ModelSpec(
@@ -222,9 +221,9 @@ def _frame_size(config: ExportConfig, model: DensityModel) -> tuple[int, int]:
     height = config.frame_height() or network
     if height < network:
         raise ParameterError(
-            f"frame_size is {config.frame_size} and the network works at {network}x{2 * network}",
-            "set --frame-size or --input-size",
-            expected="frames at least as large",
+            f"frame_size is {config.frame_size} and the network's input {network}x{2 * network}",
+            "set --frame_size or --input_size",
+            expected="frames at least as large as the input",
         )
     return height, 2 * height
 
@@ -235,14 +234,14 @@ def _onnx_path(config: ExportConfig) -> Path:
 
 
 @torch.no_grad()
-def _exact_maps(model: DensityModel, frame_size: tuple[int, int], frames: Array) -> Array:
-    """The maps (N, h, w) of the checkpoint's own model in fp32, frames of a camera's size shrunk as in the graph."""
+def _exact_maps(model: DensityModel, frame_size: tuple[int, int], frames: Pixels) -> Density:
+    """The maps (N, h, w) of the checkpoint's model in fp32, with frames downsampled as in the graph."""
     exact = ExportedModel(model, "fp32", frame_size)
     return np.concatenate([exact(torch.from_numpy(frame[None])).numpy() for frame in frames])
 
 
-def _with_parity(path: Path, spec: ModelSpec, frames: Array, expected: Array, *, force: bool) -> ModelSpec:
-    """Compare a file with the exact maps and put the figures into its spec."""
+def _with_parity(path: Path, spec: ModelSpec, frames: Pixels, expected: Density, *, force: bool) -> ModelSpec:
+    """Compare a file with the exact maps and write the figures into its spec."""
     replace_spec(path, spec)
     parity: dict[str, Any] = compare(path, spec.precision, frames, expected)
     if not force:
@@ -261,7 +260,7 @@ def _steps(config: ExportConfig) -> int:
 
 
 def command_line(arguments: Sequence[str]) -> list[str]:
-    """The settings' options from how people write them: the checkpoint first, dashes, flags without a value."""
+    """Options as `read_config` takes them; allows the checkpoint first, dashes in names, and flags without a value."""
     flags = {f"--{name}" for name, kind in ExportConfig.__annotations__.items() if kind == "bool"}
     plain = [*arguments]
     if plain and not plain[0].startswith("-"):

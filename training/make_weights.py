@@ -1,10 +1,10 @@
-"""Make the bundled model again from its data: five training stages, averages, taught maps, calibration, export.
+"""Make the bundled model from its data: five training stages, averages, taught maps, calibration, export.
 
     python -m training.make_weights --osie OSIE --panoramas PANORAMAS
 
-Every step is a command that also runs by itself (`--dry_run` prints them). A step whose result is there is skipped, and
-a training step goes on from its newest checkpoint, so an interrupted run continues where it stopped. All steps take
-some three hours on two cores.
+Every step is a command that also runs on its own; `--dry_run true` prints them. Steps that are done are skipped, and a
+training step continues from its newest checkpoint, so an interrupted run continues where it stopped. All steps take
+about three hours on two cores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sal360.weights import bundled_model
 from training.config import read_config, require, require_path
 
 VERSION = "1.3.0"
-"""Version of the weights that these steps make. Each version has run folders of its own."""
+"""Version of the weights that these steps make; each version has its own run folders."""
 TRAINED_ON = (
     "ImageNet (encoder), OSIE gaze on photographs placed on panoramas, and its own maps of these panoramas drawn larger"
 )
@@ -33,16 +33,16 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class MakeWeightsConfig:
-    """Where the data are, and where the runs go."""
+    """Data and output folders."""
 
     osie: str
     """Folder of the OSIE data set."""
     panoramas: str
-    """Folder of the panoramas."""
+    """Folder of panoramas without gaze."""
     runs: str = f"runs/sal360-compact-{VERSION}"
-    """Folder of the steps' results."""
+    """Folder for the results of the steps."""
     dry_run: bool = False
-    """Print the commands and run nothing."""
+    """Print the commands instead of running them."""
 
     def __post_init__(self) -> None:
         for name in ("osie", "panoramas"):
@@ -52,33 +52,33 @@ class MakeWeightsConfig:
 
 
 class Step(Protocol):
-    """A command with one result."""
+    """A command with one result, a file or a run folder."""
 
     @property
     def name(self) -> str:
-        """Name of the result below the runs' folder."""
+        """Name of the result in the folder of the runs."""
 
     def command(self, config: MakeWeightsConfig) -> list[str]:
-        """Module below `training`, and its options."""
+        """Module of `training` and its options."""
 
     @property
     def runs_again(self) -> bool:
-        """Whether the command runs although its result exists."""
+        """Whether the command runs even if its result exists."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """Decoder training by `recipes/compact.yaml` and one overlay."""
+    """Decoder training with `recipes/compact.yaml` and one overlay."""
 
     name: str
     overlay: str = ""
     seed: int | None = None
     start: str = ""
-    """Result of an earlier step whose weights this one starts from."""
+    """Name of an earlier step from whose weights this one starts."""
     taught: str = ""
-    """Result of an earlier `Teach`."""
+    """Name of an earlier `Teach` step."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that differ from the recipe's."""
+    """Settings that differ from the recipes'."""
 
     def command(self, config: MakeWeightsConfig) -> list[str]:
         recipes = [RECIPES / "compact.yaml", *([RECIPES / f"{self.overlay}.yaml"] if self.overlay else [])]
@@ -97,7 +97,7 @@ class Train:
 
     @property
     def runs_again(self) -> bool:
-        return True  # the command itself goes on from its newest checkpoint
+        return True  # it continues from its newest checkpoint
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Teach:
-    """Maps of the panoramas by a model that sees them at several sizes."""
+    """Maps of the panoramas, by a model that sees them at several heights."""
 
     name: str
     teacher: str
@@ -140,7 +140,7 @@ class Teach:
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Temperature, blur and prior strength for panoramas."""
+    """Temperature, blur and prior for panoramas."""
 
     name: str
     checkpoint: str
@@ -160,7 +160,7 @@ class Calibrate:
 
 @dataclass(frozen=True)
 class Export:
-    """A model file, made anew each time: it names the revision of the code."""
+    """A model file."""
 
     name: str
     checkpoint: str
@@ -226,23 +226,23 @@ STEPS: tuple[Step, ...] = (
     Average("panoramas", ("panoramas_31", "panoramas_32", "small")),
     Calibrate("calibrated", "panoramas"),
     Export(FILES[0].name, "calibrated", "fp32"),
-    # int8 sees each of the 62 panoramas once
+    # int8 calibration uses each of the 62 panoramas once
     Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),
 )
 
 
 def commands(config: MakeWeightsConfig) -> Iterator[tuple[Step, list[str]]]:
-    """Each step, and the command line that runs it."""
+    """Each step with its command line."""
     for step in STEPS:
         module, *options = step.command(config)
         yield step, [sys.executable, "-m", f"training.{module}", *options]
 
 
 def make_weights(config: MakeWeightsConfig) -> None:
-    """Run every step whose result is missing, then put the model files beside the code.
+    """Run every step whose result is missing, then copy the model files into the package.
 
     Raises:
-        TrainingError: a step failed; it said why.
+        TrainingError: a step failed; its own message says why.
     """
     for step, command in commands(config):
         result = Path(config.runs) / step.name
@@ -253,15 +253,17 @@ def make_weights(config: MakeWeightsConfig) -> None:
         else:
             begin_s = time.monotonic()
             if subprocess.run(command, check=False).returncode:
-                raise TrainingError(f"the step {step.name} failed", "correct what it said and run this command again")
+                raise TrainingError(
+                    f"the step {step.name} failed", "fix what its message says, then run this command again"
+                )
             print(f"{step.name}: {(time.monotonic() - begin_s) / 60:.1f} min", flush=True)
-    if not config.dry_run:  # only now: both files name the revision of an unchanged source tree
+    if not config.dry_run:  # at the end, so that both files name the revision of an unchanged source tree
         for path in FILES:
             shutil.copyfile(Path(config.runs) / path.name, path)
 
 
 def _as_options(options: Mapping[str, Any]) -> list[str]:
-    """Options as jsonargparse reads them."""
+    """Options as command-line arguments for jsonargparse."""
     parts = []
     for name, value in options.items():
         text = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -3,8 +3,11 @@
     python -m training.pretrain --config training/recipes/pretrain.yaml --data.root PANORAMAS
     torchrun --nproc-per-node 8 -m training.pretrain --config training/recipes/pretrain.yaml --data.root PANORAMAS
 
-The run's folder gets the settings, views.png (what is being learnt), TensorBoard curves, checkpoints, and at the end
+The run's folder gets the settings, views.png (the pairs of views), TensorBoard curves, checkpoints, and at the end
 summary.png.
+
+From a panorama to a training step: `data/panoramas.py` reads it, `data/views.py` draws two views of it, `loop.py` takes
+the steps, and `PretrainTask.losses` below passes the views to `models/contrastive.py` and `contrastive_loss.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from sal360.arrays import Pixels
 from sal360.errors import CheckpointError, one_line_errors
-from sal360.sphere import Array
 from training.checkpoint import load_weights
 from training.config import SettingError, option_names, read_config, require_at_least, require_together, write_config
 from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
@@ -38,14 +41,14 @@ from training.retrieval import Retrieval
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pretraining run, whole."""
+    """A pretraining run."""
 
     data: PanoramaConfig
     """The panoramas."""
     loop: LoopConfig
-    """How long, how fast and where."""
+    """The run."""
     recipe: str = "custom"
-    """Name of these settings, for the pictures and for people."""
+    """Name of these settings, shown in pictures."""
     model: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     """Encoder, attention and heads."""
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -53,13 +56,13 @@ class PretrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The loss."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Optimiser and learning rate."""
+    """Optimiser and learning-rate schedule."""
     weights: str = ""
-    """Checkpoint of a contrastive run whose weights a new run begins with."""
+    """Checkpoint of a contrastive run from whose weights a new run starts."""
     encoder_weights: str = ""
-    """The same of the encoder alone, where attention or size of the views are others."""
+    """Checkpoint of a contrastive run from whose encoder a new run starts; attention and views may differ."""
     retrieval_panoramas: int = 512
-    """Panoramas, at most, among which the evaluation looks for the turned views' own."""
+    """Maximum number of panoramas in the retrieval evaluation."""
 
     def __post_init__(self) -> None:
         one = not (self.weights and self.encoder_weights)
@@ -73,20 +76,20 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Source:
-    """Panoramas as the task needs them, from a folder or from shards."""
+    """The panoramas of a run, from a folder or from shards."""
 
     count: int
-    """All panoramas; each has an entry in the memory bank."""
+    """Number of panoramas; each has an entry in the memory bank."""
     steps_per_epoch: int
-    """Steps of one pass."""
+    """Number of steps per pass over the data."""
     batches: Callable[[int, int], Iterator[Any]]
-    """Batches (views, turned views, indices) of this process for the steps from … to."""
-    some: Sequence[Array]
-    """The panoramas of the evaluation, (H, W, 3) uint8 RGB each."""
+    """Batches (views, turned views, indices) of this process for the steps start … stop − 1."""
+    for_evaluation: Sequence[Pixels]
+    """Panoramas of the retrieval evaluation, (H, W, 3) RGB each; empty in all processes but the first."""
 
 
 def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
-    """The panoramas under `data.root`, checked by the first process for all of them.
+    """Open the panoramas below `data.root`; the first process checks them for all.
 
     Raises:
         DataError: they are missing or unusable.
@@ -128,7 +131,7 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
 
 
 class PretrainTask(Task):
-    """The paper's contrastive training as the loop takes it."""
+    """The paper's contrastive training (Section 3)."""
 
     kind: ClassVar[str] = "contrastive"
 
@@ -146,22 +149,24 @@ class PretrainTask(Task):
         self.objective = ContrastiveObjective(source.count, config.objective, seed=config.loop.seed, fabric=fabric).to(
             fabric.device
         )
-        self.retrieval = Retrieval(source.some, config.views, config.loop.seed)
-        self._embedded: list[tuple[Tensor, Tensor]] = []  # what this step puts into the memory bank
+        self.retrieval = Retrieval(source.for_evaluation, config.views, config.loop.seed)
+        self._embedded: list[tuple[Tensor, Tensor]] = []  # updates the memory bank after the step
 
     def begin(self) -> None:
         """Write the settings, and a picture of the views."""
         run = Path(self.settings.loop.run)
         write_config(self.settings, run / "config.yaml")
         views = ViewPair(self.settings.loop.seed, self.settings.views)
-        write_views(run / "views.png", [views(panorama, 0, i) for i, panorama in enumerate(self.source.some[:6])])
+        write_views(
+            run / "views.png", [views(panorama, 0, i) for i, panorama in enumerate(self.source.for_evaluation[:6])]
+        )
 
     def batches(self, start: int, stop: int) -> Iterator[Any]:
         """View pairs with the indices of their panoramas."""
         return self.source.batches(start, stop)
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
-        """The objective's parts, and γ."""
+        """The losses, similarities and γ of a batch."""
         view, turned, indices = batch
         output = model(view, turned)
         parts = self.objective(output, indices)
@@ -178,36 +183,36 @@ class PretrainTask(Task):
         return curves
 
     def after_step(self) -> None:
-        """Move the memory bank, once the step is taken."""
+        """Update the memory bank."""
         for embedding, indices in self._embedded:
             self.objective.update(embedding, indices)
         self._embedded.clear()
 
     def evaluate(self, done: int) -> Mapping[str, float]:  # noqa: ARG002
-        """Retrieval and inter-map correlation."""
+        """Retrieval scores and inter-map correlation."""
         return self.retrieval(self.model, self.fabric.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory bank, Z and the draws of the negatives."""
+        """The memory bank, Z and the generator of the negatives."""
         return self.objective.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them back.
+        """Restore them.
 
         Raises:
-            CheckpointError: the run had another number of panoramas, so its memory's entries belong to others.
+            CheckpointError: the run had another number of panoramas, so the entries of its memory do not fit.
         """
         if (count := len(state["memory"])) != self.source.count:
             raise CheckpointError(
-                f"the checkpoint is of {count} panoramas",
-                "resume with the data of that run, or begin another one with --weights",
+                f"the checkpoint belongs to a run on {count} panoramas",
+                "resume with the data of that run, or start a new run with --weights and another --loop.run",
                 expected=f"{self.source.count}, as --data.root has now",
             )
         self.objective.load_state_dict(state)
 
 
 def main() -> None:
-    """Pretrain an encoder."""
+    """The command `python -m training.pretrain`."""
     config = read_config(PretrainConfig, "Contrastive pretraining of an encoder on unlabelled panoramas.")
     checkpoint = starting_point(config.loop)
     fabric = make_fabric(config.loop)

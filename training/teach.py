@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from sal360.arrays import Pixels, Reals
 from sal360.errors import one_line_errors
+from sal360.files import writable_folder
 from training.config import option_names, read_config, require, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import average_to, names_below, write_taught
@@ -60,12 +62,14 @@ def teach(config: TeachConfig) -> dict[str, Reals]:
         ParameterError: the stride is finer than that of a model.
         OSError: the file cannot be written.
     """
+    writable_folder(Path(config.output).parent)
     smallest = min(config.heights)
     map_size = smallest // config.stride, 2 * smallest // config.stride
     for checkpoint in config.checkpoints:
         settings = saliency_settings(checkpoint)
         stride = settings.input_height // SaliencyModel.map_size_of(settings)[0]
-        require("stride", config.stride, config.stride >= stride, f"{stride} or more, as {checkpoint} has it")
+        with option_names():
+            require("stride", config.stride, config.stride >= stride, f"{stride} or more, as {checkpoint} has it")
     sums: dict[str, Reals] = {}
     sizes = [(height, checkpoint) for height in config.heights for checkpoint in config.checkpoints]
     for height, checkpoint in tqdm(sizes, desc="teaching", unit="model", disable=None):

@@ -2,8 +2,8 @@
 
     python -m training.train_decoder --config training/recipes/compact.yaml --data.root OSIE --data.panoramas PANORAMAS
 
-Checkpoints, TensorBoard curves and, at each evaluation, a picture of predictions beside ground truth are written to
-the run's folder. `python -m training.export` makes a model file of it.
+The run's folder gets checkpoints, TensorBoard curves and, at each evaluation, a picture of predictions beside the
+ground truth. `python -m training.export` turns it into a model file.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from sal360.arrays import Density, Pixels
 from sal360.errors import one_line_errors
-from sal360.sphere import Array
 from training.checkpoint import load_weights, plain_settings
 from training.config import option_names, read_config, require_together, write_config
 from training.data.gaze.datasets import Gaze, GazeConfig, load_gaze
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
+from training.models.encoders import ENCODERS
 from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
 from training.optimiser import OptimiserConfig
 from training.pictures import write_predictions
@@ -33,30 +35,37 @@ from training.saliency_loss import SaliencyLossConfig, saliency_losses
 
 @dataclass(frozen=True)
 class TrainDecoderConfig:
-    """A decoder on gaze."""
+    """A decoder training run."""
 
     loop: LoopConfig
     """The run."""
     data: GazeConfig
-    """The gaze."""
+    """The recorded gaze."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Optimiser and schedule."""
+    """Optimiser and learning-rate schedule."""
     model: SaliencyModelConfig = field(default_factory=SaliencyModelConfig)
     """The model."""
     loss: SaliencyLossConfig = field(default_factory=SaliencyLossConfig)
     """The loss."""
     start: str = ""
-    """Checkpoint of a decoder run whose whole model this one starts from, with a schedule of its own."""
+    """Checkpoint of a decoder run from whose weights, encoder and decoder, this run starts; the schedule is new."""
     encoder_weights: str = ""
-    """Checkpoint of a contrastive run whose encoder the model starts from; empty: from `imagenet` or random weights."""
+    """Checkpoint of a contrastive run from whose encoder this run starts."""
     imagenet: bool = True
-    """Start the compact encoder from its ImageNet weights, if `encoder_weights` names nothing else."""
+    """Start the compact encoder from its ImageNet weights unless `encoder_weights` is given; false: random weights."""
     frozen: Frozen = "encoder"
-    """What stays as it is: the whole encoder; the compact encoder's stages up to stride 4; nothing."""
+    """Part of the model that is not trained. early: the compact encoder's stages up to stride 4."""
 
     def __post_init__(self) -> None:
         one = not (self.start and self.encoder_weights)
         require_together(self, ("start", "encoder_weights"), one, "at most one of the two")
+        packaged = ENCODERS[self.model.encoder].packaged or self.start != "" or self.encoder_weights != ""
+        require_together(
+            self,
+            ("encoder_weights", "imagenet", "model.encoder"),
+            packaged or not self.imagenet,
+            "encoder_weights from contrastive pretraining, or imagenet false for random weights",
+        )
 
 
 _ROWS_OF_PICTURE = 6
@@ -68,18 +77,19 @@ class DecoderTask(Task):
 
     Args:
         config: the settings.
-        gaze: what is trained on and measured.
-        fabric: knows this process' place among the others.
+        gaze: what to train on and to measure.
+        fabric: the process's rank and device.
 
     Raises:
-        CheckpointError: the encoder's weights are missing or of another encoder.
+        CheckpointError: the initial weights are missing or belong to another model.
     """
 
     kind: ClassVar[str] = "saliency"
 
     def __init__(self, config: TrainDecoderConfig, gaze: Gaze, fabric: Fabric) -> None:
         self.settings, self.gaze, self.fabric = config, gaze, fabric
-        model = SaliencyModel(config.model, pretrained=config.imagenet and not config.encoder_weights)
+        from_imagenet = config.imagenet and not config.encoder_weights and ENCODERS[config.model.encoder].packaged
+        model = SaliencyModel(config.model, pretrained=from_imagenet)
         if config.start:
             load_weights(config.start, model, kind=self.kind)
         elif config.encoder_weights:
@@ -90,15 +100,15 @@ class DecoderTask(Task):
         with option_names("loop"):
             self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)
 
-    def must_stay(self) -> Mapping[str, Any]:
-        """Which gaze is learnt, how it is placed, and the loss. Folders may have moved, but no lesson come or gone."""
+    def settings_to_match(self) -> Mapping[str, Any]:
+        """Which gaze is trained on, its augmentation, and the loss. Folders may have moved."""
         data = {name: value for name, value in plain_settings(self.settings.data).items() if name not in _FOLDERS}
         data["taught"] = "given" if self.settings.data.taught else "none"
         settings = {"data": data, "loss": plain_settings(self.settings.loss)}
         return {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
 
     def begin(self) -> None:
-        """Write the settings beside what the run will leave."""
+        """Write the settings into the run's folder."""
         write_config(self.settings, Path(self.settings.loop.run) / "config.yaml")
 
     def batches(self, start: int, stop: int) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
@@ -118,12 +128,12 @@ class DecoderTask(Task):
         return load(self.gaze.training, sampler, loop.workers)
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
-        """The content's losses against the gaze; prior and calibration are not trained."""
+        """Losses of the content against the gaze; prior and calibration are not trained."""
         frames, densities, masks = batch
         return saliency_losses(model(frames.permute(0, 3, 1, 2)), densities, masks, self.settings.loss)
 
     def evaluate(self, done: int) -> Mapping[str, float]:
-        """Figures of the content alone on the part that is kept, and a picture."""
+        """Figures of the content on the measured part, and a picture of predictions."""
         figures = self.gaze.measure(self.predict)
         rows = []
         for index in range(min(_ROWS_OF_PICTURE, len(self.gaze.measuring))):
@@ -132,16 +142,16 @@ class DecoderTask(Task):
         write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)
         return {f"measured/{name}": value for name, value in figures.items()}
 
-    def predict(self, frames: Array) -> Array:
-        """Densities (B, h, w) of panoramas (B, H, W, 3) uint8 RGB, without prior and calibration."""
+    def predict(self, frames: Pixels) -> Density:
+        """Densities (B, h, w) of panoramas (B, H, W, 3) RGB, without prior and calibration."""
         with torch.no_grad():
             content = self.model(torch.from_numpy(frames).to(self.fabric.device).permute(0, 3, 1, 2)).float()
-            density: Array = torch.exp(content - content.amax(dim=(1, 2), keepdim=True)).cpu().numpy()
-        return density / density.mean(axis=(1, 2), keepdims=True)
+            density = torch.exp(content - content.amax(dim=(1, 2), keepdim=True)).cpu().numpy()
+        return np.asarray(density / density.mean(axis=(1, 2), keepdims=True))
 
 
 def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:
-    """Train as the settings say and return the newest point of each curve.
+    """Train and return the newest point of each curve.
 
     Raises:
         Sal360Error: a setting, the data or a checkpoint is unusable, or the loss is not finite.

@@ -27,7 +27,7 @@ def test_weights_are_averaged(tmp_path: Path) -> None:
     first, second = (model.state_dict() for model in models)
     for name, value in found.state_dict().items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2)
-    with pytest.raises(CheckpointError, match=r"there is no .*training_state.pt.*; begin a new run with these weights"):
+    with pytest.raises(CheckpointError, match=r"weights only, no training_state.pt.*; start a new run"):
         load_state(tmp_path / "mean" / "last")  # as resuming does
 
 

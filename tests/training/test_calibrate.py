@@ -26,7 +26,7 @@ def _contents(equator_pull: float = 0.0) -> torch.Tensor:
 
 
 def test_the_gain_is_reached(model: SaliencyModel) -> None:
-    config = CalibrateConfig("", "", "", gain_nats=0.15)
+    config = CalibrateConfig("run", "panoramas", "out", gain_nats=0.15)
     model.config = calibrate(_contents(), model, config)
     densities = DensityModel(model, upsample=0).density(_contents())
     published = torch.exp(equator_log_rows(16, floor=config.prior_floor)).expand(16, 32)
@@ -35,7 +35,7 @@ def test_the_gain_is_reached(model: SaliencyModel) -> None:
 
 
 def test_gaze_falls_off_from_the_equator_as_published_although_content_gathers_there(model: SaliencyModel) -> None:
-    config = CalibrateConfig("", "", "", gain_nats=0.2)
+    config = CalibrateConfig("run", "panoramas", "out", gain_nats=0.2)
     published = torch.exp(equator_log_rows(16, floor=config.prior_floor)).expand(16, 32)[None]
     model.config = calibrate(_contents(equator_pull=2.0), model, config)
     densities = DensityModel(model, upsample=0).density(_contents(equator_pull=2.0))
@@ -44,8 +44,8 @@ def test_gaze_falls_off_from_the_equator_as_published_although_content_gathers_t
 
 
 def test_a_model_without_content_cannot_reach_a_gain(model: SaliencyModel) -> None:
-    with pytest.raises(ParameterError, match="the model reaches"):
-        calibrate(torch.zeros(2, 16, 32), model, CalibrateConfig("", "", ""))
+    with pytest.raises(ParameterError, match=r"the model reaches values from .*--gain_nats"):
+        calibrate(torch.zeros(2, 16, 32), model, CalibrateConfig("run", "panoramas", "out"))
 
 
 def test_divergence_and_distance_of_known_densities() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from sal360.errors import CheckpointError
@@ -90,8 +91,6 @@ def truncated(run: Path) -> None:
 
 
 def foreign(run: Path) -> None:
-    from safetensors.torch import save_file
-
     (run / "step-00000001").mkdir(parents=True)
     save_file(Model().state_dict(), run / "step-00000001" / "model.safetensors")
 
@@ -99,12 +98,12 @@ def foreign(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (absent, "does not exist; expected a run"),
+        (absent, "does not exist; give a run folder"),
         (Path.mkdir, "has no checkpoint"),
-        (other_encoder, r"another model \(encoder resnet50: encoder.weight is \(8, 3\), not \(4, 3\)\)"),
-        (other_kind, "holds a saliency model; expected a contrastive model"),
+        (other_encoder, r"does not fit .*resnet50; encoder.weight has the shape \(8, 3\), not \(4, 3\)\)"),
+        (other_kind, "holds a saliency model; give the checkpoint of a contrastive model"),
         (truncated, "is broken"),
-        (foreign, "no readable header"),
+        (foreign, "was not written by this project's training"),
     ],
 )
 def test_an_unusable_checkpoint_is_named_and_leaves_the_model(
@@ -116,6 +115,32 @@ def test_an_unusable_checkpoint_is_named_and_leaves_the_model(
     with pytest.raises(CheckpointError, match=message):
         load_weights(run, model, kind="contrastive")
     assert torch.equal(before, model.encoder.weight)
+
+
+def test_the_remedy_for_a_broken_checkpoint_is_the_one_before_it_if_there_is_one(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    for step, remedy in ((2, "remove .*step-00000002 to use step-00000001"), (1, "give another checkpoint")):
+        weights = tmp_path / f"step-0000000{step}" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-10])
+        with pytest.raises(CheckpointError, match=f"is broken .*; {remedy}"):
+            load_weights(weights.parent, Model(), kind="contrastive")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]",
+        "1",
+        '{"kind": "contrastive", "config": [], "step": 1, "git_revision": ""}',
+        '{"kind": "contrastive", "config": {}, "step": "x", "git_revision": ""}',
+    ],
+)
+def test_a_header_of_another_form_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(Model().state_dict(), path, {"sal360": header})
+    with pytest.raises(CheckpointError, match="was not written by this project"):
+        read_header(path)
 
 
 def test_truncated_state_is_named(tmp_path: Path) -> None:

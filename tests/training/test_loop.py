@@ -188,7 +188,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> N
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays_whole(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"loss is nan in step 5; .*step-00000003 is whole"):
+    with pytest.raises(TrainingError, match=r"loss is nan in step 5; .*step-00000003, which is whole"):
         run(settings(tmp_path), poison=5)
     assert checkpoint.read_header(tmp_path).step == 3
     assert all(
@@ -218,7 +218,7 @@ def test_there_is_no_silent_start_from_scratch_and_nothing_is_overwritten(tmp_pa
         starting_point(settings(tmp_path, resume=True))
     assert starting_point(settings(tmp_path, resume="auto")) is None
     run(settings(tmp_path, steps=1))
-    with pytest.raises(CheckpointError, match="step-00000001 exists; expected a new run folder"):
+    with pytest.raises(CheckpointError, match=r"step-00000001 exists; set --loop\.resume true"):
         starting_point(settings(tmp_path))
     assert starting_point(settings(tmp_path, resume="auto")) == tmp_path / "step-00000001"
 
@@ -244,7 +244,7 @@ def test_a_run_that_trained_other_parts_is_not_resumed(tmp_path: Path) -> None:
     config = settings(tmp_path, resume=True)
     fabric, task = make_fabric(config), Regression(config)
     task.model[0].requires_grad_(False)
-    with pytest.raises(CheckpointError, match="trained other parts of the model; expected the parts"):
+    with pytest.raises(CheckpointError, match="trained other parts of the model; resume with --frozen"):
         train(task, config, SGD, fabric, starting_point(config))
 
 
@@ -255,6 +255,22 @@ def test_a_run_of_another_encoder_is_not_resumed(tmp_path: Path) -> None:
     task.config = Tiny("other")
     with pytest.raises(CheckpointError, match="encoder tiny; expected other"):
         train(task, config, SGD, fabric, starting_point(config))
+
+
+def test_a_checkpoint_that_lacks_a_part_of_the_state_is_refused(tmp_path: Path) -> None:
+    run(settings(tmp_path, steps=1))
+    path = tmp_path / "last/training_state.pt"
+    state = torch.load(path, weights_only=True)
+    del state["randomness"]
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="lacks the run's randomness"):
+        run(settings(tmp_path, resume=True))
+
+
+def test_a_run_folder_that_is_a_file_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(CheckpointError, match=r"run is not a folder; set --loop\.run"):
+        starting_point(settings(tmp_path / "run", resume="auto"))
 
 
 def resume_with(later: Tiny, folder: Path) -> Regression:

@@ -158,6 +158,13 @@ def test_two_starting_points_are_refused(tiny: TrainDecoderConfig) -> None:
         dataclasses.replace(tiny, start="runs/a", encoder_weights="runs/b")
 
 
+def test_an_encoder_without_packaged_imagenet_weights_needs_others(tiny: TrainDecoderConfig) -> None:
+    model = SaliencyModelConfig(encoder="vgg16", decoder="paper", input_height=64)
+    with pytest.raises(ParameterError, match=r"encoder_weights is .*imagenet is True .*expected encoder_weights from"):
+        dataclasses.replace(tiny, model=model, imagenet=True)
+    assert dataclasses.replace(tiny, model=model, imagenet=True, start="runs/vgg16").start
+
+
 def test_missing_encoder_weights_are_an_error_and_not_a_random_start(tiny: TrainDecoderConfig) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         train_decoder(dataclasses.replace(tiny, encoder_weights="nowhere"))

@@ -11,9 +11,8 @@ import numpy as np
 from sal360.arrays import Density, Floats, Pixels
 from training.analysis.results import new_figure, write_results
 from training.config import require, require_at_least, require_between
-from training.data.gaze.datasets import GazeConfig
-from training.data.gaze.osie import Photograph, read_osie
-from training.data.gaze.records import split_folds
+from training.data.gaze.datasets import GazeConfig, osie_parts
+from training.data.gaze.osie import Photograph
 from training.data.panoramas import PanoramaConfig
 from training.evaluation.photographs import (
     FIGURES,
@@ -63,11 +62,7 @@ def analyse_photographs(config: PhotographScoresConfig) -> None:
         ModelError, CheckpointError, DataError: a model, the photographs or the panoramas cannot be read.
         OSError: the results cannot be written.
     """
-    photographs = read_osie(config.data.root)
-    folds = split_folds([each.name for each in photographs], config.data.folds, config.data.split_seed)
-    measured = [photographs[i] for i in folds[config.data.fold]]
-    others = [photographs[i] for number, fold in enumerate(folds) if number != config.data.fold for i in fold]
-
+    measured, others = osie_parts(config.data)
     centre = centre_prior(others)
     figures: dict[str, Floats] = {  # each (n, 3)
         f"centre prior of the other {len(others)}": np.array([measure_in_plane(centre, each) for each in measured]),

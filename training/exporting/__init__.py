@@ -1,1 +1,1 @@
-"""From a checkpoint to files that runtimes execute: graphs, precisions, calibration, engines, and what they cost."""
+"""The steps of `training.export`: write graphs, quantise them, check their parity; and what a graph costs."""

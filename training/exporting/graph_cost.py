@@ -1,4 +1,4 @@
-"""What one inference costs, counted from the ONNX graph: arithmetic and memory traffic, operator by operator."""
+"""Arithmetic and memory traffic of one inference, counted operator by operator from the ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from sal360.errors import ModelError
 
-# Operators that runtimes fuse into the one before: they cost no traffic of their own.
+# Operators that runtimes fuse into the one before, so they cause no memory traffic.
 _FUSED = frozenset(
     {
         *("Add", "BatchNormalization", "Cast", "Clip", "Constant", "DequantizeLinear", "Div", "Erf", "Exp", "Expand"),
@@ -34,42 +34,42 @@ _ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class OperatorCost:
-    """One operator of the graph."""
+    """The cost of one operator."""
 
     name: str
     operator: str
     flop: int
-    """Multiplications and additions of its products, 2 a multiply-accumulate."""
+    """Floating-point operations of its products; a multiply-accumulate counts 2."""
     elements: int
-    """Numbers it must read (inputs and weights) and write (outputs), each once."""
+    """Number of elements that it reads (inputs and weights) and writes (outputs)."""
 
 
 @dataclass(frozen=True)
 class GraphCost:
-    """All operators of a graph for one batch."""
+    """The cost of a graph for one batch."""
 
     operators: tuple[OperatorCost, ...]
 
     @property
     def flop(self) -> int:
-        """Floating-point operations of one inference; element-wise arithmetic is not counted."""
+        """Floating-point operations of one inference, without element-wise ones."""
         return sum(each.flop for each in self.operators)
 
     def bytes_moved(self, precision: str) -> int:
-        """Least memory traffic when nothing stays in a cache between operators and element-wise ones are fused."""
+        """Memory traffic with element-wise operators fused and no caching between operators."""
         return sum(each.elements for each in self.operators) * _ITEM_BYTES[precision]
 
-    def least_seconds(self, precision: str, flop_per_s: float, bytes_per_s: float) -> float:
-        """The roofline: for each operator the longer of its arithmetic and its traffic at the machine's peaks."""
+    def min_seconds(self, precision: str, flop_per_s: float, bytes_per_s: float) -> float:
+        """Roofline model: for each operator, the longer of arithmetic and traffic at the machine's peak rates."""
         item_bytes = _ITEM_BYTES[precision]
         return sum(max(each.flop / flop_per_s, each.elements * item_bytes / bytes_per_s) for each in self.operators)
 
 
 def graph_cost(path: str | Path, batch: int = 1) -> GraphCost:
-    """Count an ONNX model file's operators for a batch.
+    """The cost of an ONNX model file for a batch size.
 
     Raises:
-        ModelError: the sizes of a product cannot be told from the graph.
+        ModelError: the graph does not determine the size of a product.
     """
     import onnx
 
@@ -78,7 +78,7 @@ def graph_cost(path: str | Path, batch: int = 1) -> GraphCost:
         dimensions = tensor.type.tensor_type.shape.dim
         if dimensions and not dimensions[0].HasField("dim_value"):
             dimensions[0].dim_value = batch
-    del model.graph.value_info[:]  # they may name the free batch size
+    del model.graph.value_info[:]  # they may contain the symbolic batch size
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: _shape(tensor, batch) for tensor in (*graph.input, *graph.output, *graph.value_info)}
     shapes.update({weight.name: tuple(weight.dims) for weight in graph.initializer})
@@ -86,7 +86,7 @@ def graph_cost(path: str | Path, batch: int = 1) -> GraphCost:
 
 
 def _shape(tensor: Any, batch: int) -> tuple[int, ...]:
-    """The sizes of a tensor; exporters leave the first one open in places, and it is the batch."""
+    """The sizes of a tensor; an open first size is the batch."""
     sizes = [dimension.dim_value for dimension in tensor.type.tensor_type.shape.dim]
     if sizes and sizes[0] == 0:
         sizes[0] = batch
@@ -109,9 +109,8 @@ def _flop(node: Any, shapes: dict[str, tuple[int, ...]], path: str | Path) -> in
     left, right, out = (shapes.get(name, (0,)) for name in (node.input[0], node.input[1], node.output[0]))
     if 0 in (*left, *right, *out):
         raise ModelError(
-            f"the size of {node.name or node.output[0]} in {path} cannot be told from the graph",
+            f"the graph in {path} does not determine the size of {node.name or node.output[0]}",
             "export the model with --batch 1",
-            expected="fixed sizes",
         )
     if node.op_type == "Conv":  # weights (out, in / groups, kh, kw)
         return 2 * math.prod(out) * math.prod(right[1:])

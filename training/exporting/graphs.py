@@ -1,4 +1,4 @@
-"""TensorRT engines out of an exported file, by the same builder that the node uses."""
+"""Write a density model as an ONNX file, a torch program or a TensorRT engine, with its spec inside."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from training.models.decoders import upsample_circular
 from training.models.saliency_model import DensityModel
 
 NET_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
-"""Type of the network's weights and features; int8 is quantised afterwards."""
+"""Type of the network's weights and features; int8 is quantised after the export."""
 
 
 def fix_averages(model: nn.Module) -> None:
-    """Write the averages of smoothed columns into the weights: quantisation and TensorRT want no arithmetic there."""
+    """Write the averages of smoothed columns into the weights: quantisation and TensorRT need constant weights."""
     for module in model.modules():
         if isinstance(module, CircularConv2d):
             module.fix_average()
 
 
 class ExportedModel(nn.Module):
-    """Wraps a density model: its layers in the chosen precision, everything before and after them in float32.
+    """A density model with its network in the chosen precision and everything before and after it in float32.
 
     Args:
-        model: it is changed to the precision.
-        precision: one of `NET_DTYPES`.
-        frame_size: rows and columns of the frames it takes; larger than the network's input, they are averaged down
-            inside the graph.
+        model: converted in place.
+        precision: a key of `NET_DTYPES`.
+        frame_size: height and width of the frames; if larger than the network's input, the graph downsamples them.
     """
 
     def __init__(self, model: DensityModel, precision: str, frame_size: tuple[int, int]) -> None:
@@ -52,7 +51,7 @@ class ExportedModel(nn.Module):
 
     def forward(self, frame: Tensor) -> Tensor:
         """Frames (B, H, W, 3) uint8 RGB → density relative to uniform (B, h, w) float32."""
-        # the cast comes first: TensorRT transposes no bytes
+        # cast first: TensorRT cannot transpose uint8
         x = frame.float().permute(0, 3, 1, 2) / 255  # (B, 3, H, W)
         content = self.model.model(self._shrunk(x).to(self.dtype)).float()  # (B, h, w)
         for _ in range(self.model.upsample):
@@ -60,9 +59,9 @@ class ExportedModel(nn.Module):
         return self.model.density(content)
 
     def _shrunk(self, x: Tensor) -> Tensor:
-        """Frames at the network's size: the mean of whole blocks, after a bilinear step of less than a factor of two.
+        """Downsample to the network's input: bilinear by less than a factor of two, then the mean of whole blocks.
 
-        TensorRT has no area mode; bilinear alone would alias.
+        TensorRT has no area interpolation, and bilinear alone would alias.
         """
         height, width = self.input_size
         block = self.frame_size[0] // height
@@ -73,28 +72,28 @@ class ExportedModel(nn.Module):
 
 OPSET = 18
 BF16_OPSET = 22
-"""The first with convolutions in bf16."""
-MOST_FRAMES = 64
-"""Largest batch of a graph whose batch is free."""
+"""The first opset with bf16 convolutions."""
+MAX_BATCH = 64
+"""Maximum number of frames per call of a graph whose batch size is not fixed."""
 
 
 def write_onnx(model: ExportedModel, spec: ModelSpec, path: Path, *, batch: int = 0) -> None:
-    """Write the graph with its spec and check it in full.
+    """Write the ONNX graph with its spec, and check it.
 
     Args:
-        batch: frames of one call; 0 leaves the number free.
+        batch: fixed number of frames per call; 0: any number up to `MAX_BATCH`.
 
     Raises:
-        ModelError: the exporter or the checker refuses the model.
+        ModelError: the exporter refuses the model.
     """
     import onnx  # heavy, and only needed here
 
-    # of a free number two are shown, because one would be taken for a constant
+    # two frames as the example of any number: the exporter would take one for a constant
     frames = torch.zeros(batch or 2, spec.input_height, spec.input_width, 3, dtype=torch.uint8)
-    dynamic = None if batch else ({0: torch.export.Dim("batch", min=1, max=MOST_FRAMES)},)
+    dynamic = None if batch else ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
+        warnings.simplefilter("ignore")  # the exporter's own
         program = torch.onnx.export(
             model,
             (frames,),
@@ -107,7 +106,7 @@ def write_onnx(model: ExportedModel, spec: ModelSpec, path: Path, *, batch: int 
         )
     if program is None:
         raise ModelError(
-            "the exporter gave nothing", "use the versions that setup.py names", expected="an ONNX program"
+            "torch's exporter returned no ONNX program", "install the versions of torch and onnxscript in setup.py"
         )
     graph = program.model_proto
     forget_source(graph)
@@ -117,7 +116,7 @@ def write_onnx(model: ExportedModel, spec: ModelSpec, path: Path, *, batch: int 
 
 
 def forget_source(model: Any) -> None:
-    """Take out the stack traces that the exporter attaches: they name folders of the machine it ran on."""
+    """Remove the stack traces that the exporter attaches: they name folders of this machine."""
     del model.metadata_props[:], model.graph.metadata_props[:]
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
@@ -126,7 +125,7 @@ def forget_source(model: Any) -> None:
 
 
 def replace_spec(path: Path, spec: ModelSpec) -> None:
-    """Put another spec into a file that was written."""
+    """Replace the spec in an ONNX file."""
     import onnx
 
     model = onnx.load(str(path))
@@ -135,9 +134,9 @@ def replace_spec(path: Path, spec: ModelSpec) -> None:
 
 
 def write_program(model: ExportedModel, spec: ModelSpec, path: Path, *, batch: int = 0) -> None:
-    """Write the model as a .pt2 file with its spec inside; batch 0 leaves the number of frames free."""
+    """Write the model as a torch.export program (.pt2) with its spec inside; `batch` as in `write_onnx`."""
     frames = torch.zeros(batch or 2, spec.input_height, spec.input_width, 3, dtype=torch.uint8)
-    dynamic = None if batch else ({0: torch.export.Dim("batch", min=1, max=MOST_FRAMES)},)
+    dynamic = None if batch else ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},)
     program = torch.export.export(model, (frames,), dynamic_shapes=dynamic)
     torch.export.save(program, str(path), extra_files={METADATA_KEY: spec.to_json()})
 
@@ -148,11 +147,14 @@ def write_engine_for(
     """Build and write `<stem>-<library>.engine`.
 
     Args:
-        library_name: "tensorrt" builds for this machine's GPU, "tensorrt_rtx" also for named kinds without a GPU.
-        compute_capabilities: those kinds ("8.9"); empty takes this machine's GPU.
+        onnx_path: the model file.
+        stem: path of the engine without `-<library>.engine`.
+        library_name: tensorrt, for this machine's GPU, or tensorrt_rtx, also for other GPUs.
+        compute_capabilities: GPUs to build for, such as "8.9"; empty: this machine's GPU.
+        max_batch: maximum number of frames per call, if the graph leaves it open.
 
     Raises:
-        ModelError: the library or the GPU is missing, or it does not take the graph.
+        ModelError: the library or the GPU is missing, or the library refuses the graph.
     """
     library = load_tensorrt(library_name)
     path = stem.with_name(f"{stem.name}-{library_name}{SUFFIX}")

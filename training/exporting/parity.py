@@ -1,4 +1,4 @@
-"""How far an exported file is from its model, measured on real panoramas, and how far it may be."""
+"""Parity: how much an exported file differs from its model on real panoramas, and how much it may."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError
 from sal360.metrics import cc, kld
 from sal360.runtimes import open_model
-from sal360.sphere import Array
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a precision may cost on the worst of the panoramas."""
+    """Allowed difference on the worst panorama."""
 
     difference: float
-    """Largest difference of a pixel, relative to the largest density of its map."""
+    """Maximum difference of a pixel, relative to the peak of its map."""
     cc: float
-    """Smallest correlation with the exact map."""
+    """Minimum correlation with the exact map."""
     kld: float
-    """Largest divergence from the exact map, nats."""
+    """Maximum KL divergence from the exact map, nats."""
 
 
 LIMITS = {
@@ -36,16 +36,16 @@ LIMITS = {
 RUNTIMES = {
     "fp32": ("onnxruntime",),
     "fp16": ("onnxruntime",),
-    "bf16": ("openvino",),  # onnxruntime has no bf16 convolutions for processors
-    "int8": ("onnxruntime", "openvino"),  # they run quantised graphs differently, and a node may use either
+    "bf16": ("openvino",),  # onnxruntime has no bf16 convolutions on CPUs
+    "int8": ("onnxruntime", "openvino"),  # they run quantised graphs differently, and a node may use either of them
 }
 
 
-def compare(path: Path, precision: str, frames: Array, expected: Array) -> dict[str, Any]:
-    """Run a file on panoramas (N, H, W, 3) and compare with the exact maps (N, h, w): figures of the worst.
+def compare(path: Path, precision: str, frames: Pixels, expected: Density) -> dict[str, Any]:
+    """Run a file on panoramas (N, H, W, 3) and compare it with the exact maps (N, h, w): figures of the worst map.
 
     Raises:
-        ModelError: a runtime cannot run the file.
+        ModelError: a runtime refuses the file.
     """
     results = []
     for runtime in RUNTIMES[precision]:
@@ -62,8 +62,8 @@ def compare(path: Path, precision: str, frames: Array, expected: Array) -> dict[
     }
 
 
-def differences(found: Array, expected: Array) -> dict[str, float]:
-    """Differences relative to the largest density of each map, worst CC and worst KLD of maps (N, h, w)."""
+def differences(found: Density, expected: Density) -> dict[str, float]:
+    """Differences relative to the peak of each map, worst CC and worst KLD, of maps (N, h, w)."""
     relative = np.abs(found - expected) / expected.max(axis=(1, 2), keepdims=True)
     pairs = list(zip(found, expected, strict=True))
     return {
@@ -75,10 +75,10 @@ def differences(found: Array, expected: Array) -> dict[str, float]:
 
 
 def check(parity: dict[str, Any], precision: str) -> None:
-    """Refuse a file that is farther from its model than its precision explains.
+    """Refuse a file that differs more from its model than its precision explains.
 
     Raises:
-        ModelError: naming the figures and the limits.
+        ModelError: the figures are beyond the limits.
     """
     limit = LIMITS[precision]
     within = (
@@ -89,9 +89,10 @@ def check(parity: dict[str, Any], precision: str) -> None:
     if not within:
         largest = 100 * parity["max_relative_difference"]
         peak = f"at most {100 * limit.difference:g} %, " if np.isfinite(limit.difference) else ""
+        more = " raise --calibration_frames," if precision == "int8" else ""
         raise ModelError(
-            f"the {precision} file is up to {largest:.3g} % of the peak from the checkpoint (CC {parity['cc']:.4f}, "
-            f"KLD {parity['kld']:.2g})",
-            "choose another precision, calibrate on more panoramas, or write it all the same with --force",
+            f"the {precision} file differs from the checkpoint by up to {largest:.3g} % of the peak "
+            f"(CC {parity['cc']:.4f}, KLD {parity['kld']:.2g})",
+            f"choose another --precision,{more} or write it anyway with --force",
             expected=f"{peak}CC {limit.cc:g}, KLD {limit.kld:g}",
         )

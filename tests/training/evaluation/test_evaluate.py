@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sal360.errors import ParameterError
+from sal360.errors import ParameterError, Sal360Error
 from sal360.sphere import angular_distance, erp_directions, solid_angles
 from training import evaluate as command
 from training.data.gaze.datasets import GazeConfig, open_gaze
@@ -193,6 +193,32 @@ def test_a_photograph_is_a_viewport_in_front_with_its_gaze_inside(osie_root):
     # every fixation lies where the density of its photograph is high
     at = [np.argmin(angular_distance(erp_directions(128, 256), each)) for each in record.fixations]
     assert record.density.ravel()[at].min() > record.density[record.valid].mean() / 2
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_measured(salient360_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "open_gaze", lambda *_: pytest.fail("measured"))
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OSError, match="out"):
+        command.evaluate(config_of(salient360_root, tmp_path / "out", baselines=("uniform",)))
+
+
+@pytest.mark.parametrize(
+    ("model", "found"), [("bundeld", "there is no model 'bundeld'"), ("empty", "has no checkpoint")]
+)
+def test_a_model_that_is_not_there_is_named(salient360_root, tmp_path, monkeypatch, model, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Sal360Error, match=found):
+        command.evaluate(config_of(salient360_root, tmp_path / "out", models=(model,)))
+
+
+def test_names_are_escaped_and_half_of_the_page_is_not_missing(salient360_root, tmp_path):
+    command.evaluate(config_of(salient360_root, tmp_path, baselines=("uniform", "people"), limit=1))
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.endswith("</html>\n")
+    assert re.search(r'<td class="best">0\.500 ± nan<small>0\.500 … 0\.500</small></td>', page)
+    assert "{{" not in page
 
 
 def test_the_bundled_model_is_measured_by_its_name(salient360_root, tmp_path):

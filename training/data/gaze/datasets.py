@@ -88,7 +88,7 @@ class GazeDataset:
 
 
 def _open_osie(config: GazeConfig, panorama_height: int, fov_deg: float) -> GazeSplit:
-    kept, others = _osie_parts(config)
+    kept, others = osie_parts(config)
     backgrounds = _open_backgrounds(config, panorama_height)[0]
     return GazeSplit(
         OsieRecords(others, backgrounds, fov_deg),
@@ -287,7 +287,7 @@ class OsieGaze(Gaze):
     """
 
     def __init__(self, config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> None:
-        self._kept, others = _osie_parts(config)
+        self._kept, others = osie_parts(config)
         self._backgrounds, paths = _open_backgrounds(config, height)
         self._fov_deg = config.measure_fov_deg
         taught = read_taught(config.taught, names_below(config.panoramas, paths), map_size) if config.taught else None
@@ -306,7 +306,7 @@ class OsieGaze(Gaze):
         return dict(zip(FIGURES, figures.mean(axis=0).tolist(), strict=True))
 
 
-def _osie_parts(config: GazeConfig) -> tuple[list[Photograph], list[Photograph]]:
+def osie_parts(config: GazeConfig) -> tuple[list[Photograph], list[Photograph]]:
     """The photographs of the fold that is kept, and those of the others."""
     photographs = read_osie(config.root)
     folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
