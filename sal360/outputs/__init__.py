@@ -1,1 +1,1 @@
-"""TODO"""
+"""What is made of a map: smoothed over time, targets, shading rates, quantiser offsets, perspective maps, overlays."""
