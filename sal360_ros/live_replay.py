@@ -34,7 +34,7 @@ from sal360.arrays import Density
 from sal360.density import as_density
 from sal360.errors import DataError, FrameError, ParameterError
 from sal360.images import read_map
-from sal360.replay.recording import LiveRun, Recording, ReplayedFrame
+from sal360.replay.recording import LiveRun, PlaybackClock, Recording, ReplayedFrame
 from sal360.replay.resources import ResourceSampler
 from sal360.settings import flatten, with_values
 from sal360.sources.bag import COMPRESSED
@@ -194,14 +194,13 @@ class _Client:
 
         with self._spinning():
             self._await_subscriber(check)
-            start_s = first_ns = None
+            start_s, clock = None, PlaybackClock()
             for frame in recording.frames():
                 if frame.fields is None:
                     continue  # DDS would not deliver it
                 data = frame.message.ros2_bytes()
-                if start_s is None or first_ns is None:
-                    start_s, first_ns = time.monotonic(), frame.message.recorded_ns
-                due_s = start_s + (frame.message.recorded_ns - first_ns) / 1e9 / rate
+                start_s = start_s or time.monotonic()
+                due_s = start_s + clock.time_s(frame.message.recorded_ns) / rate
                 time.sleep(max(0.0, due_s - time.monotonic()))
                 check()
                 self.max_delay_s = max(self.max_delay_s, time.monotonic() - due_s)

@@ -113,7 +113,11 @@ def _bag_into(path: Path, recording: Recording) -> Iterator[SaliencyBag]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as unfinished:
         temporary = Path(unfinished) / path.name
-        with SaliencyBag(temporary, recording.topic, recording.type) as bag:
-            yield bag
+        try:
+            with SaliencyBag(temporary, recording.topic, recording.type) as bag:
+                yield bag
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a full disk does not say where
+            raise
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)

@@ -10,6 +10,7 @@ import sqlite3
 import struct
 import tempfile
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,7 +23,8 @@ from sal360.sources.pictures import natural_key
 STORAGE_SUFFIXES = (".mcap", ".db3")
 BAG_SUFFIXES = (*STORAGE_SUFFIXES, ".bag")
 METADATA = "metadata.yaml"
-_COMPRESSED_SUFFIXES = (".zstd", ".zst")
+MAX_DECOMPRESSED_BYTES = 2**30
+"""Of a message or an MCAP chunk, which recorders close after a few megabytes."""
 _COPY = "copy the recording again"
 
 
@@ -180,7 +182,7 @@ _KINDS = {_MCAP: ".mcap", b"SQLite format 3\0": ".db3", b"#ROSBAG V2.0": ".bag"}
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
-def zstd_decompressed(data: bytes, max_bytes: int = 2**30) -> bytes:
+def zstd_decompressed(data: bytes, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> bytes:
     """The content of zstandard data, or the data themselves where they are something else.
 
     Raises:
@@ -191,10 +193,10 @@ def zstd_decompressed(data: bytes, max_bytes: int = 2**30) -> bytes:
     zstd = _zstd_module()
     decompressor = zstd.ZstdDecompressor()
     try:
-        content: bytes = decompressor.decompress(data, max_bytes)
+        content: bytes = decompressor.decompress(data, max_bytes + 1)
     except zstd.ZstdError as error:
         raise ValueError(f"not decompressed: {error}") from None
-    if not decompressor.eof:
+    if not decompressor.eof or len(content) > max_bytes:
         raise ValueError(f"cut, or more than {max_bytes} bytes when decompressed")
     return content
 
@@ -261,6 +263,7 @@ def _reader(path: Path, file: Path, kind: str, temporary: Path, stack: contextli
             return stack.enter_context(Ros1Reader(file))
         from rosbags.rosbag2 import Reader
 
+        _limit_chunks()
         return stack.enter_context(Reader(file))
     except ModuleNotFoundError as error:
         raise DataError(
@@ -268,6 +271,29 @@ def _reader(path: Path, file: Path, kind: str, temporary: Path, stack: contextli
         ) from None
     except Exception as error:  # damaged bytes raise arbitrary exceptions
         raise unreadable(path, first_line(error).replace(str(file), str(path))) from None
+
+
+@lru_cache(maxsize=1)
+def _limit_chunks() -> None:
+    """Let rosbags decompress MCAP chunks up to the size that they state, which itself is limited.
+
+    By itself it takes all the memory that a chunk of some kilobytes may ask for.
+    """
+    from rosbags.rosbag2 import storage_mcap
+
+    table = getattr(storage_mcap, "DECOMPRESSORS", None)
+    if table is None:
+        return
+
+    def zstd(data: bytes, size: int) -> bytes:
+        return zstd_decompressed(data, min(size, MAX_DECOMPRESSED_BYTES))
+
+    def lz4(data: bytes, size: int) -> bytes:
+        from lz4.frame import LZ4FrameDecompressor
+
+        return bytes(LZ4FrameDecompressor().decompress(data, min(size, MAX_DECOMPRESSED_BYTES) + 1))
+
+    table.update(zstd=zstd, lz4=lz4)
 
 
 def _decompressed(path: Path, temporary: Path) -> Path:

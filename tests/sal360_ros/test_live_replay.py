@@ -176,3 +176,15 @@ def test_the_node_ends_with_the_evaluation_however_that_ends(
     assert process.wait(60) == (-how if how == signal.SIGKILL else 128 + how)
     _, left = psutil.wait_procs(nodes, timeout=60)
     assert not left
+
+
+def test_a_clock_that_was_set_while_recording_does_not_stop_the_replay(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    entries = turning_scene.image_messages(mcap_bag)
+    month_ns = 30 * 86400 * 10**9
+    later = [(when + month_ns * (index > 2), message) for index, (when, message) in enumerate(stretched(entries))]
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": later})
+    outcome = run_evaluate(bag, "--live", "--output", tmp_path / "out", "--no-video", "--no-bag")
+    assert outcome.status == 0, outcome.out + outcome.err
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["figures"]["answered"] == 6

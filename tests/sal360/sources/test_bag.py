@@ -4,8 +4,10 @@ import contextlib
 import importlib
 import shutil
 import sqlite3
+import struct
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -414,9 +416,12 @@ def test_files_are_known_by_their_content_whatever_they_are_called(any_bag: Any,
         assert shown(list(open_source(path / "metadata.yaml"))) == list(range(6))
 
 
-@pytest.mark.parametrize("mode", ["FILE", "MESSAGE"])
+@pytest.mark.parametrize(
+    ("any_bag", "mode"),
+    [("sqlite3", "FILE"), ("sqlite3", "MESSAGE"), ("mcap", "FILE"), ("mcap", "MESSAGE"), ("mcap", "STORAGE")],
+    indirect=["any_bag"],
+)
 @pytest.mark.parametrize("metadata", [True, False])
-@pytest.mark.parametrize("any_bag", ["sqlite3", "mcap"], indirect=True)
 def test_compressed_bags_are_read_with_and_without_metadata(
     any_bag: Any, tmp_path: Path, mode: str, metadata: bool
 ) -> None:
@@ -487,3 +492,37 @@ def test_pictures_beside_some_other_metadata_are_no_bag(tmp_path: Path) -> None:
     (tmp_path / "metadata.yaml").write_text("author: me")
     cv2.imwrite(str(tmp_path / "room.png"), picture(1))
     assert len(list(open_source(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_chunk_that_would_fill_the_memory_is_refused(
+    mcap_bag: Any, tmp_path: Path, honest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stated size is beyond the limit, or its content is larger than it states."""
+    monkeypatch.setattr("sal360.sources.bag_files.MAX_DECOMPRESSED_BYTES", 2**20)
+    (storage,) = camera_bag(mcap_bag, tmp_path / "run", 1).glob("*.mcap")
+    content = storage.read_bytes()
+    start = content.index(b"\x06", 17)  # the chunk, uncompressed
+    size = int.from_bytes(content[start + 25 : start + 33], "little")
+    (length,) = struct.unpack_from("<I", content, start + 37)
+    assert length == 0
+    records = content[start + 49 : start + 49 + size]
+    records += struct.pack("<BQ", 0x80, 50_000_000) + bytes(50_000_000)  # a record of an unknown kind
+    packed = zstd.compress(records)
+    stated = len(records) if honest else size
+    chunk = (
+        content[start + 9 : start + 25]
+        + struct.pack("<QII", stated, 0, 4)
+        + b"zstd"
+        + struct.pack("<Q", len(packed))
+        + packed
+    )
+    bomb = tmp_path / "bomb.mcap"
+    end = struct.pack("<BQI", 0x0F, 4, 0) + struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + b"\x89MCAP0\r\n"
+    bomb.write_bytes(content[:start] + struct.pack("<BQ", 6, len(chunk)) + chunk + end)
+    tracemalloc.start()
+    _, line = collect(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "bomb.mcap cannot be read" in line
+    assert peak < 10_000_000
