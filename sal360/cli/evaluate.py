@@ -29,7 +29,7 @@ from sal360.arrays import Floats
 from sal360.cli import live_player
 from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, model_options
 from sal360.density import HEADSET_SIGMA_DEG
-from sal360.errors import FRAME_REJECTIONS, ParameterError
+from sal360.errors import FRAME_REJECTIONS, ParameterError, printable
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360.predictor import Predictor
 from sal360.replay.evaluation import Evaluation, evaluate_frames
@@ -83,12 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _status(report, recording)
 
 
-def default_output(recording: Path, name: str, parent: Path = Path("out/replay")) -> Path:
+def default_output(recording: Path, name: str) -> Path:
     """A folder of this name for a recording's report, with a number if the name's report is of another recording."""
     for number in itertools.count(1):
-        folder = parent / (name if number == 1 else f"{name}_{number}")
+        folder = Path("out/replay") / (name if number == 1 else f"{name}_{number}")
         reported = recording_of(folder / "report.json")
-        if reported is None or reported.resolve() == recording.resolve():
+        if reported is None or printable(reported.resolve()) == printable(recording.resolve()):
             return folder
     raise AssertionError  # there is always a free number
 
@@ -205,7 +205,7 @@ def _why_no_map(report: Report) -> str:
     if not report.rejected:
         return "all frames were dropped; lower --rate" if report.results else "there are no frames; record it again"
     reason, count = report.rejected.most_common(1)[0]
-    return f"{count} were rejected for {reason} ({FRAME_REJECTIONS[reason]}); choose another --topic or recording"
+    return f"{count} were rejected for {reason} ({FRAME_REJECTIONS[reason]}); choose another topic or recording"
 
 
 def _node_parameter(text: str) -> tuple[str, Any]:

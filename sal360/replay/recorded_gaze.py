@@ -322,7 +322,7 @@ def _stamp_of(path: Path) -> int:
 
 def _read_npy(path: Path) -> Reals:
     try:
-        values = np.load(path, allow_pickle=False)
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may promise more than the file holds
     except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error})", "write it again with numpy.save") from None
     if values.ndim != 2 or values.dtype.kind not in "fiu":

@@ -15,6 +15,7 @@ from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import DataError, FrameError, ParameterError
 from sal360.images import MAX_PIXELS, decode_message
 from sal360.outputs.smoothing import TemporalSmoothing
+from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.predictor import Predictor, check_frame
 from sal360.sources.bag import (
     COMPRESSED,
@@ -204,6 +205,8 @@ def open_recording(
     """
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path of the recording")
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        raise DataError(f"{path} is a picture", "run `sal360 predict` on it, or name a bag or a video")
     if path.suffix.lower() not in VIDEO_SUFFIXES or path.is_dir():
         return _open_bag_recording(path, topic, besides, max_pixels)
     if topic:

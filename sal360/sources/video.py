@@ -108,7 +108,9 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
 def _unplayable(path: Path, cause: str) -> DataError:
     if is_cut(path):
         return DataError(f"{path} is cut off before its index, and cannot be played", "copy or record it again")
-    return DataError(f"{path} cannot be opened as a video ({cause})", "convert it to MP4 (H.264)")
+    return DataError(
+        f"{path} cannot be opened as a video ({cause})", "choose another file, or convert it to MP4 (H.264)"
+    )
 
 
 def _packets(container: InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.Packet[av.VideoStream]]:
