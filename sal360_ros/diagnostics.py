@@ -120,14 +120,15 @@ def clock_trouble(node: Node) -> str:
     return f"use_sim_time is true and {found}; start the simulation, play the bag with --clock, or set it to false"
 
 
-def silence_trouble(node: Node, image: str, transport: str) -> str:
+def silence_trouble(node: Node, topic: str, image: str, transport: str) -> str:
     """Why no frames arrive, as far as the graph shows.
 
     Args:
+        topic: full name of the topic that the node subscribes to.
         image: full name that `image` resolves to.
         transport: the parameter image_transport, "raw" or "compressed".
     """
-    topic, wanted = (image, _IMAGE) if transport == "raw" else (f"{image}/compressed", _COMPRESSED)
+    wanted = _IMAGE if transport == "raw" else _COMPRESSED
     if wanted in publisher_types(node, topic):
         return (
             f"no frames arrive on {topic}, although it has a publisher: either it sends nothing, or its large messages "

@@ -10,9 +10,7 @@ two want done with the node is done in the executor's thread.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import socket
 import sys
 import time
@@ -21,9 +19,7 @@ from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.subscription import Subscription
@@ -46,6 +42,7 @@ from sal360_ros.diagnostics import (
     same_name_trouble,
     silence_trouble,
 )
+from sal360_ros.model import CLOSE_S, Model
 from sal360_ros.orientation import OrientationInput
 from sal360_ros.parameter_table import ParameterTable
 from sal360_ros.parameters import SaliencyParameters
@@ -53,25 +50,16 @@ from sal360_ros.pipeline import SaliencyPipeline
 from sal360_ros.qos import input_qos, mismatch_logger, overridable
 from sal360_ros.shared_memory import release_segments
 from sal360_ros.statistics import FrameStatistics, Snapshot
-from sal360_ros.supervision import Background, Watchdog
+from sal360_ros.supervision import ExecutorJobs, Watchdog
 from sal360_ros.topics import OutputPublisher, make_outputs
+from sal360_ros.transitions import TransitionService
 
 STOP_S = 2.0
 """Time for a frame in work to end when the node is deactivated."""
-CLOSE_S = 1.0
-"""Time for a model to be freed; a hanging inference prevents it."""
 _CHECK_S = 0.25
 _PROGRESS_S = 10.0
 _EXECUTOR_LIMIT_S = 5.0
 _RECOVERED = 100  # maps after which a model that was opened again has earned another try
-
-_LATER = object()
-_TRANSITIONS = ("configure", "activate", "deactivate", "cleanup", "shutdown")
-
-
-def _close(predictor: Predictor) -> Background[None]:
-    """Free a model beside the executor: it waits for an inference that hangs, and frees the model then."""
-    return Background("close", predictor.close)
 
 
 class InferenceError(Sal360Error):
@@ -83,17 +71,21 @@ class SaliencyNode(LifecycleNode):
 
     def __init__(self, name: str = "saliency_node", **node_options: Any) -> None:
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **node_options)
-        self._predictor: Predictor | None = None
-        self._opening: Background[Predictor] | None = None
-        self._when_opened: Callable[[], None] = lambda: None
+        self._jobs = ExecutorJobs(self)
+        self._model = Model(self._open_model, self._jobs.put)
         self._saliency: OutputPublisher | None = None
         self._outputs: list[OutputPublisher] = []
         self._pipeline: SaliencyPipeline | None = None
         self._subscription: Subscription | None = None
         self._orientation: OrientationInput | None = None
         self._statistics = FrameStatistics()
-        self._state = "unconfigured"
+        self._was_reopened = False  # the model, since the node was activated
+        self._faulty: SaliencyPipeline | None = None  # a pipeline whose fault is being dealt with
+        self._faulty_since_s = 0.0
         self._remembered: list[Finding] = []  # what went wrong since the last successful configure or activate
+        self._progress_s = _PROGRESS_S
+        self._next_status_s = 0.0
+        self._output_watch = OutputWatch()
         self._warnings = ThrottledWarnings(self.get_logger().warning, period_s=30.0)
         self._library_log = LibraryLog(self.get_logger())
         self._table = ParameterTable(
@@ -101,15 +93,21 @@ class SaliencyNode(LifecycleNode):
         )
         for unknown in self._table.unknown:
             self.get_logger().warning(f"there is no parameter {unknown}; `ros2 param list` shows the names")
-        self._serve_transitions()
-        self._supervise()
+        TransitionService(self, self._state_machine, self._open_first, self.get_logger().error)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._watchdog = Watchdog(self._watch, _CHECK_S, self._watch_error)
+
+    @property
+    def _state(self) -> str:
+        """Label of the lifecycle state: "inactive", "configuring"."""
+        return str(self._state_machine.current_state[1])
 
     # --- lifecycle ---
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the model and advertise the topics."""
         super().on_configure(state)
-        return self._attempt("configure", self._configure, "inactive", undo=self._release)
+        return self._attempt("configure", self._configure, undo=self._release)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start processing frames."""
@@ -119,56 +117,54 @@ class SaliencyNode(LifecycleNode):
             self._stop()
             super(SaliencyNode, self).on_deactivate(state)
 
-        return self._attempt("activate", self._activate, "active", undo)
+        return self._attempt("activate", self._activate, undo)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop processing frames."""
         super().on_deactivate(state)
-        return self._attempt("deactivate", self._stop, "inactive")
+        return self._attempt("deactivate", self._stop)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
         super().on_cleanup(state)
-        return self._attempt("clean up", self._release, "unconfigured")
+        return self._attempt("clean up", self._release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop processing frames and free the model, from any state."""
         super().on_shutdown(state)
-        return self._attempt("shut down", self._release, "finalized")
+        return self._attempt("shut down", self._release)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model, so that the node can be configured again."""
         super().on_error(state)
-        return self._attempt("recover", self._release, "unconfigured")
+        return self._attempt("recover", self._release)
 
     def destroy_node(self) -> None:
         """Free the model and leave the graph, within a few seconds whatever hangs."""
         self._watchdog.stop(CLOSE_S)
-        if self._opening is not None and not self._opening.is_done:
+        opening_s = self._model.opening_s
+        if opening_s is not None:
             self.get_logger().warning(
-                f"stopped while the model was being opened, after {self._opening.seconds:.0f} s; an engine that was "
-                "being built is lost; `sal360 build-engine` builds it beforehand"
+                f"stopped while the model was being opened, after {opening_s:.0f} s; an engine that was being built is "
+                "lost; `sal360 build-engine` builds it beforehand"
             )
         self._release()
         self._library_log.close()
         super().destroy_node()  # type: ignore[no-untyped-call]
 
     def _attempt(
-        self, what: str, do: Callable[[], None], state: str, undo: Callable[[], None] = lambda: None
+        self, what: str, do: Callable[[], None], undo: Callable[[], None] = lambda: None
     ) -> TransitionCallbackReturn:
-        """Make the transition to `state`, and log and remember why it fails, because rclpy swallows the exception."""
-        before = "unconfigured" if what == "configure" else "inactive"
+        """Make a transition, and log and remember why it fails, because rclpy swallows the exception."""
         try:
             do()
         except Exception as error:
             self.get_logger().error(f"cannot {what}: {describe(error)}")
             self._remember(ERROR, f"cannot {what}: {describe(error)}")
             undo()
-            self._state = before
             return TransitionCallbackReturn.FAILURE
         if what in ("configure", "activate"):
             self._remembered = []
-        self._state = state
         return TransitionCallbackReturn.SUCCESS
 
     def _remember(self, level: bytes, text: str) -> None:
@@ -185,19 +181,18 @@ class SaliencyNode(LifecycleNode):
 
     def _configure(self) -> None:
         values = self._table.read()
-        self._predictor = self._opened()
+        predictor = self._model.get()
         self._check(values)
         self._saliency, *self._outputs = make_outputs(self)
-        self.get_logger().info(f"model: {self._predictor.description}")
+        self.get_logger().info(f"model: {predictor.description}")
 
     def _activate(self) -> None:
-        if self._predictor is None:  # inference failed when the node was active before
-            self._predictor = self._opened()
+        predictor = self._model.get()  # not open any more if inference failed when the node was active before
         self._statistics = FrameStatistics()
         self._was_reopened = False
         values = self._table.current
         self._orientation = OrientationInput(self, values.orientation) if values.orientation != "none" else None
-        self._pipeline = self._new_pipeline(self._predictor)
+        self._pipeline = self._new_pipeline(predictor)
         kind = Image if values.image_transport == "raw" else CompressedImage
         topic = self._image_topic()
         self._subscription = self.create_subscription(
@@ -266,131 +261,9 @@ class SaliencyNode(LifecycleNode):
         outputs = [self._saliency, *self._outputs]
         self._saliency, self._outputs = None, []
         steps = [(f"remove {output.topic}", output.destroy) for output in outputs if output is not None]
-        self._attempt_each([*steps, ("free the model", self._close_model)])
-
-    def _close_model(self) -> None:
-        opening, self._opening = self._opening, None
-        predictor, self._predictor = self._predictor, None
-        if opening is not None:
-            opening.abandon(_close)
-        if predictor is not None:
-            _close(predictor).result(CLOSE_S)
-
-    # --- opening a model, beside the executor ---
-
-    def _open(self, then: Callable[[], None]) -> None:
-        """Begin to open the model; `then` is called in the executor's thread once it is open or has failed."""
-        self._when_opened = then
-        self._opening = Background("open", self._open_model, on_done=lambda: self._in_executor(self._after_opening))
-
-    def _after_opening(self) -> None:
-        if self._opening is not None and self._opening.is_done:  # and was not abandoned for another one
-            then, self._when_opened = self._when_opened, lambda: None
-            then()
-
-    def _open_model(self) -> Predictor:
-        values = self._table.read()
-        return Predictor(
-            values.model,
-            backend=values.backend,
-            device=values.device,
-            precision=values.precision,
-            threads=values.threads,
-            allow_pickled_programs=values.allow_pickled_programs,
-        )
-
-    def _opened(self) -> Predictor:
-        """The model that was opened beside the executor, or else opened here."""
-        opening, self._opening = self._opening, None
-        return opening.result() if opening is not None else self._open_model()
-
-    # --- the service change_state ---
-
-    def _serve_transitions(self) -> None:
-        """Replace rclpy's service, which would stop the executor for as long as a model takes to open."""
-        service = next(each for each in self.services if each.srv_type is ChangeState)
-        self._send_response = service.send_response
-        self._request_header: Any = None
-        service.callback = self._change_state
-        service.send_response = self._respond  # type: ignore[method-assign]
-
-    def _respond(self, response: Any, header: Any) -> None:
-        if response is _LATER:
-            self._request_header = header
-        else:
-            self._send_response(response, header)
-
-    def _change_state(self, request: ChangeState.Request, response: ChangeState.Response) -> Any:
-        """Make a transition; one that needs a model is answered when the model is open."""
-        wanted = request.transition.label or request.transition.id
-        available = [each[:2] for each in self._state_machine.available_transitions if each[1] in _TRANSITIONS]
-        number, label = next((each for each in available if wanted in each), (0, ""))
-        if not label:
-            self.get_logger().error(
-                f"there is no transition {wanted} in the state {self._state}; `ros2 lifecycle list` shows those that "
-                "exist"
-            )
-            response.success = False
-            return response
-        callbacks = {"configure": self.on_configure, "activate": self.on_activate}
-        if label in callbacks and self._predictor is None:
-            self._change_state_with_model(number, callbacks[label], response)
-            return _LATER
-        result = getattr(self, f"trigger_{label}")()
-        response.success = result == TransitionCallbackReturn.SUCCESS
-        return response
-
-    def _change_state_with_model(
-        self, number: int, callback: Callable[[LifecycleState], TransitionCallbackReturn], response: Any
-    ) -> None:
-        """The three steps of rclpy's own transitions, with the opening of the model before the second."""
-        state_id, label = self._state_machine.current_state
-        before = LifecycleState(state_id=state_id, label=label)
-        self._state_machine.trigger_transition_by_id(number, True)
-        self._state = self._state_machine.current_state[1]
-
-        def finish() -> None:
-            result = callback(before)
-            self._state_machine.trigger_transition_by_label(result.to_label(), True)
-            response.success = result == TransitionCallbackReturn.SUCCESS
-            with contextlib.suppress(Exception):  # whoever asked may be gone
-                self._send_response(response, self._request_header)
-
-        if self._opening is not None:  # it was begun when inference failed
-            self._when_opened = finish
-            if self._opening.is_done:
-                self._in_executor(self._after_opening)
-        else:
-            self._open(finish)
+        self._attempt_each([*steps, ("free the model", self._model.close)])
 
     # --- the watchdog ---
-
-    def _supervise(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake = self.create_guard_condition(self._run_jobs)
-        self._executor_seen_s: float | None = None
-        self._in_executor(self._see_executor)
-        self.create_timer(1.0, self._see_executor, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._was_reopened = False
-        self._faulty: SaliencyPipeline | None = None  # a pipeline whose fault is being dealt with
-        self._faulty_since_s = 0.0
-        self._progress_s = _PROGRESS_S
-        self._next_status_s = 0.0
-        self._output_watch = OutputWatch()
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._watchdog = Watchdog(self._watch, _CHECK_S, self._watch_error)
-
-    def _in_executor(self, job: Callable[[], None]) -> None:
-        self._jobs.put(job)
-        with contextlib.suppress(Exception):  # the node is being destroyed
-            self._wake.trigger()
-
-    def _run_jobs(self) -> None:
-        while not self._jobs.empty():
-            self._jobs.get_nowait()()
-
-    def _see_executor(self) -> None:
-        self._executor_seen_s = time.monotonic()
 
     def _watch(self) -> None:
         if not self.context.ok():
@@ -405,12 +278,12 @@ class SaliencyNode(LifecycleNode):
         self._warnings.warn("watchdog", f"the watchdog failed, and goes on: {describe(error)}")
 
     def _watch_opening(self) -> None:
-        opening = self._opening
-        if opening is None or opening.is_done:
+        opening_s = self._model.opening_s
+        if opening_s is None:
             self._progress_s = _PROGRESS_S
-        elif opening.seconds > self._progress_s:
+        elif opening_s > self._progress_s:
             self._progress_s += _PROGRESS_S
-            self.get_logger().info(f"still opening the model after {opening.seconds:.0f} s")
+            self.get_logger().info(f"still opening the model after {opening_s:.0f} s")
 
     def _watch_inference(self) -> None:
         pipeline, saliency = self._pipeline, self._saliency
@@ -424,7 +297,7 @@ class SaliencyNode(LifecycleNode):
             saliency.assert_alive()
         elif pipeline is not self._faulty:
             self._faulty, self._faulty_since_s = pipeline, time.monotonic()
-            self._in_executor(partial(self._recover, pipeline, fault))
+            self._jobs.put(partial(self._recover, pipeline, fault))
         elif health.on_failure == "exit" and time.monotonic() - self._faulty_since_s > _EXECUTOR_LIMIT_S:
             print(f"error: {fault}, and the node's executor does not run; exiting", file=sys.stderr, flush=True)
             release_segments()
@@ -439,20 +312,20 @@ class SaliencyNode(LifecycleNode):
             return
         self._was_reopened = True
         self.get_logger().error(f"{fault}; opening the model again")
-        self._attempt_each([("stop inference", self._stop_pipeline), ("free the model", self._close_model)])
-        self._open(then=partial(self._resume, fault))
+        self._attempt_each([("stop inference", self._stop_pipeline), ("free the model", self._model.close)])
+        self._model.open(then=partial(self._resume, fault))
 
     def _resume(self, fault: str) -> None:
         if self._state != "active":
             return
         try:
-            self._predictor = self._opened()
+            predictor = self._model.get()
         except Exception as error:
             self._give_up(f"{fault}, and the model cannot be opened again: {describe(error)}")
         else:
-            self._pipeline = self._new_pipeline(self._predictor)
+            self._pipeline = self._new_pipeline(predictor)
             self._remembered = []
-            self.get_logger().info(f"the model is open again: {self._predictor.description}")
+            self.get_logger().info(f"the model is open again: {predictor.description}")
 
     def _give_up(self, reason: str) -> None:
         if self._table.current.health.on_failure == "exit":
@@ -463,19 +336,38 @@ class SaliencyNode(LifecycleNode):
 
     # --- parameters and diagnostics ---
 
+    def _open_model(self) -> Predictor:
+        values = self._table.read()
+        return Predictor(
+            values.model,
+            backend=values.backend,
+            device=values.device,
+            precision=values.precision,
+            threads=values.threads,
+            allow_pickled_programs=values.allow_pickled_programs,
+        )
+
+    def _open_first(self, transition: str, then: Callable[[], None]) -> bool:
+        """Begin to open the model that a transition needs; `then` is called when it is open or cannot be opened."""
+        is_needed = transition in ("configure", "activate") and self._model.predictor is None
+        if is_needed:
+            self._model.open(then)
+        return is_needed
+
     def _check(self, values: SaliencyParameters) -> None:
-        predictor = self._predictor
+        predictor = self._model.predictor
         if predictor is not None:
             check_prior_strength(predictor.spec, values.prior_strength)
 
     def _publish_diagnostics(self) -> None:
-        predictor, opening, state, snapshot = self._predictor, self._opening, self._state, self._statistics.snapshot()
+        predictor, opening_s, state = self._model.predictor, self._model.opening_s, self._state
+        snapshot = self._statistics.snapshot()
         about = {"state": state}
         if predictor is not None:
             about |= {"model": f"{predictor.spec.name} {predictor.spec.version}", "backend": predictor.description}
         fine = f"{snapshot.answered_hz:.1f} maps per second" if state == "active" else state
-        if opening is not None and not opening.is_done:
-            fine = f"{state}: opening the model for {opening.seconds:.0f} s"
+        if opening_s is not None:
+            fine = f"{state}: opening the model for {opening_s:.0f} s"
         publishers = [self._saliency, *self._outputs]
         outputs = {each.topic: each.counts for each in publishers if each is not None}
         findings = self._findings(snapshot)
@@ -498,8 +390,7 @@ class SaliencyNode(LifecycleNode):
         findings += [Finding(WARN, kind, line) for kind, line in troubles.items() if line]
         if self._state == "finalized":
             findings.append(Finding(ERROR, "", "finalized: restart this process to use the node again"))
-        seen_s = self._executor_seen_s
-        if seen_s is not None and time.monotonic() - seen_s > _EXECUTOR_LIMIT_S:
+        if self._jobs.blocked_s > _EXECUTOR_LIMIT_S:
             line = "the executor is blocked, so services and parameters do not respond"
             findings.append(Finding(ERROR, "executor", line))
         if self._state == "active":
@@ -521,5 +412,6 @@ class SaliencyNode(LifecycleNode):
             findings.append(Finding(WARN, "orientation", f"{share}: {orientation.cause()}"))
         if snapshot.is_silent:
             image = self.resolve_topic_name("image")
-            findings.append(Finding(WARN, "silence", silence_trouble(self, image, values.image_transport)))
+            line = silence_trouble(self, self._image_topic(), image, values.image_transport)
+            findings.append(Finding(WARN, "silence", line))
         return findings

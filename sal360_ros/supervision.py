@@ -1,13 +1,18 @@
-"""Threads beside the executor: work that takes long or may hang, and the watchdog."""
+"""The executor and the threads beside it: work that takes long or may hang, and the watchdog."""
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.node import Node
 
 Result = TypeVar("Result")
 
@@ -81,6 +86,36 @@ class Background(Generic[Result]):
                     discard(result)
         self._done.set()
         self._on_done()
+
+
+class ExecutorJobs:
+    """Has functions called in the executor's thread, for other threads, and notices when the executor is blocked."""
+
+    def __init__(self, node: Node) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake = node.create_guard_condition(self._run)
+        self._seen_s: float | None = None
+        self.put(self._see)
+        node.create_timer(1.0, self._see, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Have a function called; what it raises ends the executor's spinning."""
+        self._jobs.put(job)
+        with contextlib.suppress(Exception):  # the node is being destroyed
+            self._wake.trigger()
+
+    @property
+    def blocked_s(self) -> float:
+        """For how long the executor has not run, seconds; 0 before it spins for the first time."""
+        seen_s = self._seen_s
+        return 0.0 if seen_s is None else time.monotonic() - seen_s
+
+    def _see(self) -> None:
+        self._seen_s = time.monotonic()
+
+    def _run(self) -> None:
+        while not self._jobs.empty():
+            self._jobs.get_nowait()()
 
 
 class Watchdog:

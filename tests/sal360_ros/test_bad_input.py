@@ -116,7 +116,7 @@ def test_a_frame_a_few_per_cent_off_2_to_1_is_answered(graph, camera):
 
 
 def test_a_failing_model_costs_its_frame_only(graph, camera, active_node, monkeypatch):
-    predict = active_node._predictor.predict
+    predict = active_node._model.predictor.predict
     failures = iter([MemoryError("no room"), None])
 
     def sometimes(*arguments):
@@ -125,7 +125,7 @@ def test_a_failing_model_costs_its_frame_only(graph, camera, active_node, monkey
             raise failure
         return predict(*arguments)
 
-    monkeypatch.setattr(active_node._predictor, "predict", sometimes)
+    monkeypatch.setattr(active_node._model.predictor, "predict", sometimes)
     maps = graph.received(Image, "saliency")
     camera.publish(camera.frame())
     graph.wait_for_line("frame rejected (internal_error): MemoryError: no room")

@@ -118,7 +118,7 @@ def test_no_map_after_deactivate_and_maps_again_after_activate(graph, camera, ac
 
 def test_shutdown_frees_everything_from_the_active_state(graph, active_node):
     assert graph.call(active_node.trigger_shutdown).name == "SUCCESS"
-    assert active_node._predictor is None
+    assert active_node._model.predictor is None
     graph.wait_for(lambda: "/saliency" not in dict(graph.node.get_topic_names_and_types()), "the topic to go")
 
 

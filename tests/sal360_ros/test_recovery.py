@@ -235,10 +235,10 @@ def test_a_hanging_inference_is_replaced_by_a_model_that_is_opened_again(graph, 
     faults.predict += [None, None, hang]
     node = activate(make_node(health__hang_s=0.5))
     maps = graph.received(Image, "saliency")
-    first = node._predictor
+    first = node._model.predictor
     camera.stream_until(lambda: not faults.predict, "the hang")
     graph.wait_for_line("inference has not returned for")
-    camera.stream_until(lambda: node._predictor not in (None, first), "the model to be opened again")
+    camera.stream_until(lambda: node._model.predictor not in (None, first), "the model to be opened again")
     seen = len(maps)
     camera.stream_until(lambda: len(maps) > seen + 3, "maps")
     hang.set()
@@ -252,7 +252,7 @@ def test_deactivate_and_shutdown_do_not_wait_for_a_hanging_inference(graph, came
     assert graph.call(active_node.trigger_deactivate).name == "SUCCESS"
     graph.wait_for(lambda: "still busy after" in status()[1], "the thread that was left behind in /diagnostics")
     assert graph.call(active_node.trigger_shutdown).name == "SUCCESS"
-    assert active_node._predictor is None
+    assert active_node._model.predictor is None
     hang.set()
 
 
@@ -276,7 +276,7 @@ def test_everything_else_is_freed_when_one_part_cannot_be(graph, active_node, mo
 
     monkeypatch.setattr(active_node, "destroy_subscription", fail)
     monkeypatch.setattr(active_node._saliency, "destroy", fail)
-    predictor = active_node._predictor
+    predictor = active_node._model.predictor
     for transition in (active_node.trigger_deactivate, active_node.trigger_cleanup):
         assert graph.call(transition).name == "SUCCESS"
     assert not predictor._backend._is_open
