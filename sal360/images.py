@@ -450,10 +450,9 @@ def _decode_jpeg(content: bytes, min_height: int, orientation: int) -> Pixels | 
     the same. A baseline JPEG that lacks no more than its last block (16 x 16 pixels) passes.
     """
     structure = jpeg_structure(content)
-    height, width = picture_size(content)
-    if not structure.is_whole or min(height, width) < 1:
+    if not structure.is_whole or min(structure.size) < 1:
         return None
-    image: Pixels | None = _imdecode(content, _reduction(min(height, width), min_height) | orientation)
+    image: Pixels | None = _imdecode(content, _reduction(min(structure.size), min_height) | orientation)
     if image is None:
         return None
     corners = image[[0, 0, -1, -1], [0, -1, 0, -1]]  # (4, 3): EXIF may have turned the picture

@@ -55,7 +55,7 @@ def stored_size(known: PictureFormat, content: bytes) -> Size:
 
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither a stuffed byte, nor a restart marker, nor fill
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
-_PROGRESSIVE = (0xC2, 0xCA)
+_PROGRESSIVE, _HUFFMAN = (0xC2, 0xCA), (0xC0, 0xC1, 0xC2)
 _MAX_SCANS = 100
 """Encoders write about ten; each of thousands would cost the time of a whole picture."""
 
@@ -64,10 +64,14 @@ _MAX_SCANS = 100
 class JpegStructure:
     """The scans of a JPEG up to its end mark."""
 
-    components: int = 0
+    size: Size = (0, 0)
     is_progressive: bool = False
+    is_huffman: bool = False
+    """Whether the data are Huffman codes, as nearly always, and not arithmetic codes."""
     scan_ends: list[int] = field(default_factory=list)
     """Position of the marker that ends each scan."""
+    scan_bytes: int = 0
+    """Length of all scans with their headers."""
     missing: dict[int, set[int]] = field(default_factory=dict)
     """Coefficients of each component that no scan has completed yet."""
     is_ended: bool = False
@@ -75,22 +79,28 @@ class JpegStructure:
 
     @property
     def is_whole(self) -> bool:
-        """Whether an end mark closes the last scan and every coefficient of every component is in some scan."""
-        return self.is_ended and 0 < len(self.scan_ends) <= _MAX_SCANS and not any(self.missing.values())
+        """Whether an end mark closes the last scan, every coefficient is in a scan, and there are enough data."""
+        height, width = self.size
+        # a Huffman code is one bit at least, and each block of 8 x 8 pixels has one or more
+        is_enough = not self.is_huffman or 8 * self.scan_bytes >= (height // 8) * (width // 8)
+        return self.is_ended and is_enough and 0 < len(self.scan_ends) <= _MAX_SCANS and not any(self.missing.values())
 
 
 def jpeg_structure(content: bytes) -> JpegStructure:
     """Walk through the scans; a cut or malformed JPEG gives what was found until then."""
     found = JpegStructure()
+    start = 0
     for marker, segment, end in _jpeg_segments(content):
         if _is_frame_header(marker, segment):
-            components = segment[6 : 6 + 3 * segment[5] : 3]
-            found.components, found.is_progressive = len(components), marker in _PROGRESSIVE
-            found.missing = {each: set(range(64)) for each in components}
+            found.size = _frame_size(segment)
+            found.is_progressive, found.is_huffman = marker in _PROGRESSIVE, marker in _HUFFMAN
+            found.missing = {each: set(range(64)) for each in segment[6 : 6 + 3 * segment[5] : 3]}
         elif marker == _SOS:
             _strike_out(segment, found)
             found.scan_ends.append(end)
+            found.scan_bytes += end - start
         found.is_ended = marker == _EOI
+        start = end
     return found
 
 
@@ -138,9 +148,13 @@ def _jpeg_size(content: bytes) -> Size:
     """From the frame header (B.2.2)."""
     for marker, segment, _ in _jpeg_segments(content):
         if _is_frame_header(marker, segment):
-            height, width = struct.unpack_from(">HH", segment, 1)
-            return height, width
+            return _frame_size(segment)
     return 0, 0
+
+
+def _frame_size(segment: bytes) -> Size:
+    height, width = struct.unpack_from(">HH", segment, 1)
+    return height, width
 
 
 # --- formats of chunks: PNG, WebP, AVIF, JPEG 2000 ---

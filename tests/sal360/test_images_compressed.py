@@ -67,6 +67,27 @@ def test_a_header_that_claims_a_giant_picture_is_refused_before_memory_is_taken(
     assert caught.value.reason == "too_large"
 
 
+@pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]], ids=["baseline", "progressive"])
+def test_a_jpeg_without_a_bit_for_each_block_is_refused_before_memory_is_taken(
+    monkeypatch: pytest.MonkeyPatch, options: list[int]
+) -> None:
+    content = bytearray(cv2.imencode(".jpg", np.zeros((8, 16, 3), np.uint8), options)[1])
+    header = max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2"))
+    assert decode_compressed(bytes(content))[0].shape == (8, 16, 3)
+    content[header + 5 : header + 9] = (5000).to_bytes(2, "big") + (10_000).to_bytes(2, "big")
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(FrameError, match="damaged or cut") as caught:
+        decode_compressed(bytes(content))
+    assert caught.value.reason == "corrupt_jpeg"
+
+
+@pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]], ids=["baseline", "progressive"])
+def test_the_emptiest_jpeg_is_whole(options: list[int]) -> None:
+    options = [*options, cv2.IMWRITE_JPEG_QUALITY, 1, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    content = cv2.imencode(".jpg", np.zeros((512, 1024, 3), np.uint8), options)[1]
+    assert decode_compressed(content)[0].max() <= 1
+
+
 @settings(max_examples=400, deadline=None)
 @given(
     suffix=st.sampled_from([".jpg", ".png"]),
