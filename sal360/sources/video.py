@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
-    *(".wmv", ".flv", ".ogv"),
+    *(".vob", ".wmv", ".asf", ".flv", ".ogv"),
 )
 _CUT_REMEDY = "copy it again; if the recorder was interrupted, repair it: ffmpeg -i VIDEO -c copy REPAIRED.mkv"
 

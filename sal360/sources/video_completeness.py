@@ -40,6 +40,8 @@ def _check_for(head: bytes) -> Callable[[BinaryIO, int], bool] | None:
         return _matroska_is_cut
     if head.startswith(_ASF_HEADER):
         return _asf_is_cut
+    if head.startswith(b"OggS"):
+        return _ogg_is_cut
     if head.startswith(b"FLV"):
         return _flv_is_cut
     if head.startswith(_PACK):
@@ -57,15 +59,14 @@ def _mp4_is_cut(file: BinaryIO, size: int) -> bool:
         file.seek(position)
         head = file.read(16)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if kind not in _MP4_BOXES:  # what some devices append
-            break
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
+        is_known = kind in _MP4_BOXES
         has_index |= kind in (b"moov", b"moof")
-        if length == 0:
+        if length == 0 and is_known:
             break
         if length < 8 or position + length > size:
-            return True
+            return is_known  # else what some devices append
         position += length
     return not has_index
 
@@ -135,22 +136,36 @@ def _asf_is_cut(file: BinaryIO, size: int) -> bool:
 
 
 def _program_stream_is_cut(file: BinaryIO, size: int) -> bool:
-    """MPEG program streams (ISO/IEC 13818-1, 2.5.3): packs with a head, then packets of a 16-bit length."""
+    """MPEG program streams (ISO/IEC 13818-1, 2.5.3): packs with a head, then packets of a 16-bit length, and an end."""
     position = 0
-    while position + 6 <= size:
+    while position < size:
         file.seek(position)
         head = file.read(14)
-        if head[:3] != _PACK[:3]:
+        if not head.startswith(_PACK[:3]):
+            return len(head) < 3  # half a packet's head; else something appended
+        if head[3:4] == b"\xb9":
             return False
-        if head[3] == 0xB9:  # the end
-            return False
-        if head[3] != _PACK[3]:
+        if head[3:4] != _PACK[3:]:
             position += 6 + int.from_bytes(head[4:6], "big")
         elif head[4] >> 6 == 1:
             position += 14 + (head[-1] & 7)  # MPEG-2, with stuffing
         else:
             position += 12  # MPEG-1
     return position != size
+
+
+def _ogg_is_cut(file: BinaryIO, size: int) -> bool:
+    """RFC 3533, section 6: pages with the lengths of their segments; the last one of each stream is marked."""
+    position, has_end = 0, False
+    while position < size:
+        file.seek(position)
+        head = file.read(27 + 255)
+        if not head.startswith(b"OggS") or len(head) < 27:
+            return len(head) < 27
+        segments = head[26]
+        has_end |= bool(head[5] & 4)
+        position += 27 + segments + sum(head[27 : 27 + segments])
+    return position != size or not has_end
 
 
 def _flv_is_cut(file: BinaryIO, size: int) -> bool:

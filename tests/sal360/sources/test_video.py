@@ -14,6 +14,7 @@ import pytest
 
 from sal360.errors import DataError, FrameError
 from sal360.sources import open_source
+from sal360.sources.video_completeness import is_cut
 
 av = pytest.importorskip("av")
 
@@ -33,6 +34,7 @@ WHOLE = {
     "program stream": ("clip.mpg", "mpeg2video", {}),
     "windows media": ("clip.wmv", "wmv2", {}),
     "flash": ("clip.flv", "libx264", {}),
+    "ogg": ("clip.ogv", "libvpx", {}),
     "hevc": ("clip.mp4", "libx265", {}),
 }
 
@@ -98,6 +100,25 @@ def test_a_cut_video_gives_what_it_has_and_is_then_said_to_be_cut(tmp_path: Path
     with pytest.raises(DataError, match=r"clip\.\w+ is cut off (after \d+ frames|before its index)"):
         shown.extend(index_of(frame.image) for frame in open_source(path, on_bad_frame=lambda *_: None))
     assert shown == sorted(set(shown))
+
+
+def test_boxes_that_only_a_device_knows_and_what_it_appends_are_no_cut(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", times=range(5))
+    content = path.read_bytes()
+    at = int.from_bytes(content[:4], "big")  # behind the first box
+    unknown = (40).to_bytes(4, "big") + b"inst" + bytes(32)
+    path.write_bytes(content[:at] + unknown + content[at:] + b"SEFT" + bytes(100))
+    assert len(list(open_source(write_video(tmp_path / "other.mp4", times=range(5))))) == 5
+    assert not is_cut(path)
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.avi", "clip.mpg", "clip.mp4"])
+def test_bytes_that_are_appended_are_no_cut(tmp_path: Path, name: str) -> None:
+    codec = {"clip.avi": "mjpeg", "clip.mpg": "mpeg2video"}.get(name, "libx264")
+    path = write_video(tmp_path / name, codec, times=range(5))
+    end = b"\0\0\1\xb9" if name == "clip.mpg" else b""
+    path.write_bytes(path.read_bytes() + end + bytes(64))
+    assert len(list(open_source(path))) == 5
 
 
 def test_a_damaged_frame_is_raised_or_told_and_left_out(tmp_path: Path) -> None:
