@@ -86,6 +86,7 @@ def test_an_installation_holds_what_launch_and_run_look_for(repository: Path, tm
         bundled_model(form).name for form in ("fp32", "int8")
     }
     assert list(package.glob("samples/*.jpg"))
+    assert (package / "replay" / "report.html.jinja").is_file()
 
 
 def _copy_of_tracked_files(repository: Path, target: Path) -> Path:
