@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from sal360.arrays import Floats, Integers
 from sal360.errors import ParameterError
-
-Array = NDArray[Any]
 
 # Rows turn body axes (REP-103) into the axes of each convention.
 _BODY_TO_FRAME: dict[str, Floats] = {

@@ -1,4 +1,4 @@
-"""A few CC0 panoramas for the demo, so that it needs neither camera nor download (see ATTRIBUTION.md)."""
+"""Four CC0 panoramas, so that the demo needs neither a camera nor a download (see ATTRIBUTION.md)."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def bundled_panoramas() -> Path:
-    """The folder of the bundled panoramas (JPEG, 1024 x 512)."""
+    """Path of the folder with the bundled panoramas (JPEG, 1024 x 512)."""
     return Path(__file__).parent

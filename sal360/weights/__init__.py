@@ -1,4 +1,4 @@
-"""The model that runs when no other is named (see the model card beside it)."""
+"""The bundled model; MODEL_CARD.md describes it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _FILES = {"fp32": "sal360_compact.onnx", "int8": "sal360_compact_int8.onnx"}
 
 
 def bundled_model(form: Literal["fp32", "int8"] = "fp32") -> Path:
-    """The bundled ONNX model; beside this file in a source tree, a pip installation and a colcon workspace alike.
+    """Path of the bundled ONNX model.
 
     Args:
-        form: "fp32", which runtimes may lower to bf16 themselves, or "int8", for processors; both hold the same
-            weights, and `sal360.runtimes.open_bundled_model` chooses.
+        form: "fp32", which runtimes may run in bf16, or "int8", for processors. Both hold the same weights;
+            `sal360.runtimes.open_bundled_model` chooses one.
     """
     return Path(__file__).parent / _FILES[form]

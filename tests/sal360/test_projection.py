@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sal360 import projection, sphere
 from sal360.errors import ParameterError
 from sal360.projection import Viewport
-from sal360.sphere import Array
 
 seeds = st.integers(0, 2**32 - 1)
 TABLE_ERROR_PX = 1 / 64  # OpenCV before 5 rounds the place in the pixel to 1/32
 
 
-def smooth_panorama(height: int, width: int) -> Array:
+def smooth_panorama(height: int, width: int) -> NDArray[Any]:
     """A panorama without edges: a low polynomial of the direction, so that resampling it twice costs little."""
     x, y, z = np.moveaxis(sphere.erp_directions(height, width), -1, 0)
     return (x + 0.7 * y * z + 0.5 * z * z - 0.3 * x * y).astype(np.float32)
 
 
-def look_up_slowly(erp: Array, direction: Array) -> float:
+def look_up_slowly(erp: NDArray[Any], direction: NDArray[Any]) -> float:
     """Bilinear lookup of one direction, neighbour by neighbour, each found on the sphere and not by the border."""
     height, width = erp.shape
     u, v = (float(part) for part in sphere.vector_to_pixel(direction, height, width))

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sal360.sphere import Array
+from sal360.arrays import Pixels
 from training.data.views import ViewConfig, jitter, scale_colours, shift_hue
 
 BYTE = 0.75
 """Rounding to bytes, and the matrix product of bytes in fixed point."""
 
 
-def picture(seed: int = 0) -> Array:
+def picture(seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 

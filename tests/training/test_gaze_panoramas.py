@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sal360.arrays import Floats
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import Array, angles_to_vector, erp_directions
+from sal360.sphere import angles_to_vector, erp_directions
 from training.config import read_config
 from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, stretch_band
 from training.data.loader import steps_per_epoch
@@ -29,7 +30,7 @@ def record(azimuth: float = 1.0, elevation: float = 0.4) -> GazeRecord:
     return GazeRecord("a", lambda: panorama, fixations, observer, np.zeros(1), density.astype(np.float32), valid)
 
 
-def directions(height: int) -> Array:
+def directions(height: int) -> Floats:
     return erp_directions(height, 2 * height)
 
 

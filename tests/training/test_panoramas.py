@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sal360.arrays import Pixels
 from sal360.errors import DataError
-from sal360.sphere import Array
 from training.data.loader import StepSampler, load
 from training.data.panoramas import PanoramaConfig, PanoramaViews, describe, open_panoramas, read_panorama
 from training.data.shards import ShardedViews, Shards, WriteShardsConfig, open_shards, write_shards
@@ -181,7 +181,7 @@ def test_shards_hold_every_panorama_once_and_give_the_views_of_the_folder(folder
     first_epoch = sharded(shards, stop=6)
     assert sorted(itertools.chain(*numbers(first_epoch))) == list(range(24))
     view, turned, index = (part[0] for part in first_epoch[0])
-    expected: tuple[Array, ...] = views()(panoramas[int(order[index])], 0, int(index))
+    expected: tuple[Pixels, ...] = views()(panoramas[int(order[index])], 0, int(index))
     np.testing.assert_array_equal(view, expected[0])
     np.testing.assert_array_equal(turned, expected[1])
 

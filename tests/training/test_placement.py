@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sal360.arrays import Density, Pixels
 from sal360.projection import place_on_sphere
-from sal360.sphere import Array, erp_directions, nearest_pixel, solid_angles
+from sal360.sphere import erp_directions, nearest_pixel, solid_angles
 from training.data.gaze.placed_photographs import (
     PlacedPhotographs,
     PlacementConfig,
@@ -160,8 +161,8 @@ def test_gaze_of_a_placed_photograph_is_looked_up_where_it_was_put() -> None:
 def _placed(
     *, seed: int, count: int = 6, inset_share: float = 0.0, insets: int = 1, attempts: int = 120
 ) -> PlacedPhotographs:
-    pictures: list[Array] = [np.full((30, 40, 3), 20 * i + 10, np.uint8) for i in range(count)]
-    densities: list[Array] = [np.ones((15, 20), np.float32)] * count
+    pictures: list[Pixels] = [np.full((30, 40, 3), 20 * i + 10, np.uint8) for i in range(count)]
+    densities: list[Density] = [np.ones((15, 20), np.float32)] * count
     background = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
     config = PlacementConfig(
         fov_deg=(50.0, 80.0),

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from sal360.arrays import Reals
 from sal360.errors import DataError, ParameterError
-from sal360.sphere import Array
 from training.checkpoint import save_checkpoint
 from training.data.gaze.datasets import GazeConfig
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
@@ -96,7 +96,7 @@ def test_stored_maps_are_found_by_name_and_averaged_to_size(tmp_path: Path) -> N
         ({"one.png": np.ones((1, 2))}, "the map of one.png in .* is 1 x 2; expected 2 x 4 or more"),
     ],
 )
-def test_unusable_maps_are_named(tmp_path: Path, maps: dict[str, Array], found: str) -> None:
+def test_unusable_maps_are_named(tmp_path: Path, maps: dict[str, Reals], found: str) -> None:
     path = tmp_path / "taught.npz"
     write_taught(path, maps)
     with pytest.raises(DataError, match=found):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sal360.errors import ParameterError
-from sal360.sphere import Array, angular_distance, erp_directions, pixel_to_vector
+from sal360.sphere import angular_distance, erp_directions, pixel_to_vector
 from training.data.views import (
     BOTTOM_TO_FRONT,
     TOP_TO_FRONT,
@@ -35,14 +37,14 @@ PLAIN = {
 }
 
 
-def smooth_panorama(height: int, width: int, seed: int = 0) -> Array:
+def smooth_panorama(height: int, width: int, seed: int = 0) -> NDArray[Any]:
     """A function of direction, slow enough for bilinear lookups: (height, width, 3) uint8."""
     generator = np.random.default_rng(seed)
     waves = erp_directions(height, width) @ generator.normal(size=(3, 3))
     return np.round(127 + 100 * np.sin(2 * waves)).astype(np.uint8)
 
 
-def look_up(panorama: Array, direction: Array) -> Array:
+def look_up(panorama: NDArray[Any], direction: NDArray[Any]) -> NDArray[Any]:
     """Bilinear lookup in one direction, by hand: wrapped in longitude, half a turn away beyond a pole."""
     height, width = panorama.shape[:2]
     u = (math.pi - math.atan2(direction[1], direction[0])) * width / (2 * math.pi) - 0.5
@@ -77,7 +79,7 @@ def test_turned_view_is_an_exact_quarter_turn_pixel_by_pixel() -> None:
 
 
 @pytest.mark.parametrize(("rotation", "row"), [(TOP_TO_FRONT, 0), (BOTTOM_TO_FRONT, 31)])
-def test_pole_comes_to_the_front(rotation: Array, row: int) -> None:
+def test_pole_comes_to_the_front(rotation: NDArray[Any], row: int) -> None:
     panorama = np.zeros((32, 64, 3), np.uint8)
     panorama[row] = 255
     panorama[:, :, 2] = 0
