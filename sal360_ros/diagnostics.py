@@ -228,7 +228,7 @@ class OutputWatch:
             outputs: their totals.
             now_s: monotonic time, seconds.
         """
-        while self._history and self._history[0][0] < now_s - WINDOW_S:
+        while len(self._history) > 1 and self._history[1][0] <= now_s - WINDOW_S:
             self._history.popleft()
         before = self._history[0][1] if self._history else {}
         self._history.append((now_s, outputs))

@@ -9,18 +9,21 @@ import threading
 import time
 import types
 
+import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from sal360.errors import ModelError
 from sal360.predictor import Predictor
 from sal360_ros import node as node_module
+from sal360_ros.messages import image_message
 from sal360_ros.node import InferenceError
-from sal360_ros.processes import NodeProcess
+from sal360_ros.processes import NodeProcess, bring_up
 
 pytestmark = pytest.mark.ros
 
@@ -341,6 +344,37 @@ def test_a_node_can_be_destroyed_while_its_model_is_being_opened(graph, make_nod
     graph.wait_for_line("stopped while the model was being opened")
     opening.set()
     graph.wait_for(lambda: "open" not in {each.name for each in threading.enumerate()}, "the thread to end")
+
+
+def test_a_process_that_is_told_to_exit_when_inference_fails_ends_with_status_2_and_the_cause(
+    driver, tiny_model, tmp_path
+):
+    (tmp_path / "broken_node.py").write_text(
+        "import sys\n"
+        "from sal360_ros.saliency_node import main\n"
+        "from sal360.predictor import Predictor\n"
+        "whole, calls = Predictor.predict, []\n"
+        "def predict(*arguments):\n"
+        "    calls.append(0)\n"
+        "    if len(calls) > 3:\n"
+        "        raise SystemExit('a library that exits')\n"
+        "    return whole(*arguments)\n"
+        "Predictor.predict = predict\n"
+        "sys.exit(main())\n"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    parameters = {"model": str(tiny_model), "backend": "onnxruntime", "device": "cpu"}
+    health = {"health.on_failure": "exit", "health.max_failures": 2}
+    with NodeProcess("broken_node", parameters | health, environment=environment, log=tmp_path / "log") as process:
+        bring_up(driver, "/saliency_node", process)
+        camera = driver.create_publisher(Image, "image", 1)
+        frame = image_message(np.zeros((32, 64, 3), np.uint8), "rgb8", Header())
+        deadline_s = time.monotonic() + 60
+        while process._process.poll() is None and time.monotonic() < deadline_s:
+            camera.publish(frame)
+            time.sleep(0.05)
+        assert process._process.poll() == 2
+        assert "a library that exits" in process.last_error()
 
 
 def test_a_process_that_is_stopped_while_it_opens_its_model_ends_at_once_and_leaves_nothing(driver, tmp_path):

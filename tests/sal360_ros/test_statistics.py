@@ -5,9 +5,9 @@ import math
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from sal360_ros.diagnostics import Finding, ThrottledWarnings, frame_findings, saliency_status
+from sal360_ros.diagnostics import Finding, OutputWatch, ThrottledWarnings, frame_findings, saliency_status
 from sal360_ros.parameters import HealthSettings
-from sal360_ros.statistics import SILENCE_S, WINDOW_S, FrameStatistics
+from sal360_ros.statistics import SILENCE_S, WINDOW_S, FrameStatistics, OutputCounts
 
 LIMITS = HealthSettings()
 
@@ -138,3 +138,66 @@ def test_a_kind_of_warning_is_logged_at_once_and_then_with_the_number_suppressed
     clock.now_s += 6
     warnings.warn("step", "wrong step")
     assert said == ["wrong step", "wrong size", "wrong step (3 similar warnings suppressed)"]
+
+
+def test_answering_far_below_what_is_received_is_a_warning_whose_limit_can_be_set(clock):
+    statistics = FrameStatistics(clock)
+    for index in range(300):
+        clock.now_s += 0.1
+        statistics.count_received()
+        if index % 4 == 0:
+            statistics.count_answered(processing_s=0.4, age_s=0.4)
+        else:
+            statistics.count_superseded()
+    level, message = judged(statistics)
+    assert level == DiagnosticStatus.WARN
+    assert message.startswith("2.4 maps per second for 10.2 frames per second")
+    assert judged(statistics, min_answered_share=0.2) == (DiagnosticStatus.OK, "all is well")
+
+
+def test_frames_that_are_rejected_or_just_began_to_come_are_not_held_against_the_machine(clock):
+    statistics = FrameStatistics(clock)
+    statistics.count_received()
+    statistics.count_received()
+    statistics.count_answered(processing_s=0.4, age_s=0.4)
+    assert judged(statistics) == (DiagnosticStatus.OK, "all is well")
+    for index in range(100):
+        clock.now_s += 0.1
+        statistics.count_received()
+        if index % 10:
+            statistics.count_rejected("bad_step")
+        else:
+            statistics.count_answered(processing_s=0.04, age_s=0.04)
+    assert judged(statistics) == (DiagnosticStatus.WARN, "rejecting frames, most often for bad_step")
+
+
+def test_loss_in_transport_is_a_warning_while_it_lasts(clock):
+    statistics = FrameStatistics(clock)
+    stream(statistics, clock, 5)
+    statistics.set_lost(12)
+    stream(statistics, clock, 1)
+    statistics.set_lost(12)
+    assert judged(statistics) == (
+        DiagnosticStatus.WARN,
+        "19% of the frames get lost in transport; see docs/diagnostics.md",
+    )
+    assert judged(statistics, max_lost_share=0.5)[0] == DiagnosticStatus.OK
+    assert statistics.snapshot().lost == 12
+    stream(statistics, clock, WINDOW_S + 1)
+    assert judged(statistics)[0] == DiagnosticStatus.OK
+
+
+def test_an_output_is_judged_by_what_became_of_it_lately():
+    watch = OutputWatch()
+
+    def found(now_s, **counts):
+        totals = {"published": 0, "failed": 0, "dropped": 0, **counts}
+        outputs = {"overlay": OutputCounts(**totals, last_error="no colours", is_failing=False)}
+        return [(each.level, each.text) for each in watch.findings(outputs, LIMITS, now_s)]
+
+    assert found(0, failed=7) == []  # long ago, as far as is known
+    assert found(1, failed=9) == [(DiagnosticStatus.ERROR, "overlay fails: no colours")]
+    assert found(2, failed=9, published=1) == [(DiagnosticStatus.WARN, "overlay fails: no colours")]
+    assert found(8, failed=9, published=20, dropped=10) == []
+    text = "overlay skips 80% of the maps, because the outputs are slower than the stream"
+    assert found(14, failed=9, published=22, dropped=18) == [(DiagnosticStatus.WARN, text)]
