@@ -13,6 +13,7 @@ from sal360.arrays import Density, Floats, Pixels, Reals
 from sal360.ground_truth import GazeRecord
 from sal360.metrics import paper_protocol, standard_protocol
 from sal360.outputs.smoothing import map_distance
+from sal360.outputs.stream_time import StreamTime
 from sal360.outputs.targets import TargetSelector, find_peaks
 from sal360.replay.recording import ReplayedFrame
 from sal360.sources.pictures import panned
@@ -78,6 +79,7 @@ class FrameTable:
         self._previous: tuple[Reals, Density] | None = None  # edges and map of the previous answered frame
         self._yaw_rad = 0.0  # of the camera since the first frame
         self._selector = TargetSelector()
+        self._stream_time = StreamTime()
 
     def add(self, replayed: ReplayedFrame, truth: GazeRecord | None = None) -> FrameResult:
         """Append the next frame's result, with metrics if its ground truth is given."""
@@ -110,7 +112,9 @@ class FrameTable:
             values["flicker"] = unexplained_change(self._previous[1], density, yaw_rad)
         self._previous = edges, density
         camera = rotation_yaw_pitch_roll(self._yaw_rad)
-        target = self._selector.update(find_peaks(density), replayed.frame.stamp_ns / 1e9, camera)
+        frame = replayed.frame
+        time_ns = self._stream_time.update(frame.stamp_ns, frame.message.recorded_ns).time_ns
+        target = self._selector.update(find_peaks(density), time_ns / 1e9, camera)
         if target is not None:
             azimuth_rad, elevation_rad = vector_to_angles(target.direction)
             values["target_azimuth_deg"] = math.degrees(azimuth_rad)

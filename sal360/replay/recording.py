@@ -15,6 +15,7 @@ from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import DataError, FrameError, ParameterError
 from sal360.images import MAX_PIXELS, decode_message
 from sal360.outputs.smoothing import TemporalSmoothing
+from sal360.outputs.stream_time import StreamTime
 from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.predictor import Predictor, check_frame
 from sal360.sources.bag import (
@@ -289,13 +290,15 @@ def predicted_frames(
     Args:
         smoothing: smooths the maps over the recorded stamps, as the node does; None leaves each map as predicted.
     """
+    stream_time = StreamTime()
     for frame in recording.frames():
         wall_s, cpu_s = time.perf_counter(), time.process_time()
+        time_ns = stream_time.update(frame.stamp_ns, frame.message.recorded_ns).time_ns
         try:
             picture = frame.picture()
             density = predictor.predict(*picture)
             if smoothing is not None:
-                density = smoothing.update(density, frame.stamp_ns / 1e9)
+                density = smoothing.update(density, time_ns / 1e9)
         except FrameError as error:
             yield ReplayedFrame(frame, None, reason=error.reason)
             continue

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sal360.replay.recording import PlaybackClock
+from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
+from sal360.replay.recording import PlaybackClock, predicted_frames
 
 S = 10**9
 
@@ -36,3 +39,19 @@ def test_times_rise_whatever_the_stamps_are() -> None:
     random = np.random.default_rng(0)
     stamps = [*(100 * random.normal(size=200)), *itertools.repeat(5.0, 50)]
     assert np.all(np.diff(times(stamps)) > 0)
+
+
+def test_maps_of_frames_with_one_stamp_are_smoothed_by_the_times_of_recording() -> None:
+    """As the node does it, by the times of arrival."""
+    maps = [np.full((2, 4), 1, np.float32), np.full((2, 4), 1, np.float32)]
+    maps[1][:, 0], maps[1][:, 1] = 2, 0
+    frames = [
+        SimpleNamespace(stamp_ns=7, message=SimpleNamespace(recorded_ns=at_ns), picture=lambda: (None, "rgb"))
+        for at_ns in (10**9, 2 * 10**9)
+    ]
+    recording: Any = SimpleNamespace(frames=lambda: frames)
+    predictor: Any = SimpleNamespace(predict=lambda *_: maps.pop(0))
+    smoothing = TemporalSmoothing(SmoothingSettings(time_constant_s=1.0, cut_distance=1.0))
+    _, second = predicted_frames(recording, predictor, smoothing)
+    assert second.density is not None
+    np.testing.assert_allclose(second.density[0], [2 - np.exp(-1), np.exp(-1), 1, 1], rtol=1e-6)
