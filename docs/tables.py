@@ -152,7 +152,8 @@ def _yaml(value: Value) -> str:
 def launch_arguments() -> str:
     """Arguments of the launch file, which can only be imported where the launch system is installed."""
     tree = ast.parse(_text(ROOT / "launch" / "saliency.launch.py"))
-    (table,) = (each.value for each in tree.body if isinstance(each, ast.Assign) and "ARGUMENTS" in ast.dump(each))
+    assignments = (each for each in tree.body if isinstance(each, ast.Assign))
+    (table,) = (each.value for each in assignments if ast.unparse(each.targets[0]) == "ARGUMENTS")
     assert isinstance(table, ast.Dict)
     rows = []
     for name, row in zip(table.keys, table.values, strict=True):
