@@ -1,4 +1,4 @@
-"""One family of errors, each told in one line: what was found and what to do about it.
+"""The errors of this project, each one line: what was found and what to do about it.
 
 `FRAME_REJECTIONS` names every reason for which a frame is rejected.
 """
@@ -43,12 +43,12 @@ def printable(text: str | os.PathLike[str]) -> str:
 
 
 class Sal360Error(Exception):
-    """Something a user can put right.
+    """An error that the user can correct, as one line.
 
     Args:
-        found: what came, with its value ("the frame is 640 x 480").
-        remedy: what to do about it ("set image_topic to the equirectangular stream").
-        expected: what was needed, where the first two do not say it ("a width of twice the height").
+        found: what was found, with its value ("the frame is 640 x 480").
+        remedy: what to do about it ("use the stitched equirectangular stream").
+        expected: what was needed, if the first two do not say it ("a width of twice the height").
     """
 
     def __init__(self, found: str, remedy: str, *, expected: str = "") -> None:
@@ -81,15 +81,15 @@ class ParameterError(Sal360Error):
 
 
 class DataError(Sal360Error):
-    """A dataset, picture folder, bag or ground-truth file is missing, short or malformed."""
+    """A data set, picture folder, bag or ground-truth file is missing, cut or malformed."""
 
 
 class CheckpointError(Sal360Error):
-    """A training checkpoint is missing, broken or of another model."""
+    """A training checkpoint is missing or damaged, or belongs to another model."""
 
 
 class TrainingError(Sal360Error):
-    """A training run cannot go on (a loss that is not finite, a full disk)."""
+    """A training run cannot continue (a loss that is not finite, a full disk)."""
 
 
 def one_line_errors(main: Callable[[], int | None]) -> int:

@@ -13,7 +13,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from sal360.errors import FrameError, Sal360Error
+from sal360.errors import FrameError, Sal360Error, printable
 from sal360.picture_formats import PICTURE_SUFFIXES, picture_size
 from sal360.samples import bundled_panoramas
 from sal360.settings import flatten, with_values
@@ -65,7 +65,7 @@ class PanoramaCamera(Node):
         self._timer = self.create_timer(1 / self._values.rate_hz, self._publish_next)
 
     def _skip(self, error: FrameError, name: str) -> None:
-        self.get_logger().warning(f"{name} skipped: {error}")
+        self.get_logger().warning(f"{printable(name)} skipped: {error}")
 
     def _publish_next(self) -> None:
         frame = next(self._frames, None)

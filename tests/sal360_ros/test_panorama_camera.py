@@ -87,3 +87,12 @@ def test_refuses_to_start_with_what_it_cannot_show(graph, parameters, error, mes
     overrides = [Parameter(name, value=value) for name, value in parameters.items()]
     with pytest.raises(error, match=message):
         PanoramaCamera(context=graph.context, parameter_overrides=overrides)
+
+
+def test_names_that_are_not_utf_8_do_not_end_the_camera(graph, make_camera, picture):
+    (picture.parent / "whole_\udce9.png").write_bytes(picture.read_bytes())
+    (picture.parent / "broken_\udce9.png").write_bytes(b"no picture")
+    frames = graph.received(Image, "image")
+    make_camera(source=str(picture.parent), hold_s=0.0)
+    graph.wait_for_line(r"broken_\udce9.png skipped")
+    graph.wait_for(lambda: len(frames) >= 3, "the other pictures, again and again")
