@@ -78,7 +78,7 @@ def _check_log_folder(variables: Mapping[str, str]) -> None:
             pass
     except OSError as error:
         raise ParameterError(
-            f"the log folder {folder}, from {name}, is not writable ({error.strerror})",
+            f"the log folder {folder}, from {name}, cannot be made or written ({error.strerror})",
             "set ROS_LOG_DIR to a writable folder",
         ) from error
 

@@ -10,6 +10,7 @@ two want done with the node is done in the executor's thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
 from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
@@ -151,6 +153,8 @@ class SaliencyNode(LifecycleNode):
         self._release()
         self._library_log.close()
         super().destroy_node()  # type: ignore[no-untyped-call]
+        with contextlib.suppress(InvalidHandle):  # it was destroyed before
+            self._state_machine.destroy_when_not_in_use()  # else the node stays on the graph while a thread knows it
 
     def _attempt(
         self, what: str, do: Callable[[], None], undo: Callable[[], None] = lambda: None

@@ -32,9 +32,9 @@ def test_a_domain_that_ros_takes_is_accepted(usable, domain):
         ({"ROS_DOMAIN_ID": "233"}, "ROS_DOMAIN_ID is '233'"),
         ({"ROS_DOMAIN_ID": "-1"}, "ROS_DOMAIN_ID is '-1'"),
         ({"HOME": ""}, "HOME is not set, so there is no folder for log files; set HOME, or ROS_LOG_DIR to"),
-        ({"HOME": "/proc/none"}, r"the log folder /proc/none/.ros/log, from HOME, is not writable"),
-        ({"ROS_HOME": "/proc/none"}, r"the log folder /proc/none/log, from ROS_HOME, is not writable"),
-        ({"ROS_LOG_DIR": "/proc/none"}, r"the log folder /proc/none, from ROS_LOG_DIR, is not writable"),
+        ({"HOME": "/proc/none"}, r"the log folder /proc/none/.ros/log, from HOME, cannot be made or written"),
+        ({"ROS_HOME": "/proc/none"}, r"the log folder /proc/none/log, from ROS_HOME, cannot be made or written"),
+        ({"ROS_LOG_DIR": "/proc/none"}, r"the log folder /proc/none, from ROS_LOG_DIR, cannot be made or written"),
         ({"FASTRTPS_DEFAULT_PROFILES_FILE": "/no/such.xml"}, "FASTRTPS_DEFAULT_PROFILES_FILE is /no/such.xml, which"),
     ],
 )

@@ -113,6 +113,27 @@ def test_an_active_node_leaves_nothing_in_shared_memory_when_it_is_told_to_stop(
     assert not [name for name in own if Path(name).exists()]
 
 
+def test_a_node_that_is_opening_its_model_leaves_nothing_in_shared_memory_either(graph, tmp_path, repository):
+    (tmp_path / "slow_node.py").write_text(
+        "import sys, time\n"
+        "from sal360 import predictor\n"
+        "predictor.open_bundled_model = lambda **_: time.sleep(600)\n"
+        "from sal360_ros.saliency_node import main\n"
+        "sys.argv.insert(1, '--autostart')\n"
+        "sys.exit(main())\n"
+    )
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{repository}"}
+    with NodeProcess("slow_node", environment=path, log=tmp_path / "log") as process:
+        graph.wait_for(
+            lambda: any("opening" in each.message for each in graph.diagnostics.values()), "the model being opened"
+        )
+        own = shared_memory_of(process.pid) - shared_memory_of(os.getpid())
+        status = process.stop()
+    assert status == 0, process.log.read_text()
+    assert own
+    assert not [name for name in own if Path(name).exists()]
+
+
 def test_a_process_that_ends_before_its_time_is_told_with_its_last_line(tmp_path):
     with NodeProcess(MODULES[1], {"source": "/no/such/folder"}, log=tmp_path / "log") as process:
         deadline = time.monotonic() + TIMEOUT_S
