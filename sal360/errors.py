@@ -140,6 +140,7 @@ _EXTRAS = {
     "lightning": "train",
     "jsonargparse": "train",
     "webdataset": "train",
+    "openpyxl": "train",
     "scipy": "train",
 }
 """Python module → the extra of this package that installs it."""

@@ -29,7 +29,7 @@ from training.config import SettingError, option_names, read_config, require_at_
 from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
 from training.curves import write_summary
 from training.data.loader import StepSampler, load, steps_per_epoch
-from training.data.panoramas import PanoramaConfig, PanoramaViews, describe, open_panoramas
+from training.data.panoramas import PanoramaConfig, PanoramaViews, open_panoramas
 from training.data.shards import ShardedViews, open_shards
 from training.data.views import ViewConfig, ViewPair
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
@@ -102,13 +102,16 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
         def sharded(start: int, stop: int) -> ShardedViews:
             return ShardedViews(shards, views, config.data.height, loop, start=start, stop=stop, **place)
 
+        def sharded_batches(start: int, stop: int) -> Iterator[Any]:
+            with option_names("loop"):
+                return sharded(start, stop).batches()
+
         some = shards.first(config.retrieval_panoramas, config.data.height) if fabric.global_rank == 0 else []
-        return Source(len(shards), sharded(0, 0).steps_per_epoch, lambda a, b: sharded(a, b).batches(), some)
+        return Source(len(shards), sharded(0, 0).steps_per_epoch, sharded_batches, some)
 
     panoramas = open_panoramas(config.data) if fabric.global_rank == 0 else None
     panoramas = fabric.broadcast(panoramas)
     assert panoramas is not None
-    fabric.print(describe(panoramas), file=sys.stderr)
     count = len(panoramas)
 
     def batches(start: int, stop: int) -> Iterator[Any]:
@@ -122,7 +125,7 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
                 parts=loop.accumulate,
                 **place,
             )
-        return load(PanoramaViews(panoramas, views), sampler, loop.workers)
+            return load(PanoramaViews(panoramas, views), sampler, loop.workers)
 
     chosen = torch.linspace(0, count - 1, min(count, config.retrieval_panoramas)).round().int().tolist()
     some = [panoramas[i] for i in chosen] if fabric.global_rank == 0 else []

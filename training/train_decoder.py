@@ -125,7 +125,7 @@ class DecoderTask(Task):
                 world=self.fabric.world_size,
                 parts=loop.accumulate,
             )
-        return load(self.gaze.training, sampler, loop.workers)
+            return load(self.gaze.training, sampler, loop.workers)
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Losses of the content against the gaze; prior and calibration are not trained."""

@@ -47,6 +47,8 @@ class FolderContent:
     other_formats: list[Path] = field(default_factory=list)
     """Pictures in formats that are not read."""
     videos: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
+    """Hidden pictures, and folders of thumbnails."""
 
     def left_out(self) -> str:
         """What is left out, for a message; "" if nothing is."""
@@ -66,11 +68,14 @@ def look_into(folder: Path, *, recursive: bool = False) -> FolderContent:
     """
     content = FolderContent()
     for parent, folders, names in itertools.islice(os.walk(folder), None if recursive else _MAX_FOLDERS):
-        folders[:] = sorted(each for each in folders if not _is_hidden(each))
-        files = [Path(parent, name) for name in names if not _is_hidden(name)]
+        hidden_folders = [each for each in folders if is_hidden(each)]
+        folders[:] = sorted(set(folders) - set(hidden_folders))
+        files = [Path(parent, name) for name in names if not is_hidden(name)]
         pictures = [each for each in files if each.suffix.lower() in PICTURE_SUFFIXES and not is_overlay(each, names)]
         if recursive or Path(parent) == folder:
             content.pictures += pictures
+            content.hidden += [Path(parent, each) for each in hidden_folders]
+            content.hidden += [Path(parent, each) for each in names if _is_hidden_picture(each)]
             content.other_formats += [each for each in files if each.suffix.lower() in _OTHER_PICTURES]
             content.videos += [
                 each for each in files if each.suffix.lower() in VIDEO_SUFFIXES and not is_overlay(each, names)
@@ -78,7 +83,7 @@ def look_into(folder: Path, *, recursive: bool = False) -> FolderContent:
         elif pictures:
             content.in_subfolders += pictures
             break
-    for paths in (content.pictures, content.in_subfolders, content.other_formats, content.videos):
+    for paths in (content.pictures, content.in_subfolders, content.other_formats, content.videos, content.hidden):
         paths.sort(key=natural_key)
     return content
 
@@ -110,8 +115,13 @@ def _natural_name(name: str) -> list[tuple[str, int]]:
     return [(text, int(digits or 0)) for text, digits in itertools.zip_longest(parts[::2], parts[1::2])]
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or holds thumbnails."""
     return name.startswith(".") or name.lower() in _FOLDERS_OF_THUMBNAILS
+
+
+def _is_hidden_picture(name: str) -> bool:
+    return is_hidden(name) and name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def is_overlay(path: Path, names: Collection[str]) -> bool:

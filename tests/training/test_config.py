@@ -76,9 +76,8 @@ def usable(kind: type[Any], folder: Path) -> dict[str, str]:
         if required
     }
     values |= {"output": "maps.npz"} if kind is TeachConfig else {}
-    values |= {"loop.steps": "1"} if "loop.steps" in {name for name, *_ in options_of(kind)} else {}
-    values |= {"data.panoramas": str(folder)} if kind in (TrainDecoderConfig, EvaluateConfig) else {}
-    return values
+    more = {"loop.steps": "1", "data.panoramas": str(folder)}
+    return values | {name: more[name] for name, *_ in options_of(kind) if name in more}
 
 
 def read(kind: type[Any], values: dict[str, str]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+from functools import partial
 
 import av
 import cv2
@@ -16,12 +17,12 @@ from sal360.errors import DataError, ParameterError
 from sal360.sphere import angular_distance, nearest_pixel, solid_angles, vector_to_angles
 from training.config import read_config
 from training.data.check import main as check_main
-from training.data.gaze import salient360, sitzmann, vr_eyetracking
+from training.data.gaze import datasets, salient360, sitzmann, vr_eyetracking
 from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
 from training.data.gaze.records import directions_of_positions
 from training.data.gaze.salient360 import Salient360, read_density
 from training.data.gaze.sitzmann import Sitzmann, read_runs
-from training.data.gaze.vr_eyetracking import VrEyeTracking, check_video_frames, read_first_column
+from training.data.gaze.vr_eyetracking import VrEyeTracking, check_video, read_first_column
 from training.evaluate import EvaluateConfig
 
 OPTIONS = ("--data.root=root", "--data.panoramas=panoramas", "--output=out")
@@ -141,6 +142,7 @@ def test_a_frame_of_a_video_map_is_read_alone(tmp_path):
         (f"{HEADER}0,0.5,half,0\n", "malformed"),
         (f"{HEADER}3,0.5,0.5,0\n", "does not start with index 0"),
         (HEADER, "does not start with index 0"),
+        ("0,0.5,0.5,0\n0,0.5,0.5,300\n", "has no header row"),
     ],
 )
 def test_broken_scanpaths_name_themselves(salient360_root, text, complaint):
@@ -306,6 +308,48 @@ def test_vr_eyetracking_has_the_frame_that_its_gaze_counts_from_one(vr_eyetracki
     assert len(VrEyeTracking(vr_eyetracking_root, "all", frame_step=10)) == 2
 
 
+def test_frames_and_samples_that_the_eye_tracker_lost_are_left_out_and_counted(vr_eyetracking_root, capsys):
+    for person, lost in ((1, ("0.25", "0.5")), (7, ("0.75", "0.5"))):
+        path = vr_eyetracking_root / f"Gaze_txt_files/p{person:03d}/004._2017-10-13-10-28_ori_0.txt"
+        lines = path.read_text().splitlines()
+        lines[8] = lines[8].replace(",".join(lost), "0.000000,0.000000" if person == 1 else "nan,nan")  # frame 9
+        if person == 7:
+            lines[2] = lines[2].replace(",".join(lost), "nan,nan")  # frame 3
+            del lines[11]  # frame 12
+        path.write_text("\n".join(lines) + "\n")
+    data = VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
+    assert data.names == ("004/3", "004/6", "004/12")
+    assert [record.observer.tolist() for record in data] == [[1], [1, 7], [1]]
+    assert data.left_out == "frames without gaze: 1, lost samples: 3"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "VrEyeTracking", partial(VrEyeTracking, frame_step=3))
+        split = open_gaze(GazeConfig(str(vr_eyetracking_root), dataset="vr_eyetracking"), 32)
+    assert split.training.names == data.names
+    assert "vr_eyetracking, training part, left out: frames without gaze: 1, lost samples: 3" in capsys.readouterr().err
+
+
+def test_videos_in_folders_of_any_name_are_read(vr_eyetracking_root):
+    (vr_eyetracking_root / "videos").rename(vr_eyetracking_root / os.fsdecode(b"vid\xe9os"))
+    data = VrEyeTracking(vr_eyetracking_root, "train", frame_step=6)
+    assert data[0].panorama().shape == (32, 64, 3)
+
+
+def test_hidden_copies_are_no_second_files(salient360_root):
+    write_picture(salient360_root / ".Trash" / "P1_64x32.jpg")
+    write_picture(salient360_root / "@eaDir" / "P75_64x32.jpg")
+    assert Salient360(salient360_root, "all").names == ("P1", "P75", "P98")
+
+
+def test_half_a_picture_with_an_end_mark_is_not_whole_and_one_with_padding_is(salient360_root):
+    cut, padded = (salient360_root / f"Stimuli/P{number}_64x32.jpg" for number in (1, 75))
+    generator = np.random.default_rng(0)
+    cv2.imwrite(str(cut), generator.integers(0, 256, (64, 128, 3), np.uint8))
+    cut.write_bytes(cut.read_bytes()[:2000] + b"\xff\xd9")
+    padded.write_bytes(padded.read_bytes() + bytes(10_000))
+    problems = salient360.inventory(salient360_root).problems
+    assert [each for each in problems if "jpg" in each] == [f"{cut} is damaged or cut short (JPEG)"]
+
+
 def test_vr_eyetracking_names_what_is_wrong(vr_eyetracking_root):
     gaze = vr_eyetracking_root / "Gaze_txt_files/p007/004._2017-10-13-10-28_ori_0.txt"
     lines = gaze.read_text()
@@ -353,7 +397,7 @@ def test_check_counts_and_names_what_a_copy_lacks(
     assert status == 1
     assert "pictures: 3 of 85, 82 missing" in out
     assert "HEsalmap_98_2048x1024_32b.bin is cut short" in out
-    assert "P1_64x32.jpg is cut short" in out
+    assert "P1_64x32.jpg is damaged or cut short" in out
     (sitzmann_root / "data/browser/cubemap_0001.pck").unlink()
     status, out = check("sitzmann", sitzmann_root)
     assert "cubemap_0001 lacks its runs browser" in out
@@ -363,7 +407,7 @@ def test_check_counts_and_names_what_a_copy_lacks(
     video.write_bytes(whole[: len(whole) // 2])
     status, out = check("vr_eyetracking", vr_eyetracking_root)
     assert "gaze of 210 has no video" in out
-    assert "videos/004.mp4 cannot be read" in out  # its index was at the end
+    assert "videos/004.mp4 is cut short" in out
     assert "video 004 has gaze of 2 people" in out
     with pytest.raises(DataError, match="no folder"):
         check("osie", salient360_root / "absent")
@@ -373,11 +417,11 @@ def test_check_counts_and_names_what_a_copy_lacks(
 def test_a_video_that_was_cut_short_is_named(tmp_path, options):
     path = tmp_path / "001.mp4"
     write_video(path, 100, **options)
-    check_video_frames(path)
+    check_video(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(DataError, match=r"001\.mp4 (is cut short|cannot be read)"):
-        check_video_frames(path)
+    with pytest.raises(DataError, match=r"001\.mp4 is cut short"):
+        check_video(path)
 
 
 def test_a_whole_copy_is_called_complete(salient360_root, monkeypatch, capsys):

@@ -120,6 +120,13 @@ def test_broken_logs_name_themselves(tmp_path):
         read_hmd_log(log)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    expected = read_hmd_log(log)[1]
+    log.write_bytes(b"\xef\xbb\xbf" + log.read_bytes())
+    np.testing.assert_array_equal(read_hmd_log(log)[1], expected)
+
+
 def test_a_fixation_list_outside_the_panorama_is_refused(tmp_path):
     path = tmp_path / "fixations.csv"
     row = ["0.1"] * 29

@@ -84,6 +84,15 @@ def test_missing_and_broken_files_are_named(write_osie: WriteOsie, tmp_path: Pat
         read_osie(root)
 
 
+def test_half_a_photograph_is_named(write_osie: WriteOsie) -> None:
+    root = write_osie(1)
+    path = root / "stimuli" / "1000.jpg"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(DataError, match=r"1000\.jpg is damaged or cut short"):
+        read_osie(root)[0].read()
+
+
 def test_a_picture_of_another_size_is_refused(write_osie: WriteOsie) -> None:
     root = write_osie(1)
     cv2.imwrite(str(root / "stimuli" / "1000.jpg"), np.zeros((60, 80, 3), np.uint8))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from sal360.arrays import Pixels
-from sal360.errors import DataError
+from sal360.errors import DataError, TrainingError
+from training.config import SettingError, option_names
 from training.data.loader import StepSampler, load
 from training.data.panoramas import PanoramaConfig, PanoramaViews, describe, open_panoramas, read_panorama
 from training.data.shards import ShardedViews, Shards, WriteShardsConfig, open_shards, write_shards
@@ -97,8 +103,8 @@ def test_unusable_files_are_named_with_their_reason_counted_and_skipped(folder: 
     assert len(panoramas) == 22
     text = describe(panoramas)
     assert "22 panoramas, 2 unusable files skipped" in text
-    assert "00.jpg: cannot be decoded" in text
-    assert "01.PNG: the frame is 80 x 60" in text
+    assert "00.jpg is damaged or cut short" in text
+    assert "01.PNG is 80 x 60" in text
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
@@ -106,8 +112,120 @@ def test_a_truncated_file_is_unusable_in_every_format(tmp_path: Path, suffix: st
     path = tmp_path / f"a{suffix}"
     picture(1, 320, 640).save(path)
     truncate(path)
-    with pytest.raises(DataError, match="cannot be decoded"):
+    with pytest.raises(DataError, match="is damaged or cut short"):
         read_panorama(path, HEIGHT)
+
+
+def with_orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)])
+@pytest.mark.parametrize("height", [16, HEIGHT])  # 16: decoded at half its size
+def test_a_picture_is_learnt_upright(tmp_path: Path, orientation: int, turn: Image.Transpose, height: int) -> None:
+    upright = picture(3)
+    upright.transpose(turn).save(tmp_path / "turned.jpg", quality=95, exif=with_orientation(orientation))
+    upright.save(tmp_path / "upright.png")
+    turned, expected = (read_panorama(tmp_path / name, height).astype(int) for name in ("turned.jpg", "upright.png"))
+    assert np.abs(turned - expected).mean() < 4
+
+
+def test_a_16_bit_picture_is_scaled_to_8_bits(tmp_path: Path) -> None:
+    grey = picture(3).convert("L")
+    cv2.imwrite(str(tmp_path / "deep.png"), np.asarray(grey).astype(np.uint16) * 257)
+    grey.save(tmp_path / "grey.png")
+    deep, expected = (read_panorama(tmp_path / name, HEIGHT).astype(int) for name in ("deep.png", "grey.png"))
+    assert np.abs(deep - expected).max() <= 1
+
+
+def test_hidden_files_thumbnails_and_overlays_are_no_panoramas_and_what_is_left_out_is_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "part0" / "._00.jpg").write_bytes(b"\0\5\x16\7 what macOS writes beside a file")
+    (folder / "part1" / ".hidden.png").write_bytes((folder / "part1" / "01.PNG").read_bytes())
+    for name in ("@eaDir", ".thumbnails"):
+        (folder / name).mkdir()
+        picture(0).save(folder / name / "small.png")
+    picture(0).save(folder / "part0" / "00_overlay.png")
+    (folder / "clip.mp4").write_bytes(b"a video")
+    assert len(open_panoramas(config(folder))) == 24
+    said = capsys.readouterr().err
+    assert (
+        "24 panoramas, 0 unusable files skipped; left out: hidden pictures and folders of thumbnails: 4 (such as "
+        in said
+    )
+    assert "videos: 1 (such as " in said
+
+
+def test_names_that_are_not_utf8_are_names(folder: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (folder / "part0" / "00.jpg").rename(folder / "part0" / name)
+    half = folder / "part1" / os.fsdecode(b"half\xe9.jpg")
+    half.write_bytes((folder / "part1" / "03.jpg").read_bytes()[:500])
+    for _ in range(2):  # decoded, then from the cache
+        panoramas = open_panoramas(config(folder, cache=str(tmp_path / "cache")))
+        assert (len(panoramas), len(panoramas.unusable)) == (24, 1)
+        assert panoramas[[Path(path).name for path in panoramas.paths].index(name)].shape == (HEIGHT, 2 * HEIGHT, 3)
+
+
+def test_half_a_jpeg_with_an_end_mark_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "half.jpg"
+    picture(1, 320, 640).save(path)
+    path.write_bytes(path.read_bytes()[:4000] + b"\xff\xd9")
+    with pytest.raises(DataError, match=r"half\.jpg is damaged or cut short"):
+        read_panorama(path, HEIGHT)
+
+
+def test_a_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    picture(1).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = (65534).to_bytes(4, "big") + (32767).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"huge\.png is 65534 x 32767 pixels; expected .*; reduce or remove it$"):
+        read_panorama(path, HEIGHT)
+
+
+def test_loader_processes_without_shared_memory_are_refused_in_one_line(
+    folder: Path, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panoramas = open_panoramas(config(folder))
+    free = 60_000
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    sampler = StepSampler(24, batch_size=4, seed=0, start=0, stop=1)
+    message = (
+        r"^loop\.workers is 2; expected 0, or 1 MB free in /dev/shm, which has 0 MB .*--shm-size=2m.*--loop\.workers$"
+    )
+    with pytest.raises(SettingError, match=message), option_names("loop"):
+        load(PanoramaViews(panoramas, views()), sampler, workers=2)
+    with pytest.raises(SettingError, match="workers is 2"):
+        sharded(shards, workers=2)
+    assert len(list(load(PanoramaViews(panoramas, views()), sampler, workers=0))) == 1
+    free = 10**6
+    assert len(list(load(PanoramaViews(panoramas, views()), sampler, workers=2))) == 1
+
+
+class Killed:
+    """Samples whose loader process is killed, as the kernel does when memory is full."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, key: Any, /) -> Any:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (np.zeros(3),)
+
+
+def test_a_loader_process_that_dies_is_told_in_one_line() -> None:
+    sampler = StepSampler(4, batch_size=2, seed=0, start=0, stop=2)
+    with pytest.raises(
+        TrainingError, match=r"^a loader process died \(DataLoader worker.*--shm-size.*set workers to 0"
+    ) as caught:
+        list(load(Killed(), sampler, workers=1))
+    assert "\n" not in str(caught.value)
 
 
 def none_at_all(root: Path) -> None:
@@ -152,7 +270,7 @@ def test_a_file_that_vanishes_while_training_is_named(folder: Path, workers: int
     panoramas = open_panoramas(config(folder))
     Path(panoramas.paths[3]).unlink()
     sampler = StepSampler(24, batch_size=24, seed=0, start=0, stop=1)
-    with pytest.raises(DataError, match="the file is missing") as caught:
+    with pytest.raises(DataError, match="does not exist") as caught:
         list(load(PanoramaViews(panoramas, views()), sampler, workers))
     assert "\n" not in str(caught.value)
 

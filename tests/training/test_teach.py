@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from sal360.errors import DataError, ParameterError
 from training.checkpoint import save_checkpoint
 from training.data.gaze.datasets import GazeConfig
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
-from training.data.taught_maps import read_taught, write_taught
+from training.data.taught_maps import names_below, read_taught, write_taught
 from training.models.prior import row_weights
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 from training.teach import TeachConfig, teach
@@ -101,6 +102,13 @@ def test_unusable_maps_are_named(tmp_path: Path, maps: dict[str, Reals], found: 
     write_taught(path, maps)
     with pytest.raises(DataError, match=found):
         read_taught(path, ["one.png"], (2, 4))
+
+
+def test_maps_are_found_by_names_that_are_not_utf8(tmp_path: Path) -> None:
+    names = names_below(tmp_path, [str(tmp_path / "part" / os.fsdecode(b"caf\xe9.jpg")), str(tmp_path / "café.jpg")])
+    write_taught(tmp_path / "taught.npz", {name: np.full((2, 4), 1.0 + i) for i, name in enumerate(names)})
+    first, second = read_taught(tmp_path / "taught.npz", names, (2, 4))
+    assert (first[0, 0], second[0, 0]) == (1, 2)
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -13,9 +15,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from sal360.errors import DataError, Sal360Error
+from sal360.errors import DataError, Sal360Error, TrainingError
 from training.config import SettingError
 
+_BATCHES_AHEAD = 4
+"""Batches that each loader process keeps ready, in shared memory."""
+_SHARED_MEMORY = "/dev/shm"
 Key = tuple[int, int]
 """(epoch, index): a data set's `__getitem__` gets both, so that its random draws differ between epochs."""
 
@@ -100,7 +105,13 @@ def load(samples: Samples, sampler: StepSampler, workers: int) -> Iterator[Any]:
 
     Raises:
         DataError: as the data set raised it, also in a loader process.
+        SettingError: shared memory is too small for the loader processes.
+        TrainingError: a loader process died.
     """
+    keys = next(iter(sampler), None)
+    if workers and keys:
+        sample = _Reporting(samples)[keys[0]]
+        require_shared_memory(len(keys) * _bytes_of(sample), workers)
     return raise_failures(
         DataLoader(_Reporting(samples), batch_sampler=sampler, collate_fn=collate_or_fail, **loader_options(workers))
     )
@@ -111,10 +122,39 @@ def loader_options(workers: int) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
-        "prefetch_factor": 4 if workers else None,
+        "prefetch_factor": _BATCHES_AHEAD if workers else None,
         "worker_init_fn": _one_thread,
         "generator": torch.Generator(),  # else a loader, when it starts, draws from the training's generator
     }
+
+
+def require_shared_memory(batch_bytes: int, workers: int) -> None:
+    """Refuse loader processes whose batches do not fit into shared memory: they would be killed, or hang.
+
+    Args:
+        batch_bytes: size of a batch of one process.
+        workers: number of loader processes beside it.
+
+    Raises:
+        SettingError: naming `workers`.
+    """
+    if not workers or not os.path.isdir(_SHARED_MEMORY):  # macOS has no such folder
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed = processes * (workers * _BATCHES_AHEAD + 2) * batch_bytes  # two are in use by the training
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed > free:
+        megabytes = -(-needed // 10**6)
+        raise SettingError(
+            {"workers": workers},
+            f"0, or {megabytes} MB free in {_SHARED_MEMORY}, which has {free // 10**6} MB"
+            f" (containers: --shm-size={2 * megabytes}m)",
+        )
+
+
+def _bytes_of(sample: Any) -> int:
+    """Memory that a sample takes in a batch."""
+    return sum(part.nbytes if isinstance(part, np.ndarray) else 8 for part in sample)
 
 
 class Failure(NamedTuple):
@@ -135,11 +175,21 @@ def raise_failures(batches: Iterable[Any]) -> Iterator[Any]:
 
     Raises:
         DataError: it was raised in a loader process.
+        TrainingError: a loader process died.
     """
-    for batch in batches:
-        if isinstance(batch, Failure):
-            raise DataError(batch.found, batch.remedy, expected=batch.expected)
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, Failure):
+                raise DataError(batch.found, batch.remedy, expected=batch.expected)
+            yield batch
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "DataLoader worker" not in text:
+            raise
+        raise TrainingError(
+            f"a loader process died ({text[:120]})",
+            f"give it more memory, and in containers a larger {_SHARED_MEMORY} (--shm-size), or set workers to 0",
+        ) from None
 
 
 def collate_or_fail(items: list[Any]) -> Any:

@@ -6,24 +6,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from sal360.arrays import Pixels
 from sal360.errors import DataError, FrameError
 from sal360.files import write_text, written_beside
+from sal360.images import decode_picture, read_picture
 from sal360.predictor import check_frame
+from sal360.sources.pictures import FolderContent, look_into
 from training.config import require_at_least, require_path
 from training.data.loader import Key
 from training.data.views import ViewPair, resize
@@ -34,8 +35,7 @@ class PanoramaConfig:
     """Which panoramas are read, and at what size."""
 
     root: str
-    """Folder of panoramas (jpg, png, webp; searched recursively), or of tar shards from
-    `python -m training.data.shards`."""
+    """Folder of panoramas (searched recursively), or of tar shards from `python -m training.data.shards`."""
     height: int = 160
     """Height to which panoramas are reduced when they are read, pixels; the width is twice that."""
     cache: str = ""
@@ -46,16 +46,16 @@ class PanoramaConfig:
         require_at_least("height", self.height, 16)
 
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_UNUSABLE = 0.1
 """Max fraction of unusable files; more mean that the folder is the wrong one."""
-
-# A limit against hostile uploads, below the 16384 x 8192 of a usual panorama; these files are the user's own.
-Image.MAX_IMAGE_PIXELS = None
+_READER = b"upright, 16 bits scaled\n"
+"""Part of the cache's name: it changes when the same files are read to other pixels."""
+MAX_PIXELS = 2**28
+"""Max size of a panorama, 23170 x 11585. Files for training may be larger than a camera's frames."""
 
 
 def read_panorama(path: str | Path, height: int, data: bytes | None = None) -> Pixels:
-    """A picture file as (height, 2 * height, 3) uint8 RGB.
+    """A picture file as (height, 2 * height, 3) uint8 RGB, turned upright as its EXIF orientation says.
 
     Args:
         path: of the file, or its name in errors if `data` is given.
@@ -63,20 +63,32 @@ def read_panorama(path: str | Path, height: int, data: bytes | None = None) -> P
         data: the file's bytes; None reads the file.
 
     Raises:
-        DataError: it is missing, cannot be decoded to its end, or is not 2:1.
+        DataError: it is missing, is not a whole picture, or is not 2:1.
     """
+
+    def decode(min_height: int) -> Pixels:
+        if data is None:
+            return read_picture(path, min_height=min_height, max_pixels=MAX_PIXELS)
+        return decode_picture(data, str(path), min_height=min_height, max_pixels=MAX_PIXELS)
+
     try:
-        with Image.open(path if data is None else io.BytesIO(data)) as picture:
-            check_frame(picture.height, picture.width)
-            picture.draft("RGB", (2 * height, height))  # a large JPEG is decoded at the nearest larger size
-            pixels = np.asarray(picture.convert("RGB"))
+        picture = decode(height)  # a large JPEG is decoded at the nearest larger size
+        if not is_panoramic(picture):
+            rows, columns = decode(0).shape[:2]
+            raise DataError(f"{path} is {columns} x {rows}", "convert or remove it", expected="twice as wide as high")
     except FrameError as error:
-        raise DataError(f"{path}: {error.found}", "convert or remove it", expected=error.expected) from None
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-        # ValueError, SyntaxError: Pillow's answers to some malformed headers
-        reason = "the file is missing" if isinstance(error, FileNotFoundError) else f"cannot be decoded ({error})"
-        raise DataError(f"{path}: {reason}", "replace or remove it", expected="a whole jpg, png or webp") from None
-    return resize(pixels, height)
+        remedy = "reduce or remove it" if error.reason == "too_large" else error.remedy
+        raise DataError(error.found, remedy, expected=error.expected) from None
+    return resize(np.ascontiguousarray(picture[:, :, ::-1]), height)
+
+
+def is_panoramic(picture: Pixels) -> bool:
+    """Whether a picture is about twice as wide as high, as `check_frame` has it for frames."""
+    try:
+        check_frame(*picture.shape[:2])
+    except FrameError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,8 @@ class Panoramas:
     """What is wrong with each of the other files, one line per file."""
     height: int
     """Rows, pixels."""
+    left_out: str = ""
+    """What else the folder holds: hidden files, videos and pictures in formats that are not read."""
     cache: str = ""
     """File with all panoramas decoded, one after the other; empty: each is decoded when it is asked for."""
 
@@ -133,7 +147,8 @@ def open_panoramas(config: PanoramaConfig) -> Panoramas:
     root = Path(config.root)
     if not root.is_dir():
         raise DataError(f"there is no folder {root}", "check the path", expected="a folder of panoramas")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    content = look_into(root, recursive=True)
+    paths = sorted(content.pictures)
     if not config.cache:
         panoramas = _checked(paths, config, None)
     else:
@@ -141,37 +156,48 @@ def open_panoramas(config: PanoramaConfig) -> Panoramas:
         index = data.with_suffix(".json")
         if index.is_file():  # written after the data, so they are complete
             found = json.loads(index.read_text(encoding="utf-8"))
-            panoramas = Panoramas(tuple(found["paths"]), tuple(found["unusable"]), config.height, str(data))
+            panoramas = Panoramas(tuple(found["paths"]), tuple(found["unusable"]), config.height)
         else:
             with written_beside(data) as temporary:
                 panoramas = _checked(paths, config, temporary)
-            panoramas = Panoramas(panoramas.paths, panoramas.unusable, config.height, str(data))
             write_text(index, json.dumps({"paths": panoramas.paths, "unusable": panoramas.unusable}))
-    refuse_unusable(len(panoramas), panoramas.unusable, str(root))
+        panoramas = replace(panoramas, cache=str(data))
+    panoramas = replace(panoramas, left_out=_left_out(content))
+    _refuse_unusable(panoramas, root)
+    if os.environ.get("RANK", "0") == "0":  # one process of those that torchrun started
+        print(describe(panoramas), file=sys.stderr)
     return panoramas
 
 
-def refuse_unusable(usable: int, unusable: Sequence[str], where: str) -> None:
-    """Stop if too few panoramas are left.
-
-    Raises:
-        DataError: fewer than two panoramas are usable, or more than 10 % of the files are not.
-    """
-    example = f" (first: {unusable[0]})" if unusable else ""
+def _refuse_unusable(panoramas: Panoramas, root: Path) -> None:
+    """DataError if fewer than two panoramas are usable, or more than 10 % of the files are not."""
+    usable, unusable = len(panoramas), len(panoramas.unusable)
+    example = f" (first: {panoramas.unusable[0]})" if unusable else ""
     if usable < 2:
-        found = f"{where} has {usable} usable panoramas and {len(unusable)} unusable files{example}"
-        raise DataError(
-            found, "check the path", expected="at least 2 panoramas in jpg, png or webp, twice as wide as high"
-        )
-    if len(unusable) > MAX_UNUSABLE * (usable + len(unusable)):
-        found = f"{len(unusable)} of {usable + len(unusable)} files in {where} are unusable{example}"
+        found = f"{root} has {usable} usable panoramas and {unusable} unusable files{example}"
+        if panoramas.left_out:
+            found += f"; it also has {panoramas.left_out}"
+        raise DataError(found, "check the path", expected="at least 2 panoramas, twice as wide as high")
+    if unusable > MAX_UNUSABLE * (usable + unusable):
+        found = f"{unusable} of {usable + unusable} files in {root} are unusable{example}"
         raise DataError(found, "repair or remove them, or check the path", expected=f"at most {MAX_UNUSABLE:.0%}")
 
 
+def _left_out(content: FolderContent) -> str:
+    kinds = {
+        "hidden pictures and folders of thumbnails": content.hidden,
+        "pictures in formats that are not read": content.other_formats,
+        "videos": content.videos,
+    }
+    return ", ".join(f"{kind}: {len(paths)} (such as {paths[0]})" for kind, paths in kinds.items() if paths)
+
+
 def describe(panoramas: Panoramas) -> str:
-    """The number of panoramas, and every unusable file with its reason."""
-    lines = [f"{len(panoramas)} panoramas, {len(panoramas.unusable)} unusable files skipped"]
-    return "\n".join([*lines, *(f"  skipped {each}" for each in panoramas.unusable)])
+    """The number of panoramas, what is left out, and every unusable file with its reason."""
+    first = f"{len(panoramas)} panoramas, {len(panoramas.unusable)} unusable files skipped"
+    if panoramas.left_out:
+        first += f"; left out: {panoramas.left_out}"
+    return "\n".join([first, *(f"  skipped {each}" for each in panoramas.unusable)])
 
 
 def _checked(paths: Sequence[Path], config: PanoramaConfig, cache: Path | None) -> Panoramas:
@@ -196,14 +222,16 @@ def _decode_all(paths: Sequence[Path], height: int) -> Iterator[tuple[Path, Pixe
         except DataError as error:
             return path, np.empty(0, np.uint8), error.found
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
-        yield from tqdm(pool.map(decode, paths), total=len(paths), desc="panoramas", unit="file", leave=False)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes without the interpreter's lock
+        found = pool.map(decode, paths)
+        yield from tqdm(found, total=len(paths), desc="panoramas", unit="file", leave=False, disable=None)
 
 
 def _fingerprint(paths: Sequence[Path], config: PanoramaConfig) -> str:
     """A hash of the files' names, sizes and times, so that a changed folder gets another cache."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_READER)
     for path in paths:
         status = path.stat()
-        digest.update(f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{config.height}\n".encode())
+        digest.update(os.fsencode(path.resolve()))  # any name, UTF-8 or not
+        digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0{config.height}\n".encode())
     return digest.hexdigest()[:16]

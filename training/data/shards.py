@@ -26,8 +26,8 @@ from sal360.arrays import Pixels
 from sal360.errors import DataError, one_line_errors
 from sal360.files import write_text, written_beside
 from training.config import read_config, require_at_least
-from training.data.loader import Failure, collate_or_fail, loader_options, raise_failures
-from training.data.panoramas import PanoramaConfig, describe, open_panoramas, read_panorama
+from training.data.loader import Failure, collate_or_fail, loader_options, raise_failures, require_shared_memory
+from training.data.panoramas import PanoramaConfig, open_panoramas, read_panorama
 from training.data.views import ViewPair
 from training.loop import LoopConfig
 
@@ -178,7 +178,11 @@ class ShardedViews(IterableDataset[Any]):
 
         Raises:
             DataError: a shard is missing or broken.
+            SettingError: shared memory is too small for the loader processes.
+            TrainingError: a loader process died.
         """
+        rows, columns = self.views.config.height, 2 * self.views.config.height
+        require_shared_memory(self.size * 2 * 3 * rows * columns, self.workers)
         return raise_failures(DataLoader(self, batch_size=None, **loader_options(self.workers)))
 
 
@@ -210,12 +214,11 @@ def write_shards(config: WriteShardsConfig) -> Shards:
     if (out / INDEX).exists():
         raise DataError(f"{out / INDEX} exists", "choose a folder without shards")
     panoramas = open_panoramas(config.data)
-    print(describe(panoramas), file=sys.stderr)
     order = np.random.default_rng(0).permutation(len(panoramas))
     parts = np.array_split(order, -(-len(panoramas) // config.per_shard))
     names = tuple(f"{number:06d}.tar" for number in range(len(parts)))
     index = 0
-    for name, part in zip(tqdm(names, unit="shard"), parts, strict=True):
+    for name, part in zip(tqdm(names, unit="shard", disable=None), parts, strict=True):
         with written_beside(out / name) as temporary, open(temporary, "wb") as file, TarWriter(file, mtime=0) as tar:
             for i in part:
                 path = Path(panoramas.paths[i])

@@ -69,7 +69,9 @@ def _is_density(array: NDArray[Any]) -> bool:
 
 def names_below(root: str | Path, paths: Sequence[str]) -> list[str]:
     """The names of the panoramas at `paths` in a file of maps: their paths below `root`, which a copy keeps."""
-    return [Path(path).relative_to(root).as_posix() for path in paths]
+    names = [Path(path).relative_to(root).as_posix() for path in paths]
+    # .npz takes text alone: bytes that are not UTF-8 are written as \xe9
+    return [name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names]
 
 
 def average_to(density: Reals, map_size: tuple[int, int]) -> Density:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from sal360.errors import DataError
+from sal360.errors import DataError, FrameError
+from sal360.images import read_picture
+from sal360.sources.pictures import is_hidden
+from training.data.panoramas import MAX_PIXELS
 
 Identity = TypeVar("Identity", bound=Hashable)
-_END_MARKS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 
 
 def require_folder(root: str | Path) -> Path:
@@ -30,13 +32,15 @@ def files_by_identity(
 ) -> dict[Identity, Path]:
     """All files below `root` whose whole name matches, by what `identity` makes of the match and the path.
 
+    Hidden files and folders are left out.
+
     Raises:
         DataError: two files have the same identity.
     """
     found: dict[Identity, Path] = {}
     for path in sorted(root.rglob("*")):
         match = pattern.fullmatch(path.name)
-        if match is None or not path.is_file():
+        if match is None or not path.is_file() or any(map(is_hidden, path.relative_to(root).parts)):
             continue
         key = identity(match, path)
         if key in found:
@@ -90,10 +94,9 @@ class Inventory:
         return not self.problems and all(found >= expected for found, expected in self.counts.values())
 
 
-def check_picture_end(path: Path) -> None:
-    """DataError if a JPEG or PNG file lacks its end mark, so was cut short. The picture is not decoded."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))  # some writers pad after the mark
-        tail = file.read()
-    if _END_MARKS[path.suffix.lower()] not in tail:
-        raise DataError(f"{path} is cut short", "copy it again")
+def check_picture(path: Path) -> None:
+    """DataError if a picture is not whole; a JPEG is decoded at an eighth of its size."""
+    try:
+        read_picture(path, min_height=1, max_pixels=MAX_PIXELS)
+    except FrameError as error:
+        raise DataError(error.found, error.remedy, expected=error.expected) from None

@@ -10,6 +10,7 @@ docs/reproduce.md follow from the row.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -228,7 +229,13 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
     Raises:
         DataError: files are missing, short or broken.
     """
-    return DATASETS[config.dataset].open(config, panorama_height, fov_deg)
+    split = DATASETS[config.dataset].open(config, panorama_height, fov_deg)
+    for part, records in (("training", split.training), ("measured", split.measuring)):
+        if records.left_out:
+            print(f"{config.dataset}, {part} part, left out: {records.left_out}", file=sys.stderr)
+    if split.measuring.left_out:
+        return split._replace(description=f"{split.description} (left out: {split.measuring.left_out})")
+    return split
 
 
 def load_gaze(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:

@@ -171,7 +171,7 @@ def read_fixation_list(path: str | Path) -> Scanpath:
 def _header(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"there is no {path}", "give the CSV log of a headset")
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         return [name.strip().lower() for name in file.readline().split(",")]
 
 

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from sal360.arrays import Density, Floats, Pixels, Reals
 from sal360.density import normalised
-from sal360.errors import DataError
+from sal360.errors import DataError, FrameError
 from sal360.ground_truth import GazeRecord
+from sal360.images import read_picture
 from sal360.projection import Viewport
-from training.data.gaze.dataset_files import Inventory, check_picture_end, require_folder
+from training.data.gaze.dataset_files import Inventory, check_picture, require_folder
 from training.data.gaze.placed_photographs import draw_picture, gaze_on_sphere, viewport_at
 from training.data.gaze.records import GazeRecords
 
@@ -55,13 +56,17 @@ class Photograph:
         Raises:
             DataError: the file is missing, broken or not 800 x 600.
         """
-        picture = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
-        if picture is None or picture.shape != (HEIGHT_PX, WIDTH_PX, 3):
-            found = "cannot be read" if picture is None else f"is {picture.shape[1]} x {picture.shape[0]}"
-            raise DataError(f"{self.path} {found}", _REMEDY, expected="a photograph of 800 x 600")
+        try:
+            picture = read_picture(self.path)
+        except FrameError as error:
+            raise DataError(error.found, _REMEDY, expected=error.expected) from None
+        if picture.shape != (HEIGHT_PX, WIDTH_PX, 3):
+            found = f"{self.path} is {picture.shape[1]} x {picture.shape[0]}"
+            raise DataError(found, _REMEDY, expected="a photograph of 800 x 600")
         if width != WIDTH_PX:
-            picture = cv2.resize(picture, (width, width * HEIGHT_PX // WIDTH_PX), interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(picture[:, :, ::-1], np.uint8)
+            size = width, width * HEIGHT_PX // WIDTH_PX
+            picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return np.ascontiguousarray(picture[:, :, ::-1])
 
     def density(
         self, width: int = WIDTH_PX, sigma_px: float = SIGMA_PX, subjects: Sequence[int] | None = None
@@ -178,7 +183,7 @@ def inventory(root: str | Path) -> Inventory:
     stimuli = sorted((folder / "stimuli").glob("*.jpg"))
     found.count("photographs", len(stimuli), PHOTOGRAPHS)
     for path in stimuli:
-        found.try_file(partial(check_picture_end, path))
+        found.try_file(partial(check_picture, path))
     try:
         photographs = read_osie(folder)
     except DataError as error:

@@ -26,6 +26,8 @@ class GazeRecords(Sequence[GazeRecord]):
     """The names of the records, in their order."""
     sigma_deg: float
     """Blur that makes fixations comparable with the records' densities, degrees."""
+    left_out: str = ""
+    """What was lost in the recording and is left out, counted; empty if nothing is."""
 
     @abstractmethod
     def read(self, index: int) -> GazeRecord:
@@ -56,7 +58,7 @@ class GazeSubset(GazeRecords):
     def __init__(self, records: GazeRecords, indices: Iterable[int]) -> None:
         self._records, self._indices = records, [int(each) for each in indices]
         self.names = tuple(records.names[each] for each in self._indices)
-        self.sigma_deg = records.sigma_deg
+        self.sigma_deg, self.left_out = records.sigma_deg, records.left_out
 
     def read(self, index: int) -> GazeRecord:
         return self._records.read(self._indices[index])

@@ -22,7 +22,7 @@ from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
 from training.data.gaze.dataset_files import (
     Inventory,
-    check_picture_end,
+    check_picture,
     files_by_identity,
     require_files,
     require_folder,
@@ -155,7 +155,9 @@ def read_scanpaths(path: Path) -> tuple[Floats, Integers, Floats]:
     """
     if not path.is_file():
         raise DataError(f"there is no {path}", "copy the data set again", expected="scanpaths")
-    rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    header, *rows = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() or [""]
+    if re.match(r"[\s\d.,;+-]*$", header):
+        raise DataError(f"{path} has no header row", "put it back", expected="index, longitude, latitude, start")
     try:
         table = np.loadtxt(rows, delimiter=",", usecols=(0, 1, 2, 3), ndmin=2) if rows else np.zeros((0, 4))
     except ValueError as error:
@@ -189,7 +191,7 @@ def inventory(root: str | Path) -> Inventory:
         found.count(f"HE scanpaths {eye}".rstrip(), len(of_eye), IMAGES)
         found.problems += [f"P{n} lacks its HE scanpaths {eye}".rstrip() for n in sorted(set(pictures) - set(of_eye))]
     for path in pictures.values():
-        found.try_file(partial(check_picture_end, path))
+        found.try_file(partial(check_picture, path))
     for path in maps.values():
         found.try_file(partial(map_shape, path))
     for path in scanpaths.values():

@@ -21,7 +21,7 @@ from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from training.data.gaze.dataset_files import (
     Inventory,
-    check_picture_end,
+    check_picture,
     files_by_identity,
     require_files,
     require_folder,
@@ -137,7 +137,7 @@ def inventory(root: str | Path) -> Inventory:
         found.count(f"runs {condition}", len(names), PANORAMAS)
         found.problems += [f"{name} lacks its runs {condition}" for name in sorted(set(pictures) - set(names))]
     for path in pictures.values():
-        found.try_file(partial(check_picture_end, path))
+        found.try_file(partial(check_picture, path))
     for path in runs.values():
         found.try_file(partial(read_runs, path))
     return found

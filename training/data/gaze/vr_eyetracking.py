@@ -3,7 +3,7 @@
 On disk: `{id}….mp4` and `Gaze_txt_files/p{observer}/{id}….txt`, where the first three digits of a name are the video,
 and `train_test_set.xlsx` with the split. A line of text is `frame, number from 1, forward, head x, head y, eye, gaze x,
 gaze y`, positions as fractions of the panorama from its BOTTOM left corner.
-`VrEyeTracking` takes every 30th frame: its gaze is read by `read_gaze`, its picture by `read_video_frame`.
+`VrEyeTracking` takes every 30th frame: `read_gaze` reads its gaze at once, `read_video_frame` its picture on demand.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from tqdm import tqdm
 
 from sal360.arrays import Floats, Integers, Pixels
 from sal360.density import HEADSET_SIGMA_DEG, spherical_density
 from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
+from sal360.sources.video_completeness import is_cut
 from training.data.gaze.dataset_files import Inventory, files_by_identity, require_files, require_folder
 from training.data.gaze.records import GazeRecords, directions_of_positions
 
@@ -32,7 +34,6 @@ SPLIT_SHEET = "train_test_set.xlsx"
 _VIDEO = re.compile(r"(\d{3}).*\.(mp4|avi|mkv|mov)", re.IGNORECASE)
 _GAZE = re.compile(r"(\d{3}).*\.txt")
 _OBSERVER = re.compile(r"p(\d{3})")
-_TAIL_BYTES = 4096
 
 
 class VrEyeTracking(GazeRecords):
@@ -60,34 +61,34 @@ class VrEyeTracking(GazeRecords):
     ) -> None:
         folder = require_folder(root)
         self.sigma_deg, self._map_height = sigma_deg, map_height
-        self._videos, self._gaze = _index(folder)
+        self._videos, files = _index(folder)
         ids = in_split(folder, self._videos, split)
         require_files(self._videos, ids, "videos", folder)
-        require_files(self._gaze, ids, "folders of gaze", folder)
-        self._keys = [
-            (video, frame)
-            for video in ids
-            for frame in range(frame_step, _last_frame(self._gaze[video]) + 1, frame_step)
-        ]
+        require_files(files, ids, "folders of gaze", folder)
+        self._gaze = {
+            video: _read_every(files[video], frame_step)
+            for video in tqdm(ids, desc="gaze", unit="video", leave=False, disable=None)
+        }
+        self._keys = [(video, int(frame)) for video, gaze in self._gaze.items() for frame in np.unique(gaze.frame)]
         if not self._keys:
             raise DataError(f"{root} has no frame of the split {split}", "check the path", expected="videos with gaze")
         self.names = tuple(f"{video:03d}/{frame}" for video, frame in self._keys)
+        frames = sum(int(gaze.last_frame) // frame_step for gaze in self._gaze.values())
+        lost = sum(gaze.lost for gaze in self._gaze.values())
+        if lost or frames > len(self._keys):
+            self.left_out = f"frames without gaze: {frames - len(self._keys)}, lost samples: {lost}"
 
     def read(self, index: int) -> GazeRecord:
         video, frame = self._keys[index]
-        number, observer, directions = _gaze_of_video(self._gaze[video])
-        shown = number == frame
-        if not shown.any():
-            raise DataError(
-                f"frame {frame} of video {video:03d} has no gaze", "copy it again", expected="gaze in every frame"
-            )
+        gaze = self._gaze[video]
+        shown = gaze.frame == frame
         return GazeRecord(
             name=self.names[index],
             panorama=partial(read_video_frame, self._videos[video], frame - 1),
-            fixations=directions[shown],
-            observer=observer[shown],
+            fixations=gaze.direction[shown],
+            observer=gaze.observer[shown],
             time_s=np.full(int(shown.sum()), np.nan),
-            density=spherical_density(directions[shown], self._map_height, 2 * self._map_height, self.sigma_deg),
+            density=spherical_density(gaze.direction[shown], self._map_height, 2 * self._map_height, self.sigma_deg),
         )
 
 
@@ -126,64 +127,67 @@ def read_first_column(path: Path, sheet: str) -> list[int]:
     return numbers
 
 
+class _Gaze(NamedTuple):
+    """Gaze of all people on the frames of one video that are records."""
+
+    frame: Integers
+    """(n,) from 1."""
+    observer: Integers
+    """(n,)"""
+    direction: Floats
+    """Unit vectors (n, 3)."""
+    last_frame: int
+    """The last frame of the video that anybody saw."""
+    lost: int
+    """Number of samples of those frames that the eye tracker lost."""
+
+
+def _read_every(files: dict[int, Path], frame_step: int) -> _Gaze:
+    frames, observers, directions, last_frame, lost = [], [], [], 0, 0
+    for person, path in sorted(files.items()):
+        frame, direction = read_gaze(path)
+        last_frame = max(last_frame, int(frame[-1]))
+        sampled = frame % frame_step == 0
+        is_seen = np.isfinite(direction).all(axis=1)
+        lost += int((sampled & ~is_seen).sum())
+        sampled &= is_seen
+        frames.append(frame[sampled])
+        observers.append(np.full(int(sampled.sum()), person))
+        directions.append(direction[sampled])
+    return _Gaze(np.concatenate(frames), np.concatenate(observers), np.concatenate(directions), last_frame, lost)
+
+
 def read_gaze(path: Path) -> tuple[Integers, Floats]:
-    """Frame numbers (n,) from 1, and gaze directions (n, 3), of one person and video.
+    """Frame numbers (n,) from 1, and gaze directions (n, 3), of one person and video; NaN where the tracker lost it.
 
     Raises:
         DataError: the file is missing or malformed, or gaze lies outside the panorama.
     """
     if not path.is_file():
-        raise DataError(f"there is no {path}", "copy the data set again", expected="gaze")
-    return _parse_gaze(path.read_text(encoding="utf-8", errors="replace").splitlines(), path)
-
-
-def _gaze_of_video(files: dict[int, Path]) -> tuple[Integers, Integers, Floats]:
-    """Frame numbers (n,), observers (n,) and directions (n, 3) of all people on one video."""
-    return _read_all(tuple(sorted(files.items())))
-
-
-@lru_cache(maxsize=4)
-def _read_all(files: tuple[tuple[int, Path], ...]) -> tuple[Integers, Integers, Floats]:
-    parts = [(person, *read_gaze(path)) for person, path in files]
-    return (
-        np.concatenate([number for _, number, _ in parts]),
-        np.concatenate([np.full(len(number), person) for person, number, _ in parts]),
-        np.concatenate([directions for _, _, directions in parts]),
-    )
-
-
-def _last_frame(files: dict[int, Path]) -> int:
-    """The last frame that any person saw."""
-    return max(int(_parse_gaze_end(path)[0][-1]) for path in files.values())
-
-
-def _parse_gaze_end(path: Path) -> tuple[Integers, Floats]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return _parse_gaze(lines[1:] if size > _TAIL_BYTES else lines, path)  # the first of a cut is no whole line
-
-
-def _parse_gaze(lines: list[str], path: Path) -> tuple[Integers, Floats]:
+        raise DataError(f"there is no {path}", "copy the data set again")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     try:
         table = np.loadtxt(lines, delimiter=",", usecols=(1, 6, 7), ndmin=2) if lines else np.zeros((0, 3))
     except ValueError as error:
         raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields a line") from None
-    inside = ((table[:, 1:] >= 0) & (table[:, 1:] <= 1)).all(axis=1)
-    if len(table) == 0 or not inside.all():
-        where = f"{path} has no lines" if len(table) == 0 else f"{path} has gaze outside the panorama"
-        raise DataError(where, "copy it again", expected="gaze from 0 to 1")
-    return table[:, 0].astype(np.int64), directions_of_positions(table[:, 1], 1 - table[:, 2])
+    if len(table) == 0:
+        raise DataError(f"{path} has no lines", "copy it again")
+    position = table[:, 1:]
+    position[(position == 0).all(axis=1)] = np.nan  # how trackers write a lost sample, if they do not write NaN
+    outside = ((position < 0) | (position > 1)).any(axis=1)
+    if outside.any():
+        line = int(np.flatnonzero(outside)[0]) + 1
+        raise DataError(f"line {line} of {path} has gaze outside the panorama", "copy it again", expected="0 to 1")
+    return table[:, 0].astype(np.int64), directions_of_positions(position[:, 0], 1 - position[:, 1])
 
 
 class _Place(NamedTuple):
     """Where a frame lies in its file."""
 
     shown: int
-    """Its presentation time stamp."""
+    """Its presentation timestamp."""
     decode_from: int
-    """The decoding time stamp of the last key frame that is not shown after it: containers seek by those."""
+    """The decoding timestamp of the last key frame that is not shown after it; containers seek by these."""
 
 
 def read_video_frame(path: str | Path, index: int) -> Pixels:
@@ -197,7 +201,7 @@ def read_video_frame(path: str | Path, index: int) -> Pixels:
         raise DataError(
             f"frame {index} of {path}", "check the gaze data's frame numbers", expected=f"0 to {len(places) - 1}"
         )
-    with av.open(str(path)) as container:
+    with open(path, "rb") as file, av.open(file) as container:  # PyAV takes only names that are UTF-8
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         container.seek(places[index].decode_from, stream=stream)
@@ -207,28 +211,22 @@ def read_video_frame(path: str | Path, index: int) -> Pixels:
     raise DataError(f"frame {index} of {path} cannot be decoded", "copy it again", expected="a whole video")
 
 
-def check_video_frames(path: Path) -> None:
-    """DataError if a video ends more than a second before its header says: it was cut short.
-
-    Only the packets after the last key frame are read, so this is fast for videos of any length.
-    """
+def check_video(path: Path) -> None:
+    """DataError if a file is no video, or is cut short."""
+    if is_cut(path):
+        raise DataError(f"{path} is cut short", "copy it again")
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            unit_s, duration = float(stream.time_base or 0), stream.duration or 0
-            container.seek(duration + (stream.start_time or 0), stream=stream)
-            last = max((each.pts for each in container.demux(stream) if each.pts is not None), default=0)
-    except (av.FFmpegError, IndexError, OSError) as error:
+        with path.open("rb") as file, av.open(file) as container:
+            container.streams.video[0]
+    except (av.FFmpegError, IndexError) as error:
         raise DataError(f"{path} cannot be read ({error})", "copy it again", expected="a video") from None
-    if last * unit_s < duration * unit_s - 1:
-        raise DataError(f"{path} is cut short", "copy it again", expected=f"{duration * unit_s:.0f} s of video")
 
 
 @lru_cache(maxsize=8)
 def _places(path: str) -> tuple[_Place, ...]:
-    """Of every frame in the order of display, out of the packets alone."""
+    """The place of every frame, in the order of display, from the packets alone."""
     try:
-        with av.open(path) as container:
+        with open(path, "rb") as file, av.open(file) as container:
             packets = [
                 (packet.pts, packet.pts if packet.dts is None else packet.dts, packet.is_keyframe)
                 for packet in container.demux(container.streams.video[0])
@@ -244,7 +242,7 @@ def _places(path: str) -> tuple[_Place, ...]:
 
 
 def inventory(root: str | Path) -> Inventory:
-    """What a copy holds; of each gaze file only the end is read."""
+    """What a copy holds: every video needs the gaze of 31 people."""
     folder = require_folder(root)
     videos, gaze = _index(folder)
     found = Inventory()
@@ -257,9 +255,9 @@ def inventory(root: str | Path) -> Inventory:
         if len(files) < OBSERVERS_A_VIDEO:
             found.problems.append(f"video {video:03d} has gaze of {len(files)} people; expected {OBSERVERS_A_VIDEO}")
         for path in files.values():
-            found.try_file(partial(_parse_gaze_end, path))
+            found.try_file(partial(read_gaze, path))
     for path in videos.values():
-        found.try_file(partial(check_video_frames, path))
+        found.try_file(partial(check_video, path))
     return found
 
 
