@@ -67,7 +67,7 @@ class Snapshot:
     is_stuck: bool
     """Whether frames arrive, but none has been answered or rejected for `WINDOW_S` seconds."""
     is_settled: bool
-    """Whether the node has been active for `WINDOW_S` seconds, so that shares of the window mean something."""
+    """Whether frames have been arriving for `WINDOW_S` seconds without a pause, so that shares of the window count."""
     recently_received: int
     recently_answered: int
     received_hz: float
@@ -111,13 +111,17 @@ class FrameStatistics:
         self._start_s = clock()
         self._counts: dict[tuple[str, str], _Count] = defaultdict(_Count)  # by "frames" or "rejected"; event or reason
         self._last_arrival_s = clock()
+        self._stream_start_s = math.inf  # arrival of the first frame after a pause
         self._waiting_since_s = math.inf  # arrival of the first frame after the last answered or rejected one
         self._answers: deque[tuple[float, float, float]] = deque()  # time, processing time, age; all in seconds
 
     def count_received(self) -> None:
         """Count a frame that has arrived."""
         with self._lock:
-            self._last_arrival_s = self._clock()
+            now_s = self._clock()
+            if math.isinf(self._stream_start_s) or now_s - self._last_arrival_s > SILENCE_S:
+                self._stream_start_s = now_s
+            self._last_arrival_s = now_s
             self._counts["frames", "received"].add(self._last_arrival_s)
             self._waiting_since_s = min(self._waiting_since_s, self._last_arrival_s)
 
@@ -189,7 +193,7 @@ class FrameStatistics:
                 unoriented_share=recent["frames", "unoriented"] / max(1, recent["frames", "looked up"]),
                 is_silent=now_s - self._last_arrival_s > SILENCE_S,
                 is_stuck=now_s - min(self._waiting_since_s, now_s) > WINDOW_S,
-                is_settled=now_s - self._start_s >= WINDOW_S,
+                is_settled=now_s - self._stream_start_s >= WINDOW_S,
                 recently_received=recent["frames", "received"],
                 recently_answered=recent["frames", "answered"],
                 received_hz=recent["frames", "received"] / window_s,

@@ -161,6 +161,12 @@ def test_frames_that_are_rejected_or_just_began_to_come_are_not_held_against_the
     statistics.count_received()
     statistics.count_answered(processing_s=0.4, age_s=0.4)
     assert judged(statistics) == (DiagnosticStatus.OK, "all is well")
+    clock.now_s += 3600  # and after a pause
+    for _ in range(10):
+        statistics.count_received()
+    statistics.count_answered(processing_s=0.4, age_s=0.4)
+    assert judged(statistics) == (DiagnosticStatus.OK, "all is well")
+    clock.now_s += 10
     for index in range(100):
         clock.now_s += 0.1
         statistics.count_received()
