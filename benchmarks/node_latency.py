@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import psutil
 
+from sal360.images import read_picture
 from sal360.samples import bundled_panoramas
 
 WARM_UP_S = 2.0
@@ -66,7 +67,7 @@ def camera(case: Case, seconds: float, published: Any) -> None:
 
     rclpy.init()
     node = rclpy.create_node("benchmark_camera")
-    picture = cv2.imread(str(next(iter(sorted(bundled_panoramas().glob("*.jpg"))))))
+    picture = read_picture(min(bundled_panoramas().glob("*.jpg")))
     picture = cv2.resize(picture, (case.width, case.height), interpolation=cv2.INTER_CUBIC)
     if case.transport == "raw":
         message, topic = image_message(picture, "bgr8", Header(frame_id="camera")), "image"

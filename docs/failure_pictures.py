@@ -16,6 +16,7 @@ import numpy as np
 from docs.make_pictures import HEIGHT, WIDTH, label, write_picture
 from sal360.arrays import Pixels
 from sal360.density import resize_map, sphere_mean
+from sal360.images import read_picture
 from sal360.outputs.overlay import draw_overlay
 from sal360.predictor import Predictor
 from sal360.projection import Viewport, place_on_sphere
@@ -65,7 +66,7 @@ CASES: dict[str, tuple[Sign, ...]] = {
 
 
 def main() -> None:
-    background = cv2.imread(str(bundled_panoramas() / "sunset.jpg"))
+    background = read_picture(bundled_panoramas() / "sunset.jpg")
     background = cv2.resize(background, (2 * _FRAME_HEIGHT, _FRAME_HEIGHT), interpolation=cv2.INTER_LINEAR)
     pictures = []
     with Predictor(precision="fp32", prior_strength=0.0) as predictor:

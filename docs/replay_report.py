@@ -13,6 +13,7 @@ import cv2
 
 from sal360.arrays import Pixels
 from sal360.errors import ParameterError
+from sal360.images import read_picture
 from sal360.samples import bundled_panoramas
 from sal360.sources import open_source
 from sal360.sources.bag import message_types
@@ -46,7 +47,7 @@ def replay_report(folder: Path) -> Pixels:
     # no sandbox: the page is our own, and Chromium's sandbox does not work in containers
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", window, f"--screenshot={picture}"]
     subprocess.run([browser, *options, page], check=True, stderr=subprocess.DEVNULL)
-    return cv2.imread(str(picture))
+    return read_picture(picture)
 
 
 def _turning_camera(path: Path) -> Path:

@@ -379,8 +379,13 @@ def _undecodable(known: PictureFormat, name: str) -> FrameError:
             "convert it to JPEG or PNG",
             reason="unreadable_picture",
         )
+    damaged = f"{name} is damaged or cut short"
+    if known.name in _IN_MESSAGES:
+        return FrameError(f"{damaged} ({known.name})", "replace or remove it", reason="unreadable_picture")
     return FrameError(
-        f"{name} is damaged or cut short ({known.name})", "replace or remove it", reason="unreadable_picture"
+        f"{damaged}, or in a variant of {known.name} that OpenCV does not read",
+        "replace it, or convert it to JPEG or PNG",
+        reason="unreadable_picture",
     )
 
 
@@ -466,7 +471,7 @@ def _lacks_data(content: bytes, structure: JpegStructure) -> bool:
     longer = _MORE_DATA.join(content[start:end] for start, end in zip(starts, ends, strict=True))
     try:
         return _jpeg_samples(content, structure) != _jpeg_samples(longer, structure)
-    except (OSError, ValueError, SyntaxError):  # the decoder of the picture itself was content
+    except Exception:  # arbitrary headers raise arbitrary exceptions; OpenCV found the picture good
         return False
 
 
