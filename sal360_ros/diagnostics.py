@@ -240,7 +240,7 @@ def _output_findings(topic: str, now: OutputCounts, before: OutputCounts, limits
     published, failed, dropped = (
         max(0, getattr(now, name) - getattr(before, name)) for name in ("published", "failed", "dropped")
     )
-    if failed:
+    if failed or now.is_failing:
         yield Finding(WARN if published else ERROR, "", f"{topic} fails: {now.last_error}")
     dropped_share = dropped / max(1, published + failed + dropped)
     if dropped_share > limits.max_dropped_share:

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from sensor_msgs.msg import CompressedImage, Image
 
-from sal360.arrays import Floats
+from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import FrameError, ModelError
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.outputs.stream_time import FrameTime, StreamTime
@@ -27,9 +27,6 @@ from sal360_ros.orientation import LastOrientation
 from sal360_ros.parameters import SaliencyParameters
 from sal360_ros.statistics import FrameStatistics
 from sal360_ros.topics import OutputPublisher, Prediction
-
-OWN_FAULTS = ("inference_failed", "internal_error", "map_not_finite")
-"""Reasons for rejecting a frame that lie in the node, and not in the frame."""
 
 Item = TypeVar("Item")
 
@@ -180,7 +177,7 @@ class SaliencyPipeline:
         self._stream_time = StreamTime()
         self._last_orientation = LastOrientation()
         self._last_stamp_ns: int | None = None
-        self._failures = 0  # one after the other, without a map between them
+        self._failures = 0  # of inference, one after the other
         self._last_failure = ""
         self._is_stopped = False
         self._follower: Worker[Prediction] = Worker("outputs", self._publish_outputs, self._output_error)
@@ -221,8 +218,10 @@ class SaliencyPipeline:
         """
         self._is_stopped = True
         end_s = time.monotonic() + timeout_s
-        ended = [self._answerer.stop(timeout_s), self._follower.stop(max(0.0, end_s - time.monotonic()))]
-        return all(ended)
+        has_answered = self._answerer.stop(timeout_s)
+        if not has_answered:
+            self._statistics.count_rejected("inference_failed")
+        return self._follower.stop(max(0.0, end_s - time.monotonic())) and has_answered
 
     def _answer(self, frame: _Frame) -> None:
         """Publish the map of a frame, or reject it."""
@@ -233,7 +232,7 @@ class SaliencyPipeline:
         image, channels = decode_frame(frame.message, self._rows_needed(parameters), parameters.max_pixels)
         height, width = frame_size(frame.message)
         check_frame(height, width)
-        density = self._predictor.predict(image, channels)
+        density = self._predict(image, channels)
         if self._is_stopped:
             return
         density = scale_prior(density, self._predictor.spec, parameters.prior_strength)
@@ -246,8 +245,18 @@ class SaliencyPipeline:
         age_s = (self._now_ns() - stamp_ns) * 1e-9 if stamp_ns else math.nan
         self._statistics.count_answered(time.perf_counter() - begin_s, age_s)
         self.answered += 1
-        self._failures = 0
         self._pass_on(answer)
+
+    def _predict(self, image: Pixels, channels: str) -> Density:
+        """The map of a frame; failures that do not lie in the frame are counted until one succeeds."""
+        try:
+            density = self._predictor.predict(image, channels)
+        except BaseException as error:
+            if not isinstance(error, FrameError) or error.reason == "map_not_finite":
+                self._failures, self._last_failure = self._failures + 1, describe(error)
+            raise
+        self._failures = 0
+        return density
 
     def _time_of(self, stamp_ns: int, arrival_ns: int) -> FrameTime:
         if self._last_stamp_ns is not None and 0 != stamp_ns < self._last_stamp_ns:
@@ -286,11 +295,8 @@ class SaliencyPipeline:
             reason = error.reason
         else:
             reason = "inference_failed" if isinstance(error, ModelError) else "internal_error"
-        line = describe(error)
-        if reason in OWN_FAULTS:
-            self._failures, self._last_failure = self._failures + 1, line
         self._statistics.count_rejected(reason)
-        self._warnings.warn(reason, f"frame rejected ({reason}): {line}")
+        self._warnings.warn(reason, f"frame rejected ({reason}): {describe(error)}")
 
     def _pass_on(self, answer: Prediction) -> None:
         wanted = [output for output in self._outputs if output.is_wanted]

@@ -196,13 +196,14 @@ def test_loss_in_transport_is_a_warning_while_it_lasts(clock):
 def test_an_output_is_judged_by_what_became_of_it_lately():
     watch = OutputWatch()
 
-    def found(now_s, **counts):
+    def found(now_s, is_failing=False, **counts):
         totals = {"published": 0, "failed": 0, "dropped": 0, **counts}
-        outputs = {"overlay": OutputCounts(**totals, last_error="no colours", is_failing=False)}
+        outputs = {"overlay": OutputCounts(**totals, last_error="no colours", is_failing=is_failing)}
         return [(each.level, each.text) for each in watch.findings(outputs, LIMITS, now_s)]
 
     assert found(0, failed=7) == []  # long ago, as far as is known
     assert found(1, failed=9) == [(DiagnosticStatus.ERROR, "overlay fails: no colours")]
+    assert found(1, failed=9, is_failing=True) == [(DiagnosticStatus.ERROR, "overlay fails: no colours")]
     assert found(2, failed=9, published=1) == [(DiagnosticStatus.WARN, "overlay fails: no colours")]
     assert found(8, failed=9, published=20, dropped=10) == []
     text = "overlay skips 80% of the maps, because the outputs are slower than the stream"
