@@ -61,6 +61,7 @@ STOP_S = 2.0
 _CHECK_S = 0.25
 _PROGRESS_S = 10.0
 _EXECUTOR_LIMIT_S = 5.0
+_REOPEN_LIMIT_S = 120.0  # an engine is in the cache by now, so nothing takes minutes
 _RECOVERED = 100  # maps after which a model that was opened again has earned another try
 
 
@@ -81,7 +82,7 @@ class SaliencyNode(LifecycleNode):
         self._subscription: Subscription | None = None
         self._orientation: OrientationInput | None = None
         self._statistics = FrameStatistics()
-        self._was_reopened = False  # the model, since the node was activated
+        self._reopened = 0  # how often the model was opened again since the node was activated
         self._faulty: SaliencyPipeline | None = None  # a pipeline whose fault is being dealt with
         self._faulty_since_s = 0.0
         self._remembered: list[Finding] = []  # what went wrong since the last successful configure or activate
@@ -193,7 +194,7 @@ class SaliencyNode(LifecycleNode):
     def _activate(self) -> None:
         predictor = self._model.get()  # not open any more if inference failed when the node was active before
         self._statistics = FrameStatistics()
-        self._was_reopened = False
+        self._reopened = 0
         values = self._table.current
         self._orientation = OrientationInput(self, values.orientation) if values.orientation != "none" else None
         self._pipeline = self._new_pipeline(predictor)
@@ -288,6 +289,8 @@ class SaliencyNode(LifecycleNode):
         elif opening_s > self._progress_s:
             self._progress_s += _PROGRESS_S
             self.get_logger().info(f"still opening the model after {opening_s:.0f} s")
+        if opening_s is not None and opening_s > _REOPEN_LIMIT_S and self._state == "active":
+            self._jobs.put(self._abandon_reopening)
 
     def _watch_inference(self) -> None:
         pipeline, saliency = self._pipeline, self._saliency
@@ -311,10 +314,10 @@ class SaliencyNode(LifecycleNode):
         """Open the model again, unless that has just been tried."""
         if pipeline is not self._pipeline:
             return
-        if self._was_reopened and pipeline.answered < _RECOVERED:
+        if self._reopened and pipeline.answered < _RECOVERED:
             self._give_up(f"{fault}, also after the model was opened again")
             return
-        self._was_reopened = True
+        self._reopened += 1
         self.get_logger().error(f"{fault}; opening the model again")
         self._attempt_each([("stop inference", self._stop_pipeline), ("free the model", self._model.close)])
         self._model.open(then=partial(self._resume, fault))
@@ -330,6 +333,12 @@ class SaliencyNode(LifecycleNode):
             self._pipeline = self._new_pipeline(predictor)
             self._remembered = []
             self.get_logger().info(f"the model is open again: {predictor.description}")
+
+    def _abandon_reopening(self) -> None:
+        opening_s = self._model.opening_s
+        if self._state == "active" and opening_s is not None:
+            self._model.close()
+            self._give_up(f"inference failed, and opening the model again has not returned for {opening_s:.0f} s")
 
     def _give_up(self, reason: str) -> None:
         if self._table.current.health.on_failure == "exit":
@@ -366,7 +375,7 @@ class SaliencyNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         predictor, opening_s, state = self._model.predictor, self._model.opening_s, self._state
         snapshot = self._statistics.snapshot()
-        about = {"state": state}
+        about = {"state": state, "model_reopened": str(self._reopened)}
         if predictor is not None:
             about |= {"model": f"{predictor.spec.name} {predictor.spec.version}", "backend": predictor.description}
         fine = f"{snapshot.answered_hz:.1f} maps per second" if state == "active" else state

@@ -248,6 +248,23 @@ def test_a_hanging_inference_is_replaced_by_a_model_that_is_opened_again(graph, 
     graph.wait_for(lambda: not first._backend._is_open, "the first model to be freed once its inference returned")
 
 
+def test_a_model_whose_opening_hangs_as_well_is_given_up(
+    graph, camera, make_node, activate, faults, status, monkeypatch
+):
+    """As a GPU does that hangs altogether."""
+    monkeypatch.setattr(node_module, "_REOPEN_LIMIT_S", 0.5)
+    faults.predict += [faults.hang()]
+    node = activate(make_node(health__hang_s=0.5))
+    faults.open.append(faults.hang())
+    camera.stream_until(lambda: not faults.open, "the second hang")
+    graph.wait_for(lambda: node._state == "inactive", "the node to deactivate itself")
+    graph.wait_for(lambda: "opening the model again has not returned" in status()[1], "the cause in /diagnostics")
+    assert status()[0] == DiagnosticStatus.ERROR
+    maps = graph.received(Image, "saliency")
+    assert graph.call(node.trigger_activate).name == "SUCCESS"
+    camera.stream_until(lambda: maps, "maps of another model")
+
+
 def test_deactivate_and_shutdown_do_not_wait_for_a_hanging_inference(graph, camera, active_node, faults, status):
     hang = faults.hang()
     faults.predict += [hang]
