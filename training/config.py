@@ -9,7 +9,9 @@ and finds it unusable later does the same with `option_names`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,9 +114,10 @@ def read_config(kind: type[Config], description: str, argv: Sequence[str] | None
 
     try:
         values = _parser(kind, description).parse_args(argv).as_dict()
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError, RecursionError) as error:  # PyYAML lets the last two through
+        place = " or in ".join(["on the command line", *_config_files(sys.argv[1:] if argv is None else argv)])
         text = " ".join(str(error).split())
-        raise ParameterError(text, "correct the option or file; --help lists the settings") from None
+        raise ParameterError(text, f"correct it {place}; --help lists the settings") from None
     del values["config"]
     with option_names():
         return _build(kind, values)
@@ -128,6 +131,12 @@ def _parser(kind: type[Any], description: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file of settings")
     parser.add_class_arguments(kind)
     return parser
+
+
+def _config_files(argv: Sequence[str]) -> list[str]:
+    """The files that `--config FILE` and `--config=FILE` name."""
+    following = [value for option, value in itertools.pairwise(argv) if option == "--config"]
+    return following + [option.removeprefix("--config=") for option in argv if option.startswith("--config=")]
 
 
 def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
@@ -152,6 +161,7 @@ def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
                 f"the setting {name!r} of {kind.__name__} is unknown", "update sal360_ros", expected=", ".join(types)
             )
         if dataclasses.is_dataclass(types[name]):
+            require(name, value, isinstance(value, Mapping), "settings in it, or to be left out for the defaults")
             try:
                 value = _build(types[name], value)
             except SettingError as error:

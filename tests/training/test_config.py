@@ -143,6 +143,28 @@ def test_the_path_of_a_nested_setting_is_the_commands(
         read(kind, usable(kind, tmp_path) | options)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"loop:\n\trun: x\n", "Problems parsing config"),
+        (b"\xff\xfe\x00a", "codec can't decode"),
+        (b"a: &a [*a]\n", "recursion"),
+        (b"- a\n", "Unexpected config"),
+        (b"views: null\n", r"^views is None; expected settings in it, .*; set --views$"),
+        (b"loop: {workers: many}\n", r'"loop\.workers": Expected'),
+        (b"loop: {wrokers: 1}\n", "wrokers"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_named_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(content)
+    options = ["--data.root=panoramas", "--loop.run=run", "--loop.steps=1"]
+    with pytest.raises(ParameterError, match=message) as caught:
+        read_config(PretrainConfig, "", ["--config", str(path), *options])
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, SettingError) or f"or in {path}" in caught.value.remedy
+
+
 def test_a_dataclass_by_itself_names_its_own_field() -> None:
     with pytest.raises(SettingError, match=r"^fov_deg is \(5, 200\); expected .*; set fov_deg$"):
         PlacementConfig(fov_deg=(5, 200))

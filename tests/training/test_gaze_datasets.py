@@ -142,6 +142,8 @@ def test_a_frame_of_a_video_map_is_read_alone(tmp_path):
         (f"{HEADER}0,0.5,half,0\n", "malformed"),
         (f"{HEADER}3,0.5,0.5,0\n", "does not start with index 0"),
         (HEADER, "does not start with index 0"),
+        (f"{HEADER}\n\n", "does not start with index 0"),
+        (HEADER + "0;0,5;0,5;0\n", "malformed"),
         ("0,0.5,0.5,0\n0,0.5,0.5,300\n", "has no header row"),
     ],
 )
@@ -195,6 +197,12 @@ def test_sitzmann_joins_the_samples_of_a_fixation_and_keeps_people_apart(sitzman
     row, column = np.unravel_index(np.argmax(record.density), record.density.shape)
     assert column in (63, 64, 127, 128, 0, 255)
     assert row in (63, 64, 95, 96)
+
+
+def test_samples_that_are_lost_are_no_fixations(sitzmann_root):
+    path = sitzmann_root / "data/vr/cubemap_0000.pck"
+    write_runs(path, [sitzmann_run([[0.5, 0.5], [np.nan, np.nan], [0, 0], [0.25, 0.5]])])
+    np.testing.assert_allclose(read_runs(path)[0], directions_of_positions([0.5, 0.25], [0.5, 0.5]), atol=1e-12)
 
 
 def test_folds_of_panoramas_share_none_and_lose_none(sitzmann_root):
@@ -359,6 +367,13 @@ def test_vr_eyetracking_names_what_is_wrong(vr_eyetracking_root):
     gaze.write_text(lines.replace("eye", "eye,"))
     with pytest.raises(DataError, match=r"p007/004.* malformed"):
         VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
+    gaze.write_text(lines)
+    gaze.write_text("\n\n")
+    with pytest.raises(DataError, match=r"p007/004.* has no lines"):
+        VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
+    gaze.write_text(lines + "frame,15,forward,0.5,0.5,eye,0.5,0.5\n")
+    with pytest.raises(DataError, match=r"004\.mp4 has 12 frames, and gaze on frame 15"):
+        VrEyeTracking(vr_eyetracking_root, "train", frame_step=15)[0].panorama()
     gaze.write_text(lines)
     video = vr_eyetracking_root / "videos/004.mp4"
     video.write_bytes(b"no video")

@@ -60,6 +60,11 @@ def require_files(found: Mapping[Identity, object], wanted: Iterable[Identity], 
         )
 
 
+def non_empty_lines(path: Path) -> list[str]:
+    """The lines of a text file that hold something, without a byte order mark."""
+    return [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
+
+
 @dataclass
 class Inventory:
     """What a copy of a data set holds."""

@@ -28,6 +28,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from sal360.arrays import Floats, Integers, Mask
 from sal360.errors import DataError, ParameterError
 from sal360.sphere import angular_distance
+from training.data.gaze.dataset_files import non_empty_lines
 from training.data.gaze.records import directions_of_positions
 
 Eye = Literal["left", "right"]
@@ -187,7 +188,7 @@ def _one_of(path: Path, names: Sequence[str], candidates: Sequence[str]) -> str:
 def _read_columns(path: Path, columns: list[int], header_rows: int = 1) -> Floats:
     if not path.is_file():
         raise DataError(f"there is no {path}", "check the path")
-    rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[header_rows:]
+    rows = non_empty_lines(path)[header_rows:]
     if not rows:
         raise DataError(f"{path} has no rows", "copy the file again")
     try:

@@ -24,6 +24,7 @@ from training.data.gaze.dataset_files import (
     Inventory,
     check_picture,
     files_by_identity,
+    non_empty_lines,
     require_files,
     require_folder,
 )
@@ -155,7 +156,7 @@ def read_scanpaths(path: Path) -> tuple[Floats, Integers, Floats]:
     """
     if not path.is_file():
         raise DataError(f"there is no {path}", "copy the data set again", expected="scanpaths")
-    header, *rows = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() or [""]
+    header, *rows = non_empty_lines(path) or [""]
     if re.match(r"[\s\d.,;+-]*$", header):
         raise DataError(f"{path} has no header row", "put it back", expected="index, longitude, latitude, start")
     try:

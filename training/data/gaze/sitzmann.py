@@ -87,7 +87,7 @@ def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
     """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all runs on one panorama.
 
     Each run's `gaze_fixations` (samples, 2) holds, at every sample, the position of the fixation it belongs to as
-    shares of the panorama's width and height, or zeros; consecutive equal rows are one fixation.
+    fractions of the panorama's width and height, or zeros or NaN; consecutive equal rows are one fixation.
 
     Raises:
         DataError: the file is missing, is no pickle of this layout, asks for anything but numpy's arrays, or holds a
@@ -109,7 +109,8 @@ def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
             ) from None
         if positions.ndim != 2 or positions.shape[1] != 2:
             continue  # a run without a fixation has an empty list
-        starts = np.append(True, (np.diff(positions, axis=0) != 0).any(axis=1)) & (positions != 0).any(axis=1)
+        is_seen = (positions != 0).any(axis=1) & np.isfinite(positions).all(axis=1)
+        starts = np.append(True, (np.diff(positions, axis=0) != 0).any(axis=1)) & is_seen
         x, y = positions[starts].T
         if not ((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).all():
             raise DataError(

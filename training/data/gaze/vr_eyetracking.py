@@ -24,7 +24,13 @@ from sal360.density import HEADSET_SIGMA_DEG, spherical_density
 from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
 from sal360.sources.video_completeness import is_cut
-from training.data.gaze.dataset_files import Inventory, files_by_identity, require_files, require_folder
+from training.data.gaze.dataset_files import (
+    Inventory,
+    files_by_identity,
+    non_empty_lines,
+    require_files,
+    require_folder,
+)
 from training.data.gaze.records import GazeRecords, directions_of_positions
 
 VIDEOS, OBSERVERS_A_VIDEO = 208, 31
@@ -165,7 +171,7 @@ def read_gaze(path: Path) -> tuple[Integers, Floats]:
     """
     if not path.is_file():
         raise DataError(f"there is no {path}", "copy the data set again")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = non_empty_lines(path)
     try:
         table = np.loadtxt(lines, delimiter=",", usecols=(1, 6, 7), ndmin=2) if lines else np.zeros((0, 3))
     except ValueError as error:
@@ -198,17 +204,19 @@ def read_video_frame(path: str | Path, index: int) -> Pixels:
     """
     places = _places(str(path))
     if not 0 <= index < len(places):
-        raise DataError(
-            f"frame {index} of {path}", "check the gaze data's frame numbers", expected=f"0 to {len(places) - 1}"
-        )
-    with open(path, "rb") as file, av.open(file) as container:  # PyAV takes only names that are UTF-8
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        container.seek(places[index].decode_from, stream=stream)
-        for frame in container.decode(stream):
-            if frame.pts == places[index].shown:
-                return np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
-    raise DataError(f"frame {index} of {path} cannot be decoded", "copy it again", expected="a whole video")
+        found = f"{path} has {len(places)} frames, and gaze on frame {index + 1}"
+        raise DataError(found, "copy the video and its gaze again")
+    try:
+        with open(path, "rb") as file, av.open(file) as container:  # PyAV takes only names that are UTF-8
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            container.seek(places[index].decode_from, stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts == places[index].shown:
+                    return np.ascontiguousarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise DataError(f"{path} cannot be read ({error})", "copy it again") from None
+    raise DataError(f"frame {index + 1} of {path} cannot be decoded", "copy it again")
 
 
 def check_video(path: Path) -> None:
