@@ -1,1 +1,2 @@
-"""Panoramas, gaze datasets, fixations and views."""
+"""What training sees: panoramas (`panoramas`, `shards`) as pairs of views (`views`), human gaze (`gaze`); in batches
+by `loader`."""

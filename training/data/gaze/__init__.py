@@ -1,1 +1,1 @@
-"""Human gaze by its settings: what a decoder trains on and what it is measured on."""
+"""Data sets of human gaze, from their files to training samples; `datasets` has the table of them and is read first."""

@@ -171,10 +171,10 @@ DATASETS = {
 }
 """Data sets of human gaze by name."""
 
-if TYPE_CHECKING:
-    DatasetName = str  # mypy knows no Literal of computed values
-else:
+if not TYPE_CHECKING:
     DatasetName = Literal[tuple(DATASETS)]  # jsonargparse takes the choices from it
+else:
+    DatasetName = str  # mypy knows no Literal of computed values
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class GazeConfig:
     root: str
     """Root folder of the data set."""
     dataset: DatasetName = "osie"
-    """Name of the data set; see the table in docs/reproduce.md."""
+    """Name of the data set; docs/reproduce.md has a table of them."""
     panoramas: str = ""
     """OSIE: folder of the panoramas on which its photographs are laid."""
     taught: str = ""
