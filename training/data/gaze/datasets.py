@@ -171,7 +171,7 @@ DATASETS = {
 }
 """Data sets of human gaze by name."""
 
-if not TYPE_CHECKING:
+if not TYPE_CHECKING:  # noqa: SIM108  # mypy takes no conditional expression here
     DatasetName = Literal[tuple(DATASETS)]  # jsonargparse takes the choices from it
 else:
     DatasetName = str  # mypy knows no Literal of computed values
