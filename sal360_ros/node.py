@@ -383,8 +383,12 @@ class SaliencyNode(LifecycleNode):
             fine = f"{state}: opening the model for {opening_s:.0f} s"
         publishers = [self._saliency, *self._outputs]
         outputs = {each.topic: each.counts for each in publishers if each is not None}
-        findings = self._findings(snapshot)
-        findings += self._output_watch.findings(outputs, self._table.current.health, time.monotonic())
+        try:
+            findings = self._findings(snapshot)
+            findings += self._output_watch.findings(outputs, self._table.current.health, time.monotonic())
+        except Exception as error:  # a status that is incomplete is better than none
+            incomplete = Finding(ERROR, "diagnostics", f"the diagnostics are incomplete: {describe(error)}")
+            findings = [*self._remembered, incomplete]
         for each in findings:
             if each.kind:
                 self._warnings.warn(each.kind, each.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 import pytest
@@ -134,6 +135,32 @@ def test_diagnostics_do_not_depend_on_the_ros_clock(graph, make_node, clock, sta
     else:
         graph.wait_for(lambda: status("").message == "unconfigured", "no warning")
     assert all(array.header.stamp.sec for array in received)
+
+
+def test_outputs_that_hang_are_an_error_and_the_maps_go_on(graph, camera, make_node, activate, monkeypatch, status):
+    go_on = threading.Event()
+    monkeypatch.setattr(topics, "draw_overlay", lambda *_, **__: go_on.wait(60))
+    try:
+        activate(make_node(health__hang_s=0.5))
+        graph.received(Image, "saliency/overlay")
+        maps = graph.received(Image, "saliency")
+        camera.stream_until(lambda: "the outputs have not returned" in str(graph.log), "the hang")
+        assert status("the outputs have not returned").level == DiagnosticStatus.ERROR
+        seen = len(maps)
+        camera.stream_until(lambda: len(maps) > seen, "maps")
+    finally:
+        go_on.set()
+
+
+def test_a_check_that_fails_leaves_the_rest_of_the_status(graph, make_node, monkeypatch, status):
+    def fail(_):
+        raise RuntimeError("the graph is not available")
+
+    monkeypatch.setattr(node_module, "same_name_trouble", fail)
+    make_node()
+    found = status("the diagnostics are incomplete: RuntimeError: the graph is not available")
+    assert found.level == DiagnosticStatus.ERROR
+    assert graph.values()["state"] == "unconfigured"
 
 
 def test_what_the_library_logs_reaches_the_log_of_the_node(graph, make_node):

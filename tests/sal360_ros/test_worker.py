@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from sal360_ros.pipeline import NewestSlot, Worker
 
 
@@ -64,3 +66,68 @@ def test_stop_finishes_the_item_in_hand_and_drops_the_waiting_one():
     stopper.join(10)
     assert handled == ["in hand"]
     assert "stopping" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_an_item_raises_is_told_and_the_next_one_is_handled(error):
+    told, handled = [], threading.Event()
+
+    def handle(item):
+        if item == "bad":
+            raise error("injected")
+        handled.set()
+
+    worker = Worker("surviving", handle, told.append)
+    worker.offer("bad")
+    while not told:
+        pass
+    worker.offer("good")
+    assert handled.wait(10)
+    assert [type(each) for each in told] == [error]
+    assert worker.stop(10)
+
+
+def test_an_error_that_cannot_be_told_ends_nothing():
+    handled = threading.Event()
+    failures = [OSError("injected")]
+
+    def handle(_):
+        if failures:
+            raise failures.pop()
+        handled.set()
+
+    def fail(_):
+        raise MemoryError
+
+    worker = Worker("surviving", handle, fail)
+    worker.offer(1)
+    while failures:
+        pass
+    worker.offer(2)
+    assert handled.wait(10)
+    assert worker.stop(10)
+
+
+def test_a_thread_that_hangs_is_left_behind_when_its_time_is_over():
+    begun, go_on = threading.Event(), threading.Event()
+    worker = Worker("hanging", lambda _: begun.set() or go_on.wait(60))
+    assert worker.busy_s == 0
+    worker.offer("item")
+    assert begun.wait(10)
+    while not worker.busy_s:
+        pass
+    assert not worker.stop(0.05)
+    go_on.set()
+    assert worker.stop(10)
+
+
+def test_only_a_thread_that_died_is_started_again():
+    handled = threading.Event()
+    worker = Worker("mortal", lambda _: handled.set())
+    assert not worker.revive()
+    worker._thread = threading.Thread()  # as if it had ended
+    assert worker.revive()
+    worker.offer("item")
+    assert handled.wait(10)
+    worker.stop(10)
+    assert not worker.revive()
