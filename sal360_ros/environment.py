@@ -9,12 +9,14 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from sal360.errors import ParameterError
 
 # Fast DDS 2 (up to Jazzy) reads the first, Fast DDS 3 (since Kilted) the second.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+_FIRST_RCLPY_OF_FAST_DDS_3 = 9  # Kilted's; Jazzy has 7
 MAX_DOMAIN_ID = 232
 """The UDP ports of higher domains do not exist (RTPS 2.3, 9.6.1.1)."""
 
@@ -25,6 +27,15 @@ _CAUSES = {
     "rmw": "RMW_IMPLEMENTATION",
     "logging": "ROS_LOG_DIR",
 }
+
+
+def profile_variables() -> tuple[str, ...]:
+    """The variable that this ROS's Fast DDS reads, since Kilted's middleware warns about the older one; else both."""
+    try:
+        major = int(metadata.version("rclpy").partition(".")[0])
+    except (metadata.PackageNotFoundError, ValueError):
+        return PROFILE_VARIABLES
+    return (PROFILE_VARIABLES[major >= _FIRST_RCLPY_OF_FAST_DDS_3],)
 
 
 def check_environment(variables: Mapping[str, str] = os.environ, arguments: Sequence[str] = ()) -> None:

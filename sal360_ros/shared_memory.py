@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from sal360.errors import Sal360Error
-from sal360_ros.environment import PROFILE_VARIABLES
+from sal360_ros.environment import PROFILE_VARIABLES, profile_variables
 
 SHARED_MEMORY = Path("/dev/shm")
 _RECORD_PREFIX = "sal360_"
@@ -64,7 +64,7 @@ def use_shared_memory_profile(max_message_bytes: int = OVERLAY_BYTES) -> None:
     segment_bytes = 2 * max_message_bytes + _SMALL_MESSAGES_BYTES  # one message is read while the next is written
     _check_space(segment_bytes)
     profile = re.sub(r"(?<=[Ss]ize>)\d+(?=<)", str(segment_bytes), shared_memory_profile().read_text("utf-8"))
-    os.environ.update(dict.fromkeys(PROFILE_VARIABLES, os.fspath(_make_record(profile))))
+    os.environ.update(dict.fromkeys(profile_variables(), os.fspath(_make_record(profile))))
 
 
 def shared_memory_profile() -> Path:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from sal360_ros import shared_memory
-from sal360_ros.environment import PROFILE_VARIABLES
+from sal360_ros.environment import PROFILE_VARIABLES, profile_variables
 from sal360_ros.shared_memory import SharedMemoryError, shared_memory_profile, use_shared_memory_profile
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -46,7 +46,7 @@ def leave(folder: Path, name: str, *segments: str) -> Path:
 @pytest.mark.parametrize(("message_bytes", "segment_bytes"), [(0, 2**20), (5_529_600, 2**20 + 2 * 5_529_600)])
 def test_the_profile_is_the_shipped_one_with_room_for_two_messages(message_bytes, segment_bytes):
     use_shared_memory_profile(message_bytes)
-    (path,) = {os.environ[name] for name in PROFILE_VARIABLES}
+    (path,) = {os.environ[name] for name in profile_variables()}
     profile = Path(path).read_text()
     assert set(re.findall(r"[sS]ize>(\d+)<", profile)) == {str(segment_bytes)}
     assert re.sub(r"(?<=[sS]ize>)\d+", "67108864", profile) == shared_memory_profile().read_text()
@@ -69,9 +69,12 @@ def test_what_the_user_has_chosen_stays(chosen, monkeypatch):
 
 
 def test_the_profile_of_the_parent_process_is_not_a_choice(folder, monkeypatch):
-    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", f"{folder}/sal360_parent.xml")
+    for name in PROFILE_VARIABLES:
+        monkeypatch.setenv(name, f"{folder}/sal360_parent.xml")
     use_shared_memory_profile()
-    assert len({os.environ[name] for name in PROFILE_VARIABLES} - {f"{folder}/sal360_parent.xml"}) == 1
+    profiles = {name: os.environ[name] for name in PROFILE_VARIABLES if name in os.environ}
+    assert tuple(profiles) == profile_variables()
+    assert f"{folder}/sal360_parent.xml" not in profiles.values()
 
 
 def test_segments_of_dead_processes_of_ours_are_removed_and_no_others(folder):
@@ -82,7 +85,7 @@ def test_segments_of_dead_processes_of_ours_are_removed_and_no_others(folder):
     with alive.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         use_shared_memory_profile()
-    (own,) = {Path(os.environ[name]) for name in PROFILE_VARIABLES}
+    (own,) = {Path(os.environ[name]) for name in profile_variables()}
     assert before - set(folder.iterdir()) == {dead, folder / SEGMENT, folder / f"{SEGMENT}_el"}
     assert set(folder.iterdir()) - before == {own}
     assert others.exists()
@@ -114,3 +117,16 @@ def test_the_record_is_gone_at_the_end(folder):
     use_shared_memory_profile()
     shared_memory.release_segments()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "variables"),
+    [
+        ("7.1.5", ("FASTRTPS_DEFAULT_PROFILES_FILE",)),
+        ("9.1.2", ("FASTDDS_DEFAULT_PROFILES_FILE",)),
+        ("unknown", PROFILE_VARIABLES),
+    ],
+)
+def test_only_the_variable_of_the_installed_fast_dds_is_set(version, variables, monkeypatch):
+    monkeypatch.setattr("sal360_ros.environment.metadata.version", lambda _: version)
+    assert profile_variables() == variables
