@@ -6,30 +6,42 @@ After each fault, the stream is as before: the camera at its usual size and rate
 from __future__ import annotations
 
 import array
+import contextlib
 import itertools
+import math
+import mmap
 import multiprocessing
+import os
 import random
+import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
+from faulty_node import FAIL, HANG, NONE
 from geometry_msgs.msg import PointStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Imu as ImuMessage
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from sal360_ros.messages import image_message
-from sal360_ros.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, NodeProcess, change_state
+from sal360_ros.processes import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, NodeProcess, ProcessError, change_state
 
 NODE = "/saliency_node"
 SIZES = ((320, 640), (322, 640), (480, 960), (960, 1920), (1920, 3840))
@@ -42,23 +54,86 @@ OUTPUTS = {
     "saliency/qp_offset": Image,
 }
 CROWD_S, CROWD_LIMIT_S = 2.0, 20.0
+MAX_FAILURES, HANG_S = 10, 2.0
+"""The node's parameters health.max_failures and health.hang_s in this benchmark."""
+LOG_LIMIT_S = 60.0
+MAX_FILLED_BYTES = 2**30
+"""A larger /dev/shm is not filled: it is the machine's memory."""
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class Repeated:
+    """Calls a function at a rate, in its own thread, until it is stopped."""
+
+    def __init__(self, name: str, rate_hz: float, function: Callable[[], None]) -> None:
+        self._rate_hz = rate_hz
+        self._function = function
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        next_s = time.monotonic()
+        while not self._stopping.is_set():
+            self._function()
+            next_s = max(next_s + 1 / self._rate_hz, time.monotonic() - 1)
+            time.sleep(max(0.0, next_s - time.monotonic()))
+
+
+class Simulation:
+    """A simulated clock on `/clock`: the system's time, shifted by `offset_s`, or standing still."""
+
+    def __init__(self, node: Node) -> None:
+        self._publisher = node.create_publisher(Clock, "/clock", 1)
+        self.offset_s = 0.0
+        self.stopped_at_s: float | None = None
+        self._thread = Repeated("clock", 50.0, lambda: self._publisher.publish(Clock(clock=self.now())))
+        self.stop = self._thread.stop
+
+    def now(self) -> Time:
+        """The simulated time."""
+        now_s = time.time() if self.stopped_at_s is None else self.stopped_at_s
+        seconds, nanoseconds = divmod(round((now_s + self.offset_s) * 1e9), 10**9)
+        return Time(sec=seconds, nanosec=nanoseconds)
+
+
+class Imu:
+    """Publishes the orientation of a robot that turns, on `imu`."""
+
+    def __init__(self, node: Node, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._publisher = node.create_publisher(ImuMessage, "imu", _QOS)
+        self.is_paused = False
+        self._thread = Repeated("imu", 100.0, self._publish)
+        self.stop = self._thread.stop
+
+    def _publish(self) -> None:
+        if self.is_paused:
+            return
+        message = ImuMessage(header=Header(frame_id="soak", stamp=self._simulation.now()))
+        half_yaw_rad = 0.1 * time.monotonic() % math.pi
+        message.orientation.z, message.orientation.w = math.sin(half_yaw_rad), math.cos(half_yaw_rad)
+        self._publisher.publish(message)
 
 
 class Camera:
     """Publishes noise on `image` from its own thread until it is stopped."""
 
-    def __init__(self, node: Node, rate_hz: float) -> None:
+    def __init__(self, node: Node, rate_hz: float, simulation: Simulation) -> None:
         self._node = node
-        self._rate_hz = rate_hz
-        self._stopping = threading.Event()
+        self._simulation = simulation
         self.lock = threading.Lock()
         self.publisher = node.create_publisher(Image, "image", _QOS)
         self.is_paused = False
         self.stamp_offset_s = 0
         self.set_size(*SIZES[0])
-        self._thread = threading.Thread(target=self._run, name="camera")
-        self._thread.start()
+        self._thread = Repeated("camera", rate_hz, lambda: None if self.is_paused else self.publish_one())
+        self.stop = self._thread.stop
 
     def set_size(self, height: int, width: int, encoding: str = "rgb8") -> None:
         """Set size and encoding of the next frames."""
@@ -69,7 +144,7 @@ class Camera:
         """Publish one frame now."""
         with self.lock:
             message = self._message
-            message.header.stamp = self._node.get_clock().now().to_msg()
+            message.header.stamp = self._simulation.now()
             message.header.stamp.sec += self.stamp_offset_s
             self.publisher.publish(message)
 
@@ -79,19 +154,6 @@ class Camera:
             self._node.destroy_publisher(self.publisher)
             time.sleep(absence_s)
             self.publisher = self._node.create_publisher(Image, "image", _QOS)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        next_s = time.monotonic()
-        while not self._stopping.is_set():
-            if not self.is_paused:
-                self.publish_one()
-            next_s = max(next_s + 1 / self._rate_hz, time.monotonic() - 1)
-            time.sleep(max(0.0, next_s - time.monotonic()))
 
 
 def be_a_crowd() -> None:
@@ -110,19 +172,49 @@ def be_a_crowd() -> None:
     rclpy.shutdown()
 
 
+class World:
+    """What the node under test hears: a clock, an IMU and a camera."""
+
+    def __init__(self, node: Node, rate_hz: float) -> None:
+        self.simulation = Simulation(node)
+        self.imu = Imu(node, self.simulation)
+        self.camera = Camera(node, rate_hz, self.simulation)
+
+    def stop(self) -> None:
+        """End all threads."""
+        for each in (self.camera, self.imu, self.simulation):
+            each.stop()
+
+
 class Faults:
     """All faults; each call blocks until the fault is over.
 
     Args:
         node: the driver's node; only `spin` and the transitions spin it.
-        process: the node under test.
+        process: the node under test, a `faulty_node`.
+        parameters: those of the node, for a second one.
+        command: what the node's inference does: NONE, FAIL or HANG.
+        folder: for the logs of further processes.
         spin: runs the driver's callbacks for a number of seconds.
     """
 
     def __init__(
-        self, node: Node, process: NodeProcess, camera: Camera, spin: Callable[[float], None], seed: int
+        self,
+        node: Node,
+        process: NodeProcess,
+        world: World,
+        parameters: Mapping[str, Any],
+        command: mmap.mmap,
+        folder: Path,
+        spin: Callable[[float], None],
+        seed: int,
     ) -> None:
-        self._node, self._process, self._camera, self._spin = node, process, camera, spin
+        self._node, self._process, self._spin = node, process, spin
+        self._simulation, self._imu, self._camera = world.simulation, world.imu, world.camera
+        self._parameters_of_node = parameters
+        self._command = command
+        self._folder = folder
+        self.troubles: list[str] = []
         self._random = random.Random(seed)
         self.crowds: Counter[str] = Counter()
         self._sizes = itertools.cycle(reversed(SIZES))  # largest first: in the warm-up
@@ -130,6 +222,8 @@ class Faults:
         self.all: dict[str, Callable[[], None]] = {
             name.removeprefix("fault_"): getattr(self, name) for name in sorted(dir(self)) if name.startswith("fault_")
         }
+        if shutil.disk_usage("/dev/shm").total > MAX_FILLED_BYTES:
+            del self.all["shared_memory_full"]
 
     def fault_bad_frames(self) -> None:
         """Forty malformed messages among the good ones."""
@@ -214,3 +308,99 @@ class Faults:
         while not future.done():
             self._process.check_alive()
             self._spin(0.02)
+
+    def fault_imu_dropout(self) -> None:
+        """The IMU is silent for two seconds."""
+        self._imu.is_paused = True
+        self._spin(2.0)
+        self._imu.is_paused = False
+
+    def fault_clock_jump(self) -> None:
+        """The simulated clock, and with it all stamps, jumps by an hour, and back after a second."""
+        self._simulation.offset_s = self._random.choice((-3600.0, 3600.0))
+        self._spin(1.0)
+        self._simulation.offset_s = 0.0
+
+    def fault_clock_stop(self) -> None:
+        """The simulated clock, and with it all stamps, stands still for three seconds."""
+        self._simulation.stopped_at_s = time.time()
+        self._spin(3.0)
+        self._simulation.stopped_at_s = None
+
+    def fault_few_failures(self) -> None:
+        """Inference fails, but not as often in a row as would be too much."""
+        self._command[0] = FAIL
+        self._spin(0.1)
+        self._command[0] = NONE
+
+    def fault_many_failures(self) -> None:
+        """Inference fails until the node opens the model again."""
+        self._break_inference(FAIL)
+
+    def fault_hang(self) -> None:
+        """Inference hangs until the node opens the model again."""
+        self._break_inference(HANG)
+
+    def _break_inference(self, command: int) -> None:
+        self.fault_reactivation()  # after each activation, the node opens the model again once
+        with self._logged("opening the model again"):
+            self._command[0] = command
+        with self._logged("the model is open again"):
+            self._command[0] = NONE
+
+    @contextlib.contextmanager
+    def _logged(self, text: str) -> Iterator[None]:
+        """Do what the block does, and wait until the node has logged a text."""
+        log = self._process.log
+        assert log is not None
+        before = log.read_text().count(text)
+        yield
+        limit_s = time.monotonic() + LOG_LIMIT_S
+        while log.read_text().count(text) == before:
+            self._process.check_alive()
+            self._spin(0.05)
+            if time.monotonic() > limit_s:
+                self.troubles.append(f"the node did not say within {LOG_LIMIT_S:g} s: {text}")
+                return
+
+    def fault_second_node(self) -> None:
+        """A second node opens its model at the same time as the first, both with an empty cache of engines."""
+        shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+        names = {"__ns": "/soak_second"}
+        with NodeProcess(
+            "sal360_ros.saliency_node", self._parameters_of_node, names, log=self._folder / "second.log"
+        ) as node:
+            client = self._node.create_client(ChangeState, "/soak_second/saliency_node/change_state")
+            while not client.service_is_ready():
+                node.check_alive()
+                self._spin(0.05)
+            for transition in (DEACTIVATE, CLEANUP):
+                change_state(self._node, NODE, transition, self._process)
+            second = client.call_async(ChangeState.Request(transition=Transition(id=CONFIGURE)))
+            for transition in (CONFIGURE, ACTIVATE):
+                change_state(self._node, NODE, transition, self._process)
+            while not second.done():
+                node.check_alive()
+                self._spin(0.05)
+            self._node.destroy_client(client)
+            if not second.result().success:
+                self.troubles.append(f"the second node: {node.last_error()}")
+
+    def fault_shared_memory_full(self) -> None:
+        """/dev/shm is full for two seconds, and a process that starts meanwhile says so."""
+        filler = Path("/dev/shm/sal360-soak-filler")
+        try:
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(2**16))
+            self._spin(2.0)
+            log = self._folder / "refused.log"
+            with NodeProcess("sal360_ros.panorama_camera", remappings={"__ns": "/soak_third"}, log=log) as camera:
+                with contextlib.suppress(ProcessError):
+                    while True:
+                        camera.check_alive()
+                        self._spin(0.05)
+                if "--shm-size" not in camera.last_error():
+                    self.troubles.append(f"a camera in a full /dev/shm: {camera.last_error()}")
+        finally:
+            filler.unlink()

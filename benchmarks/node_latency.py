@@ -57,7 +57,7 @@ def camera(case: Case, seconds: float, published: Any) -> None:
     from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
     keep_freed_memory()
-    use_shared_memory_profile()
+    use_shared_memory_profile(3 * case.width * case.height)
     import rclpy
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import CompressedImage

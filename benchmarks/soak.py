@@ -5,31 +5,36 @@
 Every fault of `faults.py` happens once as a warm-up, then in random order. Once per second, the map rate and the node's
 memory, threads, file handles and shared-memory files are sampled. The minimum of the last third is compared with that
 of the second third: large frames and crowds of subscribers cause peaks, the heap needs minutes to settle, but a leak
-raises the minimum. After each fault, a map of a new frame must arrive within a second.
+raises the minimum. After each fault, a map of a new frame must arrive within a second; where inference fails for long
+or hangs, the fault ends when the node has opened its model again. The node hears a simulated clock and an IMU.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import mmap
 import os
 import random
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import rclpy
-from faults import NODE, Camera, Faults
+from faults import HANG_S, MAX_FAILURES, NODE, SIZES, Faults, World
+from faulty_node import NONE, VARIABLE, mapped
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from sal360.errors import ParameterError, one_line_errors
 from sal360.files import written_beside
-from sal360_ros.processes import NodeProcess, bring_up
+from sal360_ros.processes import NodeProcess, bring_up, clean_end
 from sal360_ros.qos import input_qos
 from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 
@@ -42,7 +47,9 @@ ALLOWED_GROWTH = {"memory_mb": 16.0, "threads": 0, "handles": 0, "shared_memory_
 class Soak:
     """The driver: camera, subscriber and observer of one node process."""
 
-    def __init__(self, process: NodeProcess, seed: int) -> None:
+    def __init__(
+        self, process: NodeProcess, parameters: Mapping[str, Any], command: mmap.mmap, folder: Path, seed: int
+    ) -> None:
         self._process = process
         self._watched = psutil.Process(process.pid)
         self._node = rclpy.create_node("soak")
@@ -54,8 +61,9 @@ class Soak:
         self.recoveries: list[tuple[str, float]] = []
         self._node.create_subscription(Image, "saliency", self._on_map, input_qos(depth=10))
         bring_up(self._node, NODE, process)
-        self._camera = Camera(self._node, RATE_HZ)
-        self._faults = Faults(self._node, process, self._camera, self.spin, seed)
+        self._world = World(self._node, RATE_HZ)
+        self._faults = Faults(self._node, process, self._world, parameters, command, folder, self.spin, seed)
+        self.troubles = self._faults.troubles
         self.crowds = self._faults.crowds
         self._random = random.Random(seed)
 
@@ -74,7 +82,6 @@ class Soak:
     def _sample(self) -> None:
         self._process.check_alive()
         now_s = time.monotonic()
-        mapped = {each.path for each in self._watched.memory_maps() if each.path.startswith("/dev/shm/")}
         self.samples.append(
             {
                 "time_s": now_s - self._begin_s,
@@ -82,11 +89,15 @@ class Soak:
                 "memory_mb": self._watched.memory_info().rss / 2**20,
                 "threads": self._watched.num_threads(),
                 "handles": self._watched.num_fds(),
-                "shared_memory_files": len(mapped),
+                "shared_memory_files": len(self.shared_memory_files()),
             }
         )
         self._maps = 0
         self._next_sample_s = now_s + 1
+
+    def shared_memory_files(self) -> list[str]:
+        """The middleware's files in /dev/shm that the node has mapped."""
+        return [each.path for each in self._watched.memory_maps() if each.path.startswith("/dev/shm/fast")]
 
     def run_fault(self, name: str) -> None:
         """Run one fault and measure the time from its end to the next map."""
@@ -105,16 +116,52 @@ class Soak:
             self.spin(1.0)
         self.samples.clear()
         begin_s = time.monotonic()
-        with tqdm(total=round(60 * minutes), unit="s", file=sys.stderr) as progress:
+        with tqdm(total=round(60 * minutes), unit="s", disable=not sys.stderr.isatty()) as progress:
             while (passed_s := time.monotonic() - begin_s) < 60 * minutes:
                 self.run_fault(self._random.choice(list(self._faults.all)))
                 self.spin(self._random.uniform(0.5, 2.0))
                 progress.update(round(passed_s) - progress.n)
 
     def close(self) -> None:
-        """Stop the camera and leave the graph."""
-        self._camera.stop()
+        """Stop what the node hears and leave the graph."""
+        self._world.stop()
         self._node.destroy_node()
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Start the node, run the faults, stop it, and judge.
+
+    Args:
+        folder: for logs and engines.
+    """
+    log, fault = folder / "node.log", folder / "fault"
+    fault.write_bytes(bytes([NONE]))
+    os.environ["XDG_CACHE_HOME"] = os.fspath(folder / "cache")
+    path = os.pathsep.join(filter(None, (os.fspath(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    parameters = {
+        "model": arguments.model,
+        "use_sim_time": True,
+        "orientation": "imu",
+        "health.max_failures": MAX_FAILURES,
+        "health.hang_s": HANG_S,
+    }
+    environment = {"PYTHONPATH": path, VARIABLE: os.fspath(fault)}
+    with NodeProcess("faulty_node", parameters, environment=environment, log=log) as process:
+        soak = Soak(process, parameters, mapped(fault), folder, arguments.seed)
+        try:
+            soak.run(arguments.minutes)
+        finally:
+            soak.close()
+        mapped_files = soak.shared_memory_files()
+        status = process.stop()
+    rclpy.shutdown()
+    result = judge(soak)
+    if status != 0 or "Traceback" in log.read_text():
+        result["troubles"].append(f"the node ended with status {status}: {log.read_text()[-2000:]}")
+    left = [each for each in mapped_files if Path(each).exists()]
+    if left:
+        result["troubles"].append(f"left in shared memory: {', '.join(left)}")
+    return result
 
 
 def floor(samples: list[dict[str, float]], name: str) -> float:
@@ -136,6 +183,7 @@ def judge(soak: Soak) -> dict[str, Any]:
     troubles += [
         f"recovery from {name} took {seconds:.2f} s" for name, seconds in slowest.items() if seconds > RECOVERY_LIMIT_S
     ]
+    troubles += soak.troubles
     if soak.crowds["failed"]:
         troubles.append(f"{soak.crowds['failed']} crowds of subscribers ended with an error")
     rates = sorted(sample["maps_hz"] for sample in soak.samples)
@@ -191,23 +239,12 @@ def main() -> int:
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     keep_freed_memory()
-    use_shared_memory_profile()
+    use_shared_memory_profile(3 * math.prod(SIZES[-1]))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours
-    with TemporaryDirectory(prefix="sal360-soak-") as logs:
-        log = Path(logs) / "node.log"
-        with NodeProcess("sal360_ros.saliency_node", {"model": arguments.model}, log=log) as process:
-            soak = Soak(process, arguments.seed)
-            try:
-                soak.run(arguments.minutes)
-            finally:
-                soak.close()
-            status = process.stop()
-        result = judge(soak)
-        if status != 0 or "Traceback" in log.read_text():
-            result["troubles"].append(f"the node ended with status {status}: {log.read_text()[-2000:]}")
-    rclpy.shutdown()
+    with TemporaryDirectory(prefix="sal360-soak-") as name, clean_end():
+        result = run(arguments, Path(name))
     if arguments.plot:
-        plot(soak.samples, arguments.plot)
+        plot(result["samples"], arguments.plot)
     if arguments.json:
         print(json.dumps(result))
     else:

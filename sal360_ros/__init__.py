@@ -2,5 +2,7 @@
 
 import warnings
 
-# lark, which rosidl imports with the first message type: with PYTHONWARNINGS=error no process would start
+# With PYTHONWARNINGS=error, warnings of others would end a process or fail an output:
+# of lark, which rosidl imports with the first message type, and of the cv_bridge that PyPI has.
 warnings.filterwarnings("ignore", "module 'sre_", DeprecationWarning)
+warnings.filterwarnings("ignore", r"tostring\(\) is deprecated", DeprecationWarning)

@@ -93,7 +93,12 @@ def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[
                     saliency.check_alive()
                     camera.check_alive()
 
-                yield node, check
+                try:
+                    yield node, check
+                except DemoError as error:
+                    raise DemoError(
+                        f"{error.found}; the node's last message: {saliency.last_error()}", error.remedy
+                    ) from error
     finally:
         node.destroy_node()
         rclpy.shutdown()
@@ -115,7 +120,7 @@ def _measure(
         now_s = node.get_clock().now().nanoseconds / 1e9
         density = np.frombuffer(message.data, np.float32)
         if not np.isfinite(density).all() or density.max() <= 0:
-            raise DemoError("a map is empty or not finite", "try another --model")
+            raise DemoError("a map is empty or not finite", "choose another --model")
         latency_s.append(now_s - (message.header.stamp.sec + message.header.stamp.nanosec / 1e9))
 
     def on_diagnostics(message: DiagnosticArray) -> None:
@@ -173,6 +178,8 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
 
         subscription = node.create_subscription(Image, "saliency/overlay", on_overlay, input_qos(depth=10))
         _spin(node, check, duration_s, "recording the overlay")
+        if not last:  # on a busy machine, or one whose picture takes long
+            _spin(node, check, _FIRST_MAP_TIMEOUT_S, "waiting for the overlay", until=lambda: bool(last))
         node.destroy_subscription(subscription)
         if not last:
             raise DemoError("no overlay arrived", f"see the logs in {output}")

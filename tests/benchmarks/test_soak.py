@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
+from sal360.predictor import Predictor
+from sal360_ros import saliency_node
+
 pytestmark = pytest.mark.ros
+
+
+def test_inference_of_the_node_under_test_fails_and_works_on_command(repository, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    faulty_node = importlib.import_module("faulty_node")
+    command = tmp_path / "command"
+    command.write_bytes(bytes([faulty_node.NONE]))
+    monkeypatch.setenv(faulty_node.VARIABLE, str(command))
+    monkeypatch.setattr(Predictor, "predict", lambda *_: "a map")
+    seen = []
+
+    def main():
+        predictor = object.__new__(Predictor)
+        seen.append(predictor.predict())
+        faulty_node.mapped(command)[0] = faulty_node.FAIL
+        with pytest.raises(RuntimeError, match="injected by the benchmark"):
+            predictor.predict()
+        faulty_node.mapped(command)[0] = faulty_node.HANG
+        threading.Timer(0.3, lambda: faulty_node.mapped(command).__setitem__(0, faulty_node.NONE)).start()
+        seen.append(predictor.predict())
+        return 0
+
+    monkeypatch.setattr(saliency_node, "main", main)
+    assert faulty_node.main() == 0
+    assert seen == ["a map", "a map"]
 
 
 @pytest.fixture
@@ -17,13 +46,15 @@ def judged(repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     soak = importlib.import_module("soak")
 
-    def judge(*, recovery_s=0.2, crowds=None, **curves):
+    def judge(*, recovery_s=0.2, crowds=None, said=(), **curves):
         steady = {"maps_hz": 30.0, "memory_mb": 400.0, "threads": 20, "handles": 30, "shared_memory_files": 9}
         samples = [
             {"time_s": time_s, **steady, **{name: curve(time_s) for name, curve in curves.items()}}
             for time_s in range(30)
         ]
-        run = SimpleNamespace(samples=samples, recoveries=[("pause", recovery_s)], crowds=Counter(crowds or {}))
+        run = SimpleNamespace(
+            samples=samples, recoveries=[("pause", recovery_s)], crowds=Counter(crowds or {}), troubles=list(said)
+        )
         return soak.judge(run)["troubles"]
 
     return judge
@@ -52,3 +83,4 @@ def test_what_grows_is_named(judged, name, curve):
 def test_a_slow_recovery_and_a_crowd_that_failed_are_troubles(judged):
     assert judged(recovery_s=1.5) == ["recovery from pause took 1.50 s"]
     assert judged(crowds={"left": 1, "failed": 2}) == ["2 crowds of subscribers ended with an error"]
+    assert judged(said=["the second node: no model"]) == ["the second node: no model"]

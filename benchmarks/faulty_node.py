@@ -1,0 +1,45 @@
+"""The saliency node with inference that fails or hangs on command; only for `soak.py`, which starts it.
+
+The command is one byte of a file that both processes map: NONE, FAIL or HANG.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "SAL360_SOAK_FAULT"
+NONE, FAIL, HANG = 0, 1, 2
+
+
+def mapped(path: str | Path) -> mmap.mmap:
+    """The byte of the command, which is shared by all who map this file."""
+    with open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), 1)
+
+
+def main() -> int:
+    """Run the node until SIGINT or SIGTERM."""
+    from sal360.predictor import Predictor
+    from sal360_ros import saliency_node
+
+    command = mapped(os.environ[VARIABLE])
+    predict = Predictor.predict
+
+    def faulty(self: Predictor, *arguments: Any) -> Any:
+        if command[0] == FAIL:
+            raise RuntimeError("injected by the benchmark")
+        while command[0] == HANG:
+            time.sleep(0.02)
+        return predict(self, *arguments)
+
+    Predictor.predict = faulty  # type: ignore[method-assign]
+    return saliency_node.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
