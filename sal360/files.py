@@ -38,15 +38,20 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def writable_folder(path: str | os.PathLike[str]) -> Path:
-    """Make the folder where it is missing, and check that files can be written in it, before hours of work.
+    """Check before hours of work that the folder can be made and files written in it; nothing is left of the attempt.
 
     Raises:
         OSError: it cannot be made or written.
     """
     folder = Path(path)
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        return folder
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    finally:
+        for each in missing:
+            each.rmdir()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
