@@ -81,7 +81,6 @@ setup(
             "openpyxl",
             "scipy",
             "scikit-learn",
-            "openpyxl",
             "onnxscript",
             "onnxruntime>=1.17",
             "openvino>=2024.4",

@@ -195,7 +195,9 @@ def test_a_size_that_the_checkpoints_model_does_not_take_names_the_commands_opti
     (tmp_path / "panoramas").mkdir()
     for name in "ab":
         Image.new("RGB", (128, 64)).save(tmp_path / "panoramas" / f"{name}.png")
-    settings = TeachConfig((str(tmp_path / "run"),), str(tmp_path / "panoramas"), "maps.npz", heights=(64,))
+    settings = TeachConfig(
+        (str(tmp_path / "run"),), str(tmp_path / "panoramas"), str(tmp_path / "maps.npz"), heights=(64,)
+    )
     with pytest.raises(SettingError, match=r"set --heights$"):
         teach(settings)
     with pytest.raises(SettingError, match=r"^prior_strengths is 5\.0; expected 0 to 4; set --prior_strengths$"):
