@@ -154,7 +154,7 @@ def test_a_new_run_with_another_attention_can_begin_with_the_encoder_of_another(
     assert command("--loop.steps=1", folder="first") == 0
     options = ("--loop.steps=1", "--model.attention=none", "--optimiser.learning_rate=1e-30")
     assert command(*options, f"--weights={tmp_path / 'first'}") == 2
-    assert "attention.gamma is unknown" in capsys.readouterr().err
+    assert "attention.gamma is not in this model" in capsys.readouterr().err
     assert command(*options, f"--encoder_weights={tmp_path / 'first'}") == 0
     before, after = tensors(tmp_path / "first"), tensors(tmp_path / "run")
     parameters = [name for name in after if name.startswith("encoder.") and "running" not in name and "num" not in name]
@@ -201,7 +201,7 @@ def test_an_existing_run_is_neither_overwritten_nor_resumed_by_another_encoder(
     assert command("--loop.steps=1") == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     assert command() == 2
-    assert "step-00000001 exists; expected a new run folder" in capsys.readouterr().err
+    assert "step-00000001 exists; set --loop.resume true" in capsys.readouterr().err
     assert command("--loop.resume=true", "--model.circular=false") == 2
     assert "is of a run with circular True; expected False" in capsys.readouterr().err
     assert command("--loop.resume=true", "--model.encoder=resnet50") == 2
@@ -220,7 +220,7 @@ def test_a_run_is_not_resumed_with_a_panorama_more(
     more = shutil.copytree(panoramas, tmp_path / "more")
     shutil.copy(more / "0.png", more / "6.png")  # a batch of 4 makes one step of six panoramas and of seven
     assert command("--loop.resume=true", f"--data.root={more}") == 2
-    assert "is of 6 panoramas; expected 7" in capsys.readouterr().err
+    assert "7, as --data.root has now" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_is_one_line(
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_is_one_line(
 ) -> None:
     options = ("--loop.checkpoint_every_steps=1", "--optimiser.name=sgd", "--optimiser.learning_rate=1e38")
     assert command(*options) == 2
-    assert "error: the loss is nan in step 2; expected a finite number; lower" in capsys.readouterr().err
+    assert "error: the loss is nan in step 2; lower" in capsys.readouterr().err
     assert checkpoint.load_state(tmp_path / "run" / "step-00000001")
 
 
@@ -245,7 +245,7 @@ def test_a_full_disk_is_one_line(
 
 @pytest.mark.parametrize("name", ["pretrain", "pretrain_paper", "pretrain_modern"])
 def test_shipped_settings_load(repository: Path, name: str) -> None:
-    config = read_config(PretrainConfig, "", ["--config", str(repository / "config" / f"{name}.yaml")])
+    config = read_config(PretrainConfig, "", ["--config", str(repository / f"training/recipes/{name}.yaml")])
     assert config.recipe == {"pretrain": "laptop", "pretrain_paper": "paper", "pretrain_modern": "modern"}[name]
 
 
