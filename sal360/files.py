@@ -37,7 +37,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def writable_folder(path: str | os.PathLike[str]) -> Path:
+def check_folder_is_writable(path: str | os.PathLike[str]) -> Path:
     """Check before hours of work that the folder can be made and files written in it; nothing is left of the attempt.
 
     Raises:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sal360.errors import ParameterError, one_line_errors
-from sal360.files import writable_folder
+from sal360.files import check_folder_is_writable
 from training.analysis.change import ChangeConfig, analyse_change
 from training.analysis.correlation import CorrelationConfig, analyse_correlation
 from training.analysis.embedding import EmbeddingConfig, analyse_embedding
@@ -48,7 +48,7 @@ def main() -> None:
         raise ParameterError(f"there is no analysis {name!r}", f"choose one of {', '.join(ANALYSES)}")
     kind, analyse = ANALYSES[name]
     config = read_config(kind, kind.__doc__ or "", options)
-    writable_folder(config.output)
+    check_folder_is_writable(config.output)
     analyse(config)
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from sal360.arrays import Floats
 from sal360.errors import ParameterError, one_line_errors
-from sal360.files import writable_folder, write_text
+from sal360.files import check_folder_is_writable, write_text
 from training.config import (
     option_names,
     read_config,
@@ -116,7 +116,7 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
         Sal360Error: a setting, a model or the data is unusable.
         OSError: the results cannot be written; the folder is tried before anything is measured.
     """
-    output = writable_folder(config.output)
+    output = check_folder_is_writable(config.output)
     models = open_models(config.models, config.prior_strengths)
     parts = list(_parts(config))
     scores = [each for part in parts for each in _measure(part, models, config)]

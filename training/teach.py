@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from sal360.arrays import Pixels, Reals
 from sal360.errors import one_line_errors
-from sal360.files import writable_folder
+from sal360.files import check_folder_is_writable
 from training.config import option_names, read_config, require, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import average_to, names_below, write_taught
@@ -62,7 +62,7 @@ def teach(config: TeachConfig) -> dict[str, Reals]:
         ParameterError: the stride is finer than that of a model.
         OSError: the file cannot be written.
     """
-    writable_folder(Path(config.output).parent)
+    check_folder_is_writable(Path(config.output).parent)
     smallest = min(config.heights)
     map_size = smallest // config.stride, 2 * smallest // config.stride
     for checkpoint in config.checkpoints:
