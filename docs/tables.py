@@ -121,25 +121,26 @@ def _groups(settings: Settings) -> list[str]:
     return list(dict.fromkeys(name.partition(".")[0] for name, _, _ in flatten(settings) if "." in name))
 
 
-def saliency_yaml() -> str:
-    """`config/saliency.yaml`: every parameter of the node with its default."""
-    lines = [
+def parameters_yaml(settings: Settings) -> str:
+    """`config/saliency.yaml`: every parameter of the node with its default.
+
+    Parameters outside groups come first: in YAML, a line after a group would belong to the group.
+    """
+    lines_of: dict[str, list[str]] = {"": []}
+    for name, default, rule in flatten(settings):
+        group, _, own = name.rpartition(".")
+        lines = lines_of.setdefault(group, [f"    {group}:"])
+        indent = "      " if group else "    "
+        is_said = rule.choices and all(f"{choice}:" in rule.description for choice in rule.choices)
+        values = f" ({rule.allowed})" if rule.allowed and not is_said else ""
+        lines += [f"{indent}# {rule.description}{values}", f"{indent}{own}: {_yaml(default)}"]
+    heading = [
         "# Every parameter of saliency_node with its default, written by `python -m docs.tables`. To change some:",
         "# ros2 launch sal360_ros saliency.launch.py params_file:=a_copy_of_this.yaml",
         "/**:",
         "  ros__parameters:",
     ]
-    last_group = ""
-    for name, default, rule in flatten(SaliencyParameters()):
-        group, _, own = name.rpartition(".")
-        if group != last_group:
-            lines.append(f"    {group}:")
-            last_group = group
-        indent = "      " if group else "    "
-        is_said = rule.choices and all(f"{choice}:" in rule.description for choice in rule.choices)
-        values = f" ({rule.allowed})" if rule.allowed and not is_said else ""
-        lines += [f"{indent}# {rule.description}{values}", f"{indent}{own}: {_yaml(default)}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*heading, *(line for lines in lines_of.values() for line in lines)]) + "\n"
 
 
 def _yaml(value: Value) -> str:
@@ -208,7 +209,10 @@ def backends() -> str:
             f"`{row.name}`",
             ", ".join(f"`{suffix}`" for suffix in row.suffixes),
             ", ".join(f"`{precision}`" for precision in row.precisions),
-            "<br>".join(f"{device}: `pip install {packages}`" for device, packages in row.install.items()),
+            "<br>".join(
+                f"{device}: " + (f"`pip install {packages}`" if packages else "no pip package")
+                for device, packages in row.install.items()
+            ),
         )
         for row in BACKENDS
     ]
@@ -322,7 +326,7 @@ TABLES: dict[str, Callable[[], str]] = {
 """The tables of the pages, by the name in their marker."""
 
 FILES: dict[str, Callable[[], str]] = {
-    "config/saliency.yaml": saliency_yaml,
+    "config/saliency.yaml": lambda: parameters_yaml(SaliencyParameters()),
     "config/sros2_policy.xml": sros2_policy,
 }
 """Files that are generated as a whole."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import math
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from docs import tables
 from sal360 import sphere
@@ -18,7 +20,7 @@ from sal360.outputs.qp_offset import QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRateSettings
 from sal360.outputs.smoothing import SmoothingSettings
 from sal360.outputs.targets import PeakSettings, SelectionSettings
-from sal360.settings import Settings, flatten
+from sal360.settings import Settings, flatten, setting
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -83,9 +85,9 @@ def test_commands_on_the_pages_exist(page: Path) -> None:
 )
 def test_every_setting_is_listed_with_its_default(name: str, group: str, settings: Settings) -> None:
     rows = dict(re.findall(rf"^\| `{group}\.(\w+)` \| `([\w.]+)", (DOCS / name).read_text(), re.MULTILINE))
-    for setting, default, _ in flatten(settings):
-        said = rows[setting]
-        assert said == str(default).lower() or (not isinstance(default, str) and float(said) == default), setting
+    for each, default, _ in flatten(settings):
+        said = rows[each]
+        assert said == str(default).lower() or (not isinstance(default, str) and float(said) == default), each
 
 
 def test_generated_files_and_tables_are_those_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +112,36 @@ def test_a_table_that_differs_is_named_and_rewritten(
     page.write_text("<!-- table: nothing -->\n<!-- end -->\n")
     with pytest.raises(ParameterError, match=r"README\.md has a table 'nothing'"):
         tables.main(["--check"])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inner(Settings):
+    middle: float = setting(2.0, "middle", minimum=0, maximum=9)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group(Settings):
+    first: int = setting(1, "first of the group", minimum=0, maximum=9)
+    inner: _Inner = dataclasses.field(default_factory=_Inner)
+    last: int = setting(3, "last of the group", minimum=0, maximum=9)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mixed(Settings):
+    before: bool = setting(True, "before the group")
+    group: _Group = dataclasses.field(default_factory=_Group)
+    after: str = setting("", "after the group")
+
+
+def test_parameters_may_stand_before_and_after_groups() -> None:
+    written = yaml.safe_load(tables.parameters_yaml(_Mixed()))["/**"]["ros__parameters"]
+    assert written == {"before": True, "after": "", "group": {"first": 1, "last": 3}, "group.inner": {"middle": 2.0}}
+
+
+def test_a_backend_without_a_pip_package_is_listed_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(tables.BACKENDS[0], install={"cpu": "", "cuda": "package"})
+    monkeypatch.setattr(tables, "BACKENDS", (row,))
+    assert "| cpu: no pip package<br>cuda: `pip install package` |" in tables.backends()
 
 
 def test_the_shaders_lookup_is_the_spheres() -> None:

@@ -1,4 +1,4 @@
-"""The five metrics of saliency prediction, on the sphere by default, and the two protocols that combine them.
+"""The metrics of saliency prediction, on the sphere by default, and the two protocols that combine them.
 
 Every sum over pixels is weighted (`weights`):
     "solid_angle"  the maps are ERP and each pixel counts by its solid angle (sin of its centre's colatitude);
@@ -44,6 +44,20 @@ from sal360.metrics.pixel_sums import (
     weighted_sum,
 )
 from sal360.sphere import solid_angles
+
+__all__ = [
+    "METRICS",
+    "PAPER_METRICS",
+    "PAPER_SIZE",
+    "Metric",
+    "auc_judd",
+    "cc",
+    "kld",
+    "nss",
+    "paper_protocol",
+    "sim",
+    "standard_protocol",
+]
 
 PAPER_SIZE = (1024, 2048)
 """Rows and columns of the paper's evaluation."""
@@ -158,7 +172,8 @@ METRICS = {
     "sim": Metric(sim, "SIM", "density", "0 to 1", "", True),
     "kld": Metric(kld, "KLD", "density", "0 nats and more", "", False),
 }
-"""The metrics of the standard protocol by name, in the order of the tables. To add one: its function, and its row."""
+"""The metrics of the standard protocol by name, in the order of the tables. To add one: its function in
+`__all__`, and its row."""
 PAPER_METRICS = ("auc_judd", "nss", "cc", "sim", "kld")
 """The metrics of the paper, which its protocol computes in a way of its own."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,7 @@ class BackendRow:
     suffixes: tuple[str, ...]
     """Kinds of model file that it opens."""
     install: Mapping[str, str]
-    """Kind of device that it runs on, "cpu" or "cuda" → what `pip install` needs for it there."""
+    """Kind of device that it runs on, "cpu" or "cuda" → what `pip install` needs for it there; "": no pip package."""
     precisions: tuple[str, ...]
     """Arithmetic that it has; all but OpenVINO compute in that of the file."""
     runs_code: bool = False
@@ -191,7 +191,7 @@ def _choose(path: Path, backend: str, device: str, precision: str) -> tuple[Back
         names = " and ".join(row.name for row in candidates)
         raise ModelError(
             f"{names} {'is' if len(candidates) == 1 else 'are'} not installed{' for CUDA' if kind == 'cuda' else ''}",
-            f"pip install {candidates[0].install[kind]} (docs/deploy.md lists the packages for each device)",
+            _how_to_install(candidates, kind),
         )
     for row in installed:
         if precision in ("auto", *row.precisions):
@@ -206,6 +206,14 @@ def _candidates(path: Path, backend: str, kind: str) -> list[BackendRow]:
     """The runtimes, among those asked for, that open this kind of file on this kind of device."""
     suffix = path.suffix.lower()
     return [row for row in BACKENDS if backend in ("auto", row.name) and suffix in row.suffixes and kind in row.install]
+
+
+def _how_to_install(rows: Sequence[BackendRow], kind: str) -> str:
+    """The remedy where none of these runtimes is installed: the package of the first that has one."""
+    for row in rows:
+        if packages := row.install[kind]:
+            return f"pip install {packages} (docs/deploy.md lists the packages for each device)"
+    return f"install {'it' if len(rows) == 1 else 'one of them'} (there is no pip package), or choose another backend"
 
 
 def _has_gpu_runtime(path: Path, backend: str) -> bool:

@@ -252,14 +252,36 @@ def test_a_backend_that_does_not_run_on_the_device_is_refused(tiny_model):
     assert "backend openvino cannot run tiny.onnx on cuda" in opening(tiny_model, backend="openvino", device="cuda")
 
 
+def rows(*names):
+    """The rows of these runtimes alone, in their order: a test then does not depend on which others there are."""
+    return tuple(row for row in selection.BACKENDS if row.name in names)
+
+
 @pytest.mark.usefixtures("no_gpu")
-def test_a_runtime_that_is_not_installed_is_named(tiny_model, without):
+def test_a_runtime_that_is_not_installed_is_named(tiny_model, without, monkeypatch):
+    monkeypatch.setattr(selection, "BACKENDS", rows(*CPU_BACKENDS))
     without("openvino")
     message = opening(tiny_model, backend="openvino")
     assert "openvino is not installed" in message
     assert "; pip install openvino (" in message
     without("openvino", "onnxruntime")
     assert "openvino and onnxruntime are not installed" in opening(tiny_model, device="cpu")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_runtime_without_a_pip_package_gets_no_empty_pip_command(tiny_model, without, monkeypatch):
+    class Vendor(OnnxRuntimeBackend):
+        name = "vendor"
+        is_installed = classmethod(lambda *_: False)
+
+    row = selection.BackendRow(Vendor, (".onnx",), {"cpu": ""}, ("fp32",))
+    monkeypatch.setattr(selection, "BACKENDS", (row, *rows(*CPU_BACKENDS)))
+    monkeypatch.setattr(selection, "BACKEND_NAMES", ("auto", "vendor"))
+    assert opening(tiny_model, backend="vendor", device="cpu") == (
+        "vendor is not installed; install it (there is no pip package), or choose another backend"
+    )
+    without("openvino", "onnxruntime")
+    assert "are not installed; pip install openvino (" in opening(tiny_model, device="cpu")
 
 
 def test_a_broken_installation_is_named(tiny_model, tmp_path, monkeypatch):

@@ -272,7 +272,7 @@ class PanoramaGaze(Gaze):
         self.measuring = GazePanoramas(split.measuring, height, map_size, None, seed)
 
     def measure(self, predict: Predict) -> dict[str, float]:
-        """The five metrics of the standard protocol, each a mean over the records that are kept."""
+        """The metrics of the standard protocol, each a mean over the records that are kept."""
         figures = []
         for index in range(len(self._records)):
             frame = self.measuring[0, index][0]
