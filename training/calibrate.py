@@ -7,8 +7,9 @@ much of what attracts them is not in the picture. Two published facts and a set 
 (docs/model_search.md has the argument):
 - The *gain*, KL(prediction ‖ equator prior) averaged over panoramas, sets the temperature. For a calibrated prediction
   it equals the improvement over the prior, so it can be argued about.
-- The *marginal*: gaze averaged over panoramas falls off from the equator as the published Laplace density does. Content
-  itself concentrates near the horizon, so the prior that the model multiplies in must be wider than that density.
+- The *marginal*: gaze averaged over panoramas falls off from the equator as the published Laplace density (of gaze per
+  degree of latitude) does. Content itself concentrates near the horizon, so the prior that the model multiplies in must
+  be wider than that density.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sal360.errors import ParameterError, one_line_errors
 from training.checkpoint import read_header, save_checkpoint
 from training.config import read_config, require_between, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
-from training.models.prior import LAPLACE_MEAN_DEG, LAPLACE_SCALE_DEG, PriorConfig, equator_log_rows, row_weights
+from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg, row_weights
 from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
 from training.trained_models import read_saliency_model
 
@@ -74,10 +75,11 @@ def calibrate(contents: Tensor, model: SaliencyModel, config: CalibrateConfig) -
         ParameterError: no temperature reaches the gain, or no scale the marginal.
     """
     height = contents.shape[1]
-    published = torch.exp(equator_log_rows(height, floor=config.prior_floor)).expand_as(contents[0])  # (h, w)
+    prior = PriorConfig(floor=config.prior_floor)
+    published = torch.exp(equator_log_rows(height, prior)).expand_as(contents[0])  # (h, w)
     settings = replace(
         model.config,
-        prior=PriorConfig(LAPLACE_MEAN_DEG, LAPLACE_SCALE_DEG, config.prior_floor),
+        prior=prior,
         calibration=CalibrationConfig(temperature=1.0, blur_deg=config.blur_deg, floor=config.floor),
     )
 
@@ -97,7 +99,7 @@ def calibrate(contents: Tensor, model: SaliencyModel, config: CalibrateConfig) -
         return -float(mean_distance(predict(temperature, scale_deg)))
 
     published_distance = -float(mean_distance(published[None]))
-    temperature, scale_deg = 2.0, LAPLACE_SCALE_DEG
+    temperature, scale_deg = 2.0, prior.scale_deg
     for _ in range(_ROUNDS):
         temperature = _solve_decreasing(partial(gain, scale_deg), config.gain_nats, 0.2, 10.0)
         scale_deg = _solve_decreasing(partial(negative_distance, temperature), published_distance, 5.0, 200.0)
@@ -113,8 +115,8 @@ def divergence(densities: Tensor, reference: Tensor) -> Tensor:
 def mean_distance(densities: Tensor) -> Tensor:
     """Mean angular distance of gaze from the equator over densities (n, h, w), degrees."""
     height = densities.shape[1]
-    elevation_deg = 90 - 180 * (torch.arange(height) + 0.5) / height
-    return (row_weights(height) * densities * elevation_deg.abs()[:, None]).mean()
+    distance = torch.from_numpy(row_elevations_deg(height)).float().abs()[:, None]  # (h, 1)
+    return (row_weights(height) * densities * distance).mean()
 
 
 def _solve_decreasing(function: Callable[[float], float], aim: float, low: float, high: float) -> float:

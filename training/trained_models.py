@@ -21,7 +21,7 @@ from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
 from training.data.views import resize, to_planes
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel
 from training.models.layers import normalise
-from training.models.prior import PriorConfig
+from training.models.prior import PriorConfig, prior_settings_of_header
 from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
 
 
@@ -81,7 +81,9 @@ def saliency_settings(checkpoint: str | Path) -> SaliencyModelConfig:
     Raises:
         CheckpointError: it is missing, broken or does not hold a saliency model.
     """
-    return config_from_dict(SaliencyModelConfig, read_header(checkpoint, kind="saliency").config)
+    settings = read_header(checkpoint, kind="saliency").config
+    prior = prior_settings_of_header(settings.get("prior", {}))
+    return config_from_dict(SaliencyModelConfig, {**settings, "prior": prior})
 
 
 def read_saliency_model(checkpoint: str | Path, **changes: Any) -> SaliencyModel:

@@ -7,7 +7,7 @@ import torch
 
 from sal360.errors import ParameterError
 from training.calibrate import CalibrateConfig, calibrate, divergence, mean_distance
-from training.models.prior import LAPLACE_SCALE_DEG, equator_log_rows, row_weights
+from training.models.prior import LAPLACE_SCALE_DEG, PriorConfig, equator_log_rows, row_weights
 from training.models.saliency_model import DensityModel, SaliencyModel, SaliencyModelConfig
 
 
@@ -29,14 +29,14 @@ def test_the_gain_is_reached(model: SaliencyModel) -> None:
     config = CalibrateConfig("run", "panoramas", "out", gain_nats=0.15)
     model.config = calibrate(_contents(), model, config)
     densities = DensityModel(model, upsample=0).density(_contents())
-    published = torch.exp(equator_log_rows(16, floor=config.prior_floor)).expand(16, 32)
+    published = torch.exp(equator_log_rows(16, PriorConfig(floor=config.prior_floor))).expand(16, 32)
     assert float(divergence(densities, published)) == pytest.approx(0.15, rel=0.02)
     assert float((row_weights(16) * densities).mean()) == pytest.approx(1)
 
 
 def test_gaze_falls_off_from_the_equator_as_published_although_content_gathers_there(model: SaliencyModel) -> None:
     config = CalibrateConfig("run", "panoramas", "out", gain_nats=0.2)
-    published = torch.exp(equator_log_rows(16, floor=config.prior_floor)).expand(16, 32)[None]
+    published = torch.exp(equator_log_rows(16, PriorConfig(floor=config.prior_floor))).expand(16, 32)[None]
     model.config = calibrate(_contents(equator_pull=2.0), model, config)
     densities = DensityModel(model, upsample=0).density(_contents(equator_pull=2.0))
     assert float(mean_distance(densities)) == pytest.approx(float(mean_distance(published)), rel=1e-3)

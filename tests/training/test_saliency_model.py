@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from sal360.errors import ParameterError
 from sal360.sphere import solid_angles
+from training.checkpoint import plain_settings, save_checkpoint
 from training.models.compact import CircularConv2d
 from training.models.decoders import upsample_circular
-from training.models.prior import PriorConfig, equator_log_rows, row_weights
+from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg, row_weights
 from training.models.saliency_model import (
     CalibrationConfig,
     DensityModel,
@@ -23,6 +25,7 @@ from training.models.saliency_model import (
     SaliencyModelConfig,
     blur_matrices,
 )
+from training.trained_models import saliency_settings
 
 HEIGHT = 96
 
@@ -87,16 +90,47 @@ def test_density_has_solid_angle_weighted_mean_one(upsample: int) -> None:
     assert density.min() > 0
 
 
-def test_the_prior_is_the_published_laplace() -> None:
-    rows = equator_log_rows(180)[:, 0].double().numpy()
-    elevation = 89.5 - np.arange(180)
-    assert elevation[rows.argmax()] in (-1.5, -0.5)
-    expected = -np.abs(elevation + 1.39) / 17.91
-    np.testing.assert_allclose(rows - rows.max(), expected - expected.max(), atol=1e-5)
+def test_gaze_by_the_prior_is_the_published_laplace_per_degree_of_latitude() -> None:
+    rows = equator_log_rows(1800, PriorConfig(floor=0))[:, 0].double().numpy()
+    elevation = 89.95 - np.arange(1800) / 10
+    gaze = np.exp(rows) * np.cos(np.radians(elevation))  # in each tenth of a degree of latitude
+    published = np.exp(-np.abs(elevation + 1.39) / 17.91)
+    near = np.abs(elevation) < 72
+    np.testing.assert_allclose(gaze[near] / published[near], gaze[900] / published[900], rtol=1e-5)
+    p, q = published / published.sum(), gaze / gaze.sum()
+    assert (p * np.log(p / q)).sum() < 2e-3  # the poles have 1 % of the fit
+    assert (q * np.abs(elevation + 1.39)).sum() == pytest.approx((p * np.abs(elevation + 1.39)).sum(), abs=0.2)
+
+
+def test_the_prior_never_rises_towards_a_pole_and_ends_at_uniform() -> None:
+    for mean_deg, scale_deg in ((-1.39, 17.91), (-1.39, 60.0), (30.0, 40.0), (-45.0, 10.0)):
+        rows = equator_log_rows(360, PriorConfig(mean_deg, scale_deg, floor=0))[:, 0].numpy()
+        top = int(rows.argmax())
+        assert abs(89.75 - top / 2 - mean_deg) <= 0.5
+        assert (np.diff(rows[: top + 1]) >= -1e-6).all()
+        assert (np.diff(rows[top:]) <= 1e-6).all()
+    assert np.ptp(equator_log_rows(90, PriorConfig(scale_deg=1000.0)).numpy()) < 0.01
+
+
+def test_a_checkpoint_from_before_the_measure_was_a_setting_keeps_its_prior(tmp_path: Path) -> None:
+    model = _model()
+    settings = plain_settings(model.config)
+    assert settings["prior"].pop("per") == "latitude"
+    save_checkpoint(tmp_path, 1, model, "saliency", settings, {})
+    prior = saliency_settings(tmp_path).prior
+    elevation = row_elevations_deg(180)
+    rows = equator_log_rows(180, dataclasses.replace(prior, floor=0))[:, 0].double().numpy()
+    np.testing.assert_allclose(
+        rows[10] - rows[80], (abs(elevation[80] + 1.39) - abs(elevation[10] + 1.39)) / 17.91, rtol=1e-5
+    )
+
+
+def test_the_prior_has_a_mean_and_a_floor() -> None:
+    rows = equator_log_rows(180, PriorConfig(floor=0))[:, 0].double().numpy()
     weight = row_weights(180)[:, 0].double().numpy()
     np.testing.assert_allclose(weight, solid_angles(180, 1)[:, 0] * 180 / (4 * np.pi), rtol=1e-6)
     assert (weight * np.exp(rows)).mean() == pytest.approx(1)
-    floored = np.exp(equator_log_rows(180, floor=0.1)[:, 0].double().numpy())
+    floored = np.exp(equator_log_rows(180, PriorConfig(floor=0.1))[:, 0].double().numpy())
     assert floored.min() > 0.1
     assert (weight * floored).mean() == pytest.approx(1)
 

@@ -14,7 +14,7 @@ from sal360.metrics import kld
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.config import option_names, require, require_between
 from training.data.panoramas import PanoramaConfig
-from training.models.prior import PriorConfig, equator_log_rows
+from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg
 from training.trained_models import open_large_enough, read_predictor
 
 
@@ -44,10 +44,7 @@ PAPER_KLD = {"VGG16": 1.867, "ResNet50": 2.507}
 
 def equator_rows(prior: PriorConfig, height: int) -> Floats:
     """Density of the prior on each row, relative to uniform: (height, 1)."""
-    log_rows = equator_log_rows(
-        height, mean_deg=prior.mean_deg, scale_deg=prior.scale_deg, floor=prior.floor, strength=prior.strength
-    )
-    return np.asarray(np.exp(log_rows.double().numpy()))
+    return np.asarray(np.exp(equator_log_rows(height, prior).double().numpy()))
 
 
 def equator_distance(density: Density, prior: PriorConfig) -> float:
@@ -79,7 +76,7 @@ def analyse_equator(config: EquatorConfig) -> None:
             rows.append({"model": name, "panorama": Path(path).name, "kld": distance})
         profile = np.mean([density.mean(axis=1) for density in densities], axis=0)  # (h,)
         profiles.plot(
-            profile, _elevations_deg(len(profile)), color=ENCODER_COLOURS[i % len(ENCODER_COLOURS)], label=name
+            profile, row_elevations_deg(len(profile)), color=ENCODER_COLOURS[i % len(ENCODER_COLOURS)], label=name
         )
         print(f"{name}: KL(prior ‖ prediction) {np.mean(distances[name]):.3f} nats")
     boxes.boxplot(list(distances.values()), showmeans=True)
@@ -88,11 +85,7 @@ def analyse_equator(config: EquatorConfig) -> None:
         boxes.axhline(paper, color="grey", linestyle=style, label=f"paper, {encoder}: {paper}")
     boxes.set(ylabel="KL(prior ‖ prediction), nats", ylim=(0, None), title=f"{len(panoramas)} panoramas")
     boxes.legend()
-    profiles.plot(equator_rows(config.prior, 180)[:, 0], _elevations_deg(180), "k--", label="equator prior")
+    profiles.plot(equator_rows(config.prior, 180)[:, 0], row_elevations_deg(180), "k--", label="equator prior")
     profiles.set(xlabel="mean density, relative to uniform", ylabel="elevation, degrees", ylim=(-90, 90))
     profiles.legend()
     write_results(config.output, "equator", rows, figure)
-
-
-def _elevations_deg(height: int) -> Floats:
-    return np.asarray(90 - 180 * (np.arange(height) + 0.5) / height)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.optimize import minimize
 from tqdm import tqdm
 
@@ -14,9 +15,9 @@ from sal360.arrays import Floats, Pixels, Reals
 from sal360.density import nearest_index, resize_map
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import vector_to_angles
+from sal360.sphere import solid_angles, vector_to_angles
 from training.evaluation.classical import boolean_map_saliency, spectral_residual
-from training.models.prior import equator_log_rows
+from training.models.prior import log_laplace, row_elevations_deg
 
 Predict = Callable[[Pixels], Reals]
 """A panorama (H, W, 3) RGB to a map (h, w), not negative, of any scale."""
@@ -25,22 +26,20 @@ _HEIGHT = 256
 
 @dataclass(frozen=True)
 class Laplace:
-    """An equator prior: gaze density exp(−|elevation − mean| / scale), relative to uniform on the sphere."""
+    """An equator prior: gaze per degree of latitude falls off as exp(−|elevation − mean| / scale)."""
 
     mean_deg: float
     scale_deg: float
 
     def density(self, height: int) -> Floats:
         """The prior as a map (height, 2 · height) with solid-angle-weighted mean 1."""
-        rows = np.exp(equator_log_rows(height, mean_deg=self.mean_deg, scale_deg=self.scale_deg).double().numpy())
-        return np.repeat(rows, 2 * height, axis=1)
+        area = solid_angles(height, 1)  # (height, 1)
+        rows = np.exp(_log_laplace(row_elevations_deg(height)[:, None], self.mean_deg, self.scale_deg))
+        return np.repeat(rows * area.sum() / (rows * area).sum(), 2 * height, axis=1)
 
 
 def fit_laplace(elevation_rad: Floats, seen: Floats | None = None) -> Laplace:
     """The maximum-likelihood `Laplace` of fixations.
-
-    The density per solid angle is a Laplace. Its integral over the sphere, which has less area near the poles, is part
-    of the likelihood, so the scale is larger than the mean absolute deviation.
 
     Args:
         elevation_rad: elevations of the fixations (n,), n > 0.
@@ -48,18 +47,22 @@ def fit_laplace(elevation_rad: Floats, seen: Floats | None = None) -> Laplace:
     """
     elevation_deg = np.degrees(elevation_rad)
     height = 1800 if seen is None else len(seen)
-    row_deg = 90 - 180 * (np.arange(height) + 0.5) / height
+    row_deg = row_elevations_deg(height)
     area = np.cos(np.radians(row_deg)) * (1 if seen is None else seen)
 
     def negative_log_likelihood(parameters: Floats) -> float:
         mean, scale = parameters[0], math.exp(parameters[1])
-        integral = float((np.exp(-np.abs(row_deg - mean) / scale) * area).sum())
-        return float(np.abs(elevation_deg - mean).mean()) / scale + math.log(integral)
+        integral = float((np.exp(_log_laplace(row_deg, mean, scale)) * area).sum())
+        return math.log(integral) - float(_log_laplace(elevation_deg, mean, scale).mean())
 
     start = np.array([np.median(elevation_deg), math.log(max(np.abs(elevation_deg).mean(), 1.0))])
     # scales in [1, 1000] degrees: beyond, the fixations are a single point or practically uniform
-    found = minimize(negative_log_likelihood, start, method="Nelder-Mead", bounds=[(-90, 90), (0, math.log(1000))]).x
+    found = minimize(negative_log_likelihood, start, method="Nelder-Mead", bounds=[(-89, 89), (0, math.log(1000))]).x
     return Laplace(float(found[0]), math.exp(found[1]))
+
+
+def _log_laplace(elevation_deg: Floats, mean_deg: float, scale_deg: float) -> Floats:
+    return np.asarray(log_laplace(torch.from_numpy(elevation_deg), mean_deg, scale_deg).numpy())
 
 
 @dataclass(frozen=True)

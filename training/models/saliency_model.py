@@ -193,10 +193,7 @@ class DensityModel(nn.Module):
         self.model = model
         self.upsample = upsample
         height, width = (size << upsample for size in model.map_size)
-        prior = model.config.prior
-        rows = equator_log_rows(
-            height, mean_deg=prior.mean_deg, scale_deg=prior.scale_deg, floor=prior.floor, strength=prior.strength
-        )
+        rows = equator_log_rows(height, model.config.prior)
         self.register_buffer("prior_log_rows", rows, persistent=False)  # (h, 1)
         self.register_buffer("row_weights", row_weights(height), persistent=False)  # (h, 1)
         if model.config.calibration.blur_deg:

@@ -25,7 +25,7 @@ def record(elevations_deg, density=None):
 def test_the_laplace_is_found_again_in_its_own_samples(mean_deg, scale_deg):
     rng = np.random.default_rng(5)
     elevation_deg = np.linspace(-90, 90, 20001)
-    chance = np.exp(-np.abs(elevation_deg - mean_deg) / scale_deg) * np.cos(np.radians(elevation_deg))
+    chance = Laplace(mean_deg, scale_deg).density(20001)[:, 0][::-1] * np.cos(np.radians(elevation_deg))
     samples = rng.choice(elevation_deg, 20000, p=chance / chance.sum())
     found = fit_laplace(np.radians(samples))
     assert found.mean_deg == pytest.approx(mean_deg, abs=0.8)
@@ -39,6 +39,11 @@ def test_a_fit_to_a_window_does_not_take_its_edges_for_people():
     seen = (np.abs(rows_deg) < 20) * 0.3
     assert fit_laplace(np.radians(samples), seen).scale_deg > 200
     assert fit_laplace(np.radians(samples)).scale_deg < 15
+
+
+def test_a_laplace_counts_gaze_per_degree_of_latitude():
+    gaze = (Laplace(0.0, 17.9).density(180) * solid_angles(180, 360)).sum(axis=1)
+    assert gaze[29] / gaze[89] == pytest.approx(math.exp(-60 / 17.9), rel=0.01)
 
 
 def test_a_laplace_map_is_a_density():
