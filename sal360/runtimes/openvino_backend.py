@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -35,11 +36,10 @@ class OpenVinoBackend(Backend):
         return device == "cpu" and importlib.util.find_spec("openvino") is not None
 
     def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
-        import openvino
 
         self.spec = read_onnx(path).spec
         self.device = device
-        core = openvino.Core()
+        core = _core()
         self.precision, hint = _precision(precision, self.spec, has_bf16=_has_bf16(core))
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -74,12 +74,23 @@ class OpenVinoBackend(Backend):
         self._request = None
 
 
+@functools.cache
+def _core() -> Any:
+    """OpenVINO, started once and kept until the process ends.
+
+    On Linux its CPU plugin gives the thread that starts it a stack for signal handlers. When the last `Core` goes in
+    another thread, the plugin frees that stack and the first thread still uses it: the next signal, such as Ctrl-C,
+    crashes the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def processor_has_bf16() -> bool | None:
     """Whether this processor has bf16 arithmetic; None when OpenVINO does not start (opening a model says why)."""
     try:
-        import openvino
-
-        return _has_bf16(openvino.Core())
+        return _has_bf16(_core())
     except (ImportError, OSError, RuntimeError):
         return None
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -182,6 +185,25 @@ def test_closing_waits_for_the_frame_in_work(backend, frames, monkeypatch):
         may_go_on.set()
         assert maps.result(10).shape == (1, 16, 32)
         closing.result(10)
+
+
+CLOSED_BY_ANOTHER_THREAD = """
+import signal, sys, threading
+from sal360.runtimes import open_model
+model = open_model(sys.argv[1], backend=sys.argv[2], device="cpu", threads=1)
+closing = threading.Thread(target=model.close)
+closing.start()
+closing.join()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_signals_are_handled_after_another_thread_has_closed_the_model(name, tiny_model):
+    pytest.importorskip(name)
+    command = [sys.executable, "-c", CLOSED_BY_ANOTHER_THREAD, os.fspath(tiny_model), name]
+    assert subprocess.run(command, check=False).returncode == 5
 
 
 def test_a_model_that_cannot_be_freed_is_closed_all_the_same(backend, frames, monkeypatch, caplog):

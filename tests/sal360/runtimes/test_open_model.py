@@ -16,7 +16,14 @@ import pytest
 from sal360.errors import ModelError, ParameterError, Sal360Error
 from sal360.metrics import cc, kld
 from sal360.predictor import resize_frame
-from sal360.runtimes import BACKEND_NAMES, onnxruntime_backend, open_bundled_model, open_model, selection
+from sal360.runtimes import (
+    BACKEND_NAMES,
+    onnxruntime_backend,
+    open_bundled_model,
+    open_model,
+    openvino_backend,
+    selection,
+)
 from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from sal360.runtimes.openvino_backend import OpenVinoBackend
 from sal360.runtimes.tensorrt.engine import sha256
@@ -117,7 +124,7 @@ def test_the_bundled_int8_form_is_refused_on_a_gpu(monkeypatch):
 )
 def test_the_processor_tells_which_form_is_the_fastest(monkeypatch, capabilities, machine, form):
     core = SimpleNamespace(get_property=lambda *_: capabilities)
-    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+    monkeypatch.setattr(openvino_backend, "_core", lambda: core)
     monkeypatch.setattr("platform.machine", lambda: machine)
     (openvino,) = (row for row in selection.BACKENDS if row.name == "openvino")
     assert selection.bundled_form(openvino, "cpu", "auto") == form
@@ -125,6 +132,7 @@ def test_the_processor_tells_which_form_is_the_fastest(monkeypatch, capabilities
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_broken_openvino_is_said_in_one_line_for_the_bundled_model_too(monkeypatch):
+    monkeypatch.setattr(openvino_backend, "_core", openvino_backend._core.__wrapped__)  # as in a new process
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises
     monkeypatch.setattr(OpenVinoBackend, "is_installed", classmethod(lambda *_: True))
     with pytest.raises(ModelError, match="openvino is installed but cannot be imported"):
