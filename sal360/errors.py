@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -133,6 +134,7 @@ _EXTRAS = {
     "av": "replay",
     "matplotlib": "replay",
     "psutil": "replay",
+    "jinja2": "replay",
     "onnxruntime": "cpu",
     "openvino": "cpu",
     "torch": "train",
@@ -144,6 +146,16 @@ _EXTRAS = {
     "scipy": "train",
 }
 """Python module → the extra of this package that installs it."""
+
+
+def require_modules(*names: str) -> None:
+    """Import modules that long work needs at its end, before it begins.
+
+    Raises:
+        ImportError: one is missing or cannot be loaded.
+    """
+    for name in names:
+        importlib.import_module(name)
 
 
 def _describe_import_error(error: ImportError) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -110,9 +109,21 @@ def _home() -> Path:
     if home:
         return Path(home)
     try:
+        import pwd  # here, because Windows does not have it
+
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except ImportError:
+        return _profile()
     except KeyError:
-        raise ParameterError(
-            f"HOME is not set and user {os.getuid()} has no home folder",
-            "set XDG_CACHE_HOME to a writable folder for compiled models",
-        ) from None
+        raise _no_home(f"HOME is not set and user {os.getuid()} has no home folder") from None
+
+
+def _profile() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise _no_home("neither HOME nor USERPROFILE is set") from None
+
+
+def _no_home(found: str) -> ParameterError:
+    return ParameterError(found, "set XDG_CACHE_HOME to a writable folder for compiled models")

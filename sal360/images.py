@@ -306,6 +306,28 @@ def read_map_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
     return grey
 
 
+def require_picture(picture: object, name: str) -> None:
+    """Refuse what is no array, such as the None that `cv2.imread` returns.
+
+    Args:
+        picture: what should be one.
+        name: what the error calls it: "the frame".
+
+    Raises:
+        FrameError: it is None or of another type.
+    """
+    if picture is None:
+        raise FrameError(
+            f"{name} is None",
+            "check the path: cv2.imread returns None for a file that it cannot read",
+            reason="unreadable_picture",
+        )
+    if not isinstance(picture, np.ndarray):
+        raise FrameError(
+            f"{name} is of the type {type(picture).__name__}", "pass the pixels as a numpy array", reason="not_colour"
+        )
+
+
 def write_picture(path: str | os.PathLike[str], picture_bgr: Pixels, quality: int = 95) -> None:
     """Replace the file at `path` by a picture (H, W[, 3]), whole or not at all; the suffix chooses the format.
 
@@ -313,9 +335,11 @@ def write_picture(path: str | os.PathLike[str], picture_bgr: Pixels, quality: in
         quality: of JPEG, 0 to 100.
 
     Raises:
+        FrameError: the picture is None or no array.
         OSError: the folder cannot be made or written.
         ValueError: OpenCV does not write this format.
     """
+    require_picture(picture_bgr, "the picture")
     suffix = os.path.splitext(os.fspath(path))[1]
     if not cv2.haveImageWriter(f"picture{suffix}"):
         raise ValueError(f"OpenCV does not write {suffix!r}")

@@ -13,6 +13,7 @@ import numpy as np
 from sal360.arrays import Density, Pixels
 from sal360.density import normalised
 from sal360.errors import FrameError, ParameterError
+from sal360.images import require_picture
 from sal360.runtimes import open_bundled_model, open_model
 from sal360.spec import ModelSpec
 
@@ -83,11 +84,12 @@ class Predictor:
             (h, w) float32 at the spec's output size: density relative to uniform, mean 1 on the sphere.
 
         Raises:
-            FrameError: the frame has another type or shape, or its map is not finite.
+            FrameError: the frame is None or has another type or shape, or its map is not finite.
             ParameterError: channels is neither "rgb" nor "bgr".
         """
         if channels not in ("rgb", "bgr"):
             raise ParameterError(f"channels is {channels!r}", 'pass "rgb" or "bgr"')
+        require_picture(frame, "the frame")
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise FrameError(
                 f"the frame is {frame.shape} {frame.dtype}",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sal360.arrays import Floats, Mask
 from sal360.errors import ParameterError
+from sal360.images import require_picture
 from sal360.sphere import erp_directions
 
 Sample = TypeVar("Sample", bound="np.integer[Any] | np.floating[Any]")
@@ -60,7 +61,12 @@ def _maps_of_parts(xyz: NDArray[np.float32], height: int, width: int) -> Maps:
 
 
 def sample_erp(erp: NDArray[Sample], directions: Floats) -> NDArray[Sample]:
-    """A panorama (H, W[, C]) looked up bilinearly at unit vectors (h, w, 3): (h, w[, C]), the same dtype."""
+    """A panorama (H, W[, C]) looked up bilinearly at unit vectors (h, w, 3): (h, w[, C]), the same dtype.
+
+    Raises:
+        FrameError: the panorama is None or no array.
+    """
+    require_picture(erp, "the panorama")
     return remap_sphere(erp, sampling_maps(directions, *erp.shape[:2]))
 
 
@@ -92,7 +98,11 @@ def rotate_erp(erp: NDArray[Sample], rotation: Floats) -> NDArray[Sample]:
         erp: panorama (H, W[, C]), any dtype that cv2 resamples (uint8, uint16, float32, float64).
         rotation: active rotation about body axes, e.g. of `sphere.rotation_yaw_pitch_roll`. The maps of the last
             few rotations are cached; for a stream of random rotations use `rotation_maps` and `remap_sphere`.
+
+    Raises:
+        FrameError: the panorama is None or no array.
     """
+    require_picture(erp, "the panorama")
     height, width = erp.shape[:2]
     key = np.ascontiguousarray(rotation, dtype=np.float64).tobytes()
     return remap_sphere(erp, _cached_rotation_maps(key, height, width))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
@@ -19,11 +21,14 @@ from sal360.samples import bundled_panoramas
 from sal360.settings import flatten, with_values
 from sal360.sources import Frame, open_source
 from sal360.sources.pictures import pictures_in
+from sal360_ros.diagnostics import clock_trouble
 from sal360_ros.messages import image_message
 from sal360_ros.parameter_table import ParameterTable
 from sal360_ros.parameters import CameraParameters
 from sal360_ros.qos import mismatch_logger, output_qos, overridable
 
+CLOCK_WAIT_S = 3.0
+"""Time between two looks at a missing `/clock`, seconds."""
 _HEADER_BYTES = 2**20
 """Enough for the metadata that may precede a picture's size."""
 
@@ -63,9 +68,16 @@ class PanoramaCamera(Node):
             qos_overriding_options=overridable(),
         )
         self._timer = self.create_timer(1 / self._values.rate_hz, self._publish_next)
+        # by a clock that never stands still: without /clock, the other timer's never starts
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._clock_check = self.create_timer(CLOCK_WAIT_S, self._check_clock, clock=steady)
 
     def _skip(self, error: FrameError, name: str) -> None:
         self.get_logger().warning(f"{printable(name)} skipped: {error}")
+
+    def _check_clock(self) -> None:
+        if trouble := clock_trouble(self):
+            self.get_logger().warning(f"no frames are published: {trouble}", throttle_duration_sec=10.0)
 
     def _publish_next(self) -> None:
         frame = next(self._frames, None)

@@ -19,7 +19,7 @@ import numpy as np
 
 from sal360.arrays import Pixels
 from sal360.cli.options import CommandParser
-from sal360.errors import ParameterError, Sal360Error
+from sal360.errors import ParameterError, Sal360Error, require_modules
 from sal360.files import written_beside
 from sal360.images import decode_image, write_picture
 from sal360_ros.environment import check_environment, ros_start_errors
@@ -35,6 +35,7 @@ class DemoError(Sal360Error):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns 0 when every part of it worked."""
     options = _parse(arguments)
+    require_modules("av")  # which writes the overlay at the end
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # keep the demo off the network
@@ -54,7 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser("demo [SOURCE]", __doc__)
     add = parser.add_argument
-    add("source", nargs="?", default="", help="picture, folder, video or bag (default: the bundled panoramas)")
+    add(
+        "source",
+        nargs="?",
+        default="",
+        metavar="SOURCE",
+        help="picture, folder, video or bag (default: the bundled panoramas)",
+    )
     add("--output", type=Path, default=Path("out/demo"), metavar="DIR", help="output folder")
     add("--seconds", type=float, default=8.0, metavar="S", help="duration of the measurement, seconds")
     add("--rate", type=float, default=30.0, metavar="HZ", help="camera frames per second")

@@ -14,6 +14,15 @@ for module in pkgutil.walk_packages(sal360.__path__, "sal360."):
 heavy = {"matplotlib", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch"}
 print(*sorted(heavy & set(sys.modules)))
 """
+POSIX_ONLY = """
+import sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+"""
+
+
+def test_the_library_is_imported_on_any_system() -> None:
+    subprocess.run([sys.executable, "-c", POSIX_ONLY + LIGHT_IMPORTS], check=True)
 
 
 def test_the_library_imports_heavy_packages_only_where_they_are_used() -> None:

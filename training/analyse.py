@@ -47,7 +47,7 @@ def main() -> None:
     if name not in ANALYSES:
         raise ParameterError(f"there is no analysis {name!r}", f"choose one of {', '.join(ANALYSES)}")
     kind, analyse = ANALYSES[name]
-    config = read_config(kind, kind.__doc__ or "", options)
+    config = read_config(kind, kind.__doc__ or "", options, subcommand=name)
     check_folder_is_writable(config.output)
     analyse(config)
 

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import operator
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,8 +105,16 @@ def option_names(prefix: str = "", /, **names: str) -> Iterator[None]:
         raise error.renamed(rename, options=True) from None
 
 
-def read_config(kind: type[Config], description: str, argv: Sequence[str] | None = None) -> Config:
+def read_config(
+    kind: type[Config], description: str, argv: Sequence[str] | None = None, *, subcommand: str = ""
+) -> Config:
     """The dataclass `kind` from `--config FILE.yaml` and options such as `--loop.steps 100`; later ones win.
+
+    Args:
+        kind: the dataclass.
+        description: text above the options in `--help`.
+        argv: the options; None takes those of the process.
+        subcommand: what stands before the options, for the usage in `--help`.
 
     Raises:
         ParameterError: an option is unknown, of the wrong type or out of its range, or the YAML file is missing.
@@ -113,7 +122,7 @@ def read_config(kind: type[Config], description: str, argv: Sequence[str] | None
     from jsonargparse import ArgumentError  # starts slowly
 
     try:
-        values = _parser(kind, description).parse_args(argv).as_dict()
+        values = _parser(kind, description, subcommand).parse_args(argv).as_dict()
     except (ArgumentError, UnicodeDecodeError, RecursionError) as error:  # PyYAML lets the last two through
         place = " or in ".join(["on the command line", *_config_files(sys.argv[1:] if argv is None else argv)])
         text = " ".join(str(error).split())
@@ -123,14 +132,21 @@ def read_config(kind: type[Config], description: str, argv: Sequence[str] | None
         return _build(kind, values)
 
 
-def _parser(kind: type[Any], description: str) -> ArgumentParser:
+def _parser(kind: type[Any], description: str, subcommand: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help shows the docstring under each field
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    prog = f"{_command()} {subcommand}".rstrip()
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of settings")
     parser.add_class_arguments(kind)
     return parser
+
+
+def _command() -> str:
+    """How this process was started: "python -m training.pretrain"."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
 def _config_files(argv: Sequence[str]) -> list[str]:
@@ -143,31 +159,87 @@ def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """The dataclass `kind` that `dataclasses.asdict` and perhaps JSON made `values` of; fields may be missing.
 
     Raises:
-        CheckpointError: a setting is unknown or out of its range, as in a checkpoint of another version.
+        CheckpointError: a setting is unknown, missing, of another type or out of its range, as in a checkpoint of
+            another version.
     """
     try:
         return _build(kind, values)
     except SettingError as error:
-        raise CheckpointError(f"the setting {error.found}", "update sal360_ros", expected=error.expected) from None
+        raise CheckpointError(f"the setting {error.found}", _UPDATE, expected=error.expected) from None
+
+
+_UPDATE = "update sal360, or give a checkpoint that this version wrote"
 
 
 def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """A dataclass out of plain values, nested ones first; a `SettingError` names the path from `kind` down."""
-    types = typing.get_type_hints(kind)
+    kinds = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in types:
+        if name not in kinds:
             raise CheckpointError(
-                f"the setting {name!r} of {kind.__name__} is unknown", "update sal360_ros", expected=", ".join(types)
+                f"the setting {name!r} of {kind.__name__} is unknown", _UPDATE, expected=", ".join(kinds)
             )
-        if dataclasses.is_dataclass(types[name]):
+        if dataclasses.is_dataclass(kinds[name]):
             require(name, value, isinstance(value, Mapping), "settings in it, or to be left out for the defaults")
             try:
-                value = _build(types[name], value)
+                value = _build(kinds[name], value)
             except SettingError as error:
                 raise error.renamed(f"{name}.{{}}".format, options=False) from None
+        else:
+            require(name, value, _is_a(value, kinds[name]), _described(kinds[name]))
         arguments[name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+    missing = _required(kind) - arguments.keys()
+    if missing:
+        raise CheckpointError(f"the setting {min(missing)!r} of {kind.__name__} is missing", _UPDATE)
     return kind(**arguments)
+
+
+def _required(kind: type[Any]) -> set[str]:
+    """The fields without a default."""
+    nothing = dataclasses.MISSING
+    return {each.name for each in dataclasses.fields(kind) if each.default is each.default_factory is nothing}
+
+
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+"""The types of single settings, and what errors call them."""
+_UNIONS = (typing.Union, types.UnionType)
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a plain value, perhaps from JSON, is of the type of a field."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return value in parts
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and _are(value, parts)
+    if origin in _UNIONS:
+        return any(_is_a(value, each) for each in parts)
+    if kind not in _PLAIN:
+        return True  # what the dataclass itself has to check
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _are(values: Sequence[object], kinds: Sequence[Any]) -> bool:
+    """Whether the entries of a list are of the types of a tuple."""
+    if kinds[1:] == (...,):
+        return all(_is_a(each, kinds[0]) for each in values)
+    return len(values) == len(kinds) and all(map(_is_a, values, kinds))
+
+
+def _described(kind: Any) -> str:
+    """The type of a field, as errors call it."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(map(str, parts)) if len(parts) < 3 else f"one of {', '.join(map(str, parts))}"
+    if origin is tuple:
+        count = "" if parts[1:] == (...,) else f"{len(parts)} values, "
+        return f"a list, {count}each {_described(parts[0])}"
+    if origin in _UNIONS:
+        return " or ".join(map(_described, parts))
+    return _PLAIN.get(kind, str(kind))
 
 
 def write_config(config: Any, path: str | Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sal360.arrays import Floats
-from sal360.errors import ParameterError, one_line_errors
+from sal360.errors import ParameterError, one_line_errors, require_modules
 from sal360.files import check_folder_is_writable, write_text
 from training.config import (
     option_names,
@@ -117,6 +117,7 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
         OSError: the results cannot be written; the folder is tried before anything is measured.
     """
     output = check_folder_is_writable(config.output)
+    require_modules("matplotlib", "jinja2")  # which make the report at the end
     models = open_models(config.models, config.prior_strengths)
     parts = list(_parts(config))
     scores = [each for part in parts for each in _measure(part, models, config)]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,20 +35,22 @@ RECIPES = Path(__file__).parent / "recipes"
 class MakeWeightsConfig:
     """Data and output folders."""
 
-    osie: str
-    """Folder of the OSIE data set."""
-    panoramas: str
-    """Folder of panoramas without gaze."""
+    osie: str = ""
+    """Folder of the OSIE data set; with `dry_run` it may be left out."""
+    panoramas: str = ""
+    """Folder of panoramas without gaze; with `dry_run` it may be left out."""
     runs: str = f"runs/sal360-compact-{VERSION}"
     """Folder for the results of the steps."""
     dry_run: bool = False
     """Print the commands instead of running them."""
 
     def __post_init__(self) -> None:
+        if self.dry_run:
+            return
         for name in ("osie", "panoramas"):
             folder = getattr(self, name)
             require_path(name, folder, "a folder")
-            require(name, folder, self.dry_run or Path(folder).is_dir(), "a folder that exists")
+            require(name, folder, Path(folder).is_dir(), "a folder that exists")
 
 
 class Step(Protocol):
@@ -244,11 +246,13 @@ def make_weights(config: MakeWeightsConfig) -> None:
     Raises:
         TrainingError: a step failed; its own message says why.
     """
+    if config.dry_run:
+        named = replace(config, osie=config.osie or "OSIE", panoramas=config.panoramas or "PANORAMAS")
+        print("\n".join(shlex.join(command) for _, command in commands(named)))
+        return
     for step, command in commands(config):
         result = Path(config.runs) / step.name
-        if config.dry_run:
-            print(shlex.join(command))
-        elif result.exists() and not step.runs_again:
+        if result.exists() and not step.runs_again:
             print(f"{step.name}: done before")
         else:
             begin_s = time.monotonic()
@@ -257,9 +261,8 @@ def make_weights(config: MakeWeightsConfig) -> None:
                     f"the step {step.name} failed", "fix what its message says, then run this command again"
                 )
             print(f"{step.name}: {(time.monotonic() - begin_s) / 60:.1f} min", flush=True)
-    if not config.dry_run:  # at the end, so that both files name the revision of an unchanged source tree
-        for path in FILES:
-            shutil.copyfile(Path(config.runs) / path.name, path)
+    for path in FILES:  # at the end, so that both files name the revision of an unchanged source tree
+        shutil.copyfile(Path(config.runs) / path.name, path)
 
 
 def _as_options(options: Mapping[str, Any]) -> list[str]:

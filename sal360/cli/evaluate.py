@@ -29,7 +29,7 @@ from sal360.arrays import Floats
 from sal360.cli import live_player
 from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, model_options
 from sal360.density import HEADSET_SIGMA_DEG
-from sal360.errors import FRAME_REJECTIONS, ParameterError, printable
+from sal360.errors import FRAME_REJECTIONS, ParameterError, printable, require_modules
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360.predictor import Predictor
 from sal360.replay.evaluation import Evaluation, evaluate_frames
@@ -61,6 +61,7 @@ class Run:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay, evaluate and report; 1 if a requirement does not hold."""
     options = _parser().parse_args(arguments)
+    require_modules("matplotlib", "jinja2")  # which make the report at the end
     requirements = [parse_requirement(text) for text in options.require]
     protocols = [each for each in PROTOCOLS if options.protocol in (each, "both")] if options.ground_truth else []
     check_names(requirements, figure_names(live=options.live, protocols=protocols))

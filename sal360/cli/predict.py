@@ -229,7 +229,7 @@ def _write_array(path: Path, values: NDArray[Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("predict PICTURE|VIDEO|FOLDER...", __doc__)
+    parser = CommandParser("predict INPUT...", __doc__)
     add = parser.add_argument
     add("inputs", type=Path, nargs="+", metavar="INPUT", help="equirectangular picture or video, or folder of pictures")
     add("--output", type=Path, default=Path("out/predict"), metavar="DIR", help="output folder")

@@ -8,6 +8,7 @@ import cv2
 from numpy.typing import NDArray
 
 from sal360.arrays import Density, Pixels
+from sal360.images import require_picture
 
 FULL_SCALE = 8.0
 """Density, relative to uniform, of the brightest colour and of the 8-bit value 255."""
@@ -34,7 +35,11 @@ def draw_overlay(
         full_scale: density, relative to uniform, of the brightest colour.
         opacity: heat-map opacity, 0 to 1.
         colormap: one of OpenCV's; a map that starts at black dims the regions of low density and does not tint them.
+
+    Raises:
+        FrameError: the frame is None or no array.
     """
+    require_picture(frame_bgr, "the frame")
     height, width = frame_bgr.shape[:2]
     # coloured at the map's own size and then enlarged: several times as fast as the other way round
     heat = cv2.applyColorMap(saliency_to_mono8(density, full_scale), colormap)  # (h, w, 3)

@@ -14,6 +14,7 @@ import numpy as np
 
 from sal360.arrays import Density, Pixels
 from sal360.errors import FrameError, ModelError
+from sal360.images import require_picture
 from sal360.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -90,6 +91,7 @@ class Backend(abc.ABC):
             FrameError: the frames have another shape or type.
             ModelError: the model is closed, or the runtime failed.
         """
+        require_picture(frames, "the batch of frames")
         expected = (self.spec.input_height, self.spec.input_width, 3)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[0] < 1 or frames.shape[1:] != expected:
             raise FrameError(

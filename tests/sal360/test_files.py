@@ -191,6 +191,21 @@ def test_the_cache_is_where_the_environment_says(
     assert cache_folder() == Path(expected)
 
 
+def test_without_pwd_as_on_windows_the_home_is_that_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setitem(sys.modules, "pwd", None)
+    monkeypatch.setattr(Path, "home", lambda: Path("/Users/a"))
+    assert cache_folder() == Path("/Users/a/.cache/sal360_ros")
+
+    def unknown() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    with pytest.raises(ParameterError, match=r"neither HOME nor USERPROFILE is set; set XDG_CACHE_HOME"):
+        cache_folder()
+
+
 def test_an_unknown_user_without_home_is_told_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(uid: int) -> None:
         raise KeyError(f"getpwuid(): uid not found: {uid}")

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sal360.errors import FrameError, ParameterError
+from sal360.images import write_picture
+from sal360.outputs.overlay import draw_overlay
 from sal360.predictor import Predictor, check_frame, resize_frame, scale_prior
+from sal360.projection import Viewport, rotate_erp
 from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from sal360.sphere import solid_angles
 
@@ -106,6 +109,32 @@ def test_wrong_frames_are_refused_by_reason(predictor, wrong, reason):
     with pytest.raises(FrameError) as raised:
         predictor.predict(wrong)
     assert raised.value.reason == reason
+
+
+UNREAD = "is None; check the path: cv2.imread returns None for a file that it cannot read"
+
+
+def test_the_none_of_a_file_that_opencv_cannot_read_is_refused_wherever_a_picture_is_taken(predictor, tmp_path):
+    nothing = cv2.imread(str(tmp_path / "no_such.jpg"))
+    density = np.ones((4, 8), np.float32)
+    calls = {
+        "the frame": (lambda: predictor.predict(nothing, "bgr"), lambda: draw_overlay(nothing, density)),
+        "the batch of frames": (lambda: predictor._backend.infer(nothing),),
+        "the panorama": (
+            lambda: rotate_erp(nothing, np.eye(3)),
+            lambda: Viewport(np.eye(3), 1.0, 4, 8).cut_from(nothing),
+        ),
+        "the picture": (lambda: write_picture(tmp_path / "written.png", nothing),),
+    }
+    for name, each in calls.items():
+        for call in each:
+            with pytest.raises(FrameError, match=f"^{name} {UNREAD}$"):
+                call()
+
+
+def test_what_is_no_array_is_refused_by_its_type(predictor):
+    with pytest.raises(FrameError, match=r"^the frame is of the type str; pass the pixels as a numpy array$"):
+        predictor.predict("panorama.jpg")
 
 
 def test_an_unknown_order_of_channels_is_refused(predictor):

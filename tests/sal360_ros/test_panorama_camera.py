@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from sal360.errors import DataError, ParameterError
@@ -87,6 +88,18 @@ def test_refuses_to_start_with_what_it_cannot_show(graph, parameters, error, mes
     overrides = [Parameter(name, value=value) for name, value in parameters.items()]
     with pytest.raises(error, match=message):
         PanoramaCamera(context=graph.context, parameter_overrides=overrides)
+
+
+@pytest.mark.parametrize("clock", ["missing", "silent"])
+def test_without_a_clock_in_simulation_the_camera_says_why_it_publishes_nothing(
+    graph, make_camera, picture, clock, monkeypatch
+):
+    monkeypatch.setattr("sal360_ros.camera.CLOCK_WAIT_S", 0.1)
+    if clock == "silent":
+        graph.call(graph.node.create_publisher, Clock, "/clock", 10)
+    make_camera(source=str(picture), use_sim_time=True)
+    found = "/clock has no publisher" if clock == "missing" else "nothing arrives on /clock"
+    graph.wait_for_line(f"no frames are published: use_sim_time is true and {found}; start the simulation")
 
 
 def test_names_that_are_not_utf_8_do_not_end_the_camera(graph, make_camera, picture):

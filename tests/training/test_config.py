@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import subprocess
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +78,7 @@ def usable(kind: type[Any], folder: Path) -> dict[str, str]:
         if required
     }
     values |= {"output": "maps.npz"} if kind is TeachConfig else {}
+    values |= dict.fromkeys(("osie", "panoramas"), str(folder)) if kind is MakeWeightsConfig else {}
     more = {"loop.steps": "1", "data.panoramas": str(folder)}
     return values | {name: more[name] for name, *_ in options_of(kind) if name in more}
 
@@ -216,3 +219,44 @@ def test_a_checkpoints_settings_that_do_not_hold_name_no_option() -> None:
         config_from_dict(SaliencyModelConfig, {"strides": [4, 8], "prior": {"floor": 3}})
     with pytest.raises(CheckpointError, match="the setting 'heads' of SaliencyModelConfig is unknown"):
         config_from_dict(SaliencyModelConfig, {"heads": 2})
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (SaliencyModelConfig, {"channels": "many"}, r"setting channels is 'many'; expected a whole number; update"),
+        (SaliencyModelConfig, {"channels": None}, r"setting channels is None; expected a whole number; update"),
+        (SaliencyModelConfig, {"circular": 1}, r"setting circular is 1; expected true or false; update"),
+        (SaliencyModelConfig, {"strides": 8}, r"setting strides is 8; expected a list, each a whole number; update"),
+        (SaliencyModelConfig, {"strides": [8, "16"]}, r"expected a list, each a whole number; update"),
+        (SaliencyModelConfig, {"encoder": 3}, r"setting encoder is 3; expected one of vgg16, resnet50, compact"),
+        (
+            SaliencyModelConfig,
+            {"prior": {"floor": "0.1"}},
+            r"setting prior\.floor is '0\.1'; expected a number; update",
+        ),
+        (SaliencyModelConfig, {"prior": [1]}, r"setting prior is \[1\]; expected settings in it"),
+        (PlacementConfig, {"fov_deg": [50]}, r"fov_deg is \[50\]; expected a list, 2 values, each a number; update"),
+        (LoopConfig, {"run": "run", "resume": "no"}, r"resume is 'no'; expected true or false or auto; update"),
+        (LoopConfig, {"steps": 3}, r"the setting 'run' of LoopConfig is missing; update"),
+    ],
+)
+def test_a_checkpoints_settings_of_another_type_are_refused_in_one_line(
+    kind: type[Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        config_from_dict(kind, settings)
+
+
+def test_a_whole_number_serves_where_any_number_does() -> None:
+    assert config_from_dict(SaliencyModelConfig, {"prior": {"floor": 0}}).prior.floor == 0
+
+
+def test_the_usage_is_the_command_as_it_is_typed(repository: Path) -> None:
+    for command, usage in (
+        ("training.make_weights", "python -m training.make_weights"),
+        ("training.analyse views", "python -m training.analyse views"),
+    ):
+        process = [sys.executable, "-m", *command.split(), "--help"]
+        told = subprocess.run(process, cwd=repository, capture_output=True, text=True, check=True).stdout
+        assert " ".join(told.split()).startswith(f"usage: {usage} [--config")

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from sal360.errors import TrainingError
+from sal360.errors import ParameterError, TrainingError
 from sal360.spec import read_onnx_spec
 from sal360.weights import bundled_model
 from training import make_weights
@@ -109,6 +109,15 @@ def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path
         make_weights.make_weights(config)
     assert ran == ["training.train_decoder"] * 5 + ["training.average", "training.teach"]
     assert "longer: done before" in capsys.readouterr().out
+
+
+def test_the_plan_of_make_weights_is_printed_without_any_folder(capsys):
+    make_weights.make_weights(read_config(MakeWeightsConfig, "", ["--dry_run=true"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(make_weights.STEPS)
+    assert "--data.root OSIE --data.panoramas PANORAMAS " in lines[0]
+    with pytest.raises(ParameterError, match=r"^osie is ''; expected a folder; set --osie$"):
+        read_config(MakeWeightsConfig, "", [])
 
 
 def test_every_shipped_setting_of_decoder_training_is_accepted(repository):

@@ -20,8 +20,8 @@ def main() -> int:
         description="Check whether a copy of a gaze data set is complete, and name what is missing or broken.",
         epilog="data sets: " + "; ".join(f"{name}: {dataset.content}" for name, dataset in DATASETS.items()),
     )
-    parser.add_argument("dataset", choices=sorted(DATASETS))
-    parser.add_argument("root", help="folder of the copy")
+    parser.add_argument("dataset", metavar="DATASET", choices=sorted(DATASETS), help="name of a data set, see below")
+    parser.add_argument("root", metavar="ROOT", help="folder of the copy")
     arguments = parser.parse_args()
     found = DATASETS[arguments.dataset].inventory(arguments.root)
     print(found.report())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from sal360.cli import COMMANDS, main
@@ -23,9 +26,33 @@ def test_each_command_has_help_and_refuses_an_unknown_option_in_one_line(
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: sal360 {name} [OPTIONS]")
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: sal360 {name} [OPTIONS] ")
+    listed = said.partition("\npositional arguments:\n  ")[2].split()[0]
+    assert listed.isupper()
+    assert listed in said.splitlines()[0]
     assert main([name, "x", "--none-such"]) == 2
     assert capsys.readouterr().err == f"error: unrecognized arguments: --none-such; see sal360 {name} --help\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [("demo", "av", "replay"), ("evaluate", "matplotlib", "replay"), ("evaluate", "jinja2", "replay")],
+)
+def test_a_module_that_is_needed_at_the_end_is_missed_at_the_start(
+    command: str,
+    module: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "no_such_source"]) == 2
+    remedy = f'pip install ".[{extra}]" in the checkout of sal360'
+    assert capsys.readouterr().err == f"error: the Python module {module} is missing; {remedy}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_command_is_one_line_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import re
+import sys
 
 import cv2
 import numpy as np
@@ -78,6 +79,14 @@ def config_of(root, output, **settings):
 
 def read_csv(path):
     return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "jinja2"])
+def test_a_module_of_the_report_is_missed_before_anything_is_measured(salient360_root, tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(command, "open_models", lambda *_: pytest.fail("the measurement has begun"))
+    with pytest.raises(ModuleNotFoundError, match=module):
+        command.evaluate(config_of(salient360_root, tmp_path / "out"))
 
 
 def test_baselines_on_salient360_end_in_tables_and_a_report(salient360_root, tmp_path, capsys):
