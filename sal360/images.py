@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,6 +34,7 @@ from sal360.picture_formats import (
     stored_size,
     unread_format,
 )
+from sal360.standard_streams import call_with_stderr
 
 MAX_PIXELS = 2**26
 """Default of `max_pixels`: 11585 x 5792. A few bytes may claim 65535 x 65535."""
@@ -454,10 +456,26 @@ def _is_whole(known: PictureFormat, content: bytes) -> bool:
 
 
 def _imdecode(content: bytes, flags: int) -> Any:
+    """The samples as OpenCV decodes them; None where they are damaged, as far as the decoder notices."""
     try:
-        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        image, said = call_with_stderr(lambda: cv2.imdecode(np.frombuffer(content, np.uint8), flags))
     except cv2.error:
         return None
+    return None if _tells_damage(said) else image
+
+
+_DAMAGE = re.compile(
+    r"premature end|bad Huffman code|instead of RST|Corrupt JPEG data: (?P<bytes>\d+) extraneous bytes"
+    r"|^libpng error|^\[ERROR:",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What libjpeg, libpng and OpenCV (for TIFF) print when they fill a picture up that is damaged."""
+_HARMLESS_BYTES = 16
+"""Cameras put a few bytes too many before a marker; where damaged data went out of step, there are more."""
+
+
+def _tells_damage(said: str) -> bool:
+    return any(int(each["bytes"] or _HARMLESS_BYTES + 1) > _HARMLESS_BYTES for each in _DAMAGE.finditer(said))
 
 
 def _reduction(height: int, min_height: int) -> int:

@@ -1,17 +1,23 @@
 """Standard streams that are closed, full or no longer read: a command goes on with its work.
 
 Python fails late and unclearly on them: a print to a pipe whose reader has gone ends the command, and where stderr is
-closed, the next file that is opened takes its number and gets whatever C libraries print.
+closed, the next file that is opened takes its number and gets whatever C libraries print. What those print about a
+picture that they decode is caught (`call_with_stderr`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from functools import lru_cache
+from typing import Any, TextIO, TypeVar
+
+Result = TypeVar("Result")
 
 _READER_IS_GONE = (errno.EPIPE, errno.EIO)  # EIO: a terminal that was closed
 
@@ -69,3 +75,68 @@ class _Forgiving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+# --- what C libraries print ---
+
+_CLOSE_RANGE_UNSHARE = 2
+_MAX_TEXT_BYTES = 1 << 16
+
+
+def call_with_stderr(call: Callable[[], Result]) -> tuple[Result, str]:
+    """Call a function that opens no files, and catch what C libraries print on stderr meanwhile.
+
+    The call runs in a thread that has its own table of open files (close_range(2), Linux 5.9), so stderr stays as it is
+    for all other threads. Where the system does not offer this, the text goes to stderr as usual.
+
+    Returns:
+        The function's result and the text; "" where it could not be caught.
+
+    Raises:
+        BaseException: the function raised it.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    text = ""
+
+    def run() -> None:
+        nonlocal text
+        caught = _own_stderr()
+        try:
+            results.append(call())
+        except BaseException as error:  # raised in the caller's thread
+            errors.append(error)
+        if caught is not None:
+            text = os.pread(caught, _MAX_TEXT_BYTES, 0).decode(errors="replace")
+
+    thread = threading.Thread(target=run, name="with stderr", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0], text
+
+
+def _own_stderr() -> int | None:
+    """Give the present thread a table of open files with the standard streams alone, stderr being a new file.
+
+    Returns:
+        A descriptor of the new file; None where this is not possible. The end of the thread closes it.
+    """
+    close_range = _close_range()
+    if close_range is None or close_range(3, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE) != 0:
+        return None
+    caught = os.memfd_create("stderr")
+    os.dup2(caught, 2)
+    return caught
+
+
+@lru_cache(maxsize=1)
+def _close_range() -> Any:
+    """The function of the C library, which glibc has since 2.34; None elsewhere."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    function = getattr(ctypes.CDLL(None), "close_range", None)
+    if function is not None:
+        function.argtypes, function.restype = (ctypes.c_uint, ctypes.c_uint, ctypes.c_int), ctypes.c_int
+    return function

@@ -13,6 +13,9 @@ from PIL import Image
 SMOOTH = cv2.resize(np.random.default_rng(5).integers(30, 220, (4, 8, 3), np.uint8), (256, 128))
 """(128, 256, 3) uint8 BGR, and nowhere the grey of an empty JPEG block."""
 
+NOISE = np.random.default_rng(6).integers(0, 256, (128, 256, 3), np.uint8)
+"""As large, and detailed enough to take many bytes in every format."""
+
 ENCODERS = {
     "JPEG": ("JPEG", {"quality": 90}),
     "progressive JPEG": ("JPEG", {"quality": 90, "progressive": True}),

@@ -38,6 +38,21 @@ def test_services_start_what_the_package_has(services: dict[str, dict[str, Any]]
     assert all(path.is_file() for path in started), started
 
 
+def test_a_node_that_fails_ends_its_launch_and_is_started_again(
+    services: dict[str, dict[str, Any]], repository: Path
+) -> None:
+    unit = (repository / UNIT).read_text()
+    dockerfile = (repository / "docker" / "Dockerfile").read_text()
+    ends = "saliency.launch.py exit_on_failure:=true"
+    (command,) = re.findall(r"^CMD (\[.*\])", dockerfile, re.MULTILINE)
+    assert " ".join(services["node"]["command"]).endswith(ends)
+    assert " ".join(yaml.safe_load(command)).endswith(ends)
+    assert ends in unit
+    assert services["node"]["restart"] == "unless-stopped"
+    assert re.search("^Restart=on-failure$", unit, re.MULTILINE)
+    assert '"exit_on_failure": (' in (repository / "launch" / "saliency.launch.py").read_text()
+
+
 def test_options_of_the_evaluation_exist(services: dict[str, dict[str, Any]]) -> None:
     told = subprocess.run(
         [sys.executable, "-m", "sal360", "evaluate", "--help"], capture_output=True, text=True, check=True

@@ -206,7 +206,8 @@ def _why_no_map(report: Report) -> str:
     if not report.rejected:
         return "all frames were dropped; lower --rate" if report.results else "there are no frames; record it again"
     reason, count = report.rejected.most_common(1)[0]
-    return f"{count} were rejected for {reason} ({FRAME_REJECTIONS[reason]}); choose another topic or recording"
+    share = f"{count} of {len(report.results)} frames"
+    return f"{share}: rejected for {reason} ({FRAME_REJECTIONS[reason]}); choose another topic or recording"
 
 
 def _node_parameter(text: str) -> tuple[str, Any]:

@@ -93,8 +93,7 @@ def find_inputs(paths: Iterable[Path], *, recursive: bool = False) -> list[Input
         if is_bag(path):
             raise DataError(f"{path} is a bag", "run `sal360 evaluate`, which writes a bag with the maps")
         if path.is_dir():
-            _say_what_is_left_out(path, recursive)
-            for picture in pictures_in(path, recursive=recursive):
+            for picture in _pictures_of(path, recursive):
                 found.setdefault(picture.resolve(), (picture, str(picture.relative_to(path).with_suffix(""))))
         elif not is_overlay(path, given):  # a wildcard also finds earlier results
             found.setdefault(path.resolve(), (path, path.stem))
@@ -114,12 +113,19 @@ def unique_names(names: Iterable[str]) -> Iterator[str]:
         yield name
 
 
-def _say_what_is_left_out(folder: Path, recursive: bool) -> None:
+def _pictures_of(folder: Path, recursive: bool) -> list[Path]:
+    """The pictures of a folder; what is left out is said on stderr, or is the error if there is nothing else."""
     content = look_into(folder, recursive=recursive)
-    if left_out := content.left_out():
-        remedy = "; add --recursive to search subfolders" if content.in_subfolders else ""
-        remedy += "; name videos one by one" if content.videos else ""
-        _say(f"left out of {folder}: {left_out}{remedy}")
+    left_out = content.left_out()
+    if not left_out:
+        return pictures_in(folder, recursive=recursive)
+    remedies = ["add --recursive to search subfolders"] if content.in_subfolders else []
+    remedies += ["name videos one by one"] if content.videos else []
+    remedies += ["convert pictures to JPEG or PNG"] if content.other_formats else []
+    if not content.pictures:
+        raise DataError(f"the folder {folder} holds no pictures, but {left_out}", ", and ".join(remedies))
+    _say("; ".join([f"left out of {folder}: {left_out}", *remedies]))
+    return content.pictures
 
 
 def _with_progress(inputs: Sequence[Input]) -> Iterable[Input]:
@@ -145,7 +151,7 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
     stamps_s: list[float] = []
     cut: DataError | None = None
     with (
-        contextlib.closing(_frames_with_progress(each.path, unusable)) as frames,
+        contextlib.closing(_frames_with_progress(each.path, unusable, options.max_pixels)) as frames,
         written_beside(options.output / f"{each.name}.npy") as maps_path,
         written_beside(options.output / f"{each.name}_overlay.mp4") as video_path,
         MapStack(maps_path) as maps,
@@ -171,9 +177,10 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
         raise cut
 
 
-def _frames_with_progress(path: Path, unusable: list[FrameError]) -> Generator[Frame, None, None]:
-    frames = video_frames(path, lambda error, _: unusable.append(error))
-    yield from tqdm(frames, total=estimated_frame_count(path) or None, unit="frame", disable=None, leave=False)
+def _frames_with_progress(path: Path, unusable: list[FrameError], max_pixels: int) -> Generator[Frame, None, None]:
+    frames = video_frames(path, lambda error, _: unusable.append(error), max_pixels)
+    total = estimated_frame_count(path, max_pixels) or None
+    yield from tqdm(frames, total=total, unit="frame", disable=None, leave=False)
 
 
 def _predicted(

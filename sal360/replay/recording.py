@@ -28,6 +28,8 @@ from sal360.sources.bag import (
     jpeg_message_bytes,
     stamp_ns,
 )
+from sal360.sources.bag_files import is_bag
+from sal360.sources.pictures import look_into
 from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_frames
 
 
@@ -151,10 +153,10 @@ class VideoRecording(Recording):
     topic = "/video/image/compressed"
     type = COMPRESSED
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
         super().__init__()
-        self.path, self.name = path, path.stem
-        self.frame_count = estimated_frame_count(path)
+        self.path, self.name, self._max_pixels = path, path.stem, max_pixels
+        self.frame_count = estimated_frame_count(path, max_pixels)
         self.topics = {self.topic: Topic(self.type, self.frame_count)}
 
     def messages(self, topic: str) -> Iterator[BagMessage]:
@@ -167,7 +169,7 @@ class VideoRecording(Recording):
         damaged: list[FrameError] = []
         index, at_ns = 0, 0
         try:
-            for frame in video_frames(self.path, lambda error, _: damaged.append(error)):
+            for frame in video_frames(self.path, lambda error, _: damaged.append(error), self._max_pixels):
                 while damaged:  # before this frame
                     yield self._damaged_frame(index, at_ns, damaged.pop(0))
                     index += 1
@@ -198,7 +200,7 @@ def open_recording(
     Args:
         topic: image topic of a bag; "" takes the only one.
         besides: image topics that are not frames.
-        max_pixels: larger messages of a bag are unusable.
+        max_pixels: larger messages of a bag are unusable, and a video with larger frames is refused.
 
     Raises:
         DataError: it cannot be read, or a topic must be chosen.
@@ -208,11 +210,13 @@ def open_recording(
         raise DataError(f"{path} does not exist", "check the path of the recording")
     if path.suffix.lower() in PICTURE_SUFFIXES:
         raise DataError(f"{path} is a picture", "run `sal360 predict` on it, or name a bag or a video")
+    if path.is_dir() and not is_bag(path) and look_into(path).pictures:
+        raise DataError(f"{path} is a folder of pictures", "run `sal360 predict` on it, or name a bag or a video")
     if path.suffix.lower() not in VIDEO_SUFFIXES or path.is_dir():
         return _open_bag_recording(path, topic, besides, max_pixels)
     if topic:
         raise ParameterError(f"--topic is {topic} for a video, which has no topics", "leave it out")
-    return contextlib.nullcontext(VideoRecording(path))
+    return contextlib.nullcontext(VideoRecording(path, max_pixels))
 
 
 @contextlib.contextmanager

@@ -84,8 +84,8 @@ def _recording_opener(
 ) -> Callable[[], Iterator[Frame]] | None:
     """A function that reads the video or bag from its start; None for pictures."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        check_video(path)
-        return partial(video_frames, path, on_bad_frame)
+        check_video(path, max_pixels)
+        return partial(video_frames, path, on_bad_frame, max_pixels)
     if is_bag(path):
         with Bag(path) as bag:
             topic = choose_image_topic(bag, topic)

@@ -184,6 +184,17 @@ def choose_image_topic(bag: Bag, topic: str = "", besides: Collection[str] = ())
     Raises:
         DataError: the bag is empty, the topic is missing or does not carry images, or several topics do.
     """
+    try:
+        return _chosen_topic(bag, topic, besides)
+    except DataError as error:
+        if not bag.damage:
+            raise
+        found = "; ".join(each.found for each in bag.damage)
+        remedy = ", and ".join(dict.fromkeys(each.remedy for each in bag.damage))
+        raise DataError(f"{found}; in what can be read, {error.found}", remedy) from None
+
+
+def _chosen_topic(bag: Bag, topic: str, besides: Collection[str]) -> str:
     listed = ", ".join(f"{name} ({each.type})" for name, each in bag.topics.items()) or "none"
     if not any(each.count for each in bag.topics.values()):
         raise DataError(f"{bag.path} has no messages", "record it again")

@@ -26,38 +26,39 @@ VIDEO_SUFFIXES = (
 _CUT_REMEDY = "copy it again; if the recorder was interrupted, repair it: ffmpeg -i VIDEO -c copy REPAIRED.mkv"
 
 
-def check_video(path: Path) -> None:
+def check_video(path: Path, max_pixels: int = MAX_PIXELS) -> None:
     """Open the video and close it again.
 
     Raises:
-        DataError: it cannot be opened, or has no video stream.
+        DataError: it cannot be opened, has no video stream, or its frames have more than `max_pixels`.
     """
-    with _opened(path):
+    with _opened(path, max_pixels):
         pass
 
 
-def estimated_frame_count(path: Path) -> int:
+def estimated_frame_count(path: Path, max_pixels: int = MAX_PIXELS) -> int:
     """How many frames the header promises, for progress bars alone; 0 if it does not say.
 
     Raises:
-        DataError: the video cannot be opened, or has no video stream.
+        DataError: as `check_video`.
     """
-    with _opened(path) as (container, stream):
+    with _opened(path, max_pixels) as (container, stream):
         if stream.frames or not container.duration or not stream.average_rate:
             return int(stream.frames)
         return round(container.duration / 1e6 * float(stream.average_rate))
 
 
-def video_frames(path: Path, on_bad_frame: BadFrame) -> Iterator[Frame]:
+def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
     """Every frame of the video in presentation order, upright, stamped from 0.
 
     Args:
         on_bad_frame: called for each frame that cannot be decoded, which is then skipped.
+        max_pixels: a video with larger frames is refused.
 
     Raises:
-        DataError: the video cannot be opened; or, after its last frame, it is cut off.
+        DataError: as `check_video`; or, after its last frame, it is cut off.
     """
-    with _opened(path) as (container, stream):
+    with _opened(path, max_pixels) as (container, stream):
         clock = _Clock(container, stream)
         index, damaged = 0, 0
         ends_whole = True
@@ -82,7 +83,7 @@ def video_frames(path: Path, on_bad_frame: BadFrame) -> Iterator[Frame]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+def _opened(path: Path, max_pixels: int) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     try:
         import av
     except ModuleNotFoundError:
@@ -91,21 +92,25 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
         file = stack.enter_context(path.open("rb"))  # PyAV takes only names that are UTF-8
         try:
             container = stack.enter_context(av.open(file, "r"))
-        except av.FFmpegError as error:
+        except (av.FFmpegError, OSError) as error:
             raise _unplayable(path, str(error.strerror)) from None
         stream = container.streams.best("video")
         if stream is None or not stream.codec_context or not stream.codec_context.width:
             raise _unplayable(path, "it has no video that FFmpeg can decode")
         height, width = stream.codec_context.height, stream.codec_context.width
-        if height * width > MAX_PIXELS:
+        if height * width > max_pixels:
             raise DataError(
-                f"the frames of {path} are {width} x {height}", "reduce them", expected=f"at most {MAX_PIXELS} pixels"
+                f"the frames of {path} are {width} x {height}",
+                "reduce them, or raise max_pixels",
+                expected=f"at most {max_pixels} pixels",
             )
         stream.thread_type = "AUTO"
         yield container, stream
 
 
 def _unplayable(path: Path, cause: str) -> DataError:
+    if not path.stat().st_size:
+        return DataError(f"{path} is empty", "copy or record it again")
     if is_cut(path):
         return DataError(f"{path} is cut off before its index, and cannot be played", "copy or record it again")
     return DataError(
@@ -118,7 +123,7 @@ def _packets(container: InputContainer, stream: av.VideoStream, path: Path) -> I
 
     try:
         yield from container.demux(stream)
-    except FFmpegError as error:
+    except (FFmpegError, OSError) as error:
         raise DataError(f"{path} cannot be read to its end ({error.strerror})", _CUT_REMEDY) from None
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from sal360.errors import FRAME_REJECTIONS, FrameError
 from sal360.images import MAX_PIXELS, decode_compressed, decode_picture, read_map_picture, read_picture, write_picture
 from sal360.picture_formats import PICTURE_FORMATS, PICTURE_SUFFIXES, picture_size
-from tests.pictures import FORMATS, SMOOTH, encoded, exif, one_bit_png
+from tests.pictures import FORMATS, NOISE, SMOOTH, encoded, exif, one_bit_png
 
 BACK = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270")
 """What undoes the orientations 2 to 8."""
@@ -97,6 +97,32 @@ def test_a_lost_end_that_was_filled_with_zeros_is_noticed(kind: str) -> None:
     kept = len(content) * 2 // 3
     with pytest.raises(FrameError, match="damaged or cut"):
         decode_picture(content[:kept] + bytes(len(content) - kept), "zeros")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG with restart marks", "PNG", "AVIF", "GIF", "TIFF"])
+def test_data_that_are_damaged_in_the_middle_are_refused(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(encoded(kind, NOISE))
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(value ^ 0x55 for value in content[middle : middle + 64])
+    with pytest.raises(FrameError, match="damaged or cut"):
+        decode_picture(bytes(content), "damaged")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_decoders_print_nothing_beside_the_error(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    content = encoded(kind)
+    for share in (0.3, 0.6, 0.9):
+        with pytest.raises(FrameError):
+            decode_picture(content[: round(share * len(content))] + b"\xff\xd9", "cut")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_few_bytes_too_many_as_cameras_send_them_are_no_damage(capfd: pytest.CaptureFixture[str]) -> None:
+    content = encoded("JPEG")
+    longer = content[:-2] + b"\x12\x34\x56" + content[-2:]
+    np.testing.assert_array_equal(decode_compressed(longer)[0], decode_compressed(content)[0])
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "lossy WebP", "AVIF"])

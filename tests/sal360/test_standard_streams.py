@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from sal360 import standard_streams
+from sal360.standard_streams import call_with_stderr
 
 SCRIPT = """
 import os, sys
@@ -62,3 +66,39 @@ def test_text_that_a_terminal_does_not_know_is_printed_escaped(repository: Path,
     done = run(repository, tmp_path, "> out.txt")
     assert done.returncode == 0, done.stderr
     assert r"a name: caf\udce9.jpg 360" in (tmp_path / "out.txt").read_text()
+
+
+def test_what_a_call_prints_is_caught_and_what_other_threads_print_is_not(capfd: pytest.CaptureFixture[str]) -> None:
+    begun, printed = threading.Event(), threading.Event()
+
+    def other() -> None:
+        begun.wait(10)
+        os.write(2, b"of the other thread\n")
+        printed.set()
+
+    def call() -> int:
+        os.write(2, b"of the call\n")
+        begun.set()
+        printed.wait(10)
+        return 7
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with open(os.devnull, "rb") as kept:
+        assert call_with_stderr(call) == (7, "of the call\n")
+        assert kept.read() == b""
+    thread.join()
+    assert capfd.readouterr().err == "of the other thread\n"
+
+
+def test_what_a_call_raises_comes_back() -> None:
+    with pytest.raises(KeyError):
+        call_with_stderr(lambda: {}["nothing"])
+
+
+def test_a_call_goes_on_where_nothing_can_be_caught(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standard_streams, "_close_range", lambda: lambda *_: -1)
+    assert call_with_stderr(lambda: os.write(2, b"printed")) == (7, "")
+    assert capfd.readouterr().err == "printed"

@@ -206,7 +206,7 @@ def test_a_recording_without_a_usable_frame_has_a_report_and_no_video_and_is_sta
     outcome = run_evaluate(bag, "--output", tmp_path / "out")
     assert outcome.status == 1
     assert outcome.err.startswith(
-        "error: no frame has a map; 2 were rejected for not_2_to_1 (a frame that is not twice"
+        "error: no frame has a map; 2 of 2 frames: rejected for not_2_to_1 (a frame that is not twice"
     )
     assert outcome.err.count("\n") == 1
     assert "rejected for not_2_to_1: 2" in outcome.out
@@ -417,6 +417,15 @@ def test_what_is_no_recording_is_one_line_and_status_2(run_evaluate: Any, tmp_pa
         assert outcome.err.startswith("error: ")
         assert outcome.err.count("\n") == 1
         assert str(tmp_path) in outcome.err
+
+
+def test_pictures_are_one_line_that_names_the_command_for_them(run_evaluate: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert cv2.imwrite(str(tmp_path / "in" / "room.png"), np.zeros((64, 128, 3), np.uint8))
+    for path, what in ((tmp_path / "in" / "room.png", "a picture"), (tmp_path / "in", "a folder of pictures")):
+        outcome = run_evaluate(path)
+        assert outcome.status == 2
+        assert outcome.err == f"error: {path} is {what}; run `sal360 predict` on it, or name a bag or a video\n"
 
 
 def video_of(scene: Any, path: Path) -> Path:

@@ -162,6 +162,24 @@ def test_subfolders_are_told_or_searched(run, tmp_path):
         assert np.load(tmp_path / "out" / f"{name}.npy").shape == (16, 32)
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("sub/room.jpg", "add --recursive to search subfolders"),
+        ("clip.mp4", "name videos one by one"),
+        ("phone.heic", "convert pictures to JPEG or PNG"),
+    ],
+)
+def test_a_folder_whose_pictures_are_all_left_out_is_one_line_with_its_remedy(run, tmp_path, name, remedy):
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    status, out, err = run(tmp_path / "in")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: the folder {tmp_path / 'in'} holds no pictures, but ")
+    assert err.endswith(f"(such as {path}); {remedy}\n")
+
+
 def test_formats_that_are_left_out_are_told(run, tmp_path):
     write_picture(tmp_path / "in" / "room.jpg")
     (tmp_path / "in" / "phone.heic").touch()
@@ -211,7 +229,15 @@ def test_a_cut_video_keeps_the_maps_of_what_can_be_read_and_is_status_1(run, tmp
     assert f"{len(maps)} of {len(maps) + 1} maps" in out
 
 
-@pytest.mark.parametrize("content", ["no video", "square"])
+def test_a_video_of_larger_frames_than_allowed_is_refused(run, tmp_path):
+    clip = write_clip(tmp_path / "clip.avi")
+    status, _, err = run(clip, "--max-pixels", 64 * 128 - 1)
+    assert status == 1
+    assert "are 128 x 64; expected at most 8191 pixels; reduce them, or raise max_pixels" in err
+    assert run(clip, "--max-pixels", 64 * 128)[0] == 0
+
+
+@pytest.mark.parametrize("content", ["", "no video", "square"])
 def test_a_video_without_a_usable_frame_is_skipped_and_leaves_nothing(run, tmp_path, content):
     clip = tmp_path / "clip.avi"
     write_clip(clip, size=(64, 64)) if content == "square" else clip.write_text(content)

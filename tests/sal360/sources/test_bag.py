@@ -168,6 +168,15 @@ def test_a_truncated_mcap_is_read_up_to_the_cut_and_then_said_to_be_cut(
     assert [each.name for each in tmp_path.iterdir()] == ["run"], "the salvaged copy is left behind"
 
 
+def test_a_bag_cut_before_its_first_message_is_called_cut_and_not_empty(mcap_bag: Any, tmp_path: Path) -> None:
+    (storage,) = written_in_chunks(mcap_bag, tmp_path / "run").glob("*.mcap")
+    storage.write_bytes(storage.read_bytes()[:200])
+    for topic in ("", "/camera"):
+        with pytest.raises(DataError, match=r"is cut off \(.*; in what can be read, .*; try `mcap recover`") as caught:
+            open_source(storage, topic=topic)
+        assert str(caught.value).startswith(str(storage))
+
+
 def test_an_mcap_cut_in_its_index_loses_no_message(mcap_bag: Any, tmp_path: Path) -> None:
     (storage,) = written_in_chunks(mcap_bag, tmp_path / "run").glob("*.mcap")
     cut = tmp_path / "cut.mcap"
