@@ -17,7 +17,7 @@ __all__ = ["Predictor", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`Predictor`, imported when it is first asked for: the executables must handle signals before numpy is loaded."""
+    """`Predictor`, imported when it is first used: the executables must handle signals before numpy is loaded."""
     if name == "Predictor":
         from sal360.predictor import Predictor
 

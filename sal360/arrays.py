@@ -1,4 +1,4 @@
-"""Names for the arrays that the project passes around, with their element types kept."""
+"""Names for the array types that the project uses, with their element types."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Density: TypeAlias = NDArray[np.float32]
 """(h, w) density over the sphere, relative to uniform: 1 is average, weighted by solid angle."""
 Floats: TypeAlias = NDArray[np.float64]
-"""Directions, angles, rotations, weights: whatever is computed in double precision."""
+"""Directions, angles, rotations, weights: all that is computed in double precision."""
 Reals: TypeAlias = NDArray[np.floating[Any]]
-"""Either precision, where both are taken."""
+"""Either precision, where both are accepted."""
 Integers: TypeAlias = NDArray[np.int64]
 """Counts and indices."""
 Mask: TypeAlias = NDArray[np.bool_]
-"""What is known, valid or chosen."""
+"""Boolean arrays: the elements that are known, valid or chosen."""

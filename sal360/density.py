@@ -1,7 +1,7 @@
-"""Maps as densities on the sphere: scaled to mean 1, made of fixations, blurred, brought to another grid.
+"""Maps as densities on the sphere: scaled to mean 1, made from fixations, blurred, resampled to another grid.
 
-A density is relative to uniform: 1 is what every direction would have if people looked everywhere alike, and the mean,
-each pixel weighted by its solid angle, is 1.
+A density is relative to uniform: every direction would have the value 1 if gaze were uniform. The mean, each pixel
+weighted by its solid angle, is 1.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def normalised(values: Reals, valid: Mask | None = None) -> Density:
 
 
 def as_density(values: Reals, name: str) -> Density:
-    """A map (h, w) from outside as a density.
+    """A map (h, w) from an external source as a density.
 
     Args:
-        name: what errors call the map.
+        name: name of the map in errors.
 
     Raises:
         DataError: it has values that are negative or not finite, or it is 0 everywhere.
@@ -57,16 +57,16 @@ def as_density(values: Reals, name: str) -> Density:
     return normalised(values)
 
 
-_WRITE_AGAIN = "write the map again, or leave it out"
+_WRITE_AGAIN = "recreate the map, or leave it out"
 
 
 # --- fixations ---
 
 
 def spherical_density(fixations: Floats, height: int, width: int, sigma_deg: float) -> Density:
-    """The density of fixations: around each the normal distribution of directions (von Mises-Fisher), summed.
+    """The density of fixations: the sum of a normal distribution of directions (von Mises-Fisher) around each.
 
-    The kernel is exp(κ (cos θ − 1)) with κ = 1/σ². Its tail is left out where it is below 1e-9 of its peak.
+    The kernel is exp(κ (cos θ − 1)) with κ = 1/σ². It is cut off where it is below 1e-9 of its peak.
 
     Args:
         fixations: unit vectors (n, 3), n > 0.
@@ -128,7 +128,7 @@ def _rows_around(elevation: float, radius: float, height: int) -> slice:
 
 def _columns_around(azimuth: float, elevation: float, radius: float, width: int) -> Integers:
     """Indices of the columns that the cap touches, wrapped at the seam."""
-    if abs(elevation) + radius >= math.pi / 2:  # it holds a pole: it touches every meridian
+    if abs(elevation) + radius >= math.pi / 2:  # it contains a pole, so it touches every meridian
         return np.arange(width)
     half = math.asin(math.sin(radius) / math.cos(elevation))
     middle, half_px = (math.pi - azimuth) * width / (2 * math.pi) - 0.5, half * width / (2 * math.pi)
@@ -136,7 +136,7 @@ def _columns_around(azimuth: float, elevation: float, radius: float, width: int)
 
 
 def _add_around(rows: Floats, columns: Integers, bump: Floats) -> None:
-    """rows[:, columns] += bump in place, by slices: the columns are consecutive but for one wrap at the seam."""
+    """rows[:, columns] += bump in place, by slices: the columns are consecutive except for one wrap at the seam."""
     wrap = int(np.argmin(columns)) if len(columns) else 0
     for part in (slice(0, wrap), slice(wrap, None)):
         if len(columns[part]):
@@ -148,9 +148,9 @@ def _add_around(rows: Floats, columns: Integers, bump: Floats) -> None:
 
 
 def blur_sphere(values: Reals, sigma_deg: float) -> Floats:
-    """A map (h, w) convolved with a von Mises-Fisher kernel of deviation `sigma_deg`; its mean on the sphere stays.
+    """A map (h, w) convolved with a von Mises-Fisher kernel of deviation `sigma_deg`; its mean on the sphere is kept.
 
-    The kernel between two rows depends on the difference of the columns alone, so it is a product after a Fourier
+    The kernel between two rows depends only on the difference of the columns, so it is a product after a Fourier
     transform along the rows. Memory is h · h · w / 2 numbers: for small maps (128 x 256: 17 MB).
     """
     height, width = values.shape
@@ -178,11 +178,11 @@ def _kernel(height: int, width: int, sigma_deg: float) -> Floats:
 
 
 def resize_map(values: Reals, height: int, width: int, *, spherical: bool = True) -> Reals:
-    """Look a map (h, w) up bilinearly at the pixel centres of a (height, width) grid that covers the same area.
+    """Resample a map (h, w) bilinearly at the pixel centres of a (height, width) grid that covers the same area.
 
     Args:
         values: any real map; it is not changed.
-        spherical: an ERP map, whose columns wrap and whose rows go on beyond the poles half a turn away. Otherwise
+        spherical: an ERP map, whose columns wrap and whose rows continue beyond the poles, half a turn away. Otherwise
             the map is a picture and its border pixels are repeated.
 
     Returns:
@@ -211,12 +211,12 @@ def resize_map(values: Reals, height: int, width: int, *, spherical: bool = True
 
 
 def nearest_index(size: int, new_size: int) -> Integers:
-    """For each of `new_size` pixels along one axis, the one of `size` pixels that its centre lies in."""
+    """For each of `new_size` pixels along one axis, the index of the one of `size` pixels that contains its centre."""
     return (2 * np.arange(new_size) + 1) * size // (2 * new_size)
 
 
 def _places(size: int, new_size: int) -> tuple[Integers, Floats]:
-    """The pixel before each new pixel centre (−1 … size − 1) and the share [0, 1) of the way to the next one."""
+    """The pixel before each new pixel centre (−1 … size − 1) and the fraction [0, 1) of the way to the next one."""
     place = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
     before = np.floor(place)
     return before.astype(np.int64), place - before

@@ -19,27 +19,27 @@ FRAME_REJECTIONS = {
     "empty_data": "a message without data",
     "bad_step": "an Image message whose step is shorter than a row",
     "short_data": "an Image message with fewer bytes than its size needs",
-    "bad_size": "an image with an odd size where its encoding needs an even one, or too small for it",
+    "bad_size": "an image whose size its encoding does not allow: odd, or too small",
     "too_large": "a picture with more pixels than `max_pixels`",
     "unknown_compression": "a CompressedImage that is neither JPEG nor PNG",
     "corrupt_jpeg": "a compressed JPEG message that is damaged or cut",
     "corrupt_png": "a compressed PNG message that is damaged or cut",
     "bad_message": "a recorded message that cannot be deserialised",
     "missing": "a picture file that does not exist",
-    "unreadable_picture": "a picture file that cannot be read, is damaged or cut, or is in a format that is not read",
+    "unreadable_picture": "a picture file that cannot be read, is damaged or cut, or is in an unsupported format",
     "wrong_size": "a raw frame whose size is not the model's",
     "not_colour": "an array that is not 8-bit colour",
     "not_2_to_1": "a frame that is not twice as wide as high, so not equirectangular",
     "map_not_finite": "a map with values that are not finite",
     "cv_bridge": "an overlay that cv_bridge could not convert",
     "inference_failed": "the runtime failed on this frame",
-    "internal_error": "an unexpected error while the frame was handled; the log has it",
+    "internal_error": "an unexpected error while the frame was handled; see the log",
 }
 """Reason → what it means: the reasons of `FrameError`, the node's counters `rejected.REASON`, and those of a report."""
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    r"""A text or path that every terminal, log and JSON file takes: bytes of a name that are not UTF-8 as \udce9."""
+    r"""A text or path that every terminal, log and JSON file accepts: bytes that are not UTF-8 are shown as \udce9."""
     return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -49,7 +49,7 @@ class Sal360Error(Exception):
     Args:
         found: what was found, with its value ("the frame is 640 x 480").
         remedy: what to do about it ("use the stitched equirectangular stream").
-        expected: what was needed, if the first two do not say it ("a width of twice the height").
+        expected: what was needed, unless `found` or `remedy` says so ("a width of twice the height").
     """
 
     def __init__(self, found: str, remedy: str, *, expected: str = "") -> None:
@@ -97,13 +97,13 @@ def one_line_errors(main: Callable[[], int | None]) -> int:
     """Run a command's `main` and turn expected failures into one line on stderr.
 
     Returns:
-        main's status (None counts as 0); 2 after a `Sal360Error`, an operating-system error, a full memory, or if a
-        package that is not ours is missing; 130 after Ctrl-C.
+        main's status (None counts as 0); 2 after a `Sal360Error` or an operating-system error, if memory runs out, or
+        if a third-party package is missing; 130 after Ctrl-C.
     """
     with forgiving_streams():
         try:
             status = main() or 0
-            sys.stdout.flush()  # a full disk is noticed here and not when the interpreter exits
+            sys.stdout.flush()  # notice a full disk here, not when the interpreter exits
             return status
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -117,9 +117,9 @@ def one_line_errors(main: Callable[[], int | None]) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """What to print for a failure; "" if it is a fault of this project."""
+    """The text to print for a failure; "" if it is a bug in this project."""
     if isinstance(error, Sal360Error):
-        return " ".join(str(error).split())  # a library's words may hold line breaks
+        return " ".join(str(error).split())  # a library's message may contain line breaks
     if isinstance(error, OSError):
         return describe_os_error(error)
     if isinstance(error, ImportError):
@@ -162,7 +162,7 @@ def _describe_import_error(error: ImportError) -> str:
     module = (error.name or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError):
         said = " ".join(str(error).split())
-        return f"the Python module {module} cannot be imported ({said}); install it again, with what it needs"
+        return f"the Python module {module} cannot be imported ({said}); reinstall it with its dependencies"
     extra = "ros" if module.endswith(("_msgs", "_srvs", "_interfaces")) else _EXTRAS.get(module, "")
     remedy = f'pip install ".[{extra}]" in the checkout of sal360' if extra else f"install {module}"
     source = "source your ROS 2 installation, or " if extra == "ros" else ""
@@ -176,7 +176,7 @@ _SYSTEM_ERRORS = {
     errno.EACCES: ("no permission", "change the path, or its permissions or owner"),
     errno.EPERM: ("no permission", "change the path, or its permissions or owner"),
     errno.ENOENT: ("no such file or folder", "check the path"),
-    errno.EEXIST: ("a file of this name exists already", "remove it, or choose another path"),
+    errno.EEXIST: ("a file with this name already exists", "remove it, or choose another path"),
     errno.ENOTDIR: ("a part of the path is a file, not a folder", "check the path"),
     errno.EISDIR: ("this is a folder, not a file", "check the path"),
     errno.ENAMETOOLONG: ("the file name is too long", "choose a shorter one"),
@@ -188,10 +188,10 @@ _SYSTEM_ERRORS = {
 
 
 def describe_os_error(error: OSError) -> str:
-    """Say an operating-system error in one line: what was found, where, and what to do about it."""
+    """Describe an operating-system error in one line: what was found, where, and what to do about it."""
     where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes, os.PathLike)) else ""
     said = " ".join(str(error.strerror or error).split())
-    if "usable temporary directory" in said:  # tempfile gives it the number of a missing file
+    if "usable temporary directory" in said:  # tempfile uses the error number of a missing file
         return "no folder for temporary files is writable; set TMPDIR to one with free space"
     found, remedy = _SYSTEM_ERRORS.get(error.errno or 0, (said, "check the path" if where else ""))
     return printable("; ".join(part for part in (found + where, remedy) if part))

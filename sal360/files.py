@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the folder for what can be made again."""
+"""Files that are written completely or not at all, and the cache folder for files that can be regenerated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_folder_is_writable(path: str | os.PathLike[str]) -> Path:
-    """Check before hours of work that the folder can be made and files written in it; nothing is left of the attempt.
+    """Check, before hours of work, that the folder can be made and files written in it; leaves nothing behind.
 
     Raises:
         OSError: it cannot be made or written.
@@ -54,12 +54,12 @@ def check_folder_is_writable(path: str | os.PathLike[str]) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace the file at `path` by `text` (UTF-8), whole or not at all."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # names of files may hold bytes that are not UTF-8
+    """Replace the file at `path` with `text` (UTF-8), completely or not at all."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # file names may contain bytes that are not UTF-8
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace the file at `path` by `data`, whole or not at all."""
+    """Replace the file at `path` with `data`, completely or not at all."""
     with written_beside(path) as temporary:
         temporary.write_bytes(data)
 
@@ -68,7 +68,7 @@ def _temporary_file(final: Path) -> Path:
     """An empty file beside `final`, whose folder is made if it is missing."""
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # a part of the name: with its extra letters, a long one would be longer than file systems allow
+        # only part of the name: with its extra letters, a long one would exceed the limit of file systems
         handle, name = tempfile.mkstemp(prefix=f".{final.stem[:40]}-", suffix=final.suffix, dir=final.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(final.parent)) from None
@@ -78,7 +78,7 @@ def _temporary_file(final: Path) -> Path:
 
 
 def _about(error: OSError, temporary: Path, final: Path) -> OSError:
-    """The error with the name of the final file in place of the temporary one's, and a full disk named as such."""
+    """The error with the final file's name instead of the temporary one's; reports a full disk explicitly."""
     if error.errno is None and shutil.disk_usage(final.parent).free < 1 << 16:  # NumPy does not say why it failed
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final))
     if error.errno is None or error.filename not in (None, str(temporary)):
@@ -93,7 +93,7 @@ def _umask() -> int:
 
 
 def cache_folder() -> Path:
-    """The folder for files that can be made again: `$XDG_CACHE_HOME/sal360_ros`, by default below ~/.cache.
+    """The folder for files that can be regenerated: `$XDG_CACHE_HOME/sal360_ros`, by default below ~/.cache.
 
     A relative XDG_CACHE_HOME is ignored (XDG Base Directory Specification).
 

@@ -21,8 +21,7 @@ class GazeRecord:
     """Fixations in one panorama or video frame and, if the data set has it or it was computed, their density.
 
     Raises:
-        DataError: the arrays do not fit each other, or hold values that are not finite or vectors that are not of
-            length 1.
+        DataError: the shapes of the arrays do not match, values are not finite, or vectors are not of length 1.
     """
 
     name: str
@@ -38,7 +37,7 @@ class GazeRecord:
     density: Density | None = None
     """(h, w) float32, relative to uniform: mean 1 by solid angle over the valid part."""
     valid: Mask | None = None
-    """(h, w) bool: where gaze could be recorded; None is everywhere. As large as `density` if both are given."""
+    """(h, w) bool: where gaze could be recorded; None: everywhere. The same size as `density` if both are given."""
 
     def __post_init__(self) -> None:
         count = len(self.fixations)

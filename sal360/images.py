@@ -1,9 +1,9 @@
-"""Pictures as 8-bit pixels, one reader for everybody: the raw and the compressed messages of a camera, and files.
+"""Pictures as 8-bit pixels, the single reader used everywhere: raw and compressed messages of a camera, and files.
 
-What a message or file holds beyond 8-bit colour is reduced to it in one way: `to_8_bit`. Files are turned upright as
-their EXIF orientation says. Compressed messages are not, as in image_transport: a camera that is mounted upside down is
-turned by its driver. `max_pixels` is compared with the size in the header, before memory is taken to decode it.
-The maps in messages and grey files (ground truth, and the node's own answers) keep their numbers: `read_map`.
+Deeper samples are reduced to 8-bit colour in one way: `to_8_bit`. Files are turned upright by their EXIF orientation.
+Compressed messages are not, as in image_transport: the driver of a camera that is mounted upside down turns them.
+`max_pixels` is compared with the size in the header, before memory is allocated for decoding. Maps in messages and grey
+files (ground truth, and the node's own maps) keep their values: `read_map`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sal360.picture_formats import (
 from sal360.standard_streams import call_with_stderr
 
 MAX_PIXELS = 2**26
-"""Default of `max_pixels`: 11585 x 5792. A few bytes may claim 65535 x 65535."""
+"""Default of `max_pixels`: 11585 x 5792. The header of a tiny file may claim 65535 x 65535."""
 _LOWER = "lower the camera's resolution, or raise max_pixels"
 _REDUCE = "reduce it, or raise max_pixels"
 
@@ -49,7 +49,7 @@ Wide: TypeAlias = NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the bytes of one raw encoding lie."""
+    """Memory layout of one raw encoding."""
 
     channels: int
     """Samples of one pixel."""
@@ -58,7 +58,7 @@ class _Layout:
     order: str = "rgb"
     """Channel order of the decoded image."""
     conversion: int | None = None
-    """The cv2.cvtColor code that gives three channels, where a view cannot."""
+    """The cv2.cvtColor code that gives three channels, if a view cannot."""
     rows: tuple[int, int] = (1, 1)
     """Rows of bytes for each row of pixels, as a fraction: 3/2 where half-height chroma follows."""
     even: bool = False
@@ -68,7 +68,7 @@ class _Layout:
 _LAYOUTS: dict[str, _Layout] = {
     "rgb8": _Layout(3),
     "bgr8": _Layout(3, order="bgr"),
-    "8UC3": _Layout(3, order="bgr"),  # names no colours: those of OpenCV, which wrote most of them
+    "8UC3": _Layout(3, order="bgr"),  # has no channel order: assume OpenCV's, which wrote most of them
     "mono8": _Layout(1),
     "8UC1": _Layout(1),
     "rgba8": _Layout(4, conversion=cv2.COLOR_RGBA2RGB),
@@ -106,8 +106,8 @@ def decode_image(
 ) -> tuple[Pixels, str]:
     """The picture of a sensor_msgs/Image.
 
-    rgb8, bgr8 and mono8 are views of `data` (mono8 with its one channel shown three times, stride 0), which must
-    therefore live as long as the image. 16-bit samples are scaled as `to_8_bit` does.
+    rgb8, bgr8 and mono8 are views of `data` (mono8 with its one channel repeated three times, stride 0), which must
+    therefore live as long as the image. 16-bit samples are scaled as in `to_8_bit`.
 
     Args:
         encoding, height, width, step, is_bigendian: as in the message; `step` is bytes of one row with its padding.
@@ -171,7 +171,7 @@ def _check_raw(layout: _Layout, encoding: str, height: int, width: int, step: in
 
 
 def _samples(layout: _Layout, rows: int, width: int, step: int, data: Any, is_bigendian: bool) -> Pixels:
-    """The message's samples at 8 bits, (rows, width, channels); a view, but for 16-bit data that fill fewer bits."""
+    """The message's samples at 8 bits, (rows, width, channels); a view, except for 16-bit data that use fewer bits."""
     shape, pixel_bytes = (rows, width, layout.channels), layout.channels * layout.sample_bytes
     content, strides, offset = np.frombuffer(data, np.uint8), (step, pixel_bytes, layout.sample_bytes), 0
     if layout.sample_bytes == 2:
@@ -185,7 +185,7 @@ def _samples(layout: _Layout, rows: int, width: int, step: int, data: Any, is_bi
 
 def _convert(samples: Pixels, code: int, encoding: str) -> Pixels:
     try:
-        # cv2 tells one channel from several by the number of axes
+        # cv2 recognises a single channel by the number of axes
         converted = cv2.cvtColor(samples[..., 0] if samples.shape[2] == 1 else samples, code)
     except cv2.error:
         height, width = samples.shape[:2]
@@ -204,12 +204,12 @@ _IN_MESSAGES = {"JPEG": "corrupt_jpeg", "PNG": "corrupt_png"}
 
 
 def decode_compressed(data: Any, *, min_height: int = 0, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, str]:
-    """The picture of a sensor_msgs/CompressedImage: JPEG or PNG, told by the bytes and not by `format`.
+    """The picture of a sensor_msgs/CompressedImage: JPEG or PNG, recognised by its bytes, not by `format`.
 
     Args:
-        data: any buffer of bytes; zeros behind the picture, as drivers with fixed buffers leave them, do not matter.
-        min_height: rows that the reader needs. A JPEG that has at least twice, four or eight times as many is decoded
-            at ½, ¼ or ⅛ of its size, which takes a third of the time. 0 decodes all of it.
+        data: any buffer of bytes; zeros after the picture, which drivers with fixed buffers leave, are ignored.
+        min_height: rows that the caller needs. A JPEG that has at least twice, four or eight times as many is decoded
+            at ½, ¼ or ⅛ of its size, which takes a third of the time. 0 decodes it in full size.
         max_pixels: larger pictures are refused before they are decoded.
 
     Returns:
@@ -268,10 +268,10 @@ def message_size(message: Any) -> tuple[int, int]:
 def read_picture(path: str | os.PathLike[str], *, min_height: int = 0, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The picture of a file, (H, W, 3) uint8 BGR, turned upright as its EXIF orientation says.
 
-    The format is told by the bytes and not by the name. Of several pictures in a file the first is taken.
+    The format is recognised by the bytes, not by the name. If a file contains several pictures, the first is read.
 
     Args:
-        path: any name that the file system has, UTF-8 or not.
+        path: any file name, UTF-8 or not.
         min_height: as in `decode_compressed`.
         max_pixels: larger pictures are refused before they are decoded.
 
@@ -293,7 +293,7 @@ def decode_picture(content: bytes, name: str, *, min_height: int = 0, max_pixels
 
 
 def read_map_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Density:
-    """The grey values of a picture file in the numbers that it holds (8 or 16 bits), (h, w) float32.
+    """The grey values of a picture file as stored (8 or 16 bits), (h, w) float32.
 
     Raises:
         FrameError: as `read_picture`.
@@ -331,7 +331,7 @@ def require_picture(picture: object, name: str) -> None:
 
 
 def write_picture(path: str | os.PathLike[str], picture_bgr: Pixels, quality: int = 95) -> None:
-    """Replace the file at `path` by a picture (H, W[, 3]), whole or not at all; the suffix chooses the format.
+    """Replace the file at `path` with a picture (H, W[, 3]), completely or not at all; the suffix sets the format.
 
     Args:
         quality: of JPEG, 0 to 100.
@@ -350,7 +350,7 @@ def write_picture(path: str | os.PathLike[str], picture_bgr: Pixels, quality: in
 
 
 def _read_bytes(path: str | os.PathLike[str], max_pixels: int) -> bytes:
-    """The bytes of a file. OpenCV never gets a file name: version 5 ends the process where one is not UTF-8."""
+    """The bytes of a file. OpenCV never gets a file name: version 5 ends the process if one is not UTF-8."""
     limit = max(1 << 24, 16 * max_pixels)  # no format needs more than 8 bytes a pixel
     try:
         with open(path, "rb") as file:
@@ -399,7 +399,9 @@ def _known_format(content: bytes, name: str) -> PictureFormat:
 
 
 def _undecodable(known: PictureFormat, name: str) -> FrameError:
-    if not cv2.haveImageWriter(f"picture{known.suffixes[0]}"):  # OpenCV is built with both ways or with neither
+    if not cv2.haveImageWriter(
+        f"picture{known.suffixes[0]}"
+    ):  # OpenCV is built with both reader and writer, or with neither
         return FrameError(
             f"{name} is in the format {known.name}, which OpenCV {cv2.__version__} was built without",
             "convert it to JPEG or PNG",
@@ -426,10 +428,10 @@ def _check_size(height: int, width: int, max_pixels: int, subject: str, remedy: 
 
 
 def _decode(known: PictureFormat, content: bytes, min_height: int, *, upright: bool) -> Pixels | None:
-    """The picture, (H, W, 3) uint8 BGR; None where it is damaged or not whole.
+    """The picture, (H, W, 3) uint8 BGR; None if it is damaged or incomplete.
 
     Args:
-        upright: turn it as its EXIF orientation says.
+        upright: turn it upright by its EXIF orientation.
     """
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     if known.name == "JPEG":
@@ -486,15 +488,15 @@ def _reduction(height: int, min_height: int) -> int:
 
 _MORE_DATA = bytes(range(1, 250)) * 8
 _EMPTY_BLOCK = (128, 65)
-"""What a JPEG's decoder fills blocks with that it has no data for: the middle of the range, and that of CMYK."""
+"""The colours with which a JPEG decoder fills blocks without data: the middle of the range, and that of CMYK."""
 
 
 def _decode_jpeg(content: bytes, min_height: int, orientation: int) -> Pixels | None:
-    """The picture of a JPEG; None also where an end mark cuts its data off, which the decoder takes without a word.
+    """The picture of a JPEG; None if it is damaged, or if an end marker cuts its data off.
 
-    In a baseline JPEG the blocks that are left are then empty, the last one, in a corner, among them. A progressive
-    one only loses detail. Whether that is so is told by putting more data before the end mark: a whole picture stays
-    the same. A baseline JPEG that lacks no more than its last block (16 x 16 pixels) passes.
+    Decoders accept such a cut silently. In a baseline JPEG the remaining blocks are then empty, including the last one,
+    in a corner; a progressive one only loses detail. The test for both is to put more data before the end marker: a
+    complete picture stays the same. A baseline JPEG that lacks only its last block (16 x 16 pixels) passes.
     """
     structure = jpeg_structure(content)
     if not structure.is_whole or min(structure.size) < 1:
@@ -513,12 +515,12 @@ def _lacks_data(content: bytes, structure: JpegStructure) -> bool:
     longer = _MORE_DATA.join(content[start:end] for start, end in zip(starts, ends, strict=True))
     try:
         return _jpeg_samples(content, structure) != _jpeg_samples(longer, structure)
-    except Exception:  # arbitrary headers raise arbitrary exceptions; OpenCV found the picture good
+    except Exception:  # arbitrary headers raise arbitrary exceptions; OpenCV could decode the picture
         return False
 
 
 def _jpeg_samples(content: bytes, structure: JpegStructure) -> bytes:
-    """Decoded by Pillow, because OpenCV's libjpeg would write about the added data on the standard error stream."""
+    """Decoded by Pillow, because OpenCV's libjpeg would print a warning about the added data on stderr."""
     with JpegImageFile(io.BytesIO(content)) as picture:
         if not structure.is_progressive:
             picture.draft(picture.mode, (picture.width // 8, picture.height // 8))  # eight times less work
@@ -528,9 +530,9 @@ def _jpeg_samples(content: bytes, structure: JpegStructure) -> bytes:
 def to_8_bit(values: NDArray[Any]) -> Pixels:
     """Samples of a picture, (..., channels), as uint8.
 
-    16-bit samples are scaled by the bits that they use: cameras put 10, 12 or 14 bits into 16 unchanged. The largest
-    sample tells which; a 16-bit picture without any sample above a quarter of the range is brightened by that rule.
-    Floating-point samples are linear light in which 1 is white: they get the sRGB curve (IEC 61966-2-1).
+    16-bit samples are scaled by the number of bits they use: cameras store 10, 12 or 14 bits in 16 unchanged. The
+    largest sample determines it, so a true 16-bit picture without any sample above a quarter of the range is
+    brightened. Floating-point samples are linear light in which 1 is white: they get the sRGB curve (IEC 61966-2-1).
 
     Raises:
         FrameError: samples of another type.
@@ -545,7 +547,7 @@ def to_8_bit(values: NDArray[Any]) -> Pixels:
     raise FrameError(
         f"the picture has samples of type {values.dtype}",
         "convert it to 8 bits",
-        expected="8 or 16 bits without sign, or floating point",
+        expected="unsigned 8 or 16 bits, or floating point",
         reason="unreadable_picture",
     )
 
@@ -577,7 +579,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 
 def read_map(message: Any) -> Density:
-    """The map (h, w) float32 of a one-channel Image, in the numbers that it holds.
+    """The map (h, w) float32 of a one-channel Image, with the values as stored.
 
     Args:
         message: a sensor_msgs/Image of rclpy or of a bag.

@@ -1,4 +1,4 @@
-"""Picture formats by their bytes: which one it is, how large the picture is, whether all of it is there.
+"""Picture formats by their bytes: which format it is, how large the picture is, and whether it is complete.
 
 Only headers and structure are read, so that a picture can be judged before memory is taken to decode it.
 `PICTURE_FORMATS` lists the formats that the project reads; to add one, add a row.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Size = tuple[int, int]
-"""Rows and columns as stored, before any rotation; (0, 0) where the header is cut or malformed."""
+"""Rows and columns as stored, before any rotation; (0, 0) if the header is cut or malformed."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PictureFormat:
     """One file format."""
 
     name: str
-    """What people call it."""
+    """Its usual name."""
     suffixes: tuple[str, ...]
     """Usual endings of file names, in lower case."""
     start: re.Pattern[bytes]
@@ -29,7 +29,7 @@ class PictureFormat:
     size: Callable[[bytes], Size]
     """Reads the header."""
     is_whole: Callable[[bytes], bool] = lambda _: True
-    """Whether the structure ends where it should. Decoders notice most cuts themselves; this notices the others."""
+    """Whether the structure ends where it should. Decoders detect most cuts themselves; this detects the others."""
 
 
 def picture_format(content: bytes) -> PictureFormat | None:
@@ -38,13 +38,13 @@ def picture_format(content: bytes) -> PictureFormat | None:
 
 
 def picture_size(content: bytes) -> Size:
-    """Rows and columns that the header gives; (0, 0) where it gives none or the format is unknown."""
+    """Rows and columns that the header gives; (0, 0) if it gives none or the format is unknown."""
     known = picture_format(content)
     return (0, 0) if known is None else stored_size(known, content)
 
 
 def stored_size(known: PictureFormat, content: bytes) -> Size:
-    """Rows and columns that the header of a picture of this format gives; (0, 0) where it is cut or malformed."""
+    """Rows and columns that the header of a picture of this format gives; (0, 0) if it is cut or malformed."""
     try:
         return known.size(content)
     except (struct.error, IndexError, ValueError):
@@ -57,17 +57,17 @@ _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither a stuffed byt
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _PROGRESSIVE, _HUFFMAN = (0xC2, 0xCA), (0xC0, 0xC1, 0xC2)
 _MAX_SCANS = 100
-"""Encoders write about ten; each of thousands would cost the time of a whole picture."""
+"""Encoders write about ten; thousands of scans would each take as long as a whole picture."""
 
 
 @dataclass
 class JpegStructure:
-    """The scans of a JPEG up to its end mark."""
+    """The scans of a JPEG up to its end marker."""
 
     size: Size = (0, 0)
     is_progressive: bool = False
     is_huffman: bool = False
-    """Whether the data are Huffman codes, as nearly always, and not arithmetic codes."""
+    """Whether the data are Huffman codes (nearly always) and not arithmetic codes."""
     scan_ends: list[int] = field(default_factory=list)
     """Position of the marker that ends each scan."""
     scan_bytes: int = 0
@@ -75,19 +75,19 @@ class JpegStructure:
     missing: dict[int, set[int]] = field(default_factory=dict)
     """Coefficients of each component that no scan has completed yet."""
     is_ended: bool = False
-    """Whether an end mark follows the last scan."""
+    """Whether an end marker follows the last scan."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether an end mark closes the last scan, every coefficient is in a scan, and there are enough data."""
+        """Whether an end marker closes the last scan, every coefficient is in a scan, and there are enough data."""
         height, width = self.size
-        # a Huffman code is one bit at least, and each block of 8 x 8 pixels has one or more
+        # a Huffman code has at least one bit, and each block of 8 x 8 pixels has one or more codes
         is_enough = not self.is_huffman or 8 * self.scan_bytes >= (height // 8) * (width // 8)
         return self.is_ended and is_enough and 0 < len(self.scan_ends) <= _MAX_SCANS and not any(self.missing.values())
 
 
 def jpeg_structure(content: bytes) -> JpegStructure:
-    """Walk through the scans; a cut or malformed JPEG gives what was found until then."""
+    """Walk through the scans; for a cut or malformed JPEG, the result is what was found up to that point."""
     found = JpegStructure()
     start = 0
     for marker, segment, end in _jpeg_segments(content):
@@ -106,7 +106,7 @@ def jpeg_structure(content: bytes) -> JpegStructure:
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
     """Marker, parameters and position of the end of each segment (B.1.1), a scan's data included, up to the end."""
-    position = 2  # behind the start-of-image marker
+    position = 2  # after the start-of-image marker
     while position + 2 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF:  # a marker may be preceded by any number of fill bytes (B.1.1.2)
@@ -131,7 +131,7 @@ def _is_frame_header(marker: int, segment: bytes) -> bool:
 
 
 def _strike_out(segment: bytes, found: JpegStructure) -> None:
-    """Note what a scan completes (B.2.3): its band of coefficients, once it is sent to the last bit."""
+    """Record what a scan completes (B.2.3): its band of coefficients, once they are sent to the last bit."""
     count = segment[0] if segment else 0
     if len(segment) < 4 + 2 * count:
         return
@@ -192,20 +192,20 @@ def _webp_size(content: bytes) -> Size:
 
 
 def _webp_is_whole(content: bytes) -> bool:
-    """Whether the file is as long as it says and does not end in zeros, which a lost end is often replaced by."""
+    """Whether the file is as long as it states and does not end in zeros, which often replace a lost end."""
     (length,) = struct.unpack_from("<I", content, 4)
     return len(content) >= length + 8 and any(content[max(0, length - 24) : length + 8])
 
 
 def _jpeg2000_size(content: bytes) -> Size:
-    """From the SIZ marker segment, which is what decoders go by (ISO/IEC 15444-1, A.5.1)."""
+    """From the SIZ marker segment, which decoders use (ISO/IEC 15444-1, A.5.1)."""
     start = content.index(b"\xff\x4f\xff\x51")
     right, bottom, left, top = struct.unpack_from(">IIII", content, start + 8)
     return bottom - top, right - left
 
 
 def _jpeg2000_is_whole(content: bytes) -> bool:
-    """Whether the codestream, that ends with its box or with the file, ends with the end mark (A.4.4)."""
+    """Whether the codestream, which ends with its box or with the file, ends with the end marker (A.4.4)."""
     start = content.index(b"\xff\x4f\xff\x51")
     box_length, box_type = struct.unpack_from(">I4s", content, start - 8) if start >= 8 else (0, b"")
     if box_type == b"jp2c" and box_length > 8:
@@ -214,7 +214,7 @@ def _jpeg2000_is_whole(content: bytes) -> bool:
 
 
 def _avif_size(content: bytes) -> Size:
-    """The largest of the image extents (ISO/IEC 23008-12, 6.5.3): tiles and alpha planes have some of their own."""
+    """The largest of the image extents (ISO/IEC 23008-12, 6.5.3): tiles and alpha planes have their own."""
     extents = [struct.unpack_from(">II", content, each.end() + 4) for each in re.finditer(b"ispe", content[: 1 << 16])]
     width, height = max(extents, key=lambda each: each[0] * each[1])
     return height, width
@@ -230,7 +230,7 @@ class Turn(NamedTuple):
 
 
 def avif_turn(content: bytes) -> Turn:
-    """The rotation and mirroring of an AVIF (ISO/IEC 23008-12, 6.5.10 and 6.5.12), which OpenCV leaves out."""
+    """The rotation and mirroring of an AVIF (ISO/IEC 23008-12, 6.5.10 and 6.5.12), which OpenCV ignores."""
     turn = re.search(rb"\x00\x00\x00\x09irot([\x00-\x03])", content[: 1 << 16])
     mirror = re.search(rb"\x00\x00\x00\x09imir([\x00\x01])", content[: 1 << 16])
     return Turn(turn[1][0] if turn else 0, mirror[1][0] if mirror else None)
@@ -272,7 +272,7 @@ def _hdr_size(content: bytes) -> Size:
 
 
 def _pnm_size(content: bytes) -> Size:
-    """The first two numbers behind the type, comments left out."""
+    """The first two numbers after the type, without comments."""
     text = re.sub(rb"#[^\n]*\n", b" ", content[2 : 1 << 12])
     width, height = text.split(maxsplit=2)[:2]
     return int(height), int(width)
@@ -309,7 +309,7 @@ PICTURE_FORMATS = (
 """The formats that picture files may have."""
 
 PICTURE_SUFFIXES = tuple(suffix for each in PICTURE_FORMATS for suffix in each.suffixes)
-"""By which pictures in a folder are found."""
+"""Suffixes by which pictures in a folder are found."""
 
 _NOT_READ = {
     "HEIC": _starts(rb"....ftyp(heic|heix|hevc|hevx|mif1|msf1)"),
@@ -323,5 +323,5 @@ _NOT_READ = {
 
 
 def unread_format(content: bytes) -> str:
-    """The name of a usual format that is not read; "" for bytes that are nothing known."""
+    """The name of a common format that is not supported; "" for unknown bytes."""
     return next((name for name, start in _NOT_READ.items() if start.match(content)), "")

@@ -1,4 +1,4 @@
-"""A frame of any size in, its saliency map out."""
+"""Predicts the saliency map of a frame of any size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Predictor:
     Args:
         model: path of the model file; empty takes the bundled one.
         backend, device, precision, allow_pickled_programs: see `sal360.runtimes.open_model`.
-        threads: CPU threads of the runtime and, if not 0, of OpenCV in the whole process; 0 lets both choose.
+        threads: CPU threads of the runtime and, if not 0, of OpenCV in the whole process; 0 lets each choose.
         prior_strength: strength of the model's equator prior, 0 (none) to 10; 1 is as trained. See `scale_prior`.
 
     Raises:
@@ -52,11 +52,11 @@ class Predictor:
             opening = partial(open_model, model, allow_pickled_programs=allow_pickled_programs)
         self._backend = opening(backend=backend, device=device, precision=precision, threads=threads)
         self._prior_strength = prior_strength
-        if threads:  # resizing, decoding and drawing keep to them too; OpenCV has one number for the whole process
+        if threads:  # also for resizing, decoding and drawing; OpenCV has one number for the whole process
             cv2.setNumThreads(threads)
         try:
             check_prior_strength(self.spec, prior_strength)
-            # the first run of a runtime is slow (memory, kernels, captured graphs), so it is not left to a frame
+            # a runtime's first run is slow (memory, kernels, captured graphs), so it is done before the first frame
             self.predict(np.zeros((self.spec.input_height, self.spec.input_width, 3), np.uint8))
         except BaseException:
             self.close()
@@ -155,8 +155,8 @@ def check_prior_strength(spec: ModelSpec, strength: float) -> None:
 def scale_prior(density: Density, spec: ModelSpec, strength: float) -> Density:
     """A map (h, w) with the model's equator prior at another strength: density · exp((strength − 1) · prior).
 
-    Exact, because the prior is a term of the log-density: strength 0 gives the map of the model without it. The result
-    has mean 1 on the sphere again; strength 1 returns the map unchanged.
+    This is exact, because the prior is a term of the log-density: strength 0 gives the map of the model without it. The
+    result is normalised to mean 1 on the sphere; strength 1 returns the map unchanged.
     """
     if strength == 1:
         return density
@@ -165,10 +165,10 @@ def scale_prior(density: Density, spec: ModelSpec, strength: float) -> Density:
 
 
 def resize_frame(frame: Pixels, height: int, width: int) -> Pixels:
-    """A frame (H, W, 3) at the model's size, (height, width, 3); every source pixel counts, so that nothing aliases."""
+    """A frame (H, W, 3) at the model's size, (height, width, 3); every source pixel counts, which avoids aliasing."""
     if frame.shape[:2] == (height, width):
         return frame
-    if frame.strides[2] == 0:  # one grey channel shown three times: cv2 would first copy it out at full size
+    if frame.strides[2] == 0:  # one grey channel repeated three times: cv2 would first copy it at full size
         grey = _resize(frame[..., 0], height, width)
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
     return _resize(frame, height, width)
@@ -179,8 +179,8 @@ def _resize(frame: Pixels, height: int, width: int) -> Pixels:
         return _scaled(frame, height, width, cv2.INTER_LINEAR)
     block = max(2, frame.shape[0] // height) if frame.shape[0] >= 1.5 * height else 1
     if block > 1 and frame.shape[:2] != (block * height, block * width):
-        # averaging whole blocks is faster than averaging fractions of pixels; scaling to them is by a factor below 1.5,
-        # so bilinear interpolation skips no pixel
+        # averaging whole blocks is faster than averaging fractions of pixels; the scale factor to a multiple of the
+        # target size is below 1.5, so bilinear interpolation skips no pixel
         frame = _scaled(frame, block * height, block * width, cv2.INTER_LINEAR)
     return _scaled(frame, height, width, cv2.INTER_AREA)
 

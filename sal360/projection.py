@@ -1,8 +1,8 @@
-"""Resampling between the sphere and the plane: rotated panoramas, perspective viewports, pictures put on the sphere.
+"""Resampling between the sphere and the plane: rotated panoramas, perspective viewports, pictures placed on the sphere.
 
-Everything is one bilinear lookup (cv2.remap) through a map of source pixels. Before it, a panorama gets a border of one
-pixel with its true neighbours: the other side of the seam, and beyond a pole the same row half a turn away. So neither
-the seam nor the poles leave a trace.
+Every operation is one bilinear lookup (cv2.remap) through a map of source pixels. Before it, a panorama gets a border
+of one pixel with its true neighbours: the other side of the seam, and beyond a pole the same row half a turn away. So
+neither the seam nor the poles cause artefacts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def pad_sphere(erp: NDArray[Sample]) -> NDArray[Sample]:
 
 
 def _beyond_pole(padded_row: NDArray[Sample]) -> NDArray[Sample]:
-    """The row that lies beyond a pole: the last one, half a turn away; padded (W + 2[, C]) like its argument."""
+    """The row beyond a pole: the last one, half a turn away; padded (W + 2[, C]) like its argument."""
     row = padded_row[1:-1]  # (W[, C])
     half = row.shape[0] // 2
     beyond = np.roll(row, half, axis=0)
@@ -53,7 +53,7 @@ def sampling_maps(directions: Floats, height: int, width: int) -> Maps:
 
 
 def _maps_of_parts(xyz: NDArray[np.float32], height: int, width: int) -> Maps:
-    # the formulas of `sphere` in float32, which is what cv2 takes: much faster where maps change with every frame
+    # the formulas of `sphere` in float32, as cv2 takes it: much faster if maps change with every frame
     x, y, z = xyz
     u = (np.float32(math.pi) - np.arctan2(y, x)) * np.float32(width / (2 * math.pi))
     v = (np.float32(math.pi / 2) - np.arctan2(z, np.hypot(x, y))) * np.float32(height / math.pi)
@@ -71,7 +71,7 @@ def sample_erp(erp: NDArray[Sample], directions: Floats) -> NDArray[Sample]:
 
 
 def remap_sphere(erp: NDArray[Sample], maps: Maps) -> NDArray[Sample]:
-    """`sample_erp` with maps made before, for a panorama of the same size."""
+    """`sample_erp` with precomputed maps, for a panorama of the same size."""
     sampled = cv2.remap(pad_sphere(erp), *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     shape = *maps[0].shape, *erp.shape[2:]
     return sampled.astype(erp.dtype, copy=False).reshape(shape)  # (h, w[, C]): cv2 drops a single channel
@@ -80,7 +80,7 @@ def remap_sphere(erp: NDArray[Sample], maps: Maps) -> NDArray[Sample]:
 def rotation_maps(rotation: Floats, height: int, width: int) -> Maps:
     """Maps that turn a panorama of this size by `rotation` (3, 3); see `rotate_erp`."""
     parts = _erp_parts(height, width)
-    before = rotation.T.astype(np.float32) @ parts  # what lies at d after the turn lay at Rᵀ d before it
+    before = rotation.T.astype(np.float32) @ parts  # the content at d after the turn was at Rᵀ d before it
     return _maps_of_parts(before.reshape(3, height, width), height, width)  # (3, height · width) → (3, height, width)
 
 
@@ -92,7 +92,7 @@ def _erp_parts(height: int, width: int) -> NDArray[np.float32]:
 
 
 def rotate_erp(erp: NDArray[Sample], rotation: Floats) -> NDArray[Sample]:
-    """The sphere turned by `rotation` (3, 3): what was seen in direction d is then seen in direction R d.
+    """The sphere rotated by `rotation` (3, 3): the content in direction d moves to direction R d.
 
     Args:
         erp: panorama (H, W[, C]), any dtype that cv2 resamples (uint8, uint16, float32, float64).
@@ -180,7 +180,7 @@ class Viewport:
         return turned
 
     def cut_from(self, erp: NDArray[Sample]) -> NDArray[Sample]:
-        """What the window shows of a panorama (H, W[, C]): (height, width[, C])."""
+        """The part of a panorama (H, W[, C]) that the window shows: (height, width[, C])."""
         return sample_erp(erp, self.directions)
 
 
@@ -190,8 +190,8 @@ def place_on_sphere(
     """A planar picture seen through a viewport's window, as a panorama, with the mask of where it lies.
 
     Args:
-        picture: (h, w[, C]) that fills the window; its own pixel size need not be the viewport's. Where the panorama
-            is coarser than the picture, the picture is first reduced by area, so that nothing aliases.
+        picture: (h, w[, C]) that fills the window; its size in pixels need not be the viewport's. If the panorama is
+            coarser than the picture, the picture is first reduced by area to avoid aliasing.
         viewport: where the picture lies; height and width give its aspect.
         height, width: of the panorama.
 

@@ -19,7 +19,7 @@ Change: TypeAlias = Literal["live", "unconfigured", "start"]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a setting means and which values it takes."""
+    """The meaning of a setting and its allowed values."""
 
     description: str = ""
     """One phrase, without the range and the unit."""
@@ -27,13 +27,13 @@ class Rule:
     maximum: float | None = None
     unit: str = ""
     choices: tuple[Value, ...] = ()
-    """The only values, where there are few."""
+    """The allowed values, if there are only a few."""
     changes: Change = "live"
-    """When a node takes a new value: at any time, while it is unconfigured, or only when its process starts."""
+    """When a node accepts a new value: at any time, while it is unconfigured, or only when its process starts."""
 
     @property
     def allowed(self) -> str:
-        """The values as a phrase: "0 to 60 s", "8, 16 or 32"; empty where any value of the type will do."""
+        """The values as a phrase: "0 to 60 s", "8, 16 or 32"; empty if any value of the type is allowed."""
         if self.choices:
             *others, last = map(str, self.choices)
             return f"{', '.join(others)} or {last}"
@@ -42,7 +42,7 @@ class Rule:
         return f"{readable(self.minimum)} to {readable(self.maximum)} {self.unit}".rstrip()
 
     def check(self, name: str, value: Value) -> None:
-        """Refuse a value that is not allowed, NaN included.
+        """Refuse a value that is not allowed, including NaN.
 
         Raises:
             ParameterError: naming the setting.
@@ -100,7 +100,7 @@ class Settings:
 
 
 def flatten(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Value, Rule]]:
-    """Name, value and rule of every setting; a dot leads into a group ("smoothing.time_constant_s")."""
+    """Name, value and rule of every setting; a dot separates a group's name ("smoothing.time_constant_s")."""
     for each in dataclasses.fields(settings):
         value = getattr(settings, each.name)
         if "rule" in each.metadata:
@@ -113,7 +113,7 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 def with_values(settings: AnySettings, changes: Mapping[str, Value]) -> AnySettings:
-    """A copy with other values, by the names that `flatten` gives.
+    """A copy with other values, by the names that `flatten` returns.
 
     Raises:
         ParameterError: a value is not allowed.

@@ -1,4 +1,4 @@
-"""ModelSpec: everything that a runtime must know about a model, stored in the model file itself.
+"""ModelSpec: everything that a runtime needs to know about a model, stored in the model file itself.
 
 In ONNX it is one metadata entry (`METADATA_KEY`) that holds JSON; a TensorRT engine ends with the same JSON.
 `training` writes it and the library reads it; they share nothing else.
@@ -19,9 +19,9 @@ from sal360.errors import ModelError
 METADATA_KEY = "sal360_spec"
 SPEC_VERSION = 1
 MAX_PIXELS = 2**26
-"""Max rows times columns of the frame and of the map: 8192 x 8192, or 16384 x 4096."""
+"""Maximum of rows times columns of the frame and of the map: 8192 x 8192, or 16384 x 4096."""
 MAX_ONNX_BYTES = 2**31
-"""Protobuf takes no larger file."""
+"""Protobuf's limit for the size of a file."""
 INPUT_NAME = "frame"
 OUTPUT_NAME = "saliency"
 
@@ -47,7 +47,7 @@ class ModelSpec:
     output_width: int
     """Columns of the map, pixels."""
     trained_on: str
-    """The data sets it was trained on, as text."""
+    """The data sets on which it was trained, as text."""
     weights_license: str
     """Licence of the weights: an SPDX identifier or a sentence."""
     precision: str = "fp32"
@@ -57,7 +57,7 @@ class ModelSpec:
     git_revision: str = "unknown"
     """Git revision of the training code."""
     prior_log_rows: tuple[float, ...] = ()
-    """The equator prior in the graph: what it adds to the log-density of each output row, in nats.
+    """The equator prior in the graph: the values that it adds to the log-density of each output row, in nats.
 
     Empty if the model has none. Because it is added before the normalisation, it can be removed or scaled exactly
     afterwards: see `predictor.scale_prior`.
@@ -146,7 +146,7 @@ _EXPORT_AGAIN = "export the model again with python -m training.export"
 
 
 def write_onnx_spec(model: Any, spec: ModelSpec) -> None:
-    """Put the spec into the metadata of a loaded `onnx.ModelProto`, in place of an older one."""
+    """Put the spec into the metadata of a loaded `onnx.ModelProto`; it replaces an older one."""
     kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
@@ -169,7 +169,7 @@ def load_onnx(path: str | Path) -> Any:
         ModelError: the file cannot be read, is too large or not an ONNX model; or the package onnx is missing.
     """
     try:
-        import onnx  # heavy, and only needed when a model is opened
+        import onnx  # slow to import, and only needed when a model is opened
     except ModuleNotFoundError:
         raise ModelError("the Python module onnx, which reads model files, is missing", "pip install onnx") from None
 
@@ -178,14 +178,12 @@ def load_onnx(path: str | Path) -> Any:
         raise ModelError(f"there is no model file {path}", "check the path; without a model, the bundled one is used")
     if path.stat().st_size > MAX_ONNX_BYTES:
         raise ModelError(
-            f"{path} has {path.stat().st_size / 1e9:.1f} GB; an ONNX file has 2 GB at most", "check the path"
+            f"{path} has {path.stat().st_size / 1e9:.1f} GB; an ONNX file has at most 2 GB", "check the path"
         )
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"{path} cannot be read ({error.strerror})", "check its permissions and the disk that it is on"
-        ) from None
+        raise ModelError(f"{path} cannot be read ({error.strerror})", "check its permissions and the disk") from None
     try:
         return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf raises its own family of errors

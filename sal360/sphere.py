@@ -1,11 +1,11 @@
 """The sphere: equirectangular (ERP) pixels, azimuth and elevation, unit vectors, solid angles, rotations.
 
-These formulas stand here once, and every other module uses them. A pixel's centre has
+This is the only place for these formulas; every other module uses them. A pixel's centre has
     azimuth   = π − 2π (u + ½) / W      counter-clockwise seen from above, 0 in the image's middle, +π/2 to the left
     elevation = π/2 − π (v + ½) / H     +π/2 is straight up
 and its unit vector, in the body axes of REP-103 (x forward, y left, z up), is
     (cos el · cos az, cos el · sin az, sin el).
-So the image's centre looks along +x, three quarters of its width along −y, its top row along +z.
+So the image's centre looks along +x, the point at three quarters of its width along −y, its top row along +z.
 Directions are arrays (..., 3); u and v are pixel coordinates whose integers are pixel centres.
 """
 
@@ -88,7 +88,7 @@ def vector_to_pixel(vector: ArrayLike, height: int, width: int) -> tuple[Floats,
 
 
 def nearest_pixel(vector: ArrayLike, height: int, width: int) -> tuple[Integers, Integers]:
-    """Column and row of the pixel that holds each direction (..., 3); the seam wraps, the poles stay inside."""
+    """Column and row of the pixel that contains each direction (..., 3); columns wrap, rows are clamped."""
     u, v = vector_to_pixel(vector, height, width)
     column = np.mod(np.floor(u + 0.5).astype(np.int64), width)
     row = np.clip(np.floor(v + 0.5).astype(np.int64), 0, height - 1)
@@ -139,7 +139,7 @@ def solid_angles(height: int, width: int) -> Floats:
 def angular_distance(first: ArrayLike, second: ArrayLike) -> Floats:
     """Angle in radians, [0, π], between unit vectors (..., 3); accurate for tiny and for opposite angles."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    # 2·atan2(|a − b|, |a + b|) keeps the digits that arccos of a dot product loses near 0 and π
+    # 2·atan2(|a − b|, |a + b|) keeps the digits that the arccos of a dot product loses near 0 and π
     angle: Floats = 2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1))
     return angle
 
@@ -161,16 +161,14 @@ def rotation_yaw_pitch_roll(yaw_rad: float = 0.0, pitch_rad: float = 0.0, roll_r
 
 
 def rotation_from_quaternion(w: float, x: float, y: float, z: float) -> Floats:
-    """The rotation (3, 3) float64 of a quaternion of any length above 0, as orientations come in ROS messages.
+    """The rotation (3, 3) float64 of a quaternion of any length above 0, as in ROS messages.
 
     Raises:
         ParameterError: the quaternion is zero or not finite, so it does not give an orientation.
     """
     length = math.sqrt(w * w + x * x + y * y + z * z)
     if not 0 < length < math.inf:
-        raise ParameterError(
-            f"the quaternion is ({w}, {x}, {y}, {z})", "fill in an orientation of finite length above 0"
-        )
+        raise ParameterError(f"the quaternion is ({w}, {x}, {y}, {z})", "set an orientation of finite length above 0")
     w, x, y, z = w / length, x / length, y / length, z / length
     return np.array(
         [

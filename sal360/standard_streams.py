@@ -1,8 +1,8 @@
-"""Standard streams that are closed, full or no longer read: a command goes on with its work.
+"""Standard streams that are closed, full or no longer read, so that a command can continue its work.
 
-Python fails late and unclearly on them: a print to a pipe whose reader has gone ends the command, and where stderr is
-closed, the next file that is opened takes its number and gets whatever C libraries print. What those print about a
-picture that they decode is caught (`call_with_stderr`).
+Python fails late and unclearly on them: a print to a closed pipe ends the command, and if stderr is closed, the next
+file that is opened takes its number and receives everything that C libraries print. Messages that those print about a
+picture while decoding it are captured (`call_with_stderr`).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _READER_IS_GONE = (errno.EPIPE, errno.EIO)  # EIO: a terminal that was closed
 
 
 def open_standard_streams() -> None:
-    """Open stdin, stdout and stderr on /dev/null where the process was started without them."""
+    """Open stdin, stdout and stderr on /dev/null if the process was started without them."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so this one
+            opened = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
             os.set_inheritable(opened, True)
             setattr(sys, name, open(opened, mode, closefd=False))  # noqa: SIM115 - lives as long as the process
 
 
 @contextlib.contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Within the block, what is printed to a reader that has gone is dropped, and any text can be printed."""
+    """Within the block, output to a closed pipe or terminal is dropped, and any text can be printed."""
     open_standard_streams()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_Forgiving(stream) for stream in before)
@@ -46,12 +46,12 @@ def forgiving_streams() -> Iterator[None]:
 
 
 class _Forgiving:
-    """A text stream whose `write` and `flush` do not fail when nobody reads them any more."""
+    """A text stream whose `write` and `flush` do not fail when its reader has gone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         with contextlib.suppress(AttributeError, ValueError):
-            # names of files may hold bytes that are not UTF-8, and terminals may not know "°"
+            # file names may contain bytes that are not UTF-8, and terminals may not know "°"
             stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
     def write(self, text: str) -> int:
@@ -67,7 +67,7 @@ class _Forgiving:
         except OSError as error:
             if error.errno not in _READER_IS_GONE:
                 raise
-            # what is still in the buffer goes to /dev/null, now and when the interpreter exits
+            # the rest of the buffer goes to /dev/null, now and when the interpreter exits
             with contextlib.suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())

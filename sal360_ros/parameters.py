@@ -94,13 +94,13 @@ class SaliencyParameters(Settings):
     )
     threads: int = setting(
         0,
-        "CPU threads of the runtime and of OpenCV; 0: both decide",
+        "CPU threads of the runtime and of OpenCV; 0: let each choose",
         minimum=0,
         maximum=MAX_THREADS,
         changes="unconfigured",
     )
     allow_pickled_programs: bool = setting(
-        False, "open torch programs (.pt2), which can run any code while they are opened", changes="unconfigured"
+        False, "open torch programs (.pt2), which can execute arbitrary code when opened", changes="unconfigured"
     )
     image_transport: str = setting("raw", _TRANSPORT, choices=TRANSPORTS, changes="unconfigured")
     max_pixels: int = setting(

@@ -1,7 +1,7 @@
 """Build a model's TensorRT engine, so that the first start is fast.
 
 The engine is written to the cache, where `sal360` and the node find it when they are started with the same model,
-device and precision, on this machine and with the same XDG_CACHE_HOME. An engine that is there is not built again.
+device and precision, on this machine and with the same XDG_CACHE_HOME. An existing engine is not rebuilt.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("model", nargs="?", default="", metavar="MODEL", help="ONNX file (default: the bundled model)")
     add("--device", default="auto", help="GPU that runs the engine: auto, cuda or cuda:N")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic precision of the model")
-    add("--max-batch", type=int, default=1, metavar="N", help="max number of frames of one call")
+    add("--max-batch", type=int, default=1, metavar="N", help="maximum batch size")
     add("--force-engine-update", action="store_true", help="build the engine again even if it is in the cache")
     add(
         "--keep",
         type=int,
         default=KEEP,
         metavar="N",
-        help="number of engines of one model that stay in the cache after a build; 0: all",
+        help="number of engines of one model to keep in the cache after a build; 0: all",
     )
     options = parser.parse_args(arguments)
     Rule(minimum=1, maximum=64).check("--max-batch", options.max_batch)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _choose(model: str, device: str, precision: str) -> Selection:
-    """The file and the GPU that the node would choose, or the reason why there is nothing to build."""
+    """The file and the GPU that the node would choose; raises an error if there is nothing to build."""
     if device == "cpu":
         raise ParameterError("--device is cpu", "set it to auto, cuda or cuda:N: engines run on GPUs only")
     if cuda_device_count() == 0:

@@ -51,7 +51,7 @@ class Run:
     model: str
     """Model, runtime, device and precision."""
     measured: Mapping[str, float]
-    """Figures that only the run itself can measure."""
+    """Figures that can only be measured during the run."""
     resources: Mapping[str, Floats] = field(default_factory=dict)
     """Curves over "time_s"."""
     node: Mapping[str, str] = field(default_factory=dict)
@@ -85,13 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def default_output(recording: Path, name: str) -> Path:
-    """A folder of this name for a recording's report, with a number if the name's report is of another recording."""
+    """The output folder for a recording's report: `name`, with a number if it holds the report of another recording."""
     for number in itertools.count(1):
         folder = Path("out/replay") / (name if number == 1 else f"{name}_{number}")
         reported = recording_of(folder / "report.json")
         if reported is None or printable(reported.resolve()) == printable(recording.resolve()):
             return folder
-    raise AssertionError  # there is always a free number
+    raise AssertionError  # unreachable: there is always a free number
 
 
 def _mode(options: argparse.Namespace) -> str:
@@ -144,7 +144,7 @@ def _about(options: argparse.Namespace, recording: Recording, model: str) -> dic
         recording.kind: str(recording.path),
         "topic": f"{recording.topic} ({recording.type})",
         "mode": f"live, {options.rate:g} times the recorded speed" if options.live else "offline",
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
         "model": model,
     }
     if options.ground_truth:
@@ -183,7 +183,7 @@ def _print(report: Report, folder: Path) -> None:
 
 
 def _status(report: Report, recording: Recording) -> int:
-    """The exit status; what is wrong with the run goes to stderr.
+    """The exit status; problems of the run are printed on stderr.
 
     Raises:
         DataError: the recording could not be read completely.
@@ -218,7 +218,7 @@ def _node_parameter(text: str) -> tuple[str, Any]:
     except yaml.YAMLError:
         pass
     raise ParameterError(
-        f"the node parameter is {text!r}", "write it like encoding:=mono8", expected="NAME:=VALUE"
+        f"the node parameter is {text!r}", "write it as in encoding:=mono8", expected="NAME:=VALUE"
     ) from None
 
 

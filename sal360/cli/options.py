@@ -1,4 +1,4 @@
-"""What the subcommands share: one style of help and errors, and the options that choose the model and how it runs."""
+"""Shared by the subcommands: one style of help and errors, and the options that choose the model and its runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sal360.runtimes.backend import PRECISIONS
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Parser of one subcommand: `--help` shows the defaults, and a wrong option is an error of one line.
+    """Parser of one subcommand: `--help` shows the defaults, and a wrong option is a one-line error.
 
     Args:
         command: the subcommand's name and positional arguments ("evaluate BAG").
@@ -56,11 +56,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--backend", choices=BACKEND_NAMES, default="auto", help="runtime")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic precision")
-    add("--threads", type=int, default=0, metavar="N", help="CPU threads of the runtime and of OpenCV; 0: both decide")
+    add(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="CPU threads of the runtime and of OpenCV; 0: let each choose",
+    )
     add(
         "--allow-pickled-programs",
         action="store_true",
-        help="open torch programs (.pt2), which can run any code while they are opened",
+        help="open torch programs (.pt2), which can execute arbitrary code when opened",
     )
     add(
         "--prior-strength",

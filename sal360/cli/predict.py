@@ -51,7 +51,7 @@ class Input(NamedTuple):
 
 @dataclass
 class Outcome:
-    """How many maps were written, and how many could not be."""
+    """Number of maps that were written, and of those that could not be."""
 
     written: int = 0
     skipped: int = 0
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def find_inputs(paths: Iterable[Path], *, recursive: bool = False) -> list[Input]:
     """The files among `paths` and the pictures in the folders among them, without repetitions, each with a name.
 
-    Results are called like their picture, those of subfolders with the subfolder; a number is added where an earlier
-    one has that name. What a folder holds besides is said on stderr.
+    Results are named after their picture, those of subfolders with the subfolder; a number is added if an earlier one
+    has the same name. Files that are left out of a folder are reported on stderr.
 
     Raises:
         DataError: a folder holds no pictures, or a path is a bag.
@@ -164,7 +164,7 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
                 small = scaled_to(frame, min(frame.image.shape[0], MAX_WIDTH // 2)).image
                 overlay = draw_overlay(small, density, full_scale=options.full_scale)
                 video.write(overlay, round(frame.stamp_s * 1e9))
-        except DataError as error:  # the maps of what could be read are kept
+        except DataError as error:  # the maps up to here are kept
             cut = error
         if not stamps_s:
             raise cut or unusable[0]
@@ -225,7 +225,7 @@ class MapStack:
                     "fortran_order": False,
                     "shape": (self._count, *self._shape),
                 }
-                text = str(content).ljust(self._HEADER_BYTES - 11) + "\n"  # behind magic, version and length
+                text = str(content).ljust(self._HEADER_BYTES - 11) + "\n"  # after magic, version and length
                 file.seek(0)
                 file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1"))
 
@@ -241,7 +241,13 @@ def _parser() -> argparse.ArgumentParser:
     add("inputs", type=Path, nargs="+", metavar="INPUT", help="equirectangular picture or video, or folder of pictures")
     add("--output", type=Path, default=Path("out/predict"), metavar="DIR", help="output folder")
     add("--recursive", action="store_true", help="search the subfolders of folders too")
-    add("--full-scale", type=float, default=FULL_SCALE, metavar="X", help="density with the brightest colour")
+    add(
+        "--full-scale",
+        type=float,
+        default=FULL_SCALE,
+        metavar="X",
+        help="density that is drawn in the brightest colour",
+    )
     add_max_pixels(parser)
     add_model_options(parser)
     return parser

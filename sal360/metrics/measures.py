@@ -3,11 +3,11 @@
 Every sum over pixels is weighted (`weights`):
     "solid_angle"  the maps are ERP and each pixel counts by its solid angle (sin of its centre's colatitude);
     None           the maps are plain pictures and every pixel counts the same, as in the planar benchmarks;
-    an array       (h, 1) or (h, w), not negative, of the maps' own size; pixels of weight 0 are left out.
+    an array       (h, 1) or (h, w), not negative, of the maps' size; pixels of weight 0 are left out.
 Conventions:
 - Maps of different sizes are compared on the finer grid, (larger height, larger width): a dense map is resampled
-  bilinearly (across the seam and poles unless weights is None), a fixation moves to the pixel that holds the centre of
-  its old one, so that none is lost.
+  bilinearly (across the seam and poles unless weights is None), a fixation moves to the pixel that contains the centre
+  of its old one, so that none is lost.
 - A fixation map holds counts: two fixations in one pixel count twice. Most are binary.
 - A constant map has AUC ½, NSS 0 and CC 0. A map that is zero everywhere counts as the uniform density. SIM and KLD,
   which compare densities, first raise a map with negative values to a minimum of 0.
@@ -150,18 +150,18 @@ def kld(
 
 
 class Metric(NamedTuple):
-    """What the protocols, the tables and the pages must know of a metric."""
+    """Everything the protocols, the tables and the pages need to know about a metric."""
 
     function: Callable[..., float]
     """Of a map, the ground truth and the weights of the pixels."""
     label: str
     """Heading in tables and plots."""
     against: Literal["fixations", "density"]
-    """The form of ground truth that it takes."""
+    """The form of ground truth that it needs."""
     value_range: str
     """Its values, for the page on metrics."""
     chance: str
-    """Its value for a map that says nothing, where there is one."""
+    """Its value for an uninformative map, if defined."""
     larger_is_better: bool
 
 
@@ -175,7 +175,7 @@ METRICS = {
 """The metrics of the standard protocol by name, in the order of the tables. To add one: its function in
 `__all__`, and its row."""
 PAPER_METRICS = ("auc_judd", "nss", "cc", "sim", "kld")
-"""The metrics of the paper, which its protocol computes in a way of its own."""
+"""The metrics of the paper, which its protocol computes differently."""
 
 
 def standard_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:
@@ -184,7 +184,7 @@ def standard_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:
     Computed on the finer of the grids of the prediction (h, w) and the record's density.
 
     Returns:
-        Value by the names of `METRICS`, without those for whose form of ground truth the record has nothing.
+        Value by the names of `METRICS`, without those whose form of ground truth the record lacks.
     """
     shape = finer_size(prediction, prediction if truth.density is None else truth.density)
     saliency = resize_map(prediction, *shape)
@@ -211,8 +211,8 @@ def paper_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:
     depend on the prediction.
 
     Returns:
-        Value by name. All metrics need a density, auc_judd and nss also fixations of two observers; others are left
-        out.
+        Value by name. All metrics need a density; auc_judd and nss also need fixations of two observers. Those that
+        cannot be computed are left out.
     """
     if truth.density is None:
         return {}
@@ -227,7 +227,7 @@ def paper_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 def _paper_truth(truth: GazeRecord) -> tuple[Floats, Floats, NDArray[np.int32], dict[Callable[..., float], float]]:
-    """What does not depend on the prediction: weights, density, first half of the gaze, and the half scores.
+    """Everything that does not depend on the prediction: weights, density, first half of the gaze, and the half scores.
 
     Cached, because many models are evaluated on one record in turn.
     """
@@ -244,7 +244,7 @@ def _paper_map(values: Reals, weights: Floats) -> Floats:
     rows = np.sin(np.linspace(0, math.pi, PAPER_SIZE[0]))[:, None]
     scaled = resize_map(as_real(values), *PAPER_SIZE) * rows + _EPSILON
     low, high = extremes(scaled, weights)
-    # clipped, because outside the valid part there may be smaller and larger values
+    # clipped, because values outside the valid part may be smaller or larger
     normal: Floats = np.clip((scaled - low) / (high - low), 0, 1) if high > low else np.ones_like(scaled)
     return normal
 
@@ -284,11 +284,11 @@ def _at_fixations(
             "pass a density to cc, sim or kld instead",
             expected="the number of fixations in each pixel",
         )
-    row = (2 * row + 1) * height // (2 * fixations.shape[0])  # the pixel that holds the old one's centre
+    row = (2 * row + 1) * height // (2 * fixations.shape[0])  # the pixel that contains the old one's centre
     column = (2 * column + 1) * width // (2 * fixations.shape[1])
     exists = np.broadcast_to(weight, (height, width))[row, column] > 0
     if not exists.any():
-        raise ParameterError("a fixation map has no fixation", "leave this picture out")
+        raise ParameterError("a fixation map has no fixations", "leave this picture out")
     saliency = resize_map(as_real(saliency_map), height, width, spherical=weights is not None)
     check_finite(*extremes(saliency, weight))
     return saliency, (row[exists], column[exists], count.astype(np.int64)[exists]), weight

@@ -1,7 +1,7 @@
-"""What the metrics share: a common grid, pixel weights, weighted sums over a map, and ranks among its fixated values.
+"""Shared by the metrics: a common grid, pixel weights, weighted sums over a map, and ranks among its fixated values.
 
-A map has many pixels and few fixations. Sums go through it in blocks that stay in the processor's cache, and
-`RankAmong` ranks all its values among those at the fixations without sorting them.
+A map has many pixels and few fixations. Sums process it in blocks that fit into the CPU's cache, and `RankAmong` ranks
+all its values among those at the fixations without sorting them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def weighted_sum(weight: Floats, integrand: Callable[..., NDArray[Any]], *maps: 
                 total += float(values.sum(axis=1, dtype=np.float64) @ weight[rows, 0])
             else:
                 part = float(np.vdot(values, weight[rows]))
-                if not np.isfinite(part):  # it may be so where nothing counts
+                if not np.isfinite(part):  # pixels of weight 0 may be NaN
                     part = float(np.sum(values * weight[rows], where=weight[rows] > 0))
                 total += part
     check_finite(total)
@@ -99,7 +99,7 @@ def weighted_sum(weight: Floats, integrand: Callable[..., NDArray[Any]], *maps: 
 
 
 def check_finite(*values: float) -> None:
-    """Refuse a map by what was computed of it.
+    """Refuse a map if a value computed from it is not finite.
 
     Raises:
         ParameterError: one of the values is not finite.
@@ -119,7 +119,7 @@ def weighted_mean(weight: Floats, integrand: Callable[..., NDArray[Any]], *maps:
 
 
 def extremes(values: Reals, weight: Floats) -> tuple[float, float]:
-    """The smallest and the largest value among the pixels that have a weight."""
+    """The smallest and the largest value among the pixels with a weight above 0."""
     if not weight.all():
         values = values[np.broadcast_to(weight > 0, values.shape)]
     return float(values.min()), float(values.max())
@@ -128,9 +128,10 @@ def extremes(values: Reals, weight: Floats) -> tuple[float, float]:
 class RankAmong:
     """Ranks of values among reference values (n,), n > 0, all float64 and finite.
 
-    A table gives the rank of every value except those that share a bucket with a reference, a few per cent, which are
-    searched for. This is exact, and several times faster than sorting the map. Buckets are linear near the lowest
-    reference and logarithmic above it, as densities are: their number is the upper bits of a float32 in [1, 2¹⁶].
+    A table gives the rank of every value except the few per cent that share a bucket with a reference; those are found
+    by a search. This is exact, and several times faster than sorting the map. Buckets are linear near the lowest
+    reference and logarithmic above it, which suits densities: a bucket's number is the upper bits of a float32 in
+    [1, 2¹⁶].
     """
 
     _OCTAVES, _BITS = 16, 16

@@ -1,1 +1,1 @@
-"""What is made of a map: smoothed over time, targets, shading rates, quantiser offsets, perspective maps, overlays."""
+"""Outputs derived from a map: temporal smoothing, targets, shading rates, QP offsets, perspective maps, overlays."""

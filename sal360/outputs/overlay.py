@@ -34,14 +34,14 @@ def draw_overlay(
         density: (h, w) of any size.
         full_scale: density, relative to uniform, of the brightest colour.
         opacity: heat-map opacity, 0 to 1.
-        colormap: one of OpenCV's; a map that starts at black dims the regions of low density and does not tint them.
+        colormap: one of OpenCV's; one that starts at black dims the regions of low density instead of tinting them.
 
     Raises:
-        FrameError: the frame is None or no array.
+        FrameError: the frame is None or not an array.
     """
     require_picture(frame_bgr, "the frame")
     height, width = frame_bgr.shape[:2]
-    # coloured at the map's own size and then enlarged: several times as fast as the other way round
+    # coloured at the map's size and then enlarged: several times faster than the other way round
     heat = cv2.applyColorMap(saliency_to_mono8(density, full_scale), colormap)  # (h, w, 3)
     heat = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
     return cast(Pixels, cv2.addWeighted(frame_bgr, 1 - opacity, heat, opacity, 0))

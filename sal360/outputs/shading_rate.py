@@ -48,7 +48,7 @@ class ShadingRateSettings(Settings):
         minimum=0,
         maximum=1,
     )
-    """Counted by pixels and not by solid angle, because pixels are what shading costs."""
+    """Counted by pixels and not by solid angle, because the cost of shading depends on pixels."""
     hysteresis: float = setting(
         0.15,
         "how far below its threshold, as a share of it, a tile keeps its finer rate; prevents flicker",
@@ -75,7 +75,7 @@ class ShadingRate:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the last rates, so that the next ones follow from the map alone."""
+        """Forget the last rates, so that the next ones depend only on the map."""
         self._full: Mask = np.zeros(self.grid.shape, bool)
         self._half: Mask = np.zeros(self.grid.shape, bool)
 

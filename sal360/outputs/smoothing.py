@@ -23,7 +23,7 @@ from sal360.sphere import solid_angles
 
 
 def map_distance(first: Reals, second: Reals) -> float:
-    """Total-variation distance of two density maps (h, w), each of mean 1: the share of gaze they place differently.
+    """Total-variation distance of two density maps (h, w) of mean 1: the share of gaze that they place differently.
 
     Half the solid-angle-weighted mean of |first − second|: 0 for equal maps, 1 for maps that do not overlap.
     """
@@ -58,7 +58,7 @@ def step_lag_s(maps: Sequence[Density], stamps_s: Sequence[float], before: Densi
 
     Returns:
         The integral over time of the remaining distance to `after`, relative to the whole step. For a first-order
-        low-pass filter that is its time constant, less what the first output has already covered.
+        low-pass filter this is its time constant, minus the part that the first output has already covered.
     """
     step = map_distance(before, after)
     remaining = [map_distance(each, after) / step for each in maps]
@@ -114,7 +114,7 @@ class TemporalSmoothing:
         self._stamp_s = stamp_s
         if state is None or not 0 < interval_s <= self.settings.reset_gap_s or self.settings.time_constant_s == 0:
             return self._start(density, orientation)
-        if not map_distance(density, state) <= self.settings.cut_distance:  # a NaN starts over, too
+        if not map_distance(density, state) <= self.settings.cut_distance:  # written so that NaN also starts over
             return self._start(density, orientation)
         self._state = state + -math.expm1(-interval_s / self.settings.time_constant_s) * (density - state)
         return self._state
@@ -133,7 +133,7 @@ class TemporalSmoothing:
             return self._state
         turn = orientation.T @ self._orientation  # old camera → fixed frame → new camera
         turned_px = math.acos(min(1.0, max(-1.0, (np.trace(turn) - 1) / 2))) / (2 * math.pi) * shape[1]
-        if turned_px < 0.1:  # every resampling blurs, so tiny turns add up until one is worth it
+        if turned_px < 0.1:  # every resampling blurs, so tiny turns are accumulated first
             return self._state
         self._orientation = orientation
         turned = remap_sphere(self._state, rotation_maps(turn, *shape))

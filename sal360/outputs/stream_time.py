@@ -1,4 +1,4 @@
-"""The time of each frame of a stream, also where the camera driver leaves its stamps at zero or repeats them."""
+"""The time of each frame of a stream, even if the camera driver leaves its stamps at zero or repeats them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class FrameTime(NamedTuple):
-    """When a frame was taken, for whatever runs over time: smoothing, dwell times."""
+    """When a frame was taken, for everything that depends on time: smoothing, dwell times."""
 
     time_ns: int
     """The stamp, in nanoseconds, as long as stamps advance."""
@@ -15,23 +15,23 @@ class FrameTime(NamedTuple):
 
 
 class StreamTime:
-    """Turns the stamps of one stream into times that go on.
+    """Turns the stamps of one stream into times that advance.
 
-    A stamp of 0, or one that repeats the last, tells nothing about the time that passed: the difference of the arrival
-    times takes its place. Stamps that go back or jump are passed on, because a stream that starts over is their
-    reader's business.
+    A stamp of 0, or one that repeats the last, carries no information about the time that passed; the difference of the
+    arrival times is used instead. Stamps that go back or jump are passed on: the consumer handles a stream that starts
+    over.
     """
 
     def __init__(self) -> None:
-        self._newest: tuple[int, int] | None = None  # the last stamp that was one, and the time of its first frame
+        self._newest: tuple[int, int] | None = None  # the last usable stamp, and the time of its first frame
         self._last: tuple[int, int] | None = None  # arrival and time of the last frame
 
     def update(self, stamp_ns: int, arrival_ns: int) -> FrameTime:
         """The time of the next frame.
 
         Args:
-            stamp_ns: of its header.
-            arrival_ns: when it arrived or was recorded, of any clock that does not jump.
+            stamp_ns: stamp in its header.
+            arrival_ns: when it arrived or was recorded, by any clock that does not jump.
         """
         stands_still = stamp_ns == 0 or (self._newest is not None and stamp_ns == self._newest[0])
         by_arrival_ns = arrival_ns

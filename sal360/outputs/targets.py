@@ -17,7 +17,7 @@ from sal360.sphere import angular_distance, erp_directions
 
 @dataclass(frozen=True)
 class PeakSettings(Settings):
-    """Which places of a map are targets."""
+    """Which peaks of a map are targets."""
 
     count: int = setting(5, "maximum number of targets per map", minimum=1, maximum=100)
     min_separation_rad: float = setting(
@@ -91,7 +91,7 @@ def _between_pixels(density: Density, directions: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class SelectionSettings(Settings):
-    """When to stay with a target and when to leave it."""
+    """When to stay on a target and when to leave it."""
 
     min_dwell_s: float = setting(
         0.5, "minimum time to stay on a target, even if it vanishes", minimum=0, maximum=3600, unit="s"
@@ -119,7 +119,7 @@ class SelectionSettings(Settings):
 
 @dataclass(frozen=True)
 class Target:
-    """What to look at."""
+    """A target to look at."""
 
     direction: Floats
     """(3,) float64 unit vector in the camera's body axes."""
@@ -180,7 +180,7 @@ class TargetSelector:
         best = self._best(directions, peaks.scores)
         current = self._current
         if current is not None and current.seen_s < stamp_s and stamp_s - current.seen_s >= self.settings.min_dwell_s:
-            current = self._current = None  # it vanished by itself, so it is not inhibited
+            current = self._current = None  # it vanished, so it is not inhibited
         if best is not None and (current is None or self._may_leave(current, float(peaks.scores[best]), stamp_s)):
             if current is not None and self.settings.inhibition_s > 0:
                 self._inhibited.append((current.direction, stamp_s + self.settings.inhibition_s))

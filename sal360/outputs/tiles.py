@@ -111,7 +111,7 @@ class ErpTiles(TileGrid):
 
 
 class WindowTiles(TileGrid):
-    """Tiles of perspective windows, the tiles of one window below those of the window before.
+    """Tiles of perspective windows; the tiles of each window are below those of the previous one.
 
     Args:
         windows: all of the same size and field of view.
@@ -134,7 +134,7 @@ class WindowTiles(TileGrid):
         return (columns - window.width / 2) / window.focal_px, (rows - window.height / 2) / window.focal_px
 
     def _corner_sr(self, columns: Floats, rows: Floats) -> Floats:
-        """Signed solid angle of the rectangle between the plane's centre and each corner; differences give a tile's."""
+        """Signed solid angle of the rectangle between the plane's centre and each corner; a tile's is a difference."""
         x, y = self._on_plane(columns, rows)
         corner: Floats = np.arctan2(x * y, np.sqrt(x * x + y * y + 1))
         return corner

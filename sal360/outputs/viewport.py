@@ -1,4 +1,4 @@
-"""The map in a perspective window, for renderers and streamers that work on a view instead of the sphere."""
+"""The map in a perspective window, for renderers and streaming servers that work on a view instead of the sphere."""
 
 from __future__ import annotations
 

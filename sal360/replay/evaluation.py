@@ -33,9 +33,9 @@ class Evaluation:
     mean_map: Density | None = None
     """(h, w), the mean of all maps; None if there was no map."""
     sheet: list[Pixels] = field(default_factory=list)
-    """Overlays at even distances over the recording, (h, w, 3) uint8 BGR."""
+    """Overlays at regular intervals over the recording, (h, w, 3) uint8 BGR."""
     video: str = ""
-    """File name of the video; "" if it was not wanted, or no frame could be shown."""
+    """File name of the video; "" if it was not requested, or no frame could be shown."""
 
 
 def evaluate_frames(
@@ -48,10 +48,10 @@ def evaluate_frames(
     video: bool = True,
     bag: bool = True,
 ) -> Evaluation:
-    """Evaluate the frames and write `VIDEO_NAME` and the bag `BAG_NAME` into the folder, each complete or not at all.
+    """Evaluate the frames and write `VIDEO_NAME` and the bag `BAG_NAME` into the folder, each completely or not at all.
 
     Args:
-        gaze: where people looked; None computes no metrics.
+        gaze: where people looked; None: compute no metrics.
         protocols: keys of `frame_table.PROTOCOLS`.
         video, bag: whether to write these.
 
@@ -73,7 +73,7 @@ def evaluate_frames(
             overlay = None
             if replayed.picture is not None:
                 overlay = overlay_of(replayed, result, record.fixations if record else None)
-                if video:  # opened with the first picture, because a video without pictures does not play
+                if video:  # opened at the first picture, because a video without pictures does not play
                     video_writer = video_writer or stack.enter_context(_video_into(folder / VIDEO_NAME))
                     video_writer.write(overlay, replayed.frame.stamp_ns)
                     evaluation.video = VIDEO_NAME
@@ -117,7 +117,7 @@ def _bag_into(path: Path, recording: Recording) -> Iterator[SaliencyBag]:
             with SaliencyBag(temporary, recording.topic, recording.type) as bag:
                 yield bag
         except OSError as error:
-            error.filename = error.filename or str(path)  # a full disk does not say where
+            error.filename = error.filename or str(path)  # the error of a full disk has no path
             raise
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)

@@ -32,7 +32,7 @@ MEANINGS = {
     "max_publish_delay_ms": "maximum delay of the replay behind the recorded times",
     "threads": "maximum number of threads at once",
     "map_hz": "maps received per second",
-    "flicker": "mean share of the density that moves from map to map, apart from the camera's turn, 0 to 1",
+    "flicker": "mean share of the density that moves from map to map, compensated for the camera's yaw, 0 to 1",
     "yaw_rate_deg_s": "mean absolute yaw rate of the camera, estimated from the frames",
     "targets_per_minute": "gaze targets per minute, as saliency/target chooses them by default",
     "frames_with_truth": "answered frames with ground truth",
@@ -49,7 +49,7 @@ def figures_of(results: Sequence[FrameResult], measured: Mapping[str, float]) ->
 
     Args:
         results: one for each frame.
-        measured: figures that only the run itself can measure (memory, CPU load).
+        measured: figures that can only be measured during the run (memory, CPU load).
     """
     status = [each.status for each in results]
     stamps_s = np.array([each.stamp_ns for each in results], np.int64) / 1e9
@@ -87,16 +87,16 @@ def figures_of(results: Sequence[FrameResult], measured: Mapping[str, float]) ->
 
 
 def stamp_jumps(results: Sequence[FrameResult]) -> list[str]:
-    """Where the clock seems to have been set while recording, one sentence each; the first few are enough."""
+    """Where the clock seems to have been changed during recording, one sentence each; only the first few."""
     stamps_ns = np.array([each.stamp_ns for each in results], np.int64)
     steps_s = np.diff(stamps_ns) / 1e9
     jumps = np.flatnonzero((steps_s < -1) | (steps_s > PlaybackClock.MAX_PAUSE_S))
     said = [
-        f"the stamps jump by {steps_s[index]:+.6g} s before frame {index + 1} (the clock was set, or a pause): "
-        "the video leaves the jump out, duration_s and figures per time include it"
+        f"the stamps jump by {steps_s[index]:+.6g} s before frame {index + 1} (the clock was changed, or a pause): "
+        "the video omits the jump; duration_s and all figures per unit of time include it"
         for index in jumps[:3]
     ]
-    return said + ([f"the stamps jump {len(jumps) - 3} times more"] if len(jumps) > 3 else [])
+    return said + ([f"the stamps jump {len(jumps) - 3} more times"] if len(jumps) > 3 else [])
 
 
 def figure_names(*, live: bool, protocols: Sequence[str]) -> set[str]:
@@ -159,7 +159,7 @@ def parse_requirement(text: str) -> Requirement:
     if match is None:
         raise ParameterError(
             f"the requirement is {text!r}",
-            'write it like "p95_latency_ms<50"',
+            'write it as in "p95_latency_ms<50"',
             expected="a figure, one of < <= > >= ==, and a number",
         )
     figure, relation, number, percent = match.groups()

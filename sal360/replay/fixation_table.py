@@ -16,15 +16,15 @@ _COLUMNS = ("x", "y", "z", "observer")
 def read_fixation_table(path: Path) -> tuple[Floats, Integers, int]:
     """Fixations of a text table: x, y, z and, if known, observer in columns of these names.
 
-    The columns may be separated by commas, semicolons, tabs or spaces, with decimal commas if not by commas. Without a
-    line of names, the columns are in this order. Lines that begin with # are comments, and rows with empty cells lost
-    samples.
+    The columns may be separated by commas, semicolons, tabs or spaces; decimal commas are accepted unless commas
+    separate the columns. Without a header line, the columns are in this order. Lines that begin with # are comments,
+    and rows with empty cells are lost samples.
 
     Returns:
         Vectors (n, 3), which may be zero or NaN, observers (n,), and the number of rows with empty cells.
 
     Raises:
-        DataError: naming the line that is not such a row.
+        DataError: naming a line that is not such a row.
     """
     lines = [(number, line.strip()) for number, line in enumerate(_text_of(path).splitlines(), 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
@@ -65,7 +65,7 @@ def _columns_and_rows(path: Path, lines: list[tuple[int, str]]) -> tuple[list[st
 
 def _text_of(path: Path) -> str:
     content = path.read_bytes()
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # as spreadsheets write it
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # the two that spreadsheets write
     try:
         return content.decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
@@ -80,7 +80,7 @@ def _cells(line: str, separator: str | None) -> list[str]:
 
 def _is_number(cell: str) -> bool:
     with contextlib.suppress(ValueError):
-        float(cell or 0)  # an empty cell is a number that was lost
+        float(cell or 0)  # an empty cell is a lost number
         return True
     return False
 

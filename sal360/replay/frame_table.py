@@ -28,7 +28,7 @@ PROTOCOLS: Mapping[str, Callable[[Density, GazeRecord], dict[str, float]]] = {
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One frame, a line of frames.csv; None where the run does not know a value."""
+    """One frame, a line of frames.csv; None for values that the run does not have."""
 
     index: int
     stamp_ns: int
@@ -40,9 +40,9 @@ class FrameResult:
     cost_ms: float | None = None
     cpu_ms: float | None = None
     yaw_deg: float | None = None
-    """Turn of the camera to the left since the previous answered frame."""
+    """Yaw of the camera since the previous answered frame, positive to the left."""
     flicker: float | None = None
-    """Share of the density that moved since then, apart from the turn, 0 to 1."""
+    """Share of the density that moved since then, compensated for the yaw, 0 to 1."""
     target_azimuth_deg: float | None = None
     target_elevation_deg: float | None = None
     """Direction of the gaze target in the camera's body axes."""
@@ -60,14 +60,14 @@ class FrameResult:
 
 
 def column(results: Sequence[FrameResult], name: str) -> Floats:
-    """The known values of one column, or of one score, in order."""
+    """The known values of one column or one score, in order."""
     is_score = name not in FrameResult.__dataclass_fields__
     values = (each.scores.get(name) if is_score else getattr(each, name) for each in results)
     return np.array([value for value in values if value is not None], np.float64)
 
 
 class FrameTable:
-    """Collects the results of one run's frames, which come in order.
+    """Collects the results of one run's frames, which must be added in order.
 
     Args:
         protocols: keys of `PROTOCOLS`, for frames with ground truth.
@@ -137,20 +137,20 @@ _UPSAMPLING = 8
 
 
 def edges_of(image: Pixels) -> Reals:
-    """What `yaw_between` compares: horizontal gradients of the frame as a small grey picture, (64, 128) float32.
+    """The input of `yaw_between`: horizontal gradients of the frame as a small grey picture, (64, 128) float32.
 
     Args:
         image: frame (H, W, 3) uint8 in either channel order.
     """
     small = cv2.resize(image, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=2)
     _, elevation = pixel_to_angles(0, np.arange(_HEIGHT), _HEIGHT, _WIDTH)
-    # gradients, because the brightness of a row says nothing about a turn; cosine, because rows shrink to the poles
+    # gradients, because a row's brightness carries no information about yaw; cosine, because rows shrink to the poles
     gradients: Reals = (small - np.roll(small, 1, axis=1)) * np.cos(elevation)[:, None].astype(np.float32)
     return gradients
 
 
 def yaw_between(before: Reals, after: Reals) -> float:
-    """Turn of the camera to the left between two frames, radians in (−π, π]; 0 if nothing matches.
+    """Yaw of the camera between two frames, positive to the left, radians in (−π, π]; 0 if nothing matches.
 
     The peak of the circular cross-correlation of their `edges_of` along longitude. Accurate to a few hundredths of a
     degree for a pure yaw in a distant scene; pitch, roll and translation are not compensated.
@@ -171,5 +171,5 @@ def yaw_between(before: Reals, after: Reals) -> float:
 
 
 def unexplained_change(before: Density, after: Density, yaw_rad: float) -> float:
-    """Share of the density, 0 to 1, that moved between two maps (h, w), apart from the camera's turn."""
+    """Share of the density, 0 to 1, that moved between two maps (h, w), compensated for the camera's yaw."""
     return map_distance(panned(before, yaw_rad), after)

@@ -68,7 +68,7 @@ def plots_of(results: list[FrameResult], resources: Mapping[str, Floats], mean_m
 
     Args:
         results: one for each frame.
-        resources: "time_s" and curves over it, as `resources.ResourceSampler` gives them; may be empty.
+        resources: "time_s" and curves over it, as `resources.ResourceSampler` returns them; may be empty.
         mean_map: (h, w), the mean of all maps, relative to uniform.
     """
     plots: dict[str, bytes] = {}
@@ -78,9 +78,7 @@ def plots_of(results: list[FrameResult], resources: Mapping[str, Floats], mean_m
             plots[title] = _histogram_plot(series, "ms")
     if len(column(results, "flicker")):
         plots["Flicker"] = _time_plot([_over_time(results, "flicker", "share of the density that moved")], "share")
-        plots["Turn of the camera"] = _time_plot(
-            [_over_time(results, "yaw_deg", "turn since the frame before")], "degrees"
-        )
+        plots["Camera yaw"] = _time_plot([_over_time(results, "yaw_deg", "yaw since the previous frame")], "degrees")
     if len(column(results, "target_azimuth_deg")):
         angles = [
             _over_time(results, f"target_{name}_deg", f"{name} of the target") for name in ("azimuth", "elevation")
@@ -130,7 +128,7 @@ def _time_plot(series: list[_Series], unit: str, *, dots: bool = False) -> bytes
 
 
 def _stacked_plot(series: list[_Series]) -> bytes:
-    """Curves of different units, each on its own axes, one above the other."""
+    """Curves with different units, each on its own axes, one above the other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_SIZE_INCHES[0], 1.3 * len(series) + 0.4), layout="constrained")

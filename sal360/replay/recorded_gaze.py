@@ -64,7 +64,7 @@ class RecordedGaze:
         self.unmatched = 0
         """Number of entries that belong to no frame."""
         self.lost = 0
-        """Number of samples and maps that hold nothing; those of maps are counted when they are read."""
+        """Number of samples and maps without content; maps are counted when they are read."""
         stamps_ns = np.array([frame.stamp_ns for frame in recording.frames()], np.int64)
         order = np.argsort(stamps_ns, kind="stable")
         for source in sources:
@@ -83,7 +83,7 @@ class RecordedGaze:
     def _nothing_matched(self, sources: Sequence[str], tolerance_s: float) -> DataError:
         named = ", ".join(sources)
         if not self.unmatched:
-            return DataError(f"{named} holds no gaze ({self.lost} samples are lost)", "choose another --ground-truth")
+            return DataError(f"{named} has no gaze ({self.lost} samples are lost)", "choose another --ground-truth")
         return DataError(
             f"none of the {self.unmatched} entries of {named} is within {tolerance_s:g} s of a frame",
             "compare its stamps with those of the frames, or raise --truth-tolerance-s",
@@ -157,11 +157,11 @@ GAZE_TYPES = (RAW, CLOUD, POINT, VECTOR)
 
 @dataclass(frozen=True, eq=False)
 class GazeEntry:
-    """What is known at one time: fixations, or a map that is read when it is needed."""
+    """The ground truth at one time: fixations, or a map that is read when it is needed."""
 
     stamp_ns: int
     name: str
-    """Where it is, for errors."""
+    """Where it was found, for errors."""
     fixations: Floats = field(default_factory=lambda: np.empty((0, 3)))
     """(n, 3), in the axes of the source, of any length above 0; n may be 0."""
     observer: Integers = field(default_factory=lambda: np.empty(0, np.int64))
@@ -169,11 +169,11 @@ class GazeEntry:
     read_map: Callable[[], Reals] | None = None
     """Reads the map, (h, w), of any scale."""
     lost: int = 0
-    """Number of samples that hold no direction."""
+    """Number of samples without a direction."""
 
 
 def _fixation_entry(at_ns: int, name: str, vectors: Floats, observer: Integers, lost: int = 0) -> GazeEntry:
-    """An entry without the vectors that are no direction: NaN, or zero."""
+    """An entry without the vectors that have no direction: NaN, or zero."""
     with np.errstate(invalid="ignore", over="ignore"):
         length = np.linalg.norm(vectors, axis=-1)
     known = np.isfinite(length) & (length > 0)
@@ -201,7 +201,7 @@ def read_entries(source: str, recording: Recording) -> Iterator[GazeEntry]:
     raise DataError(
         f"the ground truth {source} is neither a topic of {recording.path} nor a folder",
         "correct --ground-truth",
-        expected="one of the topics " + (", ".join(usable) or "(there is none that can be ground truth)"),
+        expected="one of the topics " + (", ".join(usable) or "(none of them can be ground truth)"),
     )
 
 
@@ -225,7 +225,7 @@ def _topic_entries(topic: str, recording: Recording) -> Iterator[GazeEntry]:
 
 
 class _MapsOfTopic:
-    """Reads maps of a bag again when they are needed, so that they do not all stay in memory; fastest in order."""
+    """Reads maps of a bag again when they are needed, so that they do not all stay in memory; fastest if in order."""
 
     def __init__(self, recording: Recording, topic: str) -> None:
         self._recording, self._topic = recording, topic
@@ -236,7 +236,7 @@ class _MapsOfTopic:
         """The map in the topic's message of this index.
 
         Raises:
-            DataError: the message holds no map.
+            DataError: the message is not a map.
         """
         if index < self._next or not self._next:
             self._messages = enumerate(self._recording.messages_beside(self._topic))
@@ -250,7 +250,7 @@ class _MapsOfTopic:
         raise DataError(f"the map {name} cannot be read again", "do not change the bag while it is evaluated")
 
 
-# sensor_msgs/PointField: its constants of the element types
+# element types of sensor_msgs/PointField, by their constants
 _POINT_FIELDS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 
 
@@ -291,11 +291,11 @@ def _cloud_points(cloud: Any, name: str) -> tuple[Floats, Integers]:
 
 
 def _folder_entries(folder: Path) -> Iterator[GazeEntry]:
-    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]  # ._*: twins that macOS makes
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]  # ._*: files that macOS adds
     paths = [path for path in paths if path.suffix.lower() in (".csv", ".npy", *PICTURE_SUFFIXES)]
     if not paths:
         raise DataError(
-            f"the folder {folder} holds no ground truth",
+            f"the folder {folder} has no ground truth",
             "choose another folder",
             expected="<stamp>.npy, <stamp>.png or <stamp>.csv",
         )
@@ -324,9 +324,9 @@ def _read_npy(path: Path) -> Reals:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may promise more than the file holds
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path} cannot be read ({error})", "write it again with numpy.save") from None
+        raise DataError(f"{path} cannot be read ({error})", "recreate it with numpy.save") from None
     if values.ndim != 2 or values.dtype.kind not in "fiu":
-        raise DataError(f"{path} holds {values.dtype} {values.shape}", "write it again", expected="a map (h, w)")
+        raise DataError(f"{path} holds {values.dtype} {values.shape}", "recreate it", expected="a map (h, w)")
     return np.asarray(values, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What a run records for people to look at: the overlay video, and a bag with frames and maps for RViz and Foxglove."""
+"""Recordings of a run for viewing: the overlay video, and a bag with frames and maps for RViz and Foxglove."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OverlayVideo:
     """
 
     def __init__(self, path: Path) -> None:
-        import av  # here, so that only a video needs PyAV
+        import av  # imported here, so that only a video needs PyAV
 
         self._container = av.open(str(path), "w", format="mp4")
         self._stream: av.VideoStream | None = None
@@ -87,7 +87,7 @@ class SaliencyBag:
         topic, message_type: topic and type of the frames, which are copied as they were recorded.
 
     Raises:
-        DataError: the frames' topic has the name of a topic that is written here.
+        DataError: the frames' topic has the same name as a topic that is written here.
     """
 
     def __init__(self, path: Path, topic: str, message_type: str) -> None:

@@ -1,4 +1,4 @@
-"""A recording that is evaluated, bag or video: its frames, also unusable ones, and what became of each of them."""
+"""A recording to evaluate, a bag or a video: its frames, including unusable ones, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RecordedFrame:
     stamp_ns: int
     """Stamp of the header; the recording time if the header's stamp is empty or unreadable."""
     message: BagMessage
-    """The frame as a message: of a bag as it was recorded, of a video as a JPEG."""
+    """The frame as a message: from a bag as it was recorded, from a video as a JPEG."""
     fields: Any
     """The deserialised message; None if there is none."""
     error: FrameError | None = None
@@ -75,15 +75,15 @@ class Recording(ABC):
     type: str
     """Type of its messages."""
     frame_count: int
-    """Number of frames, also unusable ones; of a video an estimate, 0 if there is none."""
+    """Number of frames, including unusable ones; for a video an estimate, 0 if there is none."""
     topics: Mapping[str, Topic]
     """All topics that `messages` can read."""
 
     def __init__(self) -> None:
         self.damage: dict[str, DataError] = {}
-        """Why the recording could not be read completely, by text; complete when an iteration has ended."""
+        """Why the recording could not be read completely, by text; complete when an iteration has finished."""
         self.notes: list[str] = []
-        """What a user should know about the recording although nothing is lost."""
+        """Remarks about the recording for the user that do not mean data loss."""
 
     @abstractmethod
     def frames(self) -> Iterator[RecordedFrame]:
@@ -95,7 +95,7 @@ class Recording(ABC):
 
     @abstractmethod
     def messages_beside(self, topic: str) -> Iterator[BagMessage]:
-        """As `messages`, while an iteration over frames is under way; damage is not noted again."""
+        """Like `messages`, during an iteration over frames; damage is not recorded again."""
 
     def _note_damage(self, error: DataError) -> None:
         self.damage.setdefault(str(error), error)
@@ -106,7 +106,7 @@ class BagRecording(Recording):
 
     Args:
         bag: must stay open as long as the recording is used.
-        topic: as `sources.bag.choose_image_topic` gives it.
+        topic: as `sources.bag.choose_image_topic` returns it.
         max_pixels: larger frames are unusable.
     """
 
@@ -198,8 +198,8 @@ def open_recording(
     """Open a bag or a video; a `with` block closes it.
 
     Args:
-        topic: image topic of a bag; "" takes the only one.
-        besides: image topics that are not frames.
+        topic: image topic of a bag; "" selects the only one.
+        besides: image topics that do not carry frames.
         max_pixels: larger messages of a bag are unusable, and a video with larger frames is refused.
 
     Raises:
@@ -215,7 +215,7 @@ def open_recording(
     if path.suffix.lower() not in VIDEO_SUFFIXES or path.is_dir():
         return _open_bag_recording(path, topic, besides, max_pixels)
     if topic:
-        raise ParameterError(f"--topic is {topic} for a video, which has no topics", "leave it out")
+        raise ParameterError(f"--topic is {topic}, but a video has no topics", "leave it out")
     return contextlib.nullcontext(VideoRecording(path, max_pixels))
 
 
@@ -228,8 +228,8 @@ def _open_bag_recording(path: Path, topic: str, besides: Collection[str], max_pi
 class PlaybackClock:
     """Rising times from 0 for recorded stamps, for a video or a player.
 
-    Pauses of more than `MAX_PAUSE_S` and jumps back, as a clock gives that is set while recording, become one usual
-    interval; stamps that are a little late are put right behind the last one.
+    Pauses of more than `MAX_PAUSE_S`, and backward jumps caused by a clock change during recording, become one usual
+    interval; a stamp that is slightly too early is moved to just after the previous one.
     """
 
     MAX_PAUSE_S = 60.0
@@ -260,7 +260,7 @@ class PlaybackClock:
 
 @dataclass(frozen=True, eq=False)
 class ReplayedFrame:
-    """What became of one frame. Times are in milliseconds, None if the run does not measure them."""
+    """The outcome of one frame. Times are in milliseconds, None if the run does not measure them."""
 
     frame: RecordedFrame
     picture: tuple[Pixels, str] | None
@@ -315,14 +315,14 @@ class LiveRun:
     """A recording that was played into the real node, and what a subscriber received."""
 
     frames: Iterator[ReplayedFrame]
-    """What became of each frame, in order; readable while the context that gave the run is open."""
+    """The outcome of each frame, in order; readable while the context that returned the run is open."""
     node: Mapping[str, str]
     """The node's last diagnostics."""
     measured: Mapping[str, float]
-    """Figures that only the run itself can measure (CPU load, memory, map rate)."""
+    """Figures that can only be measured during the run (CPU load, memory, map rate)."""
     resources: Mapping[str, Floats]
     """Curves of memory and CPU load, over "time_s"."""
 
 
 LivePlayer = Callable[[Recording, Mapping[str, Any], float], AbstractContextManager[LiveRun]]
-"""Plays a recording into a node that has these parameters, at this multiple of the recorded speed."""
+"""Plays a recording into a node with these parameters, at this multiple of the recorded speed."""

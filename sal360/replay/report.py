@@ -1,4 +1,4 @@
-"""The files that a run leaves behind: report.html, report.json and frames.csv."""
+"""The files that a run writes: report.html, report.json and frames.csv."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Report:
     """One for each frame."""
     requirements: Sequence[Requirement]
     remarks: Sequence[str] = ()
-    """What a reader must know: a damaged bag, ground truth that belongs to no frame."""
+    """Remarks that the reader must know: a damaged bag, ground truth that belongs to no frame."""
     node: Mapping[str, str] = field(default_factory=dict)
     """The live node's diagnostics after its last frame."""
 
@@ -47,7 +47,7 @@ class Report:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Write everything but the table; numbers that are not finite become null."""
+    """Write everything except the table; numbers that are not finite become null."""
     content: dict[str, Any] = {
         "about": dict(report.about),
         "figures": {name: value if math.isfinite(value) else None for name, value in report.figures.items()},
@@ -60,13 +60,13 @@ def write_json(report: Report, path: Path) -> None:
 
 
 def recording_of(report_json: Path) -> Path | None:
-    """The recording that a report in a folder is of; None if there is no report."""
+    """The recording that a report belongs to; None if there is no report."""
     try:
         about = json.loads(report_json.read_text(encoding="utf-8"))["about"]
         return Path(about["bag"] if "bag" in about else about["video"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError):  # something else, which is not to be overwritten either
+    except (OSError, ValueError, LookupError, TypeError):  # another kind of file, which must not be overwritten either
         return Path(os.devnull)
 
 
@@ -83,14 +83,14 @@ def write_csv(results: Sequence[FrameResult], path: Path) -> None:
 
 
 def write_html(report: Report, plots: Mapping[str, bytes], sheet: bytes | None, video: str, path: Path) -> None:
-    """Write the page: one file that contains its pictures; only the video is a file beside it.
+    """Write the page: one file that contains its pictures; only the video is a separate file.
 
     Args:
         plots: PNG files by title.
         sheet: JPEG file with some overlays.
         video: name of the video in the same folder; "" if there is none.
     """
-    from jinja2 import Environment, PackageLoader  # here, so that only a replay needs jinja2
+    from jinja2 import Environment, PackageLoader  # imported here, so that only a replay needs jinja2
 
     environment = Environment(loader=PackageLoader("sal360.replay", "."), autoescape=True)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()

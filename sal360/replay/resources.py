@@ -1,4 +1,4 @@
-"""Memory, threads and CPU time of a process, sampled while it works."""
+"""Memory, threads and CPU time of a process, sampled while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ResourceSampler:
     """
 
     def __init__(self, pid: int) -> None:
-        from psutil import Process  # here, so that only a replay needs psutil
+        from psutil import Process  # imported here, so that only a replay needs psutil
 
         self._process = Process(pid)
         self._samples: list[tuple[float, float, float, int]] = []  # time s, CPU time s, bytes, threads

@@ -1,4 +1,4 @@
-"""Runtimes that execute a model file, one small class each; `open_model` and `open_bundled_model` choose."""
+"""Runtimes that execute a model file, one small class each; `open_model` and `open_bundled_model` choose one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every runtime offers: frames in, density maps out, from any thread."""
+"""The interface of every runtime: frames in, density maps out, from any thread."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sal360.images import require_picture
 from sal360.spec import INPUT_NAME, OUTPUT_NAME, ModelSpec
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-"""Every arithmetic that a model file or a runtime may use."""
+"""Every arithmetic precision that a model file or a runtime may use."""
 ANY_BATCH = (1, 2**31 - 1)
-"""The batch limits of a graph that takes any number of frames."""
+"""The batch limits of a graph that accepts any number of frames."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Backend(abc.ABC):
     """
 
     name: ClassVar[str]
-    """The runtime's name, as `open_model` takes it."""
+    """The runtime's name, as `open_model` expects it."""
 
     spec: ModelSpec
     device: str
@@ -47,7 +47,7 @@ class Backend(abc.ABC):
     precision: str
     """Arithmetic of the convolutions: one of `PRECISIONS`."""
     batch_limits: tuple[int, int] = ANY_BATCH
-    """Min and max number of frames that the runtime takes in one call."""
+    """Minimum and maximum number of frames in one call."""
 
     def __init__(self, path: Path, *, device: str, precision: str, threads: int) -> None:
         self._lock = threading.Lock()
@@ -64,19 +64,19 @@ class Backend(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def is_installed(cls, device: str) -> bool:
-        """Whether the runtime is installed with what this kind of device ("cpu" or "cuda") needs."""
+        """Whether the runtime is installed with all that this kind of device ("cpu" or "cuda") needs."""
 
     @abc.abstractmethod
     def _open(self, path: Path, device: str, precision: str, threads: int) -> None:
-        """Load the file; set spec, device, precision and, where the batch is limited, batch_limits."""
+        """Load the file; set spec, device, precision and, if the batch is limited, batch_limits."""
 
     @abc.abstractmethod
     def _run(self, frames: Pixels) -> Density:
-        """Maps (N, h, w) float32 of N frames within `batch_limits`; later calls leave the returned memory alone."""
+        """Maps (N, h, w) float32 of N frames within `batch_limits`; later calls do not change the returned array."""
 
     @abc.abstractmethod
     def _release(self) -> None:
-        """Free what the runtime holds."""
+        """Free the runtime's resources."""
 
     def infer(self, frames: Pixels) -> Density:
         """Density maps of a batch of frames; thread-safe, one call runs at a time.
@@ -111,16 +111,16 @@ class Backend(abc.ABC):
         return np.concatenate(maps)
 
     def _run_padded(self, frames: Pixels) -> Density:
-        """Run part of a batch; repeat its last frame where the runtime needs more frames."""
+        """Run part of a batch; repeat its last frame if the runtime needs more frames."""
         missing = max(0, self.batch_limits[0] - len(frames))
         padded = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
         return self._run(padded)[: len(frames)]
 
     def close(self) -> None:
-        """Free the model after the inference that is running; a second call does nothing.
+        """Free the model after the running inference; a second call does nothing.
 
-        What the runtime fails to free, for instance after a fault of the GPU, is logged and stays until the process
-        ends: the model counts as closed, and another one can be opened.
+        If the runtime fails to free something, for instance after a GPU error, this is logged and the memory stays
+        allocated until the process ends: the model counts as closed, and another one can be opened.
         """
         with self._lock:
             if not self._is_open:
@@ -128,7 +128,7 @@ class Backend(abc.ABC):
             self._is_open = False
             try:
                 self._release()
-            except Exception as error:  # whatever the runtime raises
+            except Exception as error:  # runtimes share no exception type
                 _log.warning(
                     "the %s model was not freed (%s); its memory is freed when the process ends", self.name, error
                 )
@@ -142,7 +142,7 @@ class Backend(abc.ABC):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output as a runtime reports it; a dimension of −1 is free."""
+    """An input or output as a runtime reports it; a dimension of −1 is dynamic."""
 
     name: str
     dtype: str
@@ -154,7 +154,7 @@ class TensorInfo:
 
 
 def batch_limits(spec: ModelSpec, inputs: list[TensorInfo], outputs: list[TensorInfo], source: str) -> tuple[int, int]:
-    """Min and max batch size of a loaded graph, after checking its input and output against its spec.
+    """Minimum and maximum batch size of a loaded graph, after checking its input and output against its spec.
 
     Raises:
         ModelError: a name, type or size differs from the spec.
@@ -168,7 +168,7 @@ def batch_limits(spec: ModelSpec, inputs: list[TensorInfo], outputs: list[Tensor
 
 
 def check_tensors(found: list[TensorInfo], promised: TensorInfo, source: str) -> None:
-    """Refuse the inputs or the outputs of a graph unless they are the one tensor that its spec promises.
+    """Refuse the inputs or outputs of a graph unless they are the single tensor that its spec describes.
 
     Raises:
         ModelError: naming both.
@@ -192,18 +192,18 @@ def precision_of_graph(asked: str, spec: ModelSpec, runtime: str) -> str:
     """The precision of a runtime that computes in the types of the graph.
 
     Raises:
-        ModelError: another precision was asked for.
+        ModelError: another precision was requested.
     """
     if asked not in ("auto", spec.precision):
         raise ModelError(
-            f"{runtime} was asked for {asked} but the model was exported in {spec.precision}",
+            f"{asked} was requested from {runtime}, but the model was exported in {spec.precision}",
             f"choose precision auto, or export the model again with --precision {asked}",
         )
     return spec.precision
 
 
 def cause(error: BaseException) -> str:
-    """The cause in a runtime's message: its summary or last line, without the source positions before it."""
+    """The cause in a runtime's message: its summary or last line, without preceding source locations."""
     message, has_summary, summary = str(error).rpartition("Summary:")
     lines = [line.strip(" -") for line in summary.splitlines() if line.strip()]
     if not lines:

@@ -1,4 +1,4 @@
-"""The folder in which runtimes keep what they compiled: locked while something is made, limited in number."""
+"""The cache folder for compiled models: entries are locked while they are built, and limited in number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from sal360.errors import ModelError
 
 KEEP = 8
-"""How many compiled forms of one model, or folders of models, are kept unless another number is asked for."""
+"""Default number of compiled forms of one model, or of model folders, that are kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def writable_folder(folder: Path) -> Path:
     """A folder of the cache, made if it is missing.
 
     Raises:
-        ModelError: it cannot be made or written; known before minutes are spent on what belongs there.
+        ModelError: it cannot be made or written; this is found before minutes are spent on building its contents.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,8 +45,8 @@ def unwritable(folder: Path, error: OSError) -> ModelError:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a cache entry: one process or thread at a time is inside, the others wait.
 
-    The lock is the file `path` with ".lock" added. It ends with its process, however that ends, and the file is removed
-    when the block is left. File systems without locks, and Windows, go without.
+    The lock is the file `path` with ".lock" appended. It is released when its process ends, for whatever reason, and
+    the file is removed at the end of the block. On Windows, and on file systems without locks, nothing is locked.
 
     Raises:
         ModelError: the folder cannot be written.
@@ -60,7 +60,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            lock.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone, and begins anew
+            lock.unlink(missing_ok=True)  # while it is held: a waiting process sees that it is gone, and starts over
             os.close(handle)
 
 
@@ -85,7 +85,7 @@ def _wait_for(handle: int, lock: Path, fcntl: Any) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _log.info("waiting for another process that makes %s", lock.with_suffix(""))
+        _log.info("waiting for another process that is building %s", lock.with_suffix(""))
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:  # a network file system without locks
         _log.warning("%s cannot be locked (%s): two processes may do the same work", lock, error)
@@ -106,7 +106,7 @@ def mark_used(path: Path) -> None:
 
 
 def remove_all_but_newest(entries: Sequence[Path], keep: int) -> list[Path]:
-    """Remove cache entries (files or folders) beyond the `keep` that were used last; returns what was removed."""
+    """Remove all cache entries (files or folders) except the `keep` most recently used; returns the removed ones."""
     newest_first = sorted(entries, key=_used_at, reverse=True)
     for entry in newest_first[keep:]:
         if entry.is_dir():

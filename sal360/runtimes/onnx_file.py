@@ -1,7 +1,7 @@
-"""What an ONNX file brings with it, checked before a runtime loads it: external data, memory, hash.
+"""Checks of an ONNX file before a runtime loads it: external data, memory, hash.
 
-Runtimes follow the file names that a model contains and allocate what its operators ask for. A file from a stranger
-could so read any file of this machine, or fill its memory. Here both are refused, for all runtimes alike.
+Runtimes follow the file names in a model and allocate as much memory as its operators request, so an untrusted file
+could read any file on this machine or exhaust its memory. Both are refused here, for all runtimes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sal360.runtimes.backend import TensorInfo, check_tensors
 from sal360.spec import INPUT_NAME, ModelSpec, load_onnx, spec_of
 
 MAX_BYTES_PER_FRAME = 4 << 30
-"""Max memory of one call for each frame of its batch, bytes. The bundled model needs 0.07 GB."""
+"""Maximum memory of one call for each frame of its batch, bytes. The bundled model needs 0.07 GB."""
 
 SMALL_BYTES = 8192
-"""Tensors up to this size may hold the sizes that operators read; larger ones are weights."""
+"""Tensors up to this size may contain shapes that operators read; larger ones are weights."""
 
 _REMEDY = "export the model again with python -m training.export"
 
@@ -34,10 +34,10 @@ class OnnxFile:
     path: Path
     spec: ModelSpec
     external_data: tuple[Path, ...]
-    """Files beside it that hold weights, sorted."""
+    """The files with external weights, sorted."""
 
     def sha256(self) -> str:
-        """Hash of the file, and of its external data where it has some: hexadecimal."""
+        """Hash of the file and of its external data, if any: hexadecimal."""
         if not self.external_data:
             return _sha256_of_file(self.path)
         folder = self.path.parent.resolve()
@@ -84,7 +84,7 @@ def _sha256_of_file(path: Path) -> str:
 
 
 def _external_data(model: Any, path: Path) -> tuple[Path, ...]:
-    """The files that the tensors of a model name, after checking that they lie in the model's folder."""
+    """The files that the tensors of a model refer to, after checking that they lie in the model's folder."""
     found: dict[str, Path] = {}
     for tensor in _tensors(model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -95,7 +95,7 @@ def _external_data(model: Any, path: Path) -> tuple[Path, ...]:
             found[location] = _inside_folder(path, location)
         offset = _check_range(found[location], entries, path)
         size = _bytes(tensor.data_type, tensor.dims)
-        if size <= SMALL_BYTES:  # it may hold a size, which `_memory` must know
+        if size <= SMALL_BYTES:  # it may contain a shape, which `_memory` needs
             with open(found[location], "rb") as file:
                 file.seek(offset)
                 tensor.raw_data = file.read(size)
@@ -105,7 +105,7 @@ def _external_data(model: Any, path: Path) -> tuple[Path, ...]:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """All tensors anywhere in a model: weights, attributes of operators, subgraphs, functions."""
+    """All tensors in a model: weights, attributes of operators, subgraphs, functions."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message
         return
@@ -131,7 +131,7 @@ def _inside_folder(path: Path, location: Any) -> Path:
             "copy that file beside the model if you trust it and correct the name, or export the model as one file",
         )
     if not is_file:
-        raise ModelError(f"{path} keeps weights in {location!r}, which is not there", "copy that file beside the model")
+        raise ModelError(f"{path} keeps weights in {location!r}, which is missing", "copy that file beside the model")
     return file
 
 
@@ -142,7 +142,7 @@ def _check_range(file: Path, entries: dict[str, str], path: Path) -> int:
     except ValueError:
         offset, length = -1, 0
     if offset < 0 or length < 0 or offset + length > file.stat().st_size:
-        raise ModelError(f"{path} expects weights beyond the end of {file.name}", f"copy {file.name} again, whole")
+        raise ModelError(f"{path} expects weights beyond the end of {file.name}", f"copy {file.name} again, completely")
     return offset
 
 
@@ -150,10 +150,10 @@ def _check_range(file: Path, entries: dict[str, str], path: Path) -> int:
 
 
 def _memory(model: Any, spec: ModelSpec, path: Path) -> tuple[int, int]:
-    """The max number of bytes that the tensors of one call take at a time, and the number of its frames.
+    """The maximum number of bytes that the tensors of one call take at a time, and the number of its frames.
 
-    Every tensor lives from the operator that makes it to the last one that reads it; constants live for ever. What does
-    not follow from the graph before it runs is refused.
+    Every tensor lives from the operator that produces it to the last one that reads it; constants live forever. A graph
+    whose sizes are not known before it runs is refused.
     """
     graph = model.graph
     _check_operators(graph, path)
@@ -179,12 +179,12 @@ def _memory(model: Any, spec: ModelSpec, path: Path) -> tuple[int, int]:
 
 
 def _check_operators(graph: Any, path: Path) -> None:
-    """Refuse operators that no standard describes, and those that hold a graph, such as loops."""
+    """Refuse operators outside the ONNX standard, and those that contain a graph, such as loops."""
     from onnx import defs
 
     for node in graph.node:
         if node.domain not in ("", "ai.onnx") or not defs.has(str(node.op_type)):
-            raise ModelError(f"{path} has the operator {node.op_type}, which the ONNX standard does not have", _REMEDY)
+            raise ModelError(f"{path} has the operator {node.op_type}, which is not in the ONNX standard", _REMEDY)
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise _unbounded(node, path)
 
@@ -194,7 +194,7 @@ def _unbounded(node: Any, path: Path) -> ModelError:
 
 
 def _fix_input_shape(graph: Any, spec: ModelSpec, constants: set[str], path: Path) -> int:
-    """Write the size of one call into the graph's input, so that all others follow from it; returns its batch."""
+    """Write the size of one call into the graph's input, so that all other sizes follow; returns the batch size."""
     inputs = [value for value in graph.input if value.name not in constants]
     promised = TensorInfo(INPUT_NAME, "uint8", (-1, spec.input_height, spec.input_width, 3))
     check_tensors([_tensor_info(value) for value in inputs], promised, str(path))
@@ -210,7 +210,7 @@ def _inferred_sizes(model: Any, path: Path) -> dict[str, int]:
     from onnx import shape_inference
 
     graph = model.graph
-    del graph.value_info[:], model.functions[:]  # claims of the file, which inference would believe
+    del graph.value_info[:], model.functions[:]  # unverified claims of the file, which inference would trust
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
     for tensor in graph.initializer:
@@ -218,8 +218,10 @@ def _inferred_sizes(model: Any, path: Path) -> dict[str, int]:
             for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
                 tensor.ClearField(field)
     try:
-        inferred = shape_inference.infer_shapes(model).graph  # no data_prop: it can be made to fill the memory itself
-    except Exception as error:  # of the checker and of protobuf
+        inferred = shape_inference.infer_shapes(
+            model
+        ).graph  # no data_prop: a crafted file could exhaust memory with it
+    except Exception as error:  # from the checker and from protobuf
         raise ModelError(f"{path} is not a valid ONNX model ({' '.join(str(error).split())[:200]})", _REMEDY) from None
     sizes = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):

@@ -1,4 +1,4 @@
-"""ONNX models through onnxruntime: on the processor, on CUDA, and on CUDA through its TensorRT provider."""
+"""ONNX models through onnxruntime: on the CPU, on CUDA, and on CUDA through its TensorRT provider."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _TENSORRT_LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10", "nvinfer_11.dll",
 
 
 class OnnxRuntimeBackend(Backend):
-    """onnxruntime's own kernels, on the processor or on CUDA, in the precision of the graph."""
+    """onnxruntime's own kernels, on the CPU or on CUDA, in the precision of the graph."""
 
     name = "onnxruntime"
     gpu_provider = "CUDAExecutionProvider"
     gpu_libraries = "CUDA and cuDNN"
-    """What the GPU provider loads when a session starts."""
+    """The libraries that the GPU provider loads when a session starts."""
 
     @classmethod
     def is_installed(cls, device: str) -> bool:
         if importlib.util.find_spec("onnxruntime") is None:
             return False
         if device == "cpu":
-            return True  # every build has it, and the import takes 0.2 s
+            return True  # every build supports it, and importing takes 0.2 s
         try:
             import onnxruntime
         except ImportError:
@@ -65,14 +65,14 @@ class OnnxRuntimeBackend(Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only
-        # threads that spin while they wait take half of the CPU from whatever else runs on the machine
+        # threads that spin while they wait take half of the CPU time away from other processes
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
             session = onnxruntime.InferenceSession(str(onnx.path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no other base
             raise refused(self.name, onnx.path, error) from None
-        if providers[0][0] not in session.get_providers():  # onnxruntime would silently go on without it
+        if providers[0][0] not in session.get_providers():  # onnxruntime would silently continue without it
             raise ModelError(
                 f"onnxruntime could not start its {providers[0][0]}",
                 f"install the {self.gpu_libraries} libraries that this onnxruntime was built for (docs/deploy.md), or "
@@ -97,7 +97,7 @@ class OnnxRuntimeBackend(Backend):
 class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
     """onnxruntime with TensorRT engines for the parts of the graph that TensorRT supports, cached between starts.
 
-    The cache has a folder for each model, because onnxruntime names an engine by its graph alone: the engines of two
+    The cache has a folder for each model, because onnxruntime names an engine only by its graph: the engines of two
     models that differ in their weights would have the same name.
     """
 
@@ -120,11 +120,11 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
             remove_all_but_newest([each for each in engines.iterdir() if each.is_dir()], KEEP)
             self._start(onnx, self.providers_with_cache(device, folder), device, precision, threads)
             size = (self.batch_limits[0], self.spec.input_height, self.spec.input_width, 3)
-            self._run(np.zeros(size, np.uint8))  # a graph with a free batch is built in its first run
+            self._run(np.zeros(size, np.uint8))  # a graph with a dynamic batch is built in its first run
 
     @classmethod
     def providers_with_cache(cls, device: str, folder: Path) -> list[Provider]:
-        """TensorRT before the others. No CUDA graphs: they would read every frame where the first one was."""
+        """TensorRT before the others. No CUDA graphs: they would read every frame from the first one's address."""
         options = {
             "device_id": device.partition(":")[2] or "0",
             "trt_engine_cache_enable": True,

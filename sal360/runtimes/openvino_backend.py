@@ -1,4 +1,4 @@
-"""ONNX models through OpenVINO on the processor, in bf16 where the processor has it."""
+"""ONNX models through OpenVINO on the CPU, in bf16 if the CPU supports it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sal360.runtimes.onnx_file import read_onnx
 from sal360.spec import ModelSpec
 
 # Importing OpenVINO or NNCF sends an event to Google Analytics and leaves an identifier in ~/intel, unless this package
-# is missing. A robot reports to nobody.
+# is missing. A robot must not report usage.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
@@ -25,8 +25,8 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 class OpenVinoBackend(Backend):
     """OpenVINO's CPU plugin, tuned for the latency of one frame.
 
-    A graph with a free batch size is compiled for one frame at a time: with fixed shapes light models run up to 1.7
-    times as fast, and a batch gains nothing on a processor that one frame already fills.
+    A graph with a dynamic batch size is compiled for one frame at a time: with fixed shapes light models run up to 1.7
+    times as fast, and a batch gains nothing on a CPU that one frame already keeps busy.
     """
 
     name = "openvino"
@@ -56,7 +56,7 @@ class OpenVinoBackend(Backend):
             self._request: Any = core.compile_model(graph, "CPU", properties).create_infer_request()
         except ModelError:
             raise
-        except Exception as error:  # its frontends raise exceptions of their own
+        except Exception as error:  # its frontends share no exception type
             raise refused(self.name, path, error) from None
 
     def _run(self, frames: Pixels) -> Density:
@@ -88,7 +88,7 @@ def _core() -> Any:
 
 
 def processor_has_bf16() -> bool | None:
-    """Whether this processor has bf16 arithmetic; None when OpenVINO does not start (opening a model says why)."""
+    """Whether this CPU has bf16 arithmetic; None if OpenVINO does not start (opening a model reports why)."""
     try:
         return _has_bf16(_core())
     except (ImportError, OSError, RuntimeError):
@@ -107,12 +107,12 @@ def _precision(asked: str, spec: ModelSpec, *, has_bf16: bool) -> tuple[str, str
     chosen = best if asked == "auto" else asked
     if chosen not in _HINTS or spec.precision == "int8":
         raise ModelError(
-            f"openvino was asked for {asked} but the model was exported in {spec.precision}",
+            f"{asked} was requested from openvino, but the model was exported in {spec.precision}",
             "choose precision auto, or export the model in the precision that you need",
             expected="fp32 or bf16 for a floating-point model, int8 for a quantised one",
         )
     if chosen == "bf16" and best != "bf16":
-        raise ModelError("this processor has no bf16 arithmetic (AVX-512 BF16 or AMX)", "choose precision fp32 or auto")
+        raise ModelError("this CPU has no bf16 arithmetic (AVX-512 BF16 or AMX)", "choose precision fp32 or auto")
     return chosen, _HINTS[chosen]
 
 

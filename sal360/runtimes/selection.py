@@ -1,6 +1,6 @@
 """Which runtime opens a model file, on which device, and in which precision.
 
-`BACKENDS` is the table of runtimes. To add one, write its class in a module of its own and add a row here.
+`BACKENDS` is the table of runtimes. To add one, write its class in a new module and add a row here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sal360.weights import bundled_model
 
 @dataclass(frozen=True)
 class BackendRow:
-    """A runtime and what the selection and the documentation must know of it."""
+    """A runtime, with the facts that the selection and the documentation need."""
 
     backend: type[Backend]
     suffixes: tuple[str, ...]
@@ -35,9 +35,9 @@ class BackendRow:
     install: Mapping[str, str]
     """Kind of device that it runs on, "cpu" or "cuda" → what `pip install` needs for it there; "": no pip package."""
     precisions: tuple[str, ...]
-    """Arithmetic that it has; all but OpenVINO compute in that of the file."""
+    """Precisions that it supports; all runtimes except OpenVINO compute in the precision of the file."""
     runs_code: bool = False
-    """Whether opening a file can run code of its author; `open_model` then asks for consent."""
+    """Whether opening a file can execute its author's code; `open_model` then requires consent."""
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Selection:
-    """A model file and what will run it."""
+    """A model file, and the runtime and device that will run it."""
 
     path: Path
     row: BackendRow
@@ -92,7 +92,7 @@ def open_model(
         device: "cpu", "cuda", "cuda:N" or "auto"; "auto" takes CUDA where there are a GPU and a runtime for it.
         precision: "fp32", "fp16", "bf16", "int8" or "auto"; "auto" takes the fastest that the file and device allow.
         threads: CPU threads, 0 to `MAX_THREADS`; 0 lets the runtime choose.
-        allow_pickled_programs: open torch programs (.pt2), which can run any code while they are opened.
+        allow_pickled_programs: open torch programs (.pt2), which can execute arbitrary code when opened.
 
     Raises:
         ParameterError: an argument is out of its range.
@@ -102,13 +102,13 @@ def open_model(
     Rule(minimum=0, maximum=MAX_THREADS).check("threads", threads)
     if chosen.row.runs_code and not allow_pickled_programs:
         raise ModelError(
-            f"{chosen.path} is a torch program, which can run any code while it is opened",
+            f"{chosen.path} is a torch program, which can execute arbitrary code when opened",
             "set allow_pickled_programs (--allow-pickled-programs on a command line) if you trust its author, or "
             "export the model as ONNX",
         )
     opened = chosen.row.backend(chosen.path, device=chosen.device, precision=precision, threads=threads)
     _log.info(
-        "%s %s: %s on %s in %s (asked for: backend %s, device %s, precision %s, threads %d)",
+        "%s %s: %s on %s in %s (requested: backend %s, device %s, precision %s, threads %d)",
         *(opened.spec.name, opened.spec.version, opened.name, opened.device, opened.precision),
         *(backend, device, precision, threads),
     )
@@ -147,22 +147,22 @@ def select(path: str | Path = "", *, backend: str = "auto", device: str = "auto"
 def bundled_form(row: BackendRow, device: str, precision: str) -> Literal["fp32", "int8"]:
     """Which of the two bundled files to open: the only place where int8 is chosen.
 
-    int8 is opened when it is asked for, and for precision "auto" when OpenVINO runs on an x86 processor without bf16:
-    int8 takes .4 to .6 of the time of fp32 there (measured with AVX2; VNNI can only help). Where the processor has
-    bf16, OpenVINO runs the fp32 file in bf16: nearly exact, and as fast as int8 for depthwise networks. onnxruntime is
-    slower with int8 than with fp32. Processors other than x86 were not measured and get fp32, as GPUs do.
+    int8 is opened when it is requested, and for precision "auto" when OpenVINO runs on an x86 CPU without bf16: int8
+    takes .4 to .6 of the time of fp32 there (measured with AVX2; VNNI can only help). On a CPU with bf16, OpenVINO runs
+    the fp32 file in bf16: nearly exact, and as fast as int8 for depthwise networks. onnxruntime is slower with int8
+    than with fp32. CPUs other than x86 were not measured and get fp32, as GPUs do.
 
     Raises:
-        ModelError: int8 was asked for on a GPU; the bundled int8 file is for processors.
+        ModelError: int8 was requested on a GPU; the bundled int8 file is for CPUs.
     """
     if precision == "auto" and row.backend is OpenVinoBackend:
         is_x86 = platform.machine() in ("x86_64", "AMD64")
         return "int8" if is_x86 and processor_has_bf16() is False else "fp32"
     if precision == "int8" and device != "cpu":
         raise ModelError(
-            f"precision int8 was asked for on {device}, but the bundled int8 model is for processors",
+            f"precision int8 was requested on {device}, but the bundled int8 model is for CPUs",
             "choose precision auto, or export an int8 model for the GPU: "
-            "python -m training.export --precision int8 --tensorrt",
+            "python -m training.export --precision int8 --tensorrt true",
         )
     return "int8" if precision == "int8" else "fp32"
 
@@ -183,7 +183,7 @@ def _choose(path: Path, backend: str, device: str, precision: str) -> tuple[Back
         )
     if kind == "cuda" and int(index) >= (count := cuda_device_count()):
         raise ModelError(
-            f"device {device} was asked for, but this machine has {count} CUDA devices",
+            f"device {device} was requested, but this machine has {count} CUDA devices",
             "choose another device, or check that nvidia-smi lists the GPU",
         )
     installed = [row for row in candidates if row.backend.is_installed(kind)]
@@ -203,7 +203,7 @@ def _choose(path: Path, backend: str, device: str, precision: str) -> tuple[Back
 
 
 def _candidates(path: Path, backend: str, kind: str) -> list[BackendRow]:
-    """The runtimes, among those asked for, that open this kind of file on this kind of device."""
+    """The runtimes, among those requested, that open this kind of file on this kind of device."""
     suffix = path.suffix.lower()
     return [row for row in BACKENDS if backend in ("auto", row.name) and suffix in row.suffixes and kind in row.install]
 

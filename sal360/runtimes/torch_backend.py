@@ -1,4 +1,4 @@
-"""torch.export programs (.pt2), on the processor or on CUDA, for machines that run torch anyway."""
+"""torch.export programs (.pt2), on the CPU or on CUDA, for machines that have torch anyway."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sal360.spec import METADATA_KEY, ModelSpec
 class TorchBackend(Backend):
     """A program that `training.export` wrote, in the precision in which it was exported.
 
-    Opening one unpickles it, which runs whatever code its author put there: `open_model` asks for consent.
+    Opening one unpickles it, which can execute arbitrary code: `open_model` requires consent.
 
-    Frames are uint8 with the channels last, and the weights of the convolutions are laid out alike: nothing is
+    Frames are uint8 with the channels last, and the weights of the convolutions have the same layout, so nothing is
     transposed.
     """
 
@@ -28,7 +28,7 @@ class TorchBackend(Backend):
         if importlib.util.find_spec("torch") is None:
             return False
         if device == "cpu":
-            return True  # the import takes seconds
+            return True  # importing it takes seconds
         import torch
 
         return torch.cuda.is_available()
@@ -44,7 +44,7 @@ class TorchBackend(Backend):
         if not entries[METADATA_KEY]:
             raise ModelError(
                 f"{path} is a torch program without a sal360 spec",
-                "export it with python -m training.export --torch-program",
+                "export it with python -m training.export --torch_program true",
             )
         self.spec = ModelSpec.from_json(entries[METADATA_KEY], str(path))
         self.device = device
@@ -76,7 +76,7 @@ class TorchBackend(Backend):
 
 
 def _batch_limits(program: Any) -> tuple[int, int]:
-    """Min and max batch size of a program: fixed, or the range that it was exported for."""
+    """Minimum and maximum batch size of a program: fixed, or the range for which it was exported."""
     (frame,) = (node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
     batch = frame.meta["val"].shape[0]
     if isinstance(batch, int):

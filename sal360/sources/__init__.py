@@ -35,20 +35,20 @@ def open_source(
     Args:
         path: a picture; a folder of pictures, read in natural order; a video; a bag (rosbag2 with sqlite3 or MCAP, as a
             folder or a single file, or ROS 1) with sensor_msgs/Image or CompressedImage.
-        topic: image topic of a bag; "" takes the only one.
-        loop: repeat endlessly, with rising stamps.
+        topic: image topic of a bag; "" selects the only one.
+        loop: repeat endlessly, with increasing stamps.
         rate_hz: frames per second for pictures; videos and bags have their own stamps.
         hold_s: seconds that each picture is shown; 0 shows it for one frame.
         yaw_rate_rad_s: pan pictures like a camera that turns to the left at this rate.
         height_px: resize frames to this many rows; 0 keeps their size. Large JPEGs in bags are decoded at a lower
             resolution.
         max_pixels: larger pictures and messages are refused before they are decoded.
-        on_bad_frame: called for each frame that cannot be decoded and each picture in a format that is not read, which
-            are then skipped; without it, the former raise their error, and the latter are ignored.
+        on_bad_frame: called for each frame that cannot be decoded and each picture in an unsupported format, which are
+            then skipped; without it, the former raise their error, and the latter are ignored.
 
     Raises:
-        DataError: at once, if the path does not exist, has no frames, or a topic must be chosen; while iterating, where
-            a damaged recording ends.
+        DataError: at once, if the path does not exist, has no frames, or a topic must be chosen; while iterating, at
+            the end of the readable part of a damaged recording.
         FrameError: while iterating, see `on_bad_frame`.
         ParameterError: rate_hz, hold_s or height_px is out of its range.
     """
@@ -56,7 +56,7 @@ def open_source(
     if not rate_hz > 0 or hold_s < 0 or height_px < 0:
         raise ParameterError(
             f"rate_hz is {rate_hz:g}, hold_s is {hold_s:g}, height_px is {height_px}",
-            "correct the one that is out of range",
+            "correct the value that is out of range",
             expected="a rate above 0, the others at least 0",
         )
     if not path.exists():
@@ -93,16 +93,14 @@ def _recording_opener(
     if path.is_dir() or path.suffix.lower() in PICTURE_SUFFIXES:
         return None
     raise DataError(
-        f"{path} is neither a picture nor a video, bag or folder, by its name",
+        f"{path} is not recognised as a picture, video, bag or folder",
         "rename or convert it",
         expected=f"a picture, a video ({' '.join(VIDEO_SUFFIXES)}), a bag ({' '.join(BAG_SUFFIXES)}) or a folder",
     )
 
 
 def _other_format(path: Path) -> FrameError:
-    return FrameError(
-        f"{path} is in a format that is not read", "convert it to JPEG or PNG", reason="unreadable_picture"
-    )
+    return FrameError(f"{path} is in an unsupported format", "convert it to JPEG or PNG", reason="unreadable_picture")
 
 
 def _raise(error: FrameError, _: str) -> None:

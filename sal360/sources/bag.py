@@ -48,7 +48,7 @@ class BagMessage:
 
     topic: str
     type: str
-    """Message type as ROS 2 writes it, also for ROS 1 bags: sensor_msgs/msg/Image."""
+    """Message type as ROS 2 writes it, even for ROS 1 bags: sensor_msgs/msg/Image."""
     recorded_ns: int
     """When the recorder received it: nanoseconds since the Unix epoch."""
     data: bytes
@@ -84,7 +84,7 @@ class Bag:
     """An open bag; a `with` block closes it.
 
     Args:
-        path: a rosbag2 folder or its metadata.yaml; a .mcap, .db3 or ROS 1 .bag file, also compressed with zstandard.
+        path: a rosbag2 folder or its metadata.yaml; a .mcap, .db3 or ROS 1 .bag file, optionally with zstandard.
 
     Raises:
         DataError: the path does not exist, or the bag cannot be read at all.
@@ -113,24 +113,24 @@ class Bag:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know about the bag although nothing of it is lost."""
+        """Remarks about the bag for the user that do not mean data loss."""
         return self._files.notes
 
     @property
     def damage(self) -> list[Damage]:
-        """What is known to be missing before anything is read; empty for a whole bag."""
+        """Damage that is known before anything is read; empty for a complete bag."""
         return self._files.damage
 
     def messages(self, topics: Collection[str]) -> Iterator[BagMessage]:
         """The messages of these topics in recording order.
 
         Raises:
-            DataError: at the end of what can be read of a damaged bag.
+            DataError: at the end of the readable part of a damaged bag.
         """
         damage = list(self.damage)
         count = 0
         for storage in self._files.storages:
-            # by topic alone: the QoS that metadata and files tell may differ
+            # by topic alone: the QoS in the metadata and in the files may differ
             connections = [each for each in storage.reader.connections if each.topic in topics]
             try:
                 for connection, recorded_ns, data in storage.reader.messages(connections) if connections else ():
@@ -144,7 +144,7 @@ class Bag:
             raise self._incomplete(damage, count, expected)
 
     def second_reader(self) -> Bag:
-        """The same bag opened once more, and closed with this one; iterations over one reader must not overlap."""
+        """The same bag opened again, and closed with this one; iterations over one reader must not overlap."""
         return self._stack.enter_context(Bag(self.path))
 
     def _count(self, topic: str) -> int:
@@ -170,16 +170,16 @@ class Bag:
 
 
 def _message(connection: Any, recorded_ns: int, data: bytes, storage: Storage) -> BagMessage:
-    with contextlib.suppress(ValueError):  # damaged data are left as they are, and cannot be decoded
+    with contextlib.suppress(ValueError):  # damaged data are passed on as they are, and fail when decoded
         data = zstd_decompressed(data)  # one by one, if the recorder compressed messages
     return BagMessage(connection.topic, connection.msgtype, min(recorded_ns, 2**63 - 1), data, storage.ros1)
 
 
 def choose_image_topic(bag: Bag, topic: str = "", besides: Collection[str] = ()) -> str:
-    """The topic to take frames from: `topic`, or the bag's only image topic when `topic` is "".
+    """The topic to take frames from: `topic`, or the bag's only image topic if `topic` is "".
 
     Args:
-        besides: image topics that are not frames (ground truth).
+        besides: image topics that do not carry frames (ground truth).
 
     Raises:
         DataError: the bag is empty, the topic is missing or does not carry images, or several topics do.
@@ -229,7 +229,7 @@ def _chosen_topic(bag: Bag, topic: str, besides: Collection[str]) -> str:
 
 
 def stamp_ns(message: BagMessage, fields: Any) -> int:
-    """The stamp of the message's header, nanoseconds; the recording time where the sender left the stamp empty."""
+    """The stamp of the message's header, nanoseconds; the recording time if the sender left the stamp empty."""
     return fields.header.stamp.sec * 10**9 + fields.header.stamp.nanosec or message.recorded_ns
 
 
@@ -267,10 +267,10 @@ def header_message(stamp_ns: int, frame_id: str = "") -> Any:
 
 
 def bag_frames(path: Path, topic: str, *, height_px: int, max_pixels: int, on_bad_frame: BadFrame) -> Iterator[Frame]:
-    """The frames of one topic, which `choose_image_topic` has chosen.
+    """The frames of one topic, as chosen by `choose_image_topic`.
 
     Raises:
-        DataError: at the end of what can be read of a damaged bag.
+        DataError: at the end of the readable part of a damaged bag.
     """
     with Bag(path) as bag:
         for index, message in enumerate(bag.messages([topic])):
@@ -293,7 +293,7 @@ def message_types(*, ros1: bool = False) -> Any:
 
 
 def _deserialised(data: bytes, message_type: str, *, ros1: bool) -> Any:
-    """The message's fields as attributes; raises whatever rosbags raises."""
+    """The message's fields as attributes; passes on any exception of rosbags."""
     store = message_types(ros1=ros1)
     return store.deserialize_ros1(data, message_type) if ros1 else store.deserialize_cdr(data, message_type)
 

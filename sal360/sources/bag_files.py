@@ -1,4 +1,4 @@
-"""The files of a bag: which there are, how each is opened, and what is missing or damaged."""
+"""The files of a bag: finding and opening them, and detecting missing or damaged ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STORAGE_SUFFIXES = (".mcap", ".db3")
 BAG_SUFFIXES = (*STORAGE_SUFFIXES, ".bag")
 METADATA = "metadata.yaml"
 MAX_DECOMPRESSED_BYTES = 2**30
-"""Of a message or an MCAP chunk, which recorders close after a few megabytes."""
+"""Limit for a message or an MCAP chunk, which recorders close after a few megabytes."""
 _COPY = "copy the recording again"
 
 
@@ -42,9 +42,9 @@ class BagFiles:
     storages: list[Storage] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     counted: dict[str, int] = field(default_factory=dict)
-    """Number of messages by topic, as the metadata say; empty without metadata."""
+    """Number of messages by topic according to the metadata; empty without metadata."""
     notes: list[str] = field(default_factory=list)
-    """What a reader should know although nothing is lost."""
+    """Remarks for the user that do not mean data loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Storage:
     """An opened file."""
 
     path: Path
-    """As the user named it or its folder."""
+    """The path as the user gave it, or inside the folder that the user gave."""
     reader: Any
     """A rosbags reader, inside its context; it may read a temporary copy of the file."""
     ros1: bool = False
@@ -119,7 +119,7 @@ def unreadable(path: Path, cause: str, where: str = "") -> DataError:
 
 
 def first_line(error: Exception) -> str:
-    """What a library says of an error, in one line."""
+    """The first line of a library's error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -146,7 +146,7 @@ def _uncompressed(path: Path) -> str:
 
 
 def _read_metadata(folder: Path, present: list[Path], files: BagFiles) -> list[Path]:
-    """The files to read of a folder with metadata; what is missing or unknown is put down in `files`."""
+    """The files to read in a folder with metadata; missing or unknown ones are recorded in `files`."""
     metadata = folder / METADATA
     try:
         content = yaml.safe_load(metadata.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
@@ -162,7 +162,7 @@ def _read_metadata(folder: Path, present: list[Path], files: BagFiles) -> list[P
         return present
     by_name = {_uncompressed(each): each for each in present}
     listed = {name.name: by_name.pop(_uncompressed(name), None) for name in names}
-    if present and not any(listed.values()):  # converted to another format; the counts tell whether anything is missing
+    if present and not any(listed.values()):  # converted to another format; the counts show whether anything is missing
         return present
     files.notes += [f"{each} is not listed in {METADATA}, and was not read" for each in by_name.values()]
     files.damage += [
@@ -183,7 +183,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 def zstd_decompressed(data: bytes, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> bytes:
-    """The content of zstandard data, or the data themselves where they are something else.
+    """The content of zstandard data; any other data are returned unchanged.
 
     Raises:
         ValueError: the data are damaged, or hold more than `max_bytes`.
@@ -197,12 +197,12 @@ def zstd_decompressed(data: bytes, max_bytes: int = MAX_DECOMPRESSED_BYTES) -> b
     except zstd.ZstdError as error:
         raise ValueError(f"not decompressed: {error}") from None
     if not decompressor.eof or len(content) > max_bytes:
-        raise ValueError(f"cut, or more than {max_bytes} bytes when decompressed")
+        raise ValueError(f"cut off, or more than {max_bytes} bytes when decompressed")
     return content
 
 
 def _zstd_module() -> Any:
-    for name in ("compression.zstd", "backports.zstd"):  # Python 3.14 and later; what rosbags needs before
+    for name in ("compression.zstd", "backports.zstd"):  # Python 3.14 and later; before, the package that rosbags needs
         with contextlib.suppress(ModuleNotFoundError):
             return importlib.import_module(name)
     raise DataError(
@@ -211,7 +211,7 @@ def _zstd_module() -> Any:
 
 
 def _opened(path: Path, stack: contextlib.ExitStack, damage: list[Damage]) -> Storage:
-    """Open a file; what cannot be read of it becomes `damage`."""
+    """Open a file; parts that cannot be read are added to `damage`."""
     temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sal360-bag-")))
     file, kind = _identified(path, temporary)
     if kind == ".db3":
@@ -250,7 +250,7 @@ def _head(path: Path) -> bytes:
 
 def _reader(path: Path, file: Path, kind: str, temporary: Path, stack: contextlib.ExitStack) -> Any:
     """Open `file` with rosbags; errors name `path`."""
-    # rosbags goes by the suffix, and puts the name of a database into a URI
+    # rosbags relies on the suffix, and puts the name of a database into a URI
     if file.suffix != kind or re.search(r"[?#%]", str(file)):
         link = temporary / f"link{kind}"
         link.unlink(missing_ok=True)
@@ -275,9 +275,9 @@ def _reader(path: Path, file: Path, kind: str, temporary: Path, stack: contextli
 
 @lru_cache(maxsize=1)
 def _limit_chunks() -> None:
-    """Let rosbags decompress MCAP chunks up to the size that they state, which itself is limited.
+    """Let rosbags decompress MCAP chunks up to the size that they state, which is also limited.
 
-    By itself it takes all the memory that a chunk of some kilobytes may ask for.
+    Without this, a crafted chunk of a few kilobytes could exhaust memory.
     """
     from rosbags.rosbag2 import storage_mcap
 
@@ -311,13 +311,13 @@ def _decompressed(path: Path, temporary: Path) -> Path:
 
 
 def _logs(path: Path) -> list[Path]:
-    """The files beside a database that hold changes its recorder did not merge."""
+    """The files beside a database with changes that its recorder did not merge."""
     beside = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
     return [each for each in beside if each.exists() and each.stat().st_size]
 
 
 def _with_log(path: Path, temporary: Path, damage: list[Damage]) -> Path:
-    """The database with what its logs hold, in a copy; the database itself where they hold nothing more."""
+    """A copy of the database with the contents of its logs; the database itself if they add nothing."""
     logs = _logs(path)
     if not logs:
         return path
@@ -348,7 +348,7 @@ def _row_count(path: Path) -> int:
             return 0
 
 
-# --- MCAP: what a cut file still holds ---
+# --- MCAP: the readable part of a cut file ---
 
 _HEADER, _FOOTER, _DATA_END = 0x01, 0x02, 0x0F
 _RECORD = struct.Struct("<BQ")
@@ -363,7 +363,7 @@ def _check_profile(path: Path, file: Path) -> None:
         source.seek(len(_MCAP))
         head = source.read(_RECORD.size + 4)
         if len(head) < _RECORD.size + 4 or head[0] != _HEADER:
-            return  # damaged: what opens it says so
+            return  # damaged; opening the file reports it
         profile = source.read(min(100, *struct.unpack_from("<I", head, _RECORD.size)))
     if profile != b"ros2":
         raise DataError(

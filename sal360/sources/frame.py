@@ -1,4 +1,4 @@
-"""The frame that every source gives, and functions on streams of frames."""
+"""The frame type that every source returns, and functions on streams of frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sal360.arrays import Pixels
 from sal360.errors import FrameError
 
 BadFrame = Callable[[FrameError, str], None]
-"""Called with the error and the frame's name for each frame that cannot be decoded; the source then goes on."""
+"""Called with the error and the frame's name for each frame that cannot be decoded; the source then continues."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Frame:
 
 
 def scaled_to(frame: Frame, height_px: int) -> Frame:
-    """The frame resized to `height_px` rows with the same aspect ratio; 0 leaves it as it is."""
+    """The frame resized to `height_px` rows with the same aspect ratio; 0: unchanged."""
     height, width = frame.image.shape[:2]
     if height_px in (0, height):
         return frame
@@ -41,7 +41,7 @@ def scaled_to(frame: Frame, height_px: int) -> Frame:
 
 
 def repeated(once: Callable[[], Iterator[Frame]]) -> Iterator[Frame]:
-    """The stream in an endless loop with rising stamps; each round starts one frame interval after the last."""
+    """The stream in an endless loop with increasing stamps; each pass starts one frame interval after the last."""
     offset_s = 0.0
     while True:
         first_s = last_s = None

@@ -1,4 +1,4 @@
-"""Picture files as frames: one frame each, or each held for a while and panned like the view of a turning camera."""
+"""Picture files as frames: one frame each, or each held for some time and panned as by a turning camera."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from sal360.sources.video import VIDEO_SUFFIXES
 Element = TypeVar("Element", np.uint8, np.float32, np.float64)
 
 
-# What operating systems and storage devices make beside pictures; names that begin with a dot are skipped as well:
-# macOS writes the twin ._room.jpg of room.jpg, Linux the folder .thumbnails
+# Folders that operating systems and storage devices add to those of pictures. Names that begin with a dot are skipped,
+# too: macOS writes ._room.jpg beside room.jpg, Linux the folder .thumbnails
 _FOLDERS_OF_THUMBNAILS = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "thumbnails")
 _MAX_FOLDERS = 1000
-"""Subfolders in which pictures are looked for only to say that there are some."""
+"""Maximum number of subfolders that are searched only to report that they contain pictures."""
 _OTHER_PICTURES = (
     *(".heic", ".heif", ".jxl", ".jxr", ".exr", ".psd", ".tga", ".svg", ".ico", ".dpx", ".insp"),
     *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
 OVERLAY_SUFFIXES = ("_overlay.png", "_overlay.mp4")
-"""Ends of the names of overlays, which lie beside <name>.npy or the picture or video they were made of."""
+"""Endings of the names of overlays, which lie beside <name>.npy or the picture or video from which they were made."""
 
 
 @dataclass
 class FolderContent:
-    """The pictures of a folder, in natural order (2.jpg before 10.jpg), and what is left out."""
+    """The pictures of a folder, in natural order (2.jpg before 10.jpg), and those that are left out."""
 
     pictures: list[Path] = field(default_factory=list)
     in_subfolders: list[Path] = field(default_factory=list)
     """Some pictures in subfolders, if these are not to be searched."""
     other_formats: list[Path] = field(default_factory=list)
-    """Pictures in formats that are not read."""
+    """Pictures in unsupported formats."""
     videos: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
     """Hidden pictures, and folders of thumbnails."""
 
     def left_out(self) -> str:
-        """What is left out, for a message; "" if nothing is."""
+        """The files that are left out, for a message; "" if there are none."""
         kinds = {
             "pictures in subfolders": self.in_subfolders,
-            "pictures in formats that are not read": self.other_formats,
+            "pictures in unsupported formats": self.other_formats,
             "videos": self.videos,
         }
         return ", ".join(f"{kind} (such as {paths[0]})" for kind, paths in kinds.items() if paths)
@@ -98,15 +98,15 @@ def pictures_in(folder: Path, *, recursive: bool = False) -> list[Path]:
     if not content.pictures:
         left_out = content.left_out()
         raise DataError(
-            f"the folder {folder} holds no pictures" + (f", but {left_out}" if left_out else ""),
-            "choose the folder that holds the pictures",
+            f"the folder {folder} has no pictures" + (f", but {left_out}" if left_out else ""),
+            "choose the folder with the pictures",
             expected=f"files with {' '.join(PICTURE_SUFFIXES)}",
         )
     return content.pictures
 
 
 def natural_key(path: Path) -> list[list[tuple[str, int]]]:
-    """Sorts paths as people count: 2.jpg before 10.jpg."""
+    """Sort key for paths in natural order: 2.jpg before 10.jpg."""
     return [_natural_name(part) for part in path.parts]
 
 
@@ -116,7 +116,7 @@ def _natural_name(name: str) -> list[tuple[str, int]]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or holds thumbnails."""
+    """Whether a file or folder of this name is hidden, or contains thumbnails."""
     return name.startswith(".") or name.lower() in _FOLDERS_OF_THUMBNAILS
 
 
@@ -142,7 +142,7 @@ def still_frames(
     max_pixels: int,
     on_bad_frame: BadFrame,
 ) -> Iterator[Frame]:
-    """The pictures as frames, each held for `hold_s` (0: one frame) and panned by a camera that turns to the left."""
+    """The pictures as frames, each held for `hold_s` (0: one frame) and panned as if the camera turned to the left."""
     frames_each = max(1, round(hold_s * rate_hz))
     order: Iterable[Path] = itertools.cycle(paths) if loop else paths
     index, loaded, still = 0, None, None

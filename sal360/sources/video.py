@@ -37,7 +37,7 @@ def check_video(path: Path, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def estimated_frame_count(path: Path, max_pixels: int = MAX_PIXELS) -> int:
-    """How many frames the header promises, for progress bars alone; 0 if it does not say.
+    """Number of frames according to the header, for progress bars only; 0 if it is not stated.
 
     Raises:
         DataError: as `check_video`.
@@ -63,9 +63,9 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
         index, damaged = 0, 0
         ends_whole = True
         for packet in _packets(container, stream, path):
-            if packet.size:  # the last one is empty and only flushes the decoder
+            if packet.size:  # the last packet is empty and only flushes the decoder
                 ends_whole = not packet.is_corrupt
-                if ends_whole:  # those at the end are part of a cut
+                if ends_whole:  # damaged frames at the end belong to a cut
                     _report_damaged(path, damaged, index, on_bad_frame)
                     damaged = 0
             for image in _decoded(packet):
@@ -78,7 +78,7 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
     if not ends_whole or is_cut(path):
         raise DataError(f"{path} is cut off after {index} frames", _CUT_REMEDY)
     if not index:
-        raise DataError(f"{path} has no frames that can be decoded", "convert it to MP4 (H.264)")
+        raise DataError(f"none of the frames of {path} can be decoded", "convert it to MP4 (H.264)")
     _report_damaged(path, damaged, index, on_bad_frame)
 
 
@@ -152,12 +152,12 @@ def _report_damaged(path: Path, count: int, index: int, on_bad_frame: BadFrame) 
 
 
 class _Clock:
-    """Rising stamps from 0, seconds: those of the container, or the frame rate where it has none."""
+    """Increasing stamps from 0, seconds: those of the container, or from the frame rate if it has none."""
 
     def __init__(self, container: InputContainer, stream: av.VideoStream) -> None:
         rate = stream.average_rate or stream.guessed_rate
         self._interval_s = float(1 / rate) if rate else 1 / 30
-        # AVI stores no presentation times: what FFmpeg makes up is out of order if frames were reordered
+        # AVI stores no presentation times: those that FFmpeg derives are out of order if frames were reordered
         self._has_stamps = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
         self._first_s: float | None = None
         self._next_s = 0.0
@@ -169,22 +169,22 @@ class _Clock:
             if self._first_s is None:
                 self._first_s = image.time
             since_first_s = image.time - self._first_s
-            # twice the same time, or one that goes back, is a fault of the file
+            # a time that repeats or goes back is an error in the file
             stamp_s = since_first_s if since_first_s > self._next_s - self._interval_s else self._next_s
         self._next_s = stamp_s + self._interval_s
         return stamp_s
 
 
 def _upright(image: Any) -> Pixels | None:
-    """The pixels as a player shows them, (H, W, 3) uint8 BGR: turned and mirrored as the display matrix says.
+    """The pixels as a player shows them, (H, W, 3) uint8 BGR: turned and mirrored according to the display matrix.
 
-    None for a damaged frame, which also is one that cannot be converted.
+    None for a damaged frame, including one that cannot be converted.
     """
     if image is None:
         return None
     try:
         pixels: Pixels = image.to_ndarray(format="bgr24")
-    except (ValueError, OSError):  # PyAV's errors are these as well
+    except (ValueError, OSError):  # base classes of PyAV's errors
         return None
     matrix = next((side for side in image.side_data if side.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:

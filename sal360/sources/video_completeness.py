@@ -1,4 +1,4 @@
-"""Whether a video file was cut off: its container states lengths that go beyond the end of the file.
+"""Detects whether a video file was cut off: its container states lengths that go beyond the end of the file.
 
 Frame counts and durations in headers are not used, because many are estimates.
 """
@@ -18,7 +18,7 @@ _MP4_BOXES = (*_MP4_FIRST_BOXES, b"udta", b"uuid", b"meta", b"sidx", b"mfra", b"
 
 
 def is_cut(path: Path) -> bool:
-    """Whether the file ends before its container says; False for containers that do not say.
+    """Whether the file ends before the end stated in its container; False for containers that do not state it.
 
     Raises:
         OSError: the file cannot be read.
@@ -66,13 +66,13 @@ def _mp4_is_cut(file: BinaryIO, size: int) -> bool:
         if length == 0 and is_known:
             break
         if length < 8 or position + length > size:
-            return is_known  # else what some devices append
+            return is_known  # otherwise something that some devices append
         position += length
     return not has_index
 
 
 def _riff_is_cut(file: BinaryIO, size: int) -> bool:
-    """AVI: one or more RIFF chunks of a 32-bit length each, which is not known of a stream."""
+    """AVI: one or more RIFF chunks of a 32-bit length each, which is unknown for a stream."""
     position = 0
     while position + 12 <= size:
         file.seek(position)
@@ -91,7 +91,7 @@ _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 
 
 def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
-    """RFC 8794, section 4 to 6: elements of an ID and a length, which is not known of a live stream's segment."""
+    """RFC 8794, section 4 to 6: elements of an ID and a length, which is unknown for a live stream's segment."""
     position = 0
     while position < size:
         file.seek(position)
@@ -99,9 +99,9 @@ def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
         identifier, used = _ebml_number(head, keep_marker=True)
         length, more = _ebml_number(head[used:], keep_marker=False)
         if not used or not more:
-            return len(head) < 12  # half an element's head; else no element, but something appended
+            return len(head) < 12  # a partial element header; otherwise something appended
         data = position + used + more
-        if length == 2 ** (7 * more) - 1:  # not known: its children follow
+        if length == 2 ** (7 * more) - 1:  # unknown length: its children follow
             if identifier not in (_SEGMENT, _CLUSTER):
                 return False
             position = data
@@ -113,7 +113,7 @@ def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
 
 
 def _ebml_number(data: bytes, *, keep_marker: bool) -> tuple[int, int]:
-    """A number of 1 to 8 bytes, whose leading zeros say how many, and that length; (0, 0) where there is none."""
+    """A number of 1 to 8 bytes, whose leading zeros give its length, and that length; (0, 0) if there is none."""
     if not data or not data[0]:
         return 0, 0
     length = 9 - data[0].bit_length()
@@ -136,13 +136,13 @@ def _asf_is_cut(file: BinaryIO, size: int) -> bool:
 
 
 def _program_stream_is_cut(file: BinaryIO, size: int) -> bool:
-    """MPEG program streams (ISO/IEC 13818-1, 2.5.3): packs with a head, then packets of a 16-bit length, and an end."""
+    """MPEG program streams (ISO/IEC 13818-1, 2.5.3): pack headers, packets of a 16-bit length, and an end code."""
     position = 0
     while position < size:
         file.seek(position)
         head = file.read(14)
         if not head.startswith(_PACK[:3]):
-            return len(head) < 3  # half a packet's head; else something appended
+            return len(head) < 3  # a partial packet header; otherwise something appended
         if head[3:4] == b"\xb9":
             return False
         if head[3:4] != _PACK[3:]:
@@ -169,7 +169,7 @@ def _ogg_is_cut(file: BinaryIO, size: int) -> bool:
 
 
 def _flv_is_cut(file: BinaryIO, size: int) -> bool:
-    """FLV specification, annex E: after a head, tags of a 24-bit length, each followed by its length once more."""
+    """FLV specification, annex E: after a header, tags of a 24-bit length, each followed by its length again."""
     position = 9 + 4
     while position < size:
         file.seek(position)

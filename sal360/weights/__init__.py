@@ -12,7 +12,7 @@ def bundled_model(form: Literal["fp32", "int8"] = "fp32") -> Path:
     """Path of the bundled ONNX model.
 
     Args:
-        form: "fp32", which runtimes may run in bf16, or "int8", for processors. Both hold the same weights;
+        form: "fp32", which runtimes may run in bf16, or "int8", for CPUs. Both have the same weights;
             `sal360.runtimes.open_bundled_model` chooses one.
     """
     return Path(__file__).parent / _FILES[form]

@@ -102,7 +102,7 @@ class Panoramas:
     height: int
     """Rows, pixels."""
     left_out: str = ""
-    """What else the folder holds: hidden files, videos and pictures in formats that are not read."""
+    """What else the folder holds: hidden files, videos and pictures in unsupported formats."""
     cache: str = ""
     """File with all panoramas decoded, one after the other; empty: each is decoded when it is asked for."""
 
@@ -186,7 +186,7 @@ def _refuse_unusable(panoramas: Panoramas, root: Path) -> None:
 def _left_out(content: FolderContent) -> str:
     kinds = {
         "hidden pictures and folders of thumbnails": content.hidden,
-        "pictures in formats that are not read": content.other_formats,
+        "pictures in unsupported formats": content.other_formats,
         "videos": content.videos,
     }
     return ", ".join(f"{kind}: {len(paths)} (such as {paths[0]})" for kind, paths in kinds.items() if paths)

@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX: memory is allocated once; per frame there are one launch and one wait.
+"""TensorRT and TensorRT-RTX: memory is allocated once; each frame takes one launch and one wait.
 
-A frame goes into pinned memory; the copy in, the network and the copy out are enqueued in one stream, as a captured
-CUDA graph where the engine allows it; then the thread waits once.
+A frame is copied to pinned memory; the copy in, the network and the copy out are enqueued in one stream, as a captured
+CUDA graph if the engine allows it; then the thread waits once.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 class _EngineRefused(ModelError):
-    """TensorRT does not load an engine that was built for this machine."""
+    """TensorRT refuses to load an engine that was built for this machine."""
 
 
 class TensorRtBackend(Backend):
-    """An engine file, or an ONNX file whose engine is built on the first start and found in the cache afterwards."""
+    """An engine file, or an ONNX file whose engine is built on the first start and then cached."""
 
     name = "tensorrt"
 
@@ -47,7 +47,7 @@ class TensorRtBackend(Backend):
         self.precision = precision_of_graph(precision, self.spec, self.name)
         self._library = load_tensorrt(engine.library if engine else "")
         self._gpu = CudaDevice(int(device.partition(":")[2]))
-        self._held = ExitStack()  # frees in reverse order, also after an opening that failed half-way
+        self._held = ExitStack()  # frees in reverse order, even if opening failed half-way
         self._held.callback(self._gpu.release)
         try:
             self._gpu.make_current()
@@ -64,8 +64,8 @@ class TensorRtBackend(Backend):
         engine = engine_for(onnx_path, self._library, self._gpu)
         try:
             self._load(engine)
-        except _EngineRefused as error:  # an update of the driver, for instance
-            _log.warning("%s; building it again", error)
+        except _EngineRefused as error:  # for instance after a driver update
+            _log.warning("%s; rebuilding it", error)
             self._load(engine_for(onnx_path, self._library, self._gpu, force_update=True))
 
     def _load(self, path: Path) -> None:
@@ -94,7 +94,7 @@ class TensorRtBackend(Backend):
         return tensor_info(name, self._engine.get_tensor_dtype(name), self._engine.get_tensor_shape(name))
 
     def _create_context(self) -> Any:
-        """TensorRT-RTX compiles kernels for the GPU here, captures graphs by itself and keeps both in a cache."""
+        """TensorRT-RTX compiles kernels for the GPU here, captures graphs itself and keeps both in a cache."""
         module = self._library.module
         self._runtime_cache: Any = None
         self._captures_itself = hasattr(module, "CudaGraphStrategy")
@@ -103,12 +103,12 @@ class TensorRtBackend(Backend):
         config = self._engine.create_runtime_config()
         config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):
-            # compile for a batch size when it first comes, and not in the background of later frames
+            # compile for a batch size when it first occurs, not in the background during later frames
             eager = module.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = eager
         self._runtime_cache = config.create_runtime_cache()
         if self._runtime_cache_path.is_file():
-            self._runtime_cache.deserialize(self._runtime_cache_path.read_bytes())  # ignores another GPU's by itself
+            self._runtime_cache.deserialize(self._runtime_cache_path.read_bytes())  # ignores the cache of another GPU
         config.set_runtime_cache(self._runtime_cache)
         return self._engine.create_execution_context(config)
 
@@ -175,11 +175,11 @@ class TensorRtBackend(Backend):
         self._gpu.copy_to_host(self._host_out[:batch], self._device_out, self._stream)
 
     def _save_runtime_cache(self) -> None:
-        """Keep what TensorRT-RTX compiled for this GPU, so that the next start need not."""
+        """Save the kernels that TensorRT-RTX compiled for this GPU, so that the next start need not compile them."""
         try:
             write_bytes(self._runtime_cache_path, bytes(self._runtime_cache.serialize()))
         except OSError as error:
-            _log.warning("the next start compiles again: %s cannot be written (%s)", self._runtime_cache_path, error)
+            _log.warning("%s cannot be written (%s); the next start compiles again", self._runtime_cache_path, error)
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
@@ -190,7 +190,7 @@ class TensorRtBackend(Backend):
         self._context = self._runtime_cache = self._engine = self._runtime = None
 
     def _release_after(self, error: BaseException) -> None:
-        """Free what a failed opening holds; `error` stays the one that is told."""
+        """Free the resources after a failure to open; `error` stays the one that is reported."""
         try:
             self._held.close()
         except ModelError as second:
@@ -199,5 +199,5 @@ class TensorRtBackend(Backend):
     def _release(self) -> None:
         try:
             self._gpu.make_current()
-        finally:  # after a fault of the GPU every call fails, and the rest must be tried all the same
+        finally:  # after a GPU error every call fails, but the rest must still be attempted
             self._held.close()

@@ -1,4 +1,4 @@
-"""Builds TensorRT engines from ONNX files. Networks are strongly typed: the types in the graph decide the precision."""
+"""Builds TensorRT engines from ONNX files. Networks are strongly typed: the types in the graph set the precision."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def load_tensorrt(name: str = "") -> TensorRt:
 
 def first(errors: list[str]) -> str:
     """The first error is the cause; the others follow from it."""
-    return errors[0] if errors else "TensorRT does not say why"
+    return errors[0] if errors else "TensorRT gave no reason"
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def _version_tuple(version: str) -> tuple[int, ...]:
 
 
 def _logger(module: Any) -> Any:
-    """A TensorRT logger: errors are collected, warnings go to Python's debug log, the thousands of details nowhere."""
+    """A TensorRT logger: errors are collected, warnings go to Python's debug log, all other messages are dropped."""
 
     class Logger(module.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
@@ -115,16 +115,17 @@ def build_engine(
     max_batch: int = 1,
     timing_cache: Path | None = None,
 ) -> tuple[bytes, EngineInfo]:
-    """Build an engine for this machine's GPU or, with TensorRT-RTX, for other kinds of GPU without having one.
+    """Build an engine for this machine's GPU or, with TensorRT-RTX, for other kinds of GPU on a machine without one.
 
     Args:
         compute_capabilities: kinds of GPU ("8.6", "8.9"), only with TensorRT-RTX.
         gpu: name and compute capability of the GPU in this machine; needed without `compute_capabilities`.
-        max_batch: max number of frames of one call; the engine is tuned for one. A batch fixed in the graph wins.
+        max_batch: maximum number of frames of one call; the engine is tuned for one. A batch size fixed in the graph
+            takes precedence.
         timing_cache: file of kernel timings that shortens the next build on this GPU.
 
     Raises:
-        ModelError: the file is refused, TensorRT does not support its operators, or cannot build for such a GPU.
+        ModelError: the file is refused, or TensorRT does not support its operators or cannot build for such a GPU.
     """
     onnx = read_onnx(onnx_path)
     spec = onnx.spec
@@ -145,7 +146,7 @@ def build_engine(
             "choose backend onnxruntime, or install another version of TensorRT",
         )
     if cache is not None and timing_cache is not None:
-        with suppress(OSError):  # it only saves time
+        with suppress(OSError):  # the file only saves time
             write_bytes(timing_cache, bytes(cache.serialize()))
     engine = bytes(serialized)
     return engine, EngineInfo(
@@ -163,7 +164,7 @@ def build_engine(
 
 def _parse(path: Path, library: TensorRt, builder: Any) -> tuple[Any, Any]:
     flags = library.module.NetworkDefinitionCreationFlag
-    # TensorRT 11 has no other networks and may one day drop the name
+    # TensorRT 11 has only such networks, and a later version may drop the flag
     strongly_typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
     network = builder.create_network(strongly_typed)
     parser = library.module.OnnxParser(network, library.logger)

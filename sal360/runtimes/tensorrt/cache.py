@@ -1,4 +1,4 @@
-"""Engines that were built on this machine: each is built once for a model, a TensorRT and a GPU, and found again."""
+"""The cache of engines built on this machine, one for each combination of model, TensorRT version and GPU."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def engine_for(
     force_update: bool = False,
     keep: int = KEEP,
 ) -> Path:
-    """The engine of an ONNX file for a GPU; it is built if the cache does not hold it.
+    """The engine of an ONNX file for a GPU; it is built if it is not in the cache.
 
-    Several processes may ask at the same time: the first one builds, the others wait for it.
+    Several processes may call this at the same time: the first one builds, the others wait for it.
 
     Args:
         folder: the cache; None takes `cache_folder() / "engines"`.
-        max_batch: frames of one call that the engine must take; an engine for more of them serves as well.
-        force_update: build it even if the cache holds it.
-        keep: after a build, the engines of this model beyond the `keep` that were used last are removed; 0 keeps all.
+        max_batch: batch size that the engine must support; an engine for larger batches is used as well.
+        force_update: build it even if it is in the cache.
+        keep: after a build, all engines of this model except the `keep` most recently used are removed; 0 keeps all.
 
     Raises:
         ModelError: the file is refused, the engine cannot be built, or the cache cannot be written.
@@ -72,7 +72,7 @@ def _hash(*parts: str) -> str:
 
 
 def _model_name(name: str) -> str:
-    """A model's name as the beginning of a file name, whatever the model file says."""
+    """A model's name as the beginning of a file name, safe for any text in the model file."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
 
 
@@ -83,7 +83,7 @@ def _found(path: Path) -> Path:
 
 
 def _serves(path: Path, max_batch: int) -> bool:
-    """Whether the cache holds the whole engine, for a batch that is large enough."""
+    """Whether the cache has the complete engine, for a large enough batch."""
     try:
         info = read_engine(path)[1]
     except ModelError:
@@ -93,7 +93,7 @@ def _serves(path: Path, max_batch: int) -> bool:
 
 def _build(onnx_path: Path, path: Path, library: TensorRt, device: CudaDevice, max_batch: int) -> None:
     _log.info(
-        "building the engine %s for %s with %s %s; TensorRT takes minutes for it, once",
+        "building the engine %s for %s with %s %s; with TensorRT this takes minutes, once",
         *(path, device.name, library.name, library.version),
     )
     started = time.monotonic()
@@ -113,22 +113,22 @@ def _build(onnx_path: Path, path: Path, library: TensorRt, device: CudaDevice, m
 
 
 def runtime_cache_path(engine: Path) -> Path:
-    """Where TensorRT-RTX keeps what it compiled from an engine for this machine's GPU."""
+    """Path at which TensorRT-RTX keeps the kernels that it compiled from an engine for this machine's GPU."""
     return engine.with_name(f"{engine.name}.runtime_cache")
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove what a build that was killed has left beside its engine."""
+    """Remove temporary files that a killed build left beside its engine."""
     for each in path.parent.glob(f".{path.stem}-*"):
         with suppress(OSError):
             each.unlink()
 
 
 def _evict(folder: Path, model: str, keep: int) -> None:
-    """Keep the newest engines of a model; files that no engine is read from, such as those of old versions, go."""
+    """Keep the newest engines of a model; remove files that are not readable engines, such as those of old versions."""
     same: list[Path] = []
     unreadable: list[Path] = []
-    for path in folder.glob(f"[!.]*{SUFFIX}"):  # a dot begins the files that other processes are writing
+    for path in folder.glob(f"[!.]*{SUFFIX}"):  # files that other processes are writing begin with a dot
         info = _info(path)
         if info is None:
             unreadable.append(path)

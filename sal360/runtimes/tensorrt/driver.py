@@ -1,7 +1,7 @@
 """The few calls of NVIDIA's driver library (libcuda) that the TensorRT backend needs, without any Python package.
 
-libcuda is part of every driver, on desktop and Jetson alike, and its interface stays compatible across CUDA releases,
-whereas a wheel of bindings has to match the driver's major version. Its streams and memory are those of the CUDA
+libcuda is part of every driver, on desktops and on Jetson, and its interface stays compatible across CUDA releases,
+whereas a wheel of bindings has to match the driver's major version. Its streams and memory can be shared with the CUDA
 runtime that TensorRT uses, because both work in the device's primary context.
 """
 
@@ -54,7 +54,7 @@ _CAPTURE_THREAD_LOCAL = 1
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76
 
 _FAULTS = (214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719)
-"""Statuses after which CUDA refuses all further work in the process: ECC errors, faults and timeouts of kernels."""
+"""Error codes after which CUDA refuses all further work in the process: ECC errors, kernel crashes and timeouts."""
 
 _loaded: list[Any] = []  # the library, once it has started
 
@@ -62,7 +62,7 @@ _loaded: list[Any] = []  # the library, once it has started
 def load_driver() -> Any:
     """The initialised driver library, or None without an NVIDIA driver or GPU.
 
-    Only success is remembered: a driver that is loaded later, at boot or by a container toolkit, is found then.
+    Only success is cached: a driver that is loaded later, at boot or by a container toolkit, is found by a later call.
     """
     if not _loaded:
         try:
@@ -93,7 +93,7 @@ class CudaDevice:
         index: the N of "cuda:N".
 
     Raises:
-        ModelError: there is no driver or no such device; also from every method, when a call of the driver fails.
+        ModelError: there is no driver or no such device; every method also raises it if a driver call fails.
     """
 
     def __init__(self, index: int) -> None:
@@ -119,7 +119,7 @@ class CudaDevice:
             reason = text.value.decode() if text.value else f"error {status}"
             remedy = "check with nvidia-smi that the GPU works and has free memory, or choose device cpu"
             if status in _FAULTS:
-                remedy = "restart this process: CUDA does not recover from a fault within it (see nvidia-smi and dmesg)"
+                remedy = "restart this process, because CUDA cannot recover within it (see nvidia-smi and dmesg)"
             raise ModelError(f"CUDA's {name} failed ({reason})", remedy)
 
     def _new(self, name: str, *arguments: Any) -> int:
@@ -148,7 +148,7 @@ class CudaDevice:
         return address.value
 
     def free(self, address: int) -> None:
-        """Free memory of `allocate`."""
+        """Free memory from `allocate`."""
         self._call("cuMemFree_v2", address)
 
     def allocate_pinned(self, shape: tuple[int, ...], dtype: type[Element]) -> NDArray[Element]:
@@ -159,7 +159,7 @@ class CudaDevice:
         return np.frombuffer(memory, dtype).reshape(shape)
 
     def free_pinned(self, array: NDArray[Any]) -> None:
-        """Free an array of `allocate_pinned`; it must not be used afterwards."""
+        """Free an array from `allocate_pinned`; it must not be used afterwards."""
         self._call("cuMemFreeHost", array.ctypes.data)
 
     def create_stream(self) -> int:
@@ -187,7 +187,7 @@ class CudaDevice:
         self._call("cuMemcpyDtoDAsync_v2", target, source, size, stream)
 
     def capture(self, enqueue: Callable[[], None], stream: int) -> int:
-        """Capture the work that `enqueue` puts into the stream as an executable graph, without running it."""
+        """Capture the work that `enqueue` adds to the stream as an executable graph, without running it."""
         self._call("cuStreamBeginCapture_v2", stream, _CAPTURE_THREAD_LOCAL)
         graph = c_void_p()
         try:

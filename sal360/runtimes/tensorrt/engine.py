@@ -1,7 +1,7 @@
 """A TensorRT engine on disk: one file that ends with a description of the engine, as JSON.
 
-The engine's own bytes come first, so that `trtexec` finds them; `tail -n 60` shows the description. One file is written
-in one rename: an engine never meets the description of another one.
+The engine's bytes come first, so that `trtexec` finds them; `tail -n 60` shows the description. A single file is
+replaced by one rename, so an engine is never paired with the description of another one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class EngineInfo:
     library_version: str
     """Version of that package; other versions may refuse the engine."""
     compute_capabilities: tuple[str, ...]
-    """Compute capabilities of the GPUs that it runs on ("8.9")."""
+    """Compute capabilities of the GPUs on which it runs ("8.9")."""
     gpu_name: str
-    """The GPU that it was tuned on; empty for TensorRT-RTX, which tunes an engine when it is loaded."""
+    """The GPU on which it was tuned; empty for TensorRT-RTX, which tunes an engine when it is loaded."""
     max_batch: int
-    """Max number of frames of one call."""
+    """Maximum number of frames of one call."""
     fixed_batch: bool = False
-    """Whether every call takes `max_batch` frames; otherwise 1 is the min."""
+    """Whether every call takes exactly `max_batch` frames; otherwise the minimum is 1."""
     info_version: int = INFO_VERSION
 
     def check_runs_on(self, engine: Path, library: str, library_version: str, capability: str, gpu_name: str) -> None:
@@ -72,7 +72,7 @@ class EngineInfo:
 
 
 def write_engine(path: Path, engine: bytes, info: EngineInfo) -> None:
-    """Write an engine with its description, whole or not at all.
+    """Write an engine with its description, completely or not at all.
 
     Raises:
         OSError: the folder cannot be written or the disk is full.
@@ -98,7 +98,7 @@ def read_engine(path: Path) -> tuple[bytes, EngineInfo]:
     """
     engine, info = _read(path)
     if sha256(engine) != info.engine_sha256:
-        raise ModelError(f"{path} is damaged: its engine is not the one that it describes", _REMEDY)
+        raise ModelError(f"{path} is damaged: the engine does not match its description", _REMEDY)
     return engine, info
 
 

@@ -137,7 +137,7 @@ def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_sc
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
-        ("notes.txt", b"", "holds no ground truth"),
+        ("notes.txt", b"", "has no ground truth"),
         ("first.csv", b"x,y,z\n1,0,0", r"the name of .*first\.csv is not a stamp"),
         ("nan.csv", b"x,y,z\n1,0,0", r"the name of .*nan\.csv is not a stamp"),
         ("1700000000.csv", b"x,y\n1,0", r"line 1 of .*1700000000\.csv is not a row .*its columns are x, y"),
@@ -146,7 +146,7 @@ def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_sc
         ("1700000000.csv", b"x,y,z\n0,5,0,1,0,0", r"line 2 of .* has 6 cells"),
         ("1700000000.csv", b"x,y,z,observer\n1,0,0,anna", r"line 2 of .*'anna' is not a number"),
         ("1700000000.csv", b"x,y,z\n1,0,\xff", r"line 2 of .* is not UTF-8"),
-        ("1700000000.csv", b"x,y,z\n0,0,0\n1,nan,0\n,,", r"holds no gaze \(3 samples are lost\)"),
+        ("1700000000.csv", b"x,y,z\n0,0,0\n1,nan,0\n,,", r"has no gaze \(3 samples are lost\)"),
         ("1700000000.npy", b"no array", r"cannot be read"),
         ("1700000000.png", b"no picture", r"1700000000\.png"),
         ("12.5.csv", b"x,y,z\n1,0,0", r"none of the 1 entries of .* is within 0.05 s of a frame"),

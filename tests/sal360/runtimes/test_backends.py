@@ -39,7 +39,7 @@ class Runtime:
             import openvino
 
             if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-                return "this processor has no bf16 arithmetic"
+                return "this CPU has no bf16 arithmetic"
         return ""
 
 

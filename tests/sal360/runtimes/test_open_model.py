@@ -108,7 +108,7 @@ def test_what_is_asked_for_decides_the_form_of_the_bundled_model(monkeypatch, as
 @pytest.mark.usefixtures("one_gpu")
 def test_the_bundled_int8_form_is_refused_on_a_gpu(monkeypatch):
     monkeypatch.setattr(selection.TensorRtBackend, "is_installed", classmethod(lambda *_: True))
-    with pytest.raises(ModelError, match="int8 was asked for on cuda:0, but the bundled int8 model is for processors"):
+    with pytest.raises(ModelError, match="int8 was requested on cuda:0, but the bundled int8 model is for CPUs"):
         open_bundled_model(precision="int8")
 
 
@@ -301,7 +301,7 @@ def test_a_broken_installation_is_named(tiny_model, tmp_path, monkeypatch):
 
 def test_onnxruntime_is_not_asked_for_another_precision_than_the_file_s(tiny_model):
     message = opening(tiny_model, backend="onnxruntime", precision="bf16", device="cpu")
-    assert "asked for bf16" in message
+    assert "bf16 was requested" in message
     assert "--precision bf16" in message
 
 
@@ -375,7 +375,7 @@ def test_a_torch_program_is_opened_only_with_consent(tmp_path):
     path = tmp_path / "model.PT2"
     path.write_bytes(b"whatever")
     message = opening(path, device="cpu")
-    assert "can run any code while it is opened" in message
+    assert "can execute arbitrary code when opened" in message
     assert "--allow-pickled-programs" in message
 
 

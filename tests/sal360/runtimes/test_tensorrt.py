@@ -271,7 +271,7 @@ def test_a_larger_batch_replaces_the_engine_and_serves_smaller_ones(make_gpu, ti
     [
         (["--device", "cpu"], "--device is cpu; set it to auto, cuda or cuda:N"),
         (["--device", "cuda:7"], "this machine has 1 CUDA devices"),
-        (["--precision", "fp16"], "asked for fp16 but the model was exported in fp32"),
+        (["--precision", "fp16"], "fp16 was requested from tensorrt, but the model was exported in fp32"),
         (["--max-batch", "0"], "--max-batch is 0"),
         (["--keep", "-1"], "--keep is -1"),
         (["none.onnx"], "there is no model file none.onnx"),

@@ -138,7 +138,7 @@ def test_a_bag_without_metadata_is_read_from_its_storage_files(any_bag: Any, tmp
 
 
 def test_a_folder_with_nothing_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="has no pictures"):
         open_source(tmp_path)
     (tmp_path / "metadata.yaml").write_text("rosbag2_bagfile_information: {version: 9}")
     with pytest.raises(DataError, match="does not describe a recording"):

@@ -102,7 +102,7 @@ def test_what_is_no_source_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"?")
     with pytest.raises(DataError, match="cannot be opened as a video"):
         open_source(tmp_path / "clip.mp4")
-    with pytest.raises(DataError, match="neither a picture nor a video, bag or folder"):
+    with pytest.raises(DataError, match="not recognised as a picture, video, bag or folder"):
         open_source(tmp_path / "model.bin")
     with pytest.raises(DataError, match=r"absent\.mp4 does not exist"):
         open_source(tmp_path / "absent.mp4")
@@ -152,5 +152,5 @@ def test_an_overlay_alone_is_a_picture(tmp_path: Path) -> None:
 def test_a_folder_of_folders_says_where_the_pictures_are(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     cv2.imwrite(str(tmp_path / "sub" / "room.png"), np.zeros((16, 32, 3), np.uint8))
-    with pytest.raises(DataError, match=r"holds no pictures, but pictures in subfolders \(such as .*room\.png\)"):
+    with pytest.raises(DataError, match=r"has no pictures, but pictures in subfolders \(such as .*room\.png\)"):
         pictures_in(tmp_path)
