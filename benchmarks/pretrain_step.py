@@ -23,6 +23,7 @@ from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
 from training.data.panoramas import PanoramaConfig
 from training.loop import LoopConfig, make_fabric, train
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel
+from training.models.encoders import ENCODERS
 from training.optimiser import OptimiserConfig, make_optimiser
 from training.pretrain import PretrainConfig, PretrainTask, Source, open_views
 
@@ -30,7 +31,7 @@ from training.pretrain import PretrainConfig, PretrainTask, Source, open_views
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--encoder", default="compact", choices=["compact", "resnet50", "vgg16"])
+    parser.add_argument("--encoder", default="compact", choices=sorted(ENCODERS))
     parser.add_argument("--data", default="", help="folder of panoramas")
     parser.add_argument("--batch", type=int, default=8, help="panoramas per step; two views of each")
     parser.add_argument("--steps", type=int, default=3, help="measured steps per round, after as many warm-up steps")

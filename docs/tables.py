@@ -224,7 +224,7 @@ def encoders() -> str:
     from training.models.encoders import ENCODERS  # torch, which the other tables do not need
 
     rows = [
-        (f"`{name}`", kind.summary, "with the package" if kind.packaged else "from a file")
+        (f"`{name}`", kind.summary, {"package": "with the package", "file": "from a file"}.get(kind.imagenet, "none"))
         for name, kind in ENCODERS.items()
     ]
     return markdown(("encoder", "network", "ImageNet weights"), rows)

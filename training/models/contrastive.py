@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.config import require
-from training.models.encoders import Encoder, EncoderName, build_encoder
+from training.models.base_encoder import Encoder
+from training.models.encoders import EncoderName, build_encoder
 from training.models.layers import normalise, wrap_longitude
 
 AttentionName: TypeAlias = Literal["self", "average", "none"]
@@ -26,7 +27,7 @@ class ContrastiveConfig:
     """Encoder and attention of the contrastive model."""
 
     encoder: EncoderName = "resnet50"
-    """vgg16 or resnet50, as in the paper; compact: EfficientNet-Lite0."""
+    """Name of the encoder; docs/pretraining.md has a table of them."""
     attention: AttentionName = "self"
     """self: Listing 1 of the supplementary; average: its ablation, the mean of the turned view; none: no attention."""
     height: int = 160
@@ -34,9 +35,10 @@ class ContrastiveConfig:
     circular: bool = False
     """Pad all convolutions with columns from the other side of the panorama's seam instead of zeros."""
     pretrained: bool = False
-    """Start the encoder from ImageNet weights; vgg16 and resnet50 read them from `weights_file`."""
+    """Start the encoder from ImageNet weights: those of its package, or of `weights_file`."""
     weights_file: str = ""
-    """ImageNet weights of vgg16 or resnet50: a torchvision state dict, .pth or .safetensors. Needs `pretrained`."""
+    """ImageNet weights of an encoder without packaged ones: a torchvision state dict, .pth or .safetensors. Needs
+    `pretrained`."""
 
     def __post_init__(self) -> None:
         fits = self.height >= 64 and self.height % 32 == 0

@@ -3,8 +3,7 @@
 VGG16 and ResNet50 are the paper's (supplementary, A.1 and A.2); `compact` is EfficientNet-Lite0, small enough for a
 robot's CPU. All of them also return their features at every stride, for decoders with skip connections.
 
-To add an encoder: write a class with the members of the others, add it to `Encoder` and `EncoderName`, and add its row
-to `ENCODERS`.
+To add an encoder: write a class that inherits `Encoder`, and add its row to `ENCODERS`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +20,12 @@ from torchvision.models.resnet import resnet50
 from torchvision.models.vgg import cfgs, make_layers
 
 from sal360.errors import CheckpointError, ParameterError
-from training.models.compact import CompactEncoder, SmoothColumns
+from training.models.base_encoder import Encoder, SmoothColumns
+from training.models.compact import CompactEncoder
 from training.models.layers import wrap_longitude
 
-EncoderName: TypeAlias = Literal["vgg16", "resnet50", "compact"]
-"""The keys of `ENCODERS`."""
 
-
-class Vgg16Encoder(nn.Module):
+class Vgg16Encoder(Encoder):
     """VGG16 up to the last ReLU of its fifth block, without that block's max pooling (supplementary, A.1).
 
     Args:
@@ -38,8 +35,6 @@ class Vgg16Encoder(nn.Module):
         CheckpointError: the weights belong to another network.
     """
 
-    stride: ClassVar[int] = 16
-    latent_channels: ClassVar[int] = 512
     pyramid_channels: ClassVar[dict[int, int]] = {1: 64, 2: 128, 4: 256, 8: 512, 16: 512}
 
     def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -73,7 +68,7 @@ class Vgg16Encoder(nn.Module):
         return reduction, 512 * (half - 1) * (latent_height - 1)
 
 
-class ResNet50Encoder(nn.Module):
+class ResNet50Encoder(Encoder):
     """ResNet50 up to conv4_x, and Γ, which maps its 1024 channels to 512 (supplementary, A.2).
 
     Args:
@@ -83,8 +78,6 @@ class ResNet50Encoder(nn.Module):
         CheckpointError: the weights belong to another network.
     """
 
-    stride: ClassVar[int] = 16
-    latent_channels: ClassVar[int] = 512
     pyramid_channels: ClassVar[dict[int, int]] = {2: 64, 4: 256, 8: 512, 16: 1024}
 
     def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -117,26 +110,34 @@ class ResNet50Encoder(nn.Module):
         return nn.Sequential(channel_mapping(512, 1024), conv5_x, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 2048
 
 
-Encoder: TypeAlias = Vgg16Encoder | ResNet50Encoder | CompactEncoder
-
-
 class EncoderKind(NamedTuple):
     """A row of `ENCODERS`."""
 
-    build: Callable[..., Encoder]
-    """Class of the encoder. A `packaged` one takes `pretrained`, `circular` and `smooth_columns`; the others take a
-    state dict or None."""
-    packaged: bool
-    """Whether its ImageNet weights come with a Python package instead of a file."""
+    build: type[Encoder]
+    """The class of the encoder."""
+    imagenet: Literal["package", "file", "none"]
+    """Where its ImageNet weights come from, which decides what the class takes: those of a Python package, with
+    `pretrained` and `circular`; those of a file, with a state dict or None; or there are none, without arguments."""
     summary: str
     """One-line description for help and docs."""
 
+    @property
+    def packaged(self) -> bool:
+        """Whether its ImageNet weights come with a Python package."""
+        return self.imagenet == "package"
 
-ENCODERS: dict[EncoderName, EncoderKind] = {
-    "vgg16": EncoderKind(Vgg16Encoder, False, "VGG16 up to its fifth block, as in the paper"),
-    "resnet50": EncoderKind(ResNet50Encoder, False, "ResNet50 up to conv4_x, as in the paper"),
-    "compact": EncoderKind(CompactEncoder, True, "EfficientNet-Lite0, small enough for a robot's CPU"),
+
+ENCODERS = {
+    "vgg16": EncoderKind(Vgg16Encoder, "file", "VGG16 up to its fifth block, as in the paper"),
+    "resnet50": EncoderKind(ResNet50Encoder, "file", "ResNet50 up to conv4_x, as in the paper"),
+    "compact": EncoderKind(CompactEncoder, "package", "EfficientNet-Lite0, small enough for a robot's CPU"),
 }
+"""Encoders by name."""
+
+if not TYPE_CHECKING:  # noqa: SIM108  # mypy takes no conditional expression here
+    EncoderName = Literal[tuple(ENCODERS)]  # jsonargparse takes the choices from it
+else:
+    EncoderName = str  # mypy knows no Literal of computed values
 
 
 def build_encoder(
@@ -151,36 +152,50 @@ def build_encoder(
 
     Args:
         name: a key of `ENCODERS`.
-        pretrained: start from ImageNet weights instead of random ones. Those of `compact` come with a package; the
-            others are read from `weights_file`, because nothing is downloaded.
+        pretrained: start from ImageNet weights instead of random ones: those of its package, or of `weights_file`,
+            because nothing is downloaded.
         circular: pad all convolutions with columns from the other side of the seam instead of zeros.
         weights_file: a torchvision state dict of the whole network, .pth or .safetensors.
-        smooth_columns: option of the compact encoder.
+        smooth_columns: for encoders with `smooths_columns`.
 
     Raises:
-        ParameterError: the name is unknown, or `name`, `pretrained` and `weights_file` do not fit each other.
+        ParameterError: the name is unknown, or `name`, `pretrained`, `weights_file` and `smooth_columns` do not fit
+            each other.
         CheckpointError: the weights are missing, unreadable or belong to another network.
     """
     if name not in ENCODERS:
         raise ParameterError(f"there is no encoder {name!r}", f"choose one of {', '.join(ENCODERS)}")
     kind = ENCODERS[name]
-    wants_file = pretrained and not kind.packaged
-    if wants_file != bool(weights_file):
-        raise ParameterError(
-            f"the encoder is {name} with pretrained {str(pretrained).lower()} and weights_file {weights_file!r}",
-            "set --model.weights_file to torchvision's ImageNet weights of this encoder"
-            if wants_file
-            else "leave --model.weights_file empty, or set --model.pretrained true with vgg16 or resnet50",
-        )
-    if kind.packaged:
-        encoder = kind.build(pretrained=pretrained, circular=circular, smooth_columns=smooth_columns)
+    if remedy := _weights_trouble(name, kind, pretrained, weights_file):
+        found = f"the encoder is {name} with pretrained {str(pretrained).lower()} and weights_file {weights_file!r}"
+        raise ParameterError(found, remedy)
+    if smooth_columns != "none" and not kind.build.smooths_columns:
+        raise ParameterError(f"smooth_columns is {smooth_columns!r}, which {name} cannot do", "set it to none")
+    smoothing = {"smooth_columns": smooth_columns} if kind.build.smooths_columns else {}
+    build: Callable[..., Encoder] = kind.build
+    if kind.imagenet == "package":
+        encoder = build(pretrained=pretrained, circular=circular, **smoothing)
         if not pretrained:
             initialise_he(encoder)
         return encoder
-    encoder = kind.build(read_state_dict(Path(weights_file)) if weights_file else None)
+    weights = [read_state_dict(Path(weights_file)) if weights_file else None] if kind.imagenet == "file" else []
+    encoder = build(*weights, **smoothing)
     if circular:
         wrap_longitude(encoder)
     return encoder
+
+
+def _weights_trouble(name: str, kind: EncoderKind, pretrained: bool, weights_file: str) -> str:
+    """What to do where `pretrained` and `weights_file` do not fit this encoder; "" where they do."""
+    if kind.imagenet == "file" and pretrained and not weights_file:
+        return "set --model.weights_file to torchvision's ImageNet weights of this encoder"
+    if kind.imagenet == "file" and weights_file and not pretrained:
+        return "set --model.pretrained true, or leave --model.weights_file empty"
+    if kind.imagenet == "none" and (pretrained or weights_file):
+        return f"set --model.pretrained false and leave --model.weights_file empty: {name} has no ImageNet weights"
+    if kind.imagenet == "package" and weights_file:
+        return f"leave --model.weights_file empty: the ImageNet weights of {name} come with a package"
+    return ""
 
 
 def channel_mapping(inputs: int, outputs: int) -> nn.Sequential:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from training.config import require, require_at_least, require_between, require_together
-from training.models.compact import CompactEncoder, SmoothColumns
+from training.models.base_encoder import SmoothColumns
 from training.models.decoders import PaperDecoder, ScaleAttention, SeparableDecoder, upsample_circular
-from training.models.encoders import EncoderName, build_encoder
+from training.models.encoders import ENCODERS, EncoderName, build_encoder
 from training.models.layers import normalise
 from training.models.prior import PriorConfig, equator_log_rows, row_weights
 
@@ -43,15 +43,19 @@ class CalibrationConfig:
         require_between("floor", self.floor, 0, 0.99)
 
 
+_STRIDES = (4, 8, 16, 32)
+
+
 @dataclass(frozen=True)
 class SaliencyModelConfig:
     """Encoder, decoder and calibration of a saliency model."""
 
     encoder: EncoderName = "compact"
-    """compact: EfficientNet-Lite0; vgg16 or resnet50: the paper's encoders."""
+    """Name of the encoder; docs/pretraining.md has a table of them."""
     decoder: Literal["separable", "paper"] = "separable"
-    """separable: skip connections from several strides, compact only; paper: from the latent at stride 16."""
-    strides: tuple[int, ...] = (4, 8, 16, 32)
+    """separable: skip connections from several strides, for encoders that offer them, such as compact; paper: from the
+    latent at stride 16."""
+    strides: tuple[int, ...] = _STRIDES
     """Strides of the separable decoder's levels; the smallest is the stride of the map."""
     channels: int = 64
     """Channels of each level of the separable decoder."""
@@ -62,23 +66,27 @@ class SaliencyModelConfig:
     scales: int = 1
     """Number of input scales, each half the one before, combined pixel by pixel; 1 to 4."""
     smooth_columns: SmoothColumns = "none"
-    """Average each column with its neighbours (1 2 1) before the compact encoder's first stride (input) or before every
-    stride (strides): less aliasing, so that turning the panorama turns the map more exactly."""
+    """Average each column with its neighbours (1 2 1) before the encoder's first stride (input) or before every stride
+    (strides), for encoders that can, such as compact: less aliasing, so that turning the panorama turns the map more
+    exactly."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """The equator prior."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     """Temperature, blur and floor."""
 
     def __post_init__(self) -> None:
-        fits = self.decoder == "paper" or self.encoder == "compact"
-        require_together(self, ("decoder", "encoder"), fits, "the decoder paper for the encoders vgg16 and resnet50")
-        smooths = self.smooth_columns == "none" or self.encoder == "compact"
+        require("encoder", self.encoder, self.encoder in ENCODERS, f"one of {', '.join(ENCODERS)}")
+        encoder = ENCODERS[self.encoder].build
+        fits = self.decoder == "paper" or bool(encoder.skip_strides)
+        require_together(self, ("decoder", "encoder"), fits, f"the decoder paper for the encoder {self.encoder}")
+        smooths = self.smooth_columns == "none" or encoder.smooths_columns
         require_together(
-            self, ("smooth_columns", "encoder"), smooths, "smooth_columns none for the encoders vgg16 and resnet50"
+            self, ("smooth_columns", "encoder"), smooths, f"smooth_columns none for the encoder {self.encoder}"
         )
         chain = all(2 * a == b for a, b in zip(self.strides, self.strides[1:], strict=False))
-        known = set(self.strides) <= {4, 8, 16, 32} and len(self.strides) > 0
-        require("strides", self.strides, chain and known, "a gapless chain out of 4, 8, 16, 32")
+        offered = encoder.skip_strides or _STRIDES
+        known = set(self.strides) <= set(offered) and len(self.strides) > 0
+        require("strides", self.strides, chain and known, f"a gapless chain out of {', '.join(map(str, offered))}")
         require_at_least("channels", self.channels, 1)
         whole = self.input_height >= 32 and self.input_height % 32 == 0
         require("input_height", self.input_height, whole, "a multiple of 32")
@@ -102,16 +110,12 @@ def blur_matrices(height: int, width: int, sigma_deg: float) -> tuple[Tensor, Te
     return (rows / rows.sum(dim=1, keepdim=True)).float(), (columns / columns.sum(dim=0, keepdim=True)).float()
 
 
-_EARLY_STAGES = 2
-"""Number of stages of the compact encoder up to stride 4: edges and textures, which gaze need not teach."""
-
-
 class SaliencyModel(nn.Module):
     """Encoder and decoder: from a panorama to content.
 
     Args:
         config: parts and sizes.
-        pretrained: start the compact encoder from its ImageNet weights.
+        pretrained: start the encoder from the ImageNet weights of its package.
     """
 
     def __init__(self, config: SaliencyModelConfig, *, pretrained: bool = False) -> None:
@@ -123,7 +127,6 @@ class SaliencyModel(nn.Module):
         )
         self.decoder: SeparableDecoder | PaperDecoder
         if config.decoder == "separable":
-            assert isinstance(self.encoder, CompactEncoder)  # SaliencyModelConfig refuses the others
             self.decoder = SeparableDecoder(self.encoder.pyramid_channels, config.strides, config.channels)
             self.encoder.leave_out_beyond(max(config.strides))
         else:
@@ -146,8 +149,8 @@ class SaliencyModel(nn.Module):
 
     def freeze(self, what: Frozen) -> None:
         """Freeze a part of the model: its parameters and its batch statistics."""
-        if what == "early" and isinstance(self.encoder, CompactEncoder):
-            self._frozen = [self.encoder.stem, *self.encoder.stages[:_EARLY_STAGES]]
+        if what == "early":
+            self._frozen = self.encoder.early_parts()
         else:
             self._frozen = [] if what == "none" else [self.encoder]
         for part in self._frozen:
