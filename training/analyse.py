@@ -5,7 +5,7 @@
     python -m training.analyse change       Figure 4: distance of two checkpoints, layer by layer
     python -m training.analyse embedding    Figure 5: t-SNE of the embeddings of several encoders
     python -m training.analyse views        Figure 7: the views, and how much of each lay near the poles
-    python -m training.analyse photographs  Model card: NSS, CC and KLD on OSIE's photographs
+    python -m training.analyse photographs  Model card: NSS, CC and KLD on photographs
 
 Each subcommand writes a figure (PNG) and its numbers (CSV) to --output; `python -m training.analyse NAME --help` lists
 its options.

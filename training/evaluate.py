@@ -68,7 +68,7 @@ class EvaluateConfig:
     panorama_height: int = 512
     """Height at which panoramas are read, pixels."""
     fov_deg: float = 100.0
-    """Horizontal field of view of OSIE's photographs on the panoramas, degrees."""
+    """Field of view of the longer side of photographs on the panoramas, degrees."""
     turned: int = 12
     """Number of records on which models also see the panorama rolled and pitched; 0 skips this test."""
     cases: int = 3

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def write_osie(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a copy of OSIE with red 800 x 600 pictures 1000.jpg, 1001.jpg, … and the given fixations."""
+    """Writes photographs with fixations: red pictures 1000.jpg, 1001.jpg, …, 800 x 600 by default, as in OSIE."""
 
     def write(
         count: int,
@@ -21,12 +21,15 @@ def write_osie(tmp_path: Path) -> Callable[..., Path]:
         x: Sequence[float] = (),
         y: Sequence[float] = (),
         subject: Sequence[int] = (),
+        size: tuple[int, int] = (600, 800),
+        sizes: bool = False,
+        folder: str = "osie",
     ) -> Path:
-        root = tmp_path / "osie"
+        root = tmp_path / folder
         (root / "stimuli").mkdir(parents=True, exist_ok=True)
         names = [f"{1000 + i}.jpg" for i in range(count)]
         for name in names:
-            cv2.imwrite(str(root / "stimuli" / name), np.full((600, 800, 3), (30, 60, 200), np.uint8))
+            cv2.imwrite(str(root / "stimuli" / name), np.full((*size, 3), (30, 60, 200), np.uint8))
         np.savez(
             root / "fixations.npz",
             image=np.array(image, np.int16),
@@ -35,6 +38,7 @@ def write_osie(tmp_path: Path) -> Callable[..., Path]:
             y=np.array(y, np.float32),
             duration_ms=np.full(len(x), 200, np.float32),
             names=np.array(names),
+            **({"size_hw": np.tile(np.array(size, np.int16), (count, 1))} if sizes else {}),
         )
         return root
 

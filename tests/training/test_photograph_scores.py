@@ -14,7 +14,7 @@ import pytest
 from training.analysis.photograph_scores import PhotographScoresConfig, analyse_photographs
 from training.checkpoint import save_checkpoint
 from training.data.gaze.datasets import GazeConfig
-from training.data.gaze.osie import read_osie
+from training.data.gaze.photographs_with_fixations import read_photographs
 from training.evaluation.photographs import centre_prior, measure_in_plane, measure_one_person
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 
@@ -64,7 +64,7 @@ def test_models_stand_beside_the_centre_prior_and_one_person(
 
 
 def test_one_person_is_predicted_by_the_others(data: dict[str, str]) -> None:
-    photographs = read_osie(data["root"])
+    photographs = read_photographs(data["root"])
     person = measure_one_person(photographs[0])
     assert person[0] > 1  # NSS: they look at the same place
     prior = measure_in_plane(centre_prior(photographs[1:]), photographs[0])

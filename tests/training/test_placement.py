@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sal360.arrays import Density, Pixels
-from sal360.projection import place_on_sphere
+from sal360.projection import Viewport, place_on_sphere
 from sal360.sphere import erp_directions, nearest_pixel, solid_angles
 from training.data.gaze.placed_photographs import (
+    Inset,
     PlacedPhotographs,
     PlacementConfig,
     bounding_window,
     crop,
     draw_picture,
+    fitted,
     gaze_on_sphere,
     inset_at,
     vary_exposure,
@@ -173,3 +175,33 @@ def _placed(
         exposure=0.0,
     )
     return PlacedPhotographs(pictures, densities, [background], config, (8, 16), seed)
+
+
+def test_gaze_on_a_coarse_sphere_is_the_mean_over_its_cells() -> None:
+    """One bright pixel of a photograph, between the centres of the map's cells, keeps its mass."""
+    viewport = viewport_at(0.3, 0.1, 0.0, math.radians(60), 3, 4)
+    fine, coarse = (96, 192), (24, 48)
+    for row, column in ((31, 52), (75, 99), (100, 150)):
+        density = np.full((150, 200), 1e-6, np.float32)
+        density[row : row + 6, column : column + 6] = 1
+        exact, _ = gaze_on_sphere(density, viewport, *fine)
+        mass = (exact * solid_angles(*fine)).sum()
+        on_sphere, _ = gaze_on_sphere(density, viewport, *coarse)
+        assert (on_sphere * solid_angles(*coarse)).sum() == pytest.approx(mass, rel=0.15)
+
+
+@pytest.mark.parametrize("size", [(30, 90), (80, 40), (50, 50)])
+def test_photographs_of_any_shape_keep_it(size: tuple[int, int]) -> None:
+    height, width = size
+    viewport = fitted(viewport_at(0.0, 0.0, 0.0, math.radians(60), 3, 4), height, width, multiple=8)
+    assert isinstance(viewport, Viewport)
+    assert (viewport.height, viewport.width) == size
+    half = math.tan(viewport.horizontal_fov_rad / 2)
+    assert half <= math.tan(math.radians(30)) + 1e-9
+    assert half * height / width <= math.tan(math.radians(30)) * 0.75 + 1e-9
+    inset = fitted(inset_at(128, 120, 256, multiple=8), height, width, multiple=8)
+    assert isinstance(inset, Inset)
+    assert inset.rows % 8 == inset.columns % 8 == inset.first_row % 8 == inset.first_column % 8 == 0
+    assert inset.columns / inset.rows == pytest.approx(width / height, rel=0.25)
+    assert inset.rows <= 88
+    assert inset.columns <= 120

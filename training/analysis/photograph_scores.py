@@ -1,4 +1,4 @@
-"""NSS, CC and KLD of models on OSIE's photographs, beside the centre prior and one person: the model card's table."""
+"""NSS, CC and KLD of models on photographs, beside the centre prior and one person: the model card's table."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from sal360.arrays import Density, Floats, Pixels
 from training.analysis.results import new_figure, write_results
 from training.config import require, require_at_least, require_between
-from training.data.gaze.datasets import GazeConfig, osie_parts
-from training.data.gaze.osie import Photograph
+from training.data.gaze.datasets import DATASETS, GazeConfig, photograph_parts
+from training.data.gaze.photographs import Photograph
 from training.data.panoramas import PanoramaConfig
 from training.evaluation.photographs import (
     FIGURES,
@@ -27,10 +27,11 @@ from training.trained_models import TrainedPredictor, open_large_enough, read_co
 
 @dataclass(frozen=True)
 class PhotographScoresConfig:
-    """NSS, CC and KLD on the photographs of OSIE's measured fold, placed on panoramas (the model card's table)."""
+    """NSS, CC and KLD on the photographs of the measured fold, placed on panoramas (the model card's table)."""
 
     data: GazeConfig
-    """OSIE, the panoramas, and the fold that is measured. `measure_fov_deg` 0 places the photographs flat."""
+    """A data set of photographs with fixations, the panoramas, and the measured fold. `measure_fov_deg` 0 places the
+    photographs flat."""
     output: str
     """Folder for photographs.csv and photographs.png."""
     models: tuple[str, ...] = ("bundled",)
@@ -47,7 +48,8 @@ class PhotographScoresConfig:
     """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
-        require("data.dataset", self.data.dataset, self.data.dataset == "osie", "osie")
+        known = [name for name, row in DATASETS.items() if row.photographs is not None]
+        require("data.dataset", self.data.dataset, self.data.dataset in known, f"one of {', '.join(known)}")
         require("models", self.models, len(self.models) > 0, "at least one model")
         require_between("flat_width", self.flat_width, 0.1, 1)
         require_between("power", self.power, 0.1, 10)
@@ -62,7 +64,7 @@ def analyse_photographs(config: PhotographScoresConfig) -> None:
         ModelError, CheckpointError, DataError: a model, the photographs or the panoramas cannot be read.
         OSError: the results cannot be written.
     """
-    measured, others = osie_parts(config.data)
+    measured, others = photograph_parts(config.data)
     centre = centre_prior(others)
     figures: dict[str, Floats] = {  # each (n, 3)
         f"centre prior of the other {len(others)}": np.array([measure_in_plane(centre, each) for each in measured]),

@@ -12,10 +12,11 @@ from scipy.optimize import minimize
 from tqdm import tqdm
 
 from sal360.arrays import Floats, Pixels, Reals
-from sal360.density import nearest_index, resize_map
+from sal360.density import nearest_index
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.sphere import solid_angles, vector_to_angles
+from training.data.gaze.records import mean_over_cells
 from training.evaluation.classical import boolean_map_saliency, spectral_residual
 from training.models.prior import log_laplace, row_elevations_deg
 
@@ -89,7 +90,7 @@ def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
         valid = np.ones((1, 1), bool) if record.valid is None else record.valid
         seen += valid.mean(axis=1)[nearest_index(len(valid), _HEIGHT)]
         if record.density is not None:
-            total += resize_map(record.density, _HEIGHT, 2 * _HEIGHT)
+            total += mean_over_cells(record.density, _HEIGHT, 2 * _HEIGHT)
             densities += 1
     elevation = np.concatenate(elevations)
     if len(elevation) == 0:

@@ -5,8 +5,8 @@ Photographs are placed on real panoramas in one of two ways, and the map is look
                map is read as it is;
     viewports  projected through three viewports on the equator, 120° apart; the map, gaze per solid angle, is
                multiplied by the solid angle of the viewport's pixels, ∝ cos³ θ, to become gaze per area.
-The ground truth is blurred with σ = 24 px of the 800 x 600 photograph; NSS uses the unblurred fixations. Photographs
-are measured at 200 x 150 pixels. `python -m training.analyse photographs` prints these figures for trained models.
+The ground truth is blurred with σ = .03 of the photograph's longer side; NSS uses the unblurred fixations. Photographs
+are measured with 200 pixels on that side. `python -m training.analyse photographs` prints these figures for models.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from sal360.arrays import Density, Floats, Pixels
+from sal360.arrays import Density, Floats, Integers, Pixels
 from sal360.metrics import cc, kld, nss
 from sal360.projection import Viewport
-from training.data.gaze.osie import HEIGHT_PX, WIDTH_PX, Photograph
+from training.data.gaze.photographs import Photograph, viewport_of
 from training.data.gaze.placed_photographs import (
     Inset,
     draw_picture,
+    fitted,
     inset_at,
     plane_per_solid_angle,
-    viewport_at,
 )
 
-HEIGHT, WIDTH = 150, 200
+LONG_SIDE = 200
+"""Pixels of the longer side of the plane in which a photograph is measured."""
+_MULTIPLE = 16
 _VIEWPORTS = 3
 """Number of viewports on one panorama."""
 FIGURES = ("nss", "cc", "kld")
@@ -60,10 +62,11 @@ def measure_photographs(
     for first in range(0, len(photographs), together):
         group = photographs[first : first + together]
         panorama = backgrounds[(first // together) % len(backgrounds)].copy()
+        height, width = panorama.shape[:2]
         if fov_deg:
-            places = [_viewport(i, fov_deg) for i in range(len(group))]
+            places = [_viewport(i, fov_deg, photograph) for i, photograph in enumerate(group)]
         else:
-            places = [_inset(i, flat, flat_width, *panorama.shape[:2]) for i in range(len(group))]
+            places = [_inset(i, flat, flat_width, (height, width), photograph) for i, photograph in enumerate(group)]
         for photograph, place in zip(group, places, strict=True):
             if isinstance(place, Inset):
                 place.draw(panorama, photograph.read())
@@ -74,19 +77,22 @@ def measure_photographs(
             in_plane = (
                 place.cut(density, panorama.shape[0]) if isinstance(place, Inset) else viewport_map(density, place)
             )
-            in_plane = np.asarray(cv2.resize(in_plane, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR), np.float32)
             figures.append(measure_in_plane(in_plane, photograph))
     return np.array(figures)
 
 
-def _inset(index: int, count: int, flat_width: float, height: int, width: int) -> Inset | Viewport:
+def _inset(
+    index: int, count: int, flat_width: float, size: tuple[int, int], photograph: Photograph
+) -> Inset | Viewport:
     """The flat place of photograph `index` of `count` on a panorama."""
-    return inset_at(width // (2 * count) + index * width // count, flat_width * width, height, multiple=16)
+    height, width = size
+    place = inset_at(width // (2 * count) + index * width // count, flat_width * width, height, multiple=_MULTIPLE)
+    return fitted(place, photograph.height, photograph.width, multiple=_MULTIPLE)
 
 
-def _viewport(index: int, fov_deg: float) -> Inset | Viewport:
+def _viewport(index: int, fov_deg: float, photograph: Photograph) -> Inset | Viewport:
     azimuth = 2 * math.pi * (index - 1) / _VIEWPORTS
-    return viewport_at(azimuth, 0.0, 0.0, math.radians(fov_deg), HEIGHT, WIDTH)
+    return viewport_of(*photograph.size(LONG_SIDE), math.radians(fov_deg), azimuth)
 
 
 def viewport_map(density: Density, viewport: Viewport) -> Density:
@@ -96,29 +102,53 @@ def viewport_map(density: Density, viewport: Viewport) -> Density:
 
 
 def measure_in_plane(saliency_map: Density, photograph: Photograph) -> tuple[float, float, float]:
-    """NSS, CC and KLD of a planar map (HEIGHT, WIDTH) against the gaze on one photograph."""
-    truth = photograph.density(WIDTH)
-    fixation_map = np.zeros((HEIGHT, WIDTH), np.int64)
-    row = np.clip((photograph.y * (HEIGHT / HEIGHT_PX)).astype(int), 0, HEIGHT - 1)
-    column = np.clip((photograph.x * (WIDTH / WIDTH_PX)).astype(int), 0, WIDTH - 1)
-    np.add.at(fixation_map, (row, column), 1)
+    """NSS, CC and KLD of a planar map (h, w) against the gaze on one photograph; NSS is NaN without fixations."""
+    in_plane = to_plane(saliency_map, photograph)
+    truth = photograph.density(LONG_SIDE)
+    fixation_map = count_in_plane(photograph)
     return (
-        nss(saliency_map, fixation_map, weights=None),
-        cc(saliency_map, truth, weights=None),
-        kld(saliency_map, truth, weights=None),
+        nss(in_plane, fixation_map, weights=None) if fixation_map.any() else math.nan,
+        cc(in_plane, truth, weights=None),
+        kld(in_plane, truth, weights=None),
     )
 
 
+def to_plane(saliency_map: Density, photograph: Photograph) -> Density:
+    """A map (h, w) over a photograph at the size at which the photograph is measured."""
+    height, width = photograph.size(LONG_SIDE)
+    if saliency_map.shape == (height, width):
+        return saliency_map
+    shrinks = saliency_map.shape[0] >= height and saliency_map.shape[1] >= width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(saliency_map, (width, height), interpolation=how), np.float32)
+
+
+def count_in_plane(photograph: Photograph) -> Integers:
+    """Number of fixations on each pixel of the plane in which a photograph is measured, (h, w)."""
+    height, width = photograph.size(LONG_SIDE)
+    counts = np.zeros((height, width), np.int64)
+    row = np.clip((photograph.y * (height / photograph.height)).astype(int), 0, height - 1)
+    column = np.clip((photograph.x * (width / photograph.width)).astype(int), 0, width - 1)
+    np.add.at(counts, (row, column), 1)
+    return counts
+
+
 def centre_prior(photographs: Sequence[Photograph]) -> Density:
-    """Mean density of gaze over photographs, (HEIGHT, WIDTH): what is known without looking at the picture."""
-    return np.asarray(np.mean([photograph.density(WIDTH) for photograph in photographs], axis=0))
+    """Mean density of gaze over photographs, (150, 200): what is known without looking at the picture.
+
+    Photographs of other shapes are stretched to it, and it to theirs: the middle of a picture is its middle.
+    """
+    size = LONG_SIDE, LONG_SIDE * 3 // 4
+    densities = (photograph.density(LONG_SIDE) for photograph in photographs)
+    total = sum(cv2.resize(each, size, interpolation=cv2.INTER_LINEAR).astype(np.float64) for each in densities)
+    return np.asarray(total / len(photographs), np.float32)
 
 
 def measure_one_person(photograph: Photograph) -> Floats:
     """NSS, CC and KLD, (3,), of one person's gaze predicted by the density of the others: the mean over all people."""
     figures = []
     for person in np.unique(photograph.subject):
-        others = photograph.density(WIDTH, subjects=photograph.subject[photograph.subject != person])
+        others = photograph.density(LONG_SIDE, subjects=photograph.subject[photograph.subject != person])
         own = photograph.subject == person
         alone = dataclasses.replace(
             photograph, x=photograph.x[own], y=photograph.y[own], subject=photograph.subject[own]

@@ -17,7 +17,8 @@ from sal360.errors import ParameterError, Sal360Error
 from sal360.sphere import angular_distance, erp_directions, solid_angles
 from training import evaluate as command
 from training.data.gaze.datasets import GazeConfig, open_gaze
-from training.data.gaze.osie import OsieRecords, read_osie
+from training.data.gaze.photographs import PhotographRecords
+from training.data.gaze.photographs_with_fixations import read_photographs
 from training.evaluate import EvaluateConfig
 from training.evaluation.turning import TURNS_DEG, measure_turning
 
@@ -180,9 +181,9 @@ def test_osie_is_measured_inside_its_viewports(osie_root, tmp_path):
 
 def test_a_photograph_is_a_viewport_in_front_with_its_gaze_inside(osie_root):
     root, _ = osie_root
-    photographs = read_osie(root)
+    photographs = read_photographs(root)
     background = np.full((128, 256, 3), 20, np.uint8)
-    records = OsieRecords(photographs, [background], 80.0, map_height=128)
+    records = PhotographRecords(photographs, [background], 80.0, map_height=128)
     record = records[3]
     assert record.name == "3.jpg"
     assert records.sigma_deg == pytest.approx(math.degrees(24 / (400 / math.tan(math.radians(40)))))

@@ -1,8 +1,9 @@
 """Human gaze by its settings: the table of data sets, and what a decoder is trained and measured on.
 
 From gaze on disk to a training sample, in this order: `DATASETS` here says who opens a data set; its own module
-(`salient360.py`, …) reads `GazeRecord`s; `panoramas_with_gaze.py` makes training samples of them. OSIE is photographs:
-`osie.py` reads them, and `placed_photographs.py` lays several on a panorama for each sample.
+(`salient360.py`, …) reads `GazeRecord`s; `panoramas_with_gaze.py` makes training samples of them. Photographs are
+read by `photographs_with_fixations.py` and `photographs_with_maps.py`, and `placed_photographs.py` lays several on a
+panorama for each sample. The sets that need no code here share a form on disk: docs/gaze_data.md.
 
 To add a data set, write its module and a row in `DATASETS`; settings, `python -m training.data.check` and the table in
 docs/reproduce.md follow from the row.
@@ -14,6 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -22,10 +24,17 @@ import numpy as np
 from sal360.arrays import Density, Mask, Pixels
 from sal360.metrics import METRICS, standard_protocol
 from training.config import option_names, require, require_at_least, require_between, require_path, require_together
-from training.data.gaze import osie, salient360, sitzmann, vr_eyetracking
+from training.data.gaze import (
+    panoramas_with_gaze,
+    photographs_with_fixations,
+    photographs_with_maps,
+    salient360,
+    sitzmann,
+    vr_eyetracking,
+)
 from training.data.gaze.dataset_files import Inventory
-from training.data.gaze.osie import OsieRecords, Photograph, read_osie
-from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas
+from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, RecordedPanoramas
+from training.data.gaze.photographs import Photograph, PhotographRecords
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
 from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds
 from training.data.gaze.salient360 import Salient360
@@ -81,6 +90,8 @@ class GazeDataset:
     """Opens its training samples: settings, rows of the model's input, size of its map, seed."""
     settings: tuple[str, ...]
     """The fields of `GazeConfig` that it uses, beside `root`."""
+    photographs: Callable[[str | Path], list[Photograph]] | None = None
+    """Reads its photographs; None for a data set of panoramas."""
 
     @property
     def has_folds(self) -> bool:
@@ -88,12 +99,12 @@ class GazeDataset:
         return "folds" in self.settings
 
 
-def _open_osie(config: GazeConfig, panorama_height: int, fov_deg: float) -> GazeSplit:
-    kept, others = osie_parts(config)
+def _open_photographs(config: GazeConfig, panorama_height: int, fov_deg: float) -> GazeSplit:
+    kept, others = photograph_parts(config)
     backgrounds = _open_backgrounds(config, panorama_height)[0]
     return GazeSplit(
-        OsieRecords(others, backgrounds, fov_deg),
-        OsieRecords(kept, backgrounds, fov_deg),
+        PhotographRecords(others, backgrounds, fov_deg),
+        PhotographRecords(kept, backgrounds, fov_deg),
         f"{_fold(config)} by photograph, each placed in front at {fov_deg:g}° on a real panorama",
     )
 
@@ -105,7 +116,14 @@ def _open_salient360(config: GazeConfig, panorama_height: int, _fov_deg: float) 
 
 
 def _open_sitzmann(config: GazeConfig, panorama_height: int, _fov_deg: float) -> GazeSplit:
-    everything = Sitzmann(config.root, panorama_height=panorama_height)
+    return _folds_of(config, Sitzmann(config.root, panorama_height=panorama_height))
+
+
+def _open_recorded(config: GazeConfig, panorama_height: int, _fov_deg: float) -> GazeSplit:
+    return _folds_of(config, RecordedPanoramas(config.root, panorama_height=panorama_height))
+
+
+def _folds_of(config: GazeConfig, everything: GazeRecords) -> GazeSplit:
     parts = split_folds(everything.names, config.folds, config.split_seed)
     others = np.concatenate([part for i, part in enumerate(parts) if i != config.fold])
     kept = GazeSubset(everything, parts[config.fold])
@@ -118,7 +136,7 @@ def _open_vr_eyetracking(config: GazeConfig, _panorama_height: int, _fov_deg: fl
 
 
 def _load_photographs(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:
-    return OsieGaze(config, height, map_size, seed)
+    return PhotographGaze(config, height, map_size, seed)
 
 
 def _load_panoramas(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:
@@ -127,16 +145,111 @@ def _load_panoramas(config: GazeConfig, height: int, map_size: tuple[int, int], 
 
 
 _FOLDS = ("folds", "fold", "split_seed")
-DATASETS = {
-    "osie": GazeDataset(
-        content="600 photographs of 800 x 600, gaze of 15 people; laid on panoramas",
-        source="[Xu et al., Journal of Vision 2014](https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels)",
-        licence="MIT",
+
+
+def _photographs(
+    content: str, source: str, licence: str, *, photographs: int = 0, fixations: int = 0, people: int = 0
+) -> GazeDataset:
+    """A row of photographs with fixations, and the numbers of the complete data set, where they are known."""
+    return GazeDataset(
+        content=content,
+        source=source,
+        licence=licence,
         split="folds by photograph",
-        inventory=osie.inventory,
-        open=_open_osie,
+        inventory=partial(
+            photographs_with_fixations.inventory, photographs=photographs, fixations=fixations, people=people
+        ),
+        open=_open_photographs,
         load=_load_photographs,
         settings=(*_FOLDS, "panoramas", "taught", "picture_width", "measure_fov_deg", "placement"),
+        photographs=photographs_with_fixations.read_photographs,
+    )
+
+
+def _headset(content: str, source: str, licence: str) -> GazeDataset:
+    """A row of panoramas or frames with gaze recorded in headsets, in the form of `RecordedPanoramas`."""
+    return GazeDataset(
+        content=content,
+        source=source,
+        licence=licence,
+        split="folds by panorama",
+        inventory=panoramas_with_gaze.inventory,
+        open=_open_recorded,
+        load=_load_panoramas,
+        settings=(*_FOLDS, "augment"),
+    )
+
+
+_NONE_STATED = "none stated"
+DATASETS = {
+    "osie": _photographs(
+        "600 photographs, gaze of 15 people, free viewing for 3 s",
+        "[Xu et al., Journal of Vision 2014](https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels)",
+        "MIT",
+        photographs=600,
+        fixations=84_290,
+        people=15,
+    ),
+    "mit1003": _photographs(
+        "1003 photographs, gaze of 15 people, free viewing for 3 s",
+        "[Judd et al., ICCV 2009](https://people.csail.mit.edu/tjudd/WherePeopleLook/)",
+        _NONE_STATED,
+    ),
+    "pascal_s": _photographs(
+        "850 photographs, gaze of 8 people, free viewing for 2 s; no durations",
+        "[Li et al., CVPR 2014](https://cbs.ic.gatech.edu/salobj/)",
+        _NONE_STATED,
+    ),
+    "eyecrowd": _photographs(
+        "500 photographs of crowds, gaze of 16 people, free viewing for 5 s",
+        "Jiang, Xu, Zhao, Saliency in Crowd, ECCV 2014",
+        "MIT",
+    ),
+    "nus_scene": _photographs(
+        "natural scenes, most 256 x 256, gaze of 12 people, free viewing for about 3 s",
+        "NUS Vision and Image Processing group",
+        "MIT",
+    ),
+    "rydel35": _photographs(
+        "photographs, gaze of 25 people for 5 s, to be recalled later",
+        "published with the recordings",
+        "pictures keep theirs; for the gaze none stated",
+    ),
+    "ham": GazeDataset(
+        content="photographs with maps of gaze, no fixations",
+        source="published without its origin",
+        licence=_NONE_STATED,
+        split="folds by photograph",
+        inventory=photographs_with_maps.inventory,
+        open=_open_photographs,
+        load=_load_photographs,
+        settings=(*_FOLDS, "panoramas", "taught", "picture_width", "measure_fov_deg", "placement"),
+        photographs=photographs_with_maps.read_photographs,
+    ),
+    "ceap": _headset(
+        "frames of 8 videos, eye fixations of up to 32 people in a headset",
+        "[Xue et al., CEAP-360VR 2021](https://github.com/cwi-dis/CEAP-360VR-Dataset)",
+        "CC BY-NC 4.0: not for weights that are given away",
+    ),
+    "avtrack": _headset(
+        "frames of videos, head directions of 48 people over up to 30 s; strong bias to the front",
+        "published with the recordings",
+        "GPL-3.0",
+    ),
+    "rcqoea": _headset(
+        "frames of 3 videos, head directions of 32 people, one frame a second",
+        "published with the recordings",
+        "CC BY-NC 4.0: not for weights that are given away",
+    ),
+    "nasrabadi": _headset(
+        "frames of videos, head directions of 30 people, one frame a second",
+        "[Nasrabadi et al., MMSys 2019](https://github.com/acmmmsys/2019-360dataset)",
+        "MIT",
+    ),
+    "pavs10k": _headset(
+        "frames of videos, published maps of eye fixations",
+        "PAVS10K",
+        _NONE_STATED,
     ),
     "salient360": GazeDataset(
         content="85 panoramas, saliency maps and scanpaths of head and eyes",
@@ -186,23 +299,23 @@ class GazeConfig:
     dataset: DatasetName = "osie"
     """Name of the data set; docs/reproduce.md has a table of them."""
     panoramas: str = ""
-    """OSIE: folder of the panoramas on which its photographs are laid."""
+    """Photographs: folder of the panoramas on which they are laid."""
     taught: str = ""
-    """OSIE: file of `training.teach` with maps of those panoramas, learnt where no photograph lies; empty: none."""
+    """Photographs: file of `training.teach` with maps of those panoramas, learnt where no photograph lies; or empty."""
     folds: int = 5
-    """OSIE and Sitzmann: number of folds for cross-validation."""
+    """Data sets without a published split: number of folds for cross-validation."""
     fold: int = 0
-    """OSIE and Sitzmann: the fold that is kept for measuring, from 0."""
+    """Data sets without a published split: the fold that is kept for measuring, from 0."""
     split_seed: int = 0
     """Seed of the draw of the folds."""
     picture_width: int = 400
-    """OSIE: width to which photographs are reduced when they are read, pixels."""
+    """Photographs: their longer side, to which they are reduced when they are read, pixels."""
     measure_fov_deg: float = 0.0
-    """OSIE: horizontal field of view of the viewports in which photographs are measured, degrees; 0: laid flat."""
+    """Photographs: field of view of the viewports in which photographs are measured, degrees; 0: laid flat."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
-    """OSIE: how photographs are placed."""
+    """Photographs: how they are placed."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """All but OSIE: how panoramas and their gaze are varied."""
+    """Panoramas with gaze: how they and their gaze are varied."""
 
     def __post_init__(self) -> None:
         require_path("root", self.root, "the folder of the data set")
@@ -224,7 +337,7 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
     Args:
         config: which data and which part is measured.
         panorama_height: rows at which panoramas are read, pixels.
-        fov_deg: horizontal field of view at which OSIE's photographs are placed, degrees.
+        fov_deg: horizontal field of view at which photographs are placed, degrees.
 
     Raises:
         DataError: files are missing, short or broken.
@@ -280,8 +393,8 @@ class PanoramaGaze(Gaze):
         return {name: float(np.mean([each[name] for each in figures])) for name in METRICS}
 
 
-class OsieGaze(Gaze):
-    """OSIE's photographs laid on panoramas, measured in the photographs' own planes.
+class PhotographGaze(Gaze):
+    """Photographs laid on panoramas, measured in the photographs' own planes.
 
     Args:
         config: the settings.
@@ -294,7 +407,7 @@ class OsieGaze(Gaze):
     """
 
     def __init__(self, config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> None:
-        self._kept, others = osie_parts(config)
+        self._kept, others = photograph_parts(config)
         self._backgrounds, paths = _open_backgrounds(config, height)
         self._fov_deg = config.measure_fov_deg
         taught = read_taught(config.taught, names_below(config.panoramas, paths), map_size) if config.taught else None
@@ -313,9 +426,11 @@ class OsieGaze(Gaze):
         return dict(zip(FIGURES, figures.mean(axis=0).tolist(), strict=True))
 
 
-def osie_parts(config: GazeConfig) -> tuple[list[Photograph], list[Photograph]]:
+def photograph_parts(config: GazeConfig) -> tuple[list[Photograph], list[Photograph]]:
     """The photographs of the fold that is kept, and those of the others."""
-    photographs = read_osie(config.root)
+    read = DATASETS[config.dataset].photographs
+    assert read is not None  # only data sets of photographs come here
+    photographs = read(config.root)
     folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
     others = [photographs[i] for part, fold in enumerate(folds) if part != config.fold for i in fold]
     return [photographs[i] for i in folds[config.fold]], others

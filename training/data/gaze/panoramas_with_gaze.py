@@ -1,22 +1,143 @@
-"""Training samples of panoramas with gaze of their own, varied together with it."""
+"""Panoramas with gaze of their own: read in the form `stimuli/*` and `gaze.npz`, and as training samples.
+
+docs/gaze_data.md describes the file and how it is made from what a data set publishes. `GazePanoramas` varies panoramas
+and their gaze together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sal360.arrays import Density, Mask, Pixels, Reals
-from sal360.density import HEADSET_SIGMA_DEG, resize_map, spherical_density
+from sal360.density import HEADSET_SIGMA_DEG, normalised, spherical_density
+from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.projection import Sample
+from sal360.sphere import angles_to_vector
 from training.config import require_at_least, require_between
+from training.data.gaze.dataset_files import Inventory, check_picture, require_folder
+from training.data.gaze.photographs import COPY_AGAIN, read_table, stimulus
+from training.data.gaze.records import GazeRecords, mean_over_cells
 from training.data.loader import Key
+from training.data.panoramas import read_panorama
 from training.data.views import resize
+
+INDEX = "gaze.npz"
+_GAZE = ("image", "observer", "lon_rad", "lat_rad")
+_OPTIONAL = ("maps", *_GAZE, "t_s")
+
+
+class RecordedPanoramas(GazeRecords):
+    """Panoramas or video frames and where people looked in them with a headset on; names are those of the files.
+
+    The density is the recorded map where the file has maps, else the gaze directions blurred by `sigma_deg`.
+
+    Args:
+        root: folder with `stimuli` and `gaze.npz`.
+        sigma_deg: blur of a gaze direction, degrees.
+        map_height: rows of the densities that are made of directions.
+        panorama_height: rows at which panoramas are read, pixels.
+
+    Raises:
+        DataError: the index is missing or malformed, or a panorama is missing.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        sigma_deg: float = HEADSET_SIGMA_DEG,
+        map_height: int = 256,
+        panorama_height: int = 512,
+    ) -> None:
+        folder = require_folder(root)
+        index = folder / INDEX
+        self._table = read_table(index, ("names",), _OPTIONAL)
+        _check(self._table, index)
+        self.sigma_deg, self._map_height, self._panorama_height = sigma_deg, map_height, panorama_height
+        self.names = tuple(str(name) for name in self._table["names"])
+        self.paths = tuple(stimulus(folder, name, index) for name in self.names)
+
+    def read(self, index: int) -> GazeRecord:
+        directions, observer, time_s = _gaze_of(self._table, index)
+        if "maps" in self._table:
+            density = normalised(self._table["maps"][index].astype(np.float64))
+        else:
+            density = spherical_density(directions, self._map_height, 2 * self._map_height, self.sigma_deg)
+        return GazeRecord(
+            name=self.names[index],
+            panorama=partial(read_panorama, self.paths[index], self._panorama_height),
+            fixations=directions,
+            observer=observer,
+            time_s=time_s,
+            density=density,
+        )
+
+
+def _gaze_of(table: Mapping[str, NDArray[Any]], index: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Directions (n, 3), observers (n,) and times (n,) of the gaze in one panorama; n is 0 without directions."""
+    if "image" not in table:
+        return np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros(0)
+    mine = table["image"] == index
+    # longitude counts to the right, azimuth to the left
+    directions = angles_to_vector(-table["lon_rad"][mine].astype(np.float64), table["lat_rad"][mine].astype(np.float64))
+    time_s = table["t_s"][mine].astype(np.float64) if "t_s" in table else np.full(mine.sum(), np.nan)
+    people = table["observer"]  # (n,), or several numbers for each viewing (n, k)
+    observer = np.unique(people, axis=0, return_inverse=True)[1].reshape(-1)
+    return directions, observer[mine].astype(np.int64), time_s
+
+
+def _check(table: Mapping[str, NDArray[Any]], index: Path) -> None:
+    names = table["names"]
+    if "maps" not in table and not set(_GAZE) <= set(table):
+        raise DataError(f"{index} has neither maps nor gaze", COPY_AGAIN, expected="maps, or " + ", ".join(_GAZE))
+    if "maps" in table:
+        maps = table["maps"]
+        panoramic = maps.ndim == 3 and len(maps) == len(names) and maps.shape[2] == 2 * maps.shape[1]
+        if not panoramic:
+            raise DataError(f"{index} has maps of shape {maps.shape}", COPY_AGAIN, expected=f"({len(names)}, h, 2h)")
+        if not (np.isfinite(maps).all() and maps.min() >= 0 and (maps.max(axis=(1, 2)) > 0).all()):
+            raise DataError(f"{index} has maps that are no maps", COPY_AGAIN, expected="values from 0, not all 0")
+    given = [table[name] for name in (*_GAZE, "t_s") if name in table]
+    if len({len(each) for each in given}) > 1 or 0 < len([name for name in _GAZE if name in table]) < len(_GAZE):
+        raise DataError(f"{index} has gaze that is not whole", COPY_AGAIN, expected=", ".join(_GAZE) + " of one length")
+    if "image" in table:
+        _check_directions(table, index)
+
+
+def _check_directions(table: Mapping[str, NDArray[Any]], index: Path) -> None:
+    image, lon, lat = (table[name] for name in ("image", "lon_rad", "lat_rad"))
+    if len(image) and not 0 <= image.min() <= image.max() < len(table["names"]):
+        raise DataError(f"{index} has gaze in panoramas without a name", COPY_AGAIN)
+    inside = (np.abs(lon) <= 2 * np.pi + 1e-3) & (np.abs(lat) <= np.pi / 2 + 1e-3)
+    if not inside.all():  # NaN is never inside
+        row = int(np.flatnonzero(~inside)[0])
+        raise DataError(
+            f"row {row} of {index} is gaze at longitude {lon[row]:g}, latitude {lat[row]:g}",
+            COPY_AGAIN,
+            expected="radians, latitude from −π/2 to π/2",
+        )
+
+
+def inventory(root: str | Path) -> Inventory:
+    """What a copy holds: every panorama that the index names."""
+    found = Inventory()
+    try:
+        records = RecordedPanoramas(root)
+    except DataError as error:
+        found.problems.append(error.found)
+        return found
+    for path in records.paths:
+        found.try_file(partial(check_picture, path))
+    found.count("panoramas", len(records), 0)
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,6 +158,8 @@ class AugmentConfig:
         require_between("stretch", self.stretch, 0, 1)
 
 
+_FINE_ROWS = 256
+"""Rows of the density of fixations before it is averaged."""
 _STRETCH = (1.0, 1.5)
 """Min and max factor by which rows are stretched."""
 
@@ -75,7 +198,7 @@ class GazePanoramas:
         density = gaze_density(record, *self.map_size)
         valid: Reals = np.ones(self.map_size, np.float32)
         if record.valid is not None:
-            valid = resize_map(record.valid.astype(np.float32), *self.map_size)
+            valid = mean_over_cells(record.valid.astype(np.float32), *self.map_size)
         if self.augment is not None:
             generator = np.random.default_rng((self.seed, epoch, index))
             frame, density, valid = vary(frame, density, valid, self.augment, generator)
@@ -83,10 +206,12 @@ class GazePanoramas:
 
 
 def gaze_density(record: GazeRecord, height: int, width: int) -> Reals:
-    """The record's density at (height, width), made of its fixations if it has none."""
-    if record.density is None:
-        return spherical_density(record.fixations, height, width, HEADSET_SIGMA_DEG)
-    return resize_map(record.density, height, width)
+    """The record's density, or that of its fixations, on a grid (height, width): the mean over each cell."""
+    density = record.density
+    if density is None:
+        rows = max(height, _FINE_ROWS)
+        density = spherical_density(record.fixations, rows, 2 * rows, HEADSET_SIGMA_DEG)
+    return mean_over_cells(density, height, width)
 
 
 def vary(

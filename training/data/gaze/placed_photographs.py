@@ -27,6 +27,10 @@ from training.data.views import scale_colours
 
 _GRID = (40, 80)
 """Size of the coarse panorama on which viewports are kept apart."""
+_SAME_ASPECT = 0.02
+"""Difference from 4:3, relative, below which a picture fills a 4:3 place: cropping rounds to whole pixels."""
+_MOST_PARTS = 6
+"""Max number of places along each side of a map's cell at which gaze is looked up for the cell's mean."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class PlacedPhotographs:
             picture = vary_exposure(picture, self.config.exposure, generator)
             saturation = 1 + self.config.saturation * generator.uniform(-1, 1)
             picture = scale_colours(picture, 1.0, 1.0, saturation)
+            place = fitted(place, *picture.shape[:2], multiple=frame.shape[0] // self.map_size[0])
             if isinstance(place, Inset):
                 place.draw(frame, picture)
                 on_sphere[slot], masks[slot] = place.gaze(density, *self.map_size, of_height=frame.shape[0])
@@ -282,18 +287,39 @@ def gaze_on_sphere(density: Density, viewport: Viewport, height: int, width: int
 
     Returns:
         Gaze per solid angle (height, width) float32, which equals the density at the viewport's centre and is zero
-        outside the photograph, and the mask of the photograph (height, width).
+        outside the photograph, averaged over each cell; and the mask of the photograph (height, width), the cells whose
+        centre lies on it.
     """
     window = bounding_window(viewport, height, width)
-    directions = window_directions(window, height, width)
-    x, y, inside = viewport.project(directions)
+    inside = viewport.project(window_directions(window, height, width))[2]
     rows = slice(window.first_row, window.first_row + window.rows)
     columns = window.column_indices(width)
     on_sphere = np.zeros((height, width), np.float32)
     mask = np.zeros((height, width), bool)
-    on_sphere[rows, columns] = _lookup(density, x, y, viewport) * plane_per_solid_angle(directions, viewport) * inside
+    on_sphere[rows, columns] = _cell_means(density, viewport, window, height, width) * inside
     mask[rows, columns] = inside
     return on_sphere, mask
+
+
+def _cell_means(density: Density, viewport: Viewport, window: Window, height: int, width: int) -> Floats:
+    """Gaze per solid angle, the mean over each cell's part on the photograph: (window.rows, window.columns)."""
+    cell_px = 2 * math.pi / width * viewport.focal_px * density.shape[1] / viewport.width
+    parts = min(_MOST_PARTS, max(1, math.ceil(cell_px / 2)))
+    if cell_px > parts:  # average what lies between the places
+        shares = (round(side * parts / cell_px) or 1 for side in density.shape[::-1])
+        density = np.asarray(cv2.resize(density, tuple(shares), interpolation=cv2.INTER_AREA), np.float32)
+    fine = Window(*(parts * edge for edge in (window.first_row, window.rows, window.first_column, window.columns)))
+    directions = window_directions(fine, parts * height, parts * width)
+    x, y, inside = viewport.project(directions)
+    area = np.sqrt(1 - directions[..., 2] ** 2) * inside  # ∝ solid angle: the cosine of the elevation
+    gaze = _lookup(density, x, y, viewport) * plane_per_solid_angle(directions, viewport) * area
+
+    def total(values: Floats) -> Floats:
+        blocks = values.reshape(window.rows, parts, window.columns, parts)
+        return np.asarray(blocks.sum(axis=(1, 3)))
+
+    means: Floats = total(gaze) / np.maximum(total(area), 1e-12)
+    return means
 
 
 def plane_per_solid_angle(directions: Floats, viewport: Viewport) -> Floats:
@@ -350,6 +376,24 @@ class Inset:
     def _write(self, target: NDArray[Sample], values: Any) -> None:
         columns = (self.first_column + np.arange(self.columns)) % target.shape[1]
         target[self.first_row : self.first_row + self.rows, columns] = values
+
+
+def fitted(place: Inset | Viewport, height: int, width: int, *, multiple: int) -> Inset | Viewport:
+    """The largest place with the aspect ratio of a picture (height, width) inside a 4:3 place, with the same middle.
+
+    The edges of an inset are at multiples of `multiple` pixels.
+    """
+    share = 0.75 * width / height  # 1 for 4:3
+    if abs(share - 1) < _SAME_ASPECT:
+        return place
+    if isinstance(place, Viewport):
+        tangent = math.tan(place.horizontal_fov_rad / 2) * min(1.0, share)
+        return Viewport(place.rotation, 2 * math.atan(tangent), height, width)
+    rows, columns = round(place.rows * min(1.0, 1 / share)), round(place.columns * min(1.0, share))
+    rows, columns = (max(1, round(side / multiple)) * multiple for side in (rows, columns))
+    down = (place.rows - rows) // 2 // multiple * multiple
+    right = (place.columns - columns) // 2 // multiple * multiple
+    return Inset(place.first_row + down, rows, place.first_column + right, columns)
 
 
 def inset_at(centre_column: int, width_px: float, height: int, *, multiple: int) -> Inset:

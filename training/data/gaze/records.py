@@ -1,7 +1,7 @@
 """What every gaze data set gives: a sequence of `GazeRecord`s, and how it is split.
 
-A module for a data set (osie, salient360, sitzmann, vr_eyetracking) has one class that inherits `GazeRecords` and reads
-the files, and one function that takes inventory of a copy. `datasets.py` lists them.
+A module for a data set (salient360, sitzmann, vr_eyetracking) or for a form on disk has one class that inherits
+`GazeRecords` and reads the files, and one function that takes inventory of a copy. `datasets.py` lists them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, overload
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sal360.arrays import Floats, Integers
+from sal360.arrays import Density, Floats, Integers, Reals
+from sal360.density import resize_map
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import angles_to_vector
+from sal360.sphere import angles_to_vector, solid_angles
 
 
 class GazeRecords(Sequence[GazeRecord]):
@@ -85,6 +87,21 @@ def split_folds(names: Sequence[str], folds: int, seed: int) -> list[Integers]:
         raise DataError(f"there are {len(names)} pictures for {folds} folds", "use fewer folds, or more pictures")
     order = np.argsort(names, kind="stable")
     return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(order), folds)]
+
+
+def mean_over_cells(values: Reals, height: int, width: int) -> Density:
+    """A map on the sphere (h, w) on another grid (height, width): the mean over each cell, weighted by solid angle.
+
+    On a grid that is finer in rows or columns, it is looked up bilinearly, for there is no more to know.
+    """
+    if height > values.shape[0] or width > values.shape[1]:
+        return np.asarray(resize_map(values, height, width), np.float32)
+    area = solid_angles(*values.shape)
+    mass, whole = (
+        cv2.resize(each.astype(np.float64), (width, height), interpolation=cv2.INTER_AREA)
+        for each in (values * area, np.broadcast_to(area, values.shape))
+    )
+    return np.asarray(mass / whole, np.float32)
 
 
 def directions_of_positions(x: ArrayLike, y: ArrayLike) -> Floats:

@@ -1,4 +1,4 @@
-"""OSIE as it lies on disk: read, split, blurred; and what is said of a copy that is not whole."""
+"""Photographs as they lie on disk: read, split, blurred; and what is said of a copy that is not whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sal360.errors import DataError
-from training.data.gaze.osie import HEIGHT_PX, WIDTH_PX, read_osie
+from training.data.gaze import photographs_with_maps
+from training.data.gaze.photographs_with_fixations import read_photographs
 from training.data.gaze.records import split_folds
 
 WriteOsie = Callable[..., Path]
@@ -18,30 +19,68 @@ WriteOsie = Callable[..., Path]
 
 def test_fixations_go_to_their_photograph(write_osie: WriteOsie) -> None:
     root = write_osie(3, image=[0, 2, 2], x=[10.0, 20.0, 30.0], y=[1.0, 2.0, 3.0], subject=[5, 6, 7])
-    photographs = read_osie(root)
+    photographs = read_photographs(root)
     assert [each.name for each in photographs] == ["1000.jpg", "1001.jpg", "1002.jpg"]
     assert [each.x.tolist() for each in photographs] == [[10.0], [], [20.0, 30.0]]
     assert photographs[2].subject.tolist() == [6, 7]
 
 
 def test_pictures_are_rgb_and_reduced_by_area(write_osie: WriteOsie) -> None:
-    photograph = read_osie(write_osie(1))[0]
-    assert photograph.read().shape == (HEIGHT_PX, WIDTH_PX, 3)
+    photograph = read_photographs(write_osie(1))[0]
+    assert photograph.read().shape == (600, 800, 3)
     small = photograph.read(80)
     assert small.shape == (60, 80, 3)
     assert small[..., 0].mean() > small[..., 2].mean() + 50  # the fixture's pictures are red
 
 
 def test_density_is_the_slow_sum_of_gaussians(write_osie: WriteOsie) -> None:
-    photograph = read_osie(write_osie(1, image=[0, 0], x=[100.0, 700.0], y=[50.0, 300.0], subject=[0, 1]))[0]
+    photograph = read_photographs(write_osie(1, image=[0, 0], x=[100.0, 700.0], y=[50.0, 300.0], subject=[0, 1]))[0]
     density = photograph.density(100, sigma_px=24.0)
-    row, column = np.mgrid[:75, :100] + 0.5
-    slow = sum(np.exp(-((column - x / 8) ** 2 + (row - y / 8) ** 2) / (2 * 3.0**2)) for x, y in ((100, 50), (700, 300)))
-    np.testing.assert_allclose(density, slow / slow.mean(), rtol=1e-4, atol=1e-6)
+    row, column = np.mgrid[:600, :800] + 0.5
+    slow = sum(np.exp(-((column - x) ** 2 + (row - y) ** 2) / (2 * 24.0**2)) for x, y in ((100, 50), (700, 300)))
+    slow = slow.reshape(75, 8, 100, 8).mean(axis=(1, 3))  # the mean over each cell
+    np.testing.assert_allclose(density, slow / slow.mean(), rtol=0.01, atol=0.01)
+
+
+def test_a_coarse_density_keeps_the_gaze_between_its_cells(write_osie: WriteOsie) -> None:
+    photograph = read_photographs(write_osie(1, image=[0], x=[399.0], y=[301.0], subject=[0]))[0]
+    density = photograph.density(4, sigma_px=3.0)  # cells of 200 pixels; the gaze is far from the middle of each
+    assert density[1, 1] > 0.5 * density.sum()
+
+
+@pytest.mark.parametrize("size", [(300, 800), (500, 200), (31, 17)])
+def test_photographs_have_any_size(write_osie: WriteOsie, size: tuple[int, int]) -> None:
+    width = size[1]
+    root = write_osie(1, image=[0], x=[width - 1.0], y=[1.0], subject=[0], size=size)
+    photograph = read_photographs(root)[0]
+    assert (photograph.height, photograph.width) == size
+    small = photograph.read(10)
+    assert max(small.shape[:2]) == 10
+    density = photograph.density(10)
+    assert density.shape == small.shape[:2]
+    assert np.unravel_index(density.argmax(), density.shape) == (0, density.shape[1] - 1)
+    assert density.mean() == pytest.approx(1)
+
+
+def test_maps_stand_for_fixations(write_osie: WriteOsie) -> None:
+    root = write_osie(2, size=(60, 90))
+    maps = np.zeros((2, 56, 56), np.uint8)
+    maps[1, :28] = 200
+    np.savez(root / "maps.npz", names=np.array(["1000.jpg", "1001.jpg"]), maps=maps + 1)
+    photographs = photographs_with_maps.read_photographs(root)
+    density = photographs[1].density(45)
+    assert density.shape == (30, 45)
+    assert density[:14].mean() > 100 * density[16:].mean()
+    np.savez(root / "maps.npz", names=np.array(["1000.jpg", "1001.jpg"]), maps=maps)
+    with pytest.raises(DataError, match=r"the map of 1000\.jpg in .* is no map"):
+        photographs_with_maps.read_photographs(root)
+    np.savez(root / "maps.npz", names=np.array(["1000.jpg"]), maps=maps)
+    with pytest.raises(DataError, match=r"maps of shape \(2, 56, 56\).*expected \(1, h, w\)"):
+        photographs_with_maps.read_photographs(root)
 
 
 def test_density_of_some_subjects_leaves_the_others_out(write_osie: WriteOsie) -> None:
-    photograph = read_osie(write_osie(1, image=[0, 0], x=[100.0, 700.0], y=[50.0, 300.0], subject=[0, 1]))[0]
+    photograph = read_photographs(write_osie(1, image=[0, 0], x=[100.0, 700.0], y=[50.0, 300.0], subject=[0, 1]))[0]
     density = photograph.density(100, subjects=[1])
     assert np.unravel_index(density.argmax(), density.shape) == (37, 87)
 
@@ -61,27 +100,27 @@ def test_folds_are_a_partition_by_name_and_stay_the_same() -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"x": [801.0], "y": [1.0], "image": [0], "subject": [0]}, r"row 0 .* is a fixation at \(801, 1\)"),
-        ({"x": [np.nan], "y": [1.0], "image": [0], "subject": [0]}, r"row 0 .* is a fixation at \(nan, 1\)"),
+        ({"x": [801.0], "y": [1.0], "image": [0], "subject": [0]}, r"has a fixation at \(801, 1\) in 1000\.jpg"),
+        ({"x": [np.nan], "y": [1.0], "image": [0], "subject": [0]}, r"has a fixation at \(nan, 1\) in 1000\.jpg"),
         ({"x": [1.0], "y": [1.0], "image": [4], "subject": [0]}, "fixations on images without a name"),
         ({"x": [1.0, 2.0], "y": [1.0], "image": [0], "subject": [0]}, r"columns of \[1, 2\] rows"),
     ],
 )
 def test_a_malformed_index_is_named(write_osie: WriteOsie, broken: dict[str, list[float]], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_osie(write_osie(2, **broken))
+        read_photographs(write_osie(2, **broken))
 
 
 def test_missing_and_broken_files_are_named(write_osie: WriteOsie, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no .*fixations\.npz"):
-        read_osie(tmp_path / "nowhere")
+        read_photographs(tmp_path / "nowhere")
     root = write_osie(2)
     (root / "stimuli" / "1001.jpg").unlink()
     with pytest.raises(DataError, match=r"there is no .*1001\.jpg"):
-        read_osie(root)
+        read_photographs(root)
     (root / "fixations.npz").write_bytes((root / "fixations.npz").read_bytes()[:200])
     with pytest.raises(DataError, match=r"fixations\.npz cannot be read"):
-        read_osie(root)
+        read_photographs(root)
 
 
 def test_half_a_photograph_is_named(write_osie: WriteOsie) -> None:
@@ -90,11 +129,11 @@ def test_half_a_photograph_is_named(write_osie: WriteOsie) -> None:
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8))
     path.write_bytes(path.read_bytes()[:20_000])
     with pytest.raises(DataError, match=r"1000\.jpg is damaged or cut short"):
-        read_osie(root)[0].read()
+        read_photographs(root)[0].read()
 
 
 def test_a_picture_of_another_size_is_refused(write_osie: WriteOsie) -> None:
-    root = write_osie(1)
+    root = write_osie(1, sizes=True)
     cv2.imwrite(str(root / "stimuli" / "1000.jpg"), np.zeros((60, 80, 3), np.uint8))
     with pytest.raises(DataError, match="is 80 x 60; expected a photograph of 800 x 600"):
-        read_osie(root)[0].read()
+        read_photographs(root)[0].read()
