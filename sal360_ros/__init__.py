@@ -2,7 +2,7 @@
 
 import warnings
 
-# With PYTHONWARNINGS=error, warnings of others would end a process or fail an output:
-# of lark, which rosidl imports with the first message type, and of the cv_bridge that PyPI has.
+# With PYTHONWARNINGS=error, warnings of other packages would end a process or fail an output: those of lark, which
+# rosidl imports with the first message type, and of the cv_bridge on PyPI.
 warnings.filterwarnings("ignore", "module 'sre_", DeprecationWarning)
 warnings.filterwarnings("ignore", r"tostring\(\) is deprecated", DeprecationWarning)

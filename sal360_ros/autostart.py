@@ -1,8 +1,8 @@
-"""A lifecycle node that configures and activates itself, where nothing else manages its lifecycle.
+"""A lifecycle node that configures and activates itself, if nothing else manages its lifecycle.
 
 It calls its own services, so that a transition is the same as one that a lifecycle manager requests. A launch file
-cannot do this for a node that it has restarted: the services of the process that died stay visible for up to 20 s, and
-requests that are sent to them get lost.
+cannot do this for a node that it has restarted: the services of the dead process stay visible for up to 20 s, and
+requests that are sent to them are lost.
 """
 
 from __future__ import annotations

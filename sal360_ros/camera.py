@@ -1,4 +1,4 @@
-"""PanoramaCamera publishes pictures, a video or a bag in place of a 360° camera."""
+"""PanoramaCamera publishes pictures, a video or a bag as if they came from a 360° camera."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sal360_ros.qos import mismatch_logger, output_qos, overridable
 CLOCK_WAIT_S = 3.0
 """Time between two looks at a missing `/clock`, seconds."""
 _HEADER_BYTES = 2**20
-"""Enough for the metadata that may precede a picture's size."""
+"""Enough for the metadata that can precede a picture's size."""
 
 
 class PanoramaCamera(Node):
@@ -99,9 +99,9 @@ class PanoramaCamera(Node):
 
 
 def max_message_bytes(parameters: Mapping[str, Any]) -> int:
-    """Size of the largest message of a camera with these start parameters; 0 where it cannot be known.
+    """Size of the largest message of a camera with these start parameters; 0 if it is not known.
 
-    What is wrong with the parameters or the source is said when the camera itself reads them.
+    Errors in the parameters or the source are reported when the camera itself reads them.
     """
     names = {name for name, _, _ in flatten(CameraParameters())}
     try:
@@ -114,7 +114,7 @@ def max_message_bytes(parameters: Mapping[str, Any]) -> int:
 
 
 def _max_pixels(values: CameraParameters) -> int:
-    """Pixels of the source's largest frame; of a video or bag, that of its first frame."""
+    """Number of pixels of the source's largest frame; for a video or bag, of its first frame."""
     source = Path(values.source or bundled_panoramas())
     is_picture = source.suffix.lower() in PICTURE_SUFFIXES and source.is_file()
     if is_picture or any(each.suffix.lower() in PICTURE_SUFFIXES for each in source.glob("*")):

@@ -185,7 +185,7 @@ def _record_overlay(node: Any, check: Callable[[], None], duration_s: float, out
 
         subscription = node.create_subscription(Image, "saliency/overlay", on_overlay, input_qos(depth=10))
         _spin(node, check, duration_s, "recording the overlay")
-        if not last:  # on a busy machine, or one whose picture takes long
+        if not last:  # on a busy machine, or if encoding takes long
             _spin(node, check, _FIRST_MAP_TIMEOUT_S, "waiting for the overlay", until=lambda: bool(last))
         node.destroy_subscription(subscription)
         if not last:

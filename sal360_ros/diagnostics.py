@@ -1,4 +1,4 @@
-"""What the node says about itself: throttled warnings, checks of the graph, and the status in `/diagnostics`."""
+"""The node's reports on itself: throttled warnings, checks of the graph, and the status in `/diagnostics`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line: in its own words if it is ours, with its type if it is not."""
+    """An error in one line: its message if it is one of ours, otherwise with its type."""
     line = " ".join(str(error).split())
     return line if isinstance(error, Sal360Error) else f"{type(error).__name__}: {line}"
 
@@ -37,7 +37,7 @@ class ThrottledWarnings:
 
     Args:
         say: logs one line.
-        period_s: min time between two lines of one kind, seconds.
+        period_s: minimum time between two lines of one kind, seconds.
         clock: monotonic time, seconds.
     """
 
@@ -64,7 +64,7 @@ class ThrottledWarnings:
 
 
 class LibraryLog(logging.Handler):
-    """Passes what the library logs ("building the engine …") on to the node's log, until it is closed."""
+    """Passes the library's log messages ("building the engine …") on to the node's log, until it is closed."""
 
     def __init__(self, logger: RcutilsLogger) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class LibraryLog(logging.Handler):
         self._library.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log one line at its level; rclpy wants one level for each place in the code."""
+        """Log one line at its level; rclpy requires a separate call for each level."""
         line = record.getMessage()
         if record.levelno >= logging.ERROR:
             self._logger.error(line)
@@ -87,7 +87,7 @@ class LibraryLog(logging.Handler):
             self._logger.debug(line)
 
     def close(self) -> None:
-        """Leave the library's logger."""
+        """Detach from the library's logger."""
         self._library.removeHandler(self)
         super().close()
 
@@ -96,7 +96,7 @@ class LibraryLog(logging.Handler):
 
 
 def same_name_trouble(node: Node) -> str:
-    """A warning when several nodes have this node's full name, else ""."""
+    """A warning if several nodes have this node's full name, else ""."""
     own = node.get_name(), node.get_namespace()
     count = node.get_node_names_and_namespaces().count(own)
     if count < 2:
@@ -108,7 +108,7 @@ def same_name_trouble(node: Node) -> str:
 
 
 def clock_trouble(node: Node) -> str:
-    """A warning when the node runs on simulated time and there is none, else ""."""
+    """A warning if the node uses simulated time and there is none, else ""."""
     if not node.get_parameter("use_sim_time").value:
         return ""
     if not node.count_publishers("/clock"):
@@ -121,7 +121,7 @@ def clock_trouble(node: Node) -> str:
 
 
 def silence_trouble(node: Node, topic: str, image: str, transport: str) -> str:
-    """Why no frames arrive, as far as the graph shows.
+    """Why no frames arrive, as far as the graph reveals it.
 
     Args:
         topic: full name of the topic that the node subscribes to.
@@ -132,7 +132,7 @@ def silence_trouble(node: Node, topic: str, image: str, transport: str) -> str:
     if wanted in publisher_types(node, topic):
         return (
             f"no frames arrive on {topic}, although it has a publisher: either it sends nothing, or its large messages "
-            "get lost; then start the camera with config/fastdds_shm.xml as its Fast DDS profile (docs/diagnostics.md)"
+            "are lost; then start the camera with config/fastdds_shm.xml as its Fast DDS profile (docs/diagnostics.md)"
         )
     for other in (topic, image, f"{image}/compressed"):
         for kind in (_IMAGE, _COMPRESSED):
@@ -144,7 +144,7 @@ def silence_trouble(node: Node, topic: str, image: str, transport: str) -> str:
 
 
 def _transport_remedy(topic: str, kind: str, image: str, transport: str) -> str:
-    """What to change so that the node takes the messages on a topic."""
+    """The changes with which the node would receive the messages on a topic."""
     needed = "raw" if kind == _IMAGE else "compressed"
     steps = [] if needed == transport else [f"set image_transport to {needed} while the node is unconfigured"]
     if kind == _COMPRESSED and not topic.endswith("/compressed"):
@@ -175,17 +175,17 @@ def _short(kind: str) -> str:
 
 
 class Finding(NamedTuple):
-    """Something that is wrong."""
+    """A problem."""
 
     level: bytes
     """`DiagnosticStatus.WARN` or `ERROR`."""
     kind: str
-    """What is logged at most once per period; "" if the log has it already."""
+    """Kind of problem, logged at most once per period; "" if it has already been logged."""
     text: str
 
 
 def frame_findings(snapshot: Snapshot, limits: HealthSettings) -> Iterator[Finding]:
-    """What the counters of an active node show to be wrong."""
+    """Problems that the counters of an active node show."""
     if snapshot.recently_rejected:
         worst = max(snapshot.recently_rejected, key=lambda reason: snapshot.recently_rejected[reason])
         level = WARN if snapshot.recently_answered else ERROR
@@ -200,29 +200,29 @@ def frame_findings(snapshot: Snapshot, limits: HealthSettings) -> Iterator[Findi
         yield Finding(WARN, "slow", line)
     lost_share = snapshot.recently_lost / max(1, snapshot.recently_received + snapshot.recently_lost)
     if lost_share > limits.max_lost_share:
-        yield Finding(WARN, "lost", f"{lost_share:.0%} of the frames get lost in transport; see docs/diagnostics.md")
+        yield Finding(WARN, "lost", f"{lost_share:.0%} of the frames are lost in transport; see docs/diagnostics.md")
     if snapshot.recently_stood_still:
         line = (
-            f"{snapshot.recently_stood_still} frames in {WINDOW_S:g} s with a timestamp of zero or the last frame's; "
-            "using arrival times; have the camera driver set header.stamp"
+            f"{snapshot.recently_stood_still} frames in {WINDOW_S:g} s with a timestamp of zero or equal to the last; "
+            "using arrival times; make the camera driver set header.stamp"
         )
         yield Finding(WARN, "stamps", line)
 
 
 def _is_slow(snapshot: Snapshot, limits: HealthSettings) -> bool:
     usable = snapshot.recently_received - sum(snapshot.recently_rejected.values())
-    enough = snapshot.is_settled and usable > WINDOW_S  # to speak of a share
+    enough = snapshot.is_settled and usable > WINDOW_S  # for a meaningful share
     return enough and 0 < snapshot.recently_answered < limits.min_answered_share * usable
 
 
 class OutputWatch:
-    """Judges the outputs by what became of them over the last `WINDOW_S` seconds."""
+    """Finds problems of the outputs over the last `WINDOW_S` seconds."""
 
     def __init__(self) -> None:
         self._history: deque[tuple[float, Mapping[str, OutputCounts]]] = deque()
 
     def findings(self, outputs: Mapping[str, OutputCounts], limits: HealthSettings, now_s: float) -> Iterator[Finding]:
-        """What is wrong with the outputs, by topic.
+        """Problems of the outputs, by topic.
 
         Args:
             outputs: their totals.
@@ -257,16 +257,16 @@ def saliency_status(
     fine: str,
     findings: Iterable[Finding],
 ) -> DiagnosticStatus:
-    """The status of a saliency node: the worst of what is wrong, then the rest of it.
+    """The status of a saliency node: the worst problem first, then the others.
 
     Args:
         name: full name of the node.
-        hardware_id: the machine.
+        hardware_id: the host name.
         snapshot: statistics since the last activation.
         outputs: totals of the outputs, by topic.
         about: more values (state, model, backend).
-        fine: the message when nothing is wrong.
-        findings: all that is wrong.
+        fine: the message if there are no problems.
+        findings: all problems.
     """
     ordered = sorted(findings, key=lambda each: each.level, reverse=True)
     status = DiagnosticStatus(name=f"{name}: saliency", hardware_id=hardware_id)

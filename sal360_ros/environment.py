@@ -1,4 +1,4 @@
-"""What ROS needs from the environment: variables, a log folder. Checked before ROS starts.
+"""Checks of the environment before ROS starts: variables, and a log folder.
 
 The libraries of ROS report a wrong variable late, in several lines, without its name, or end the process.
 """
@@ -20,7 +20,7 @@ _FIRST_RCLPY_OF_FAST_DDS_3 = 9  # Kilted's; Jazzy has 7
 MAX_DOMAIN_ID = 232
 """The UDP ports of higher domains do not exist (RTPS 2.3, 9.6.1.1)."""
 
-# Part of an error message of rcl → the variable that causes it, where it is set.
+# Part of an error message of rcl → the variable that causes it, if it is set.
 _CAUSES = {
     "peer": "ROS_STATIC_PEERS",
     "ecurity": "ROS_SECURITY_KEYSTORE",
@@ -30,7 +30,7 @@ _CAUSES = {
 
 
 def profile_variables() -> tuple[str, ...]:
-    """The variable that this ROS's Fast DDS reads, since Kilted's middleware warns about the older one; else both."""
+    """The variable that this ROS's Fast DDS reads, because Kilted's warns about the older one; both if unknown."""
     try:
         major = int(metadata.version("rclpy").partition(".")[0])
     except (metadata.PackageNotFoundError, ValueError):

@@ -49,14 +49,14 @@ def run(
         module: module of the node's class; imported here, after the signals are blocked.
         node_class: name of a `rclpy.node.Node` subclass whose constructor needs no arguments.
         node_name: the node's name, unless the ROS arguments give another.
-        max_message_bytes: gives the size of the largest message that the node sends, from its start parameters.
+        max_message_bytes: returns the size of the largest message that the node sends, from its start parameters.
         started: called with the node before it spins; it may keep the `Stop` and end the process with it.
 
     Returns:
         Exit status: 0 after a signal, 2 after an error, which is printed on stderr in one line.
     """
-    # Blocked in this thread and all later ones, a signal stays pending until a thread waits for it: no code is ever
-    # interrupted by it.
+    # Blocked in this thread and all later ones, a signal stays pending until a thread waits for it, so it never
+    # interrupts any code.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     open_standard_streams()
     keep_freed_memory()
@@ -76,9 +76,9 @@ def run(
 
 
 def _exit(status: int) -> NoReturn:
-    """End the process at once, with what it printed and without shared memory."""
+    """End the process at once, after flushing its output and removing its shared memory."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody reads it any more, or it is closed
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # its reader has gone, or it is closed
             stream.flush()
     release_segments()
     os._exit(status)
@@ -135,7 +135,7 @@ class Stop:
         self._has_begun = False
 
     def begin(self) -> None:
-        """Say that from now on there is something to shut down."""
+        """Record that from now on a shutdown is needed."""
         with self._lock:
             self._has_begun = True
 
@@ -151,14 +151,14 @@ class Stop:
         self.end()
 
     def end(self) -> None:
-        """End the process, `GRACE_S` later at the latest, or at once if nothing has begun."""
+        """End the process within `GRACE_S`, or at once if `begin` has not been called."""
         with self._lock:
             if not self._has_begun:
                 _exit(0)
         self.request(self.status)
         if not self.finished.wait(GRACE_S):
             # for example a runtime that compiles a model, which cannot be interrupted
-            with contextlib.suppress(OSError):  # nobody reads stderr any more
+            with contextlib.suppress(OSError):  # the reader of stderr has gone
                 print(f"shutdown timed out after {GRACE_S:g} s; exiting", file=sys.stderr, flush=True)
             _exit(1)
 
@@ -167,7 +167,7 @@ class Stop:
 
 
 def _end_with_parent() -> None:
-    """Send this process SIGTERM when the process that `PARENT_VARIABLE` names ends, in whatever way."""
+    """Send this process SIGTERM when the process named by `PARENT_VARIABLE` ends, for whatever reason."""
     parent = os.environ.pop(PARENT_VARIABLE, "")
     if parent.isdigit():
         threading.Thread(target=_terminate_after, args=(int(parent),), name="parent", daemon=True).start()
@@ -201,7 +201,7 @@ def _await_end(pid: int) -> None:
 def start_parameters(arguments: Sequence[str], node_name: str) -> dict[str, Any]:
     """The parameters of a node in ROS arguments and in the parameter files that they name.
 
-    Only for what must be known before the node exists. What cannot be read is left out: rcl reports it later.
+    Only for values that are needed before the node exists. Unreadable parts are left out: rcl reports them later.
 
     Args:
         node_name: as the executable names the node, without namespace.
@@ -224,7 +224,7 @@ def start_parameters(arguments: Sequence[str], node_name: str) -> dict[str, Any]
 
 
 def _parameters_in(content: Any, nodes: Collection[str]) -> dict[str, Any]:
-    """The parameters of these nodes in a parameter file; a node may stand below its namespace."""
+    """The parameters of these nodes in a parameter file; a node may be listed under its namespace."""
     found: dict[str, Any] = {}
     for name, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, dict) and "ros__parameters" in value:

@@ -93,10 +93,10 @@ def play_live(recording: Recording, parameters: Mapping[str, Any], rate: float =
 
 
 def _checked(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The node's parameters, with whole numbers as decimal ones where the node takes those.
+    """The node's parameters, with whole numbers converted to floating point where the node expects that.
 
     Raises:
-        ParameterError: the node has no such parameter, or does not take this value.
+        ParameterError: the node has no such parameter, or does not accept this value.
     """
     defaults = {name: default for name, default, _ in flatten(SaliencyParameters())}
     checked = {}
@@ -107,13 +107,13 @@ def _checked(parameters: Mapping[str, Any]) -> dict[str, Any]:
             raise ParameterError(f"the node has no parameter {name}", remedy)
         is_decimal = isinstance(defaults.get(name), float) and type(value) is int
         checked[name] = float(value) if is_decimal else value
-    with contextlib.suppress(TypeError, ValueError):  # of a wrong type: the node says so
+    with contextlib.suppress(TypeError, ValueError):  # a wrong type: the node reports it
         with_values(SaliencyParameters(), {name: checked[name] for name in checked.keys() & defaults.keys()})
     return checked
 
 
 def _max_message_bytes(recording: Recording) -> int:
-    """Size of the largest frame, as far as the first ones tell: compressed ones differ in size."""
+    """Estimate of the largest frame's size from the first ones: compressed frames differ in size."""
     sizes = [len(message.data) for message in itertools.islice(recording.messages(recording.topic), 20)]
     return round(max(sizes, default=0) * (1.5 if recording.type == COMPRESSED else 1))
 
@@ -197,7 +197,7 @@ class _Client:
             start_s, clock = None, PlaybackClock()
             for frame in recording.frames():
                 if frame.fields is None:
-                    continue  # DDS would not deliver it
+                    continue  # DDS would not deliver the message
                 data = frame.message.ros2_bytes()
                 start_s = start_s or time.monotonic()
                 due_s = start_s + clock.time_s(frame.message.recorded_ns) / rate
@@ -213,7 +213,7 @@ class _Client:
 
     @contextlib.contextmanager
     def _spinning(self) -> Iterator[None]:
-        """Receive messages in a separate thread; what goes wrong there is kept in `_error`."""
+        """Receive messages in a separate thread; an error there is kept in `_error`."""
         stopped = threading.Event()
         executor = SingleThreadedExecutor()
         executor.add_node(self.node)
@@ -245,7 +245,7 @@ class _Client:
                     "check its parameters",
                 )
             time.sleep(0.05)
-        time.sleep(0.3)  # the node learns of the match a little later, and loses what is sent before
+        time.sleep(0.3)  # the node learns of the match a little later, and misses messages sent before
 
     def _await_quiet(self, check: Callable[[], None]) -> None:
         ended_s = time.monotonic()
@@ -255,7 +255,7 @@ class _Client:
             time.sleep(0.02)
 
     def _await_diagnostics(self, check: Callable[[], None]) -> None:
-        """Wait for the node's counters from after its last frame."""
+        """Wait for node diagnostics published after its last frame."""
         self.node_values = {}
         deadline_s = time.monotonic() + 2 * PERIOD_S
         while not self.node_values and time.monotonic() < deadline_s:
@@ -286,11 +286,11 @@ def _with_stamp(data: bytes, stamp_ns: int) -> bytes:
 
 
 class MapSpool:
-    """A file without a name in `folder`, for the data of the received maps."""
+    """An unnamed file in `folder` for the data of the received maps."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # without a buffer, the write that finds no space fails, and not a later one
+        # without a buffer, it is the write without free space that fails, not a later one
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by `close`
         self._end = 0
 

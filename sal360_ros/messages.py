@@ -26,8 +26,8 @@ def decode_frame(
     For rgb8, bgr8 and mono8 the array is a view of the message's data, which stays alive as long as the array.
 
     Args:
-        min_height: rows that the caller needs at least; a much larger JPEG is decoded at a fraction of its size.
-        max_pixels: larger pictures are refused before they are decoded.
+        min_height: minimum number of rows that the caller needs; a much larger JPEG is decoded at a fraction of its
+        size. max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
         FrameError: the message is malformed, or its picture too large.
@@ -74,7 +74,7 @@ def picture_message(picture_bgr: Pixels, header: Header) -> Image:
         raise FrameError(
             f"cv_bridge failed ({type(error).__name__}: {error})",
             "install the cv_bridge of your ROS distribution, or numpy below 2.3 for cv-bridge from PyPI",
-            expected="a cv_bridge that fits the installed numpy",
+            expected="a cv_bridge that matches the installed numpy",
             reason="cv_bridge",
         ) from None
     message.header = header
@@ -88,5 +88,5 @@ def _bridge() -> Any:
 
 
 def stamp_nanoseconds(header: Header) -> int:
-    """The header's stamp in nanoseconds, also when its fields are out of range."""
+    """The header's stamp in nanoseconds, even if its fields are out of range."""
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)

@@ -1,4 +1,4 @@
-"""The node's model: opened beside the executor, freed without waiting for an inference that hangs."""
+"""The node's model: opened outside the executor, freed without waiting for an inference that hangs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Model:
     """At most one open model, and at most one that is being opened.
 
     Args:
-        make: opens the model; called in a thread of its own, or by `get`.
-        in_executor: has a function called in the executor's thread.
+        make: opens the model; called in a separate thread, or by `get`.
+        in_executor: schedules a function to be called in the executor's thread.
     """
 
     def __init__(self, make: Callable[[], Predictor], in_executor: Callable[[Callable[[], None]], None]) -> None:
@@ -29,12 +29,12 @@ class Model:
 
     @property
     def opening_s(self) -> float | None:
-        """For how long a model has been being opened, in seconds; None if none is."""
+        """Seconds since opening a model began; None if none is being opened."""
         opening = self._opening
         return None if opening is None or opening.is_done else opening.seconds
 
     def open(self, then: Callable[[], None]) -> None:
-        """Begin to open the model, if that has not begun; call `then` in the executor's thread when it has ended."""
+        """Start opening the model, unless that has begun; afterwards call `then` in the executor's thread."""
         self._then = then
         if self._opening is None:
             self._opening = Background("open", self._make, on_done=lambda: self._in_executor(self._ended))
@@ -42,16 +42,16 @@ class Model:
             self._in_executor(self._ended)
 
     def _ended(self) -> None:
-        if self._opening is not None and self._opening.is_done:  # and was not abandoned for another one
+        if self._opening is not None and self._opening.is_done:  # and it was not abandoned for another one
             then, self._then = self._then, None
             if then is not None:
                 then()
 
     def get(self) -> Predictor:
-        """The open model; what `open` began is waited for, and without it the model is opened here.
+        """The open model; waits for the opening that `open` began, or opens the model here.
 
         Raises:
-            Exception: whatever opening it raised.
+            Exception: opening it failed.
         """
         if self.predictor is None:
             opening, self._opening = self._opening, None
@@ -59,11 +59,11 @@ class Model:
         return self.predictor
 
     def close(self) -> None:
-        """Free the model, and one that is being opened when it is open.
+        """Free the model; one that is being opened is freed when it is open.
 
         Raises:
             TimeoutError: it is still in use after `CLOSE_S`; it is freed later.
-            Exception: whatever freeing it raised; it is given up all the same.
+            Exception: freeing it failed; it counts as freed nevertheless.
         """
         opening, self._opening = self._opening, None
         predictor, self.predictor = self.predictor, None
@@ -74,4 +74,4 @@ class Model:
 
 
 def _close(predictor: Predictor) -> Background[None]:
-    return Background("close", predictor.close)  # it waits for an inference that is under way
+    return Background("close", predictor.close)  # waits for the running inference

@@ -3,9 +3,9 @@
 configure opens the model, runs it once and advertises the topics; activate subscribes to the frames; deactivate
 unsubscribes; cleanup frees the model. A transition that fails logs one line, and the node stays in the previous state.
 
-Three threads beside those of the pipeline: the executor's, in which transitions run; one that opens a model, which can
-take minutes; and the watchdog's, which publishes `/diagnostics` and finds inference that fails or hangs. What the other
-two want done with the node is done in the executor's thread.
+There are three threads besides those of the pipeline: the executor's, in which transitions run; one that opens a model,
+which can take minutes; and the watchdog's, which publishes `/diagnostics` and detects inference that fails or hangs.
+The other two pass all work on the node to the executor's thread.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ from sal360_ros.topics import OutputPublisher, make_outputs
 from sal360_ros.transitions import TransitionService
 
 STOP_S = 2.0
-"""Time for a frame in work to end when the node is deactivated."""
+"""Time for the current frame to finish when the node is deactivated."""
 _CHECK_S = 0.25
 _PROGRESS_S = 10.0
 _EXECUTOR_LIMIT_S = 5.0
 _REOPEN_LIMIT_S = 120.0  # an engine is in the cache by now, so nothing takes minutes
-_RECOVERED = 100  # maps after which a model that was opened again has earned another try
+_RECOVERED = 100  # maps after which a reopened model counts as recovered and may be reopened again
 
 
 class InferenceError(Sal360Error):
-    """Inference does not work any more, and the node was told to exit then."""
+    """Inference has failed for good, and `health.on_failure` is "exit"."""
 
 
 class SaliencyNode(LifecycleNode):
@@ -82,10 +82,10 @@ class SaliencyNode(LifecycleNode):
         self._subscription: Subscription | None = None
         self._orientation: OrientationInput | None = None
         self._statistics = FrameStatistics()
-        self._reopened = 0  # how often the model was opened again since the node was activated
-        self._faulty: SaliencyPipeline | None = None  # a pipeline whose fault is being dealt with
+        self._reopened = 0  # number of times that the model was opened again since the node was activated
+        self._faulty: SaliencyPipeline | None = None  # a pipeline whose failure is being handled
         self._faulty_since_s = 0.0
-        self._remembered: list[Finding] = []  # what went wrong since the last successful configure or activate
+        self._remembered: list[Finding] = []  # problems since the last successful configure or activate
         self._progress_s = _PROGRESS_S
         self._next_status_s = 0.0
         self._output_watch = OutputWatch()
@@ -143,7 +143,7 @@ class SaliencyNode(LifecycleNode):
         return self._attempt("recover", self._release)
 
     def destroy_node(self) -> None:
-        """Free the model and leave the graph, within a few seconds whatever hangs."""
+        """Free the model and leave the graph within a few seconds, even if something hangs."""
         self._watchdog.stop(CLOSE_S)
         opening_s = self._model.opening_s
         if opening_s is not None:
@@ -154,13 +154,13 @@ class SaliencyNode(LifecycleNode):
         self._release()
         self._library_log.close()
         super().destroy_node()  # type: ignore[no-untyped-call]
-        with contextlib.suppress(InvalidHandle):  # it was destroyed before
-            self._state_machine.destroy_when_not_in_use()  # else the node stays on the graph while a thread knows it
+        with contextlib.suppress(InvalidHandle):  # it was already destroyed
+            self._state_machine.destroy_when_not_in_use()  # else the node stays on the graph while a thread uses it
 
     def _attempt(
         self, what: str, do: Callable[[], None], undo: Callable[[], None] = lambda: None
     ) -> TransitionCallbackReturn:
-        """Make a transition, and log and remember why it fails, because rclpy swallows the exception."""
+        """Make a transition; if it fails, log and remember the cause, because rclpy swallows the exception."""
         try:
             do()
         except Exception as error:
@@ -176,7 +176,7 @@ class SaliencyNode(LifecycleNode):
         self._remembered = [each for each in self._remembered if each.text != text] + [Finding(level, "", text)]
 
     def _attempt_each(self, steps: list[tuple[str, Callable[[], object]]]) -> None:
-        """Do all the steps, also when one of them fails, so that nothing is left half freed."""
+        """Do all the steps, even if one of them fails, so that nothing is left half freed."""
         for what, do in steps:
             try:
                 do()
@@ -192,7 +192,7 @@ class SaliencyNode(LifecycleNode):
         self.get_logger().info(f"model: {predictor.description}")
 
     def _activate(self) -> None:
-        predictor = self._model.get()  # not open any more if inference failed when the node was active before
+        predictor = self._model.get()  # no longer open if inference failed when the node was last active
         self._statistics = FrameStatistics()
         self._reopened = 0
         values = self._table.current
@@ -214,7 +214,7 @@ class SaliencyNode(LifecycleNode):
         self.get_logger().info(f"subscribed to {topic}, publishing {self.resolve_topic_name('saliency')}")
 
     def _image_topic(self) -> str:
-        """Full name of the frames' topic; compressed, it is `<image>/compressed`, as in image_transport."""
+        """Full name of the frames' topic; for compressed frames `<image>/compressed`, as in image_transport."""
         topic = self.resolve_topic_name("image")
         is_raw = self._table.current.image_transport == "raw"
         return topic if is_raw else self.resolve_topic_name(f"{topic}/compressed")
@@ -244,7 +244,7 @@ class SaliencyNode(LifecycleNode):
         self._statistics.set_lost(event.total_count)
 
     def _stop(self) -> None:
-        """Take no more frames, and end the threads of the pipeline."""
+        """Stop receiving frames, and end the threads of the pipeline."""
         subscription, self._subscription = self._subscription, None
         orientation, self._orientation = self._orientation, None
         steps: list[tuple[str, Callable[[], object]]] = []
@@ -258,7 +258,7 @@ class SaliencyNode(LifecycleNode):
     def _stop_pipeline(self) -> None:
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None and not pipeline.stop(STOP_S):
-            raise TimeoutError(f"still busy after {STOP_S:g} s; its thread is left behind")
+            raise TimeoutError(f"still busy after {STOP_S:g} s; its thread is abandoned")
 
     def _release(self) -> None:
         """Free everything that configure and activate made."""
@@ -280,7 +280,7 @@ class SaliencyNode(LifecycleNode):
             self._publish_diagnostics()
 
     def _watch_error(self, error: BaseException) -> None:
-        self._warnings.warn("watchdog", f"the watchdog failed, and goes on: {describe(error)}")
+        self._warnings.warn("watchdog", f"the watchdog failed and continues: {describe(error)}")
 
     def _watch_opening(self) -> None:
         opening_s = self._model.opening_s
@@ -306,7 +306,7 @@ class SaliencyNode(LifecycleNode):
             self._faulty, self._faulty_since_s = pipeline, time.monotonic()
             self._jobs.put(partial(self._recover, pipeline, fault))
         elif health.on_failure == "exit" and time.monotonic() - self._faulty_since_s > _EXECUTOR_LIMIT_S:
-            print(f"error: {fault}, and the node's executor does not run; exiting", file=sys.stderr, flush=True)
+            print(f"error: {fault}, and the node's executor is blocked; exiting", file=sys.stderr, flush=True)
             release_segments()
             os._exit(1)
 
@@ -315,7 +315,7 @@ class SaliencyNode(LifecycleNode):
         if pipeline is not self._pipeline:
             return
         if self._reopened and pipeline.answered < _RECOVERED:
-            self._give_up(f"{fault}, also after the model was opened again")
+            self._give_up(f"{fault}, even after the model was opened again")
             return
         self._reopened += 1
         self.get_logger().error(f"{fault}; opening the model again")
@@ -338,11 +338,11 @@ class SaliencyNode(LifecycleNode):
         opening_s = self._model.opening_s
         if self._state == "active" and opening_s is not None:
             self._model.close()
-            self._give_up(f"inference failed, and opening the model again has not returned for {opening_s:.0f} s")
+            self._give_up(f"inference failed, and opening the model again has not finished after {opening_s:.0f} s")
 
     def _give_up(self, reason: str) -> None:
         if self._table.current.health.on_failure == "exit":
-            raise InferenceError(reason, "see the log above, and restart the node")
+            raise InferenceError(reason, "see the log above, then restart the node")
         self.get_logger().error(f"{reason}; deactivating")
         self.trigger_deactivate()
         self._remember(ERROR, f"deactivated: {reason}")
@@ -361,7 +361,7 @@ class SaliencyNode(LifecycleNode):
         )
 
     def _open_first(self, transition: str, then: Callable[[], None]) -> bool:
-        """Begin to open the model that a transition needs; `then` is called when it is open or cannot be opened."""
+        """Start opening the model that a transition needs; `then` is called when it is open or cannot be opened."""
         is_needed = transition in ("configure", "activate") and self._model.predictor is None
         if is_needed:
             self._model.open(then)
@@ -380,13 +380,13 @@ class SaliencyNode(LifecycleNode):
             about |= {"model": f"{predictor.spec.name} {predictor.spec.version}", "backend": predictor.description}
         fine = f"{snapshot.answered_hz:.1f} maps per second" if state == "active" else state
         if opening_s is not None:
-            fine = f"{state}: opening the model for {opening_s:.0f} s"
+            fine = f"{state}: opening the model, {opening_s:.0f} s so far"
         publishers = [self._saliency, *self._outputs]
         outputs = {each.topic: each.counts for each in publishers if each is not None}
         try:
             findings = self._findings(snapshot)
             findings += self._output_watch.findings(outputs, self._table.current.health, time.monotonic())
-        except Exception as error:  # a status that is incomplete is better than none
+        except Exception as error:  # an incomplete status is better than none
             incomplete = Finding(ERROR, "diagnostics", f"the diagnostics are incomplete: {describe(error)}")
             findings = [*self._remembered, incomplete]
         for each in findings:
@@ -401,7 +401,7 @@ class SaliencyNode(LifecycleNode):
         self._diagnostics.publish(array)
 
     def _findings(self, snapshot: Snapshot) -> list[Finding]:
-        """All that is wrong, from every side."""
+        """All problems, from every source."""
         findings = list(self._remembered)
         troubles = {"same name": same_name_trouble(self), "clock": clock_trouble(self)}
         findings += [Finding(WARN, kind, line) for kind, line in troubles.items() if line]

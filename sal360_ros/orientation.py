@@ -39,7 +39,7 @@ class YawHistory:
     def add(self, stamp_ns: int, yaw_rad: float) -> None:
         """Add a yaw in radians; one with the last stamp replaces it, and a clock that was set back starts over.
 
-        A sample that is late by less than `KEPT_S` is dropped: best effort does not keep the order.
+        A sample that is late by less than `KEPT_S` is dropped: best-effort delivery does not preserve the order.
         """
         with self._lock:
             if self._stamps_ns and stamp_ns < self._stamps_ns[-1] - round(KEPT_S * 1e9):
@@ -48,7 +48,7 @@ class YawHistory:
                 return
             if self._stamps_ns and stamp_ns == self._stamps_ns[-1]:
                 del self._stamps_ns[-1], self._yaws_rad[-1]
-            if self._yaws_rad:  # unwrapped, so that interpolation takes the short way
+            if self._yaws_rad:  # unwrapped, so that interpolation takes the shorter way
                 last_rad = self._yaws_rad[-1]
                 yaw_rad = last_rad + math.remainder(yaw_rad - last_rad, 2 * math.pi)
             self._stamps_ns.append(stamp_ns)
@@ -82,7 +82,7 @@ class YawHistory:
 
 
 class OrientationInput:
-    """Subscribes to `imu` or `odom` and gives the camera's orientation at a time.
+    """Subscribes to `imu` or `odom` and returns the camera's orientation at a given time.
 
     Args:
         source: "imu" (sensor_msgs/Imu) or "odometry" (nav_msgs/Odometry).
@@ -112,7 +112,7 @@ class OrientationInput:
         return rotation_yaw_pitch_roll(yaw_rad=yaw_rad)
 
     def cause(self) -> str:
-        """Why frames have no orientation, as far as messages and graph show."""
+        """Why frames have no orientation, as far as messages and graph reveal it."""
         topic = self._topic
         if not self._node.count_publishers(topic):
             return f"no publisher on {topic}; start the driver, remap {self._name}, or set orientation to none"
@@ -122,10 +122,12 @@ class OrientationInput:
         if silence_s > _SILENCE_S:
             since = f" for {silence_s:.0f} s" if math.isfinite(silence_s) else ""
             kinds = ", ".join(publisher_types(self._node, topic))
-            return f"no message arrives on {topic}{since}, although it has a publisher ({kinds}); check that it sends"
+            return (
+                f"no message arrives on {topic}{since}, although it has a publisher ({kinds}); check that it is sending"
+            )
         return (
-            f"the nearest sample on {topic} is {self._distance_s:.3g} s from the frame's timestamp, and "
-            f"{MAX_DISTANCE_S:g} s are allowed; check that both drivers use the same clock"
+            f"the nearest sample on {topic} is {self._distance_s:.3g} s from the frame's timestamp; "
+            f"at most {MAX_DISTANCE_S:g} s are allowed; check that both drivers use the same clock"
         )
 
     def destroy(self) -> None:
@@ -152,7 +154,7 @@ class OrientationInput:
             self._refuse("quaternion", str(error))
             return
         self._refused, self._last_arrival_s = "", time.monotonic()
-        if stamp_ns == 0:  # left empty by the driver: the time of arrival is the best there is
+        if stamp_ns == 0:  # left empty by the driver: the time of arrival is the best substitute
             stamp_ns = self._node.get_clock().now().nanoseconds
             self._warnings.warn("no stamp", f"messages on {self._topic} have no timestamp; using their arrival times")
         self._history.add(stamp_ns, math.atan2(rotation[1, 0], rotation[0, 0]))
@@ -163,7 +165,7 @@ class OrientationInput:
 
 
 class LastOrientation:
-    """Stands in for an orientation that is missing, for a bounded time."""
+    """Replaces a missing orientation with the last one, for a limited time."""
 
     def __init__(self) -> None:
         self._last: Floats | None = None
@@ -174,7 +176,7 @@ class LastOrientation:
 
         Args:
             measured: (3, 3), or None if it is missing.
-            time_s: of the frame.
+            time_s: time of the frame.
         """
         if measured is not None:
             self._last, self._time_s = measured, time_s

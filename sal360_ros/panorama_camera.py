@@ -17,7 +17,7 @@ NAME = "panorama_camera"
 
 def main() -> int:
     """Run the camera until SIGINT or SIGTERM and return the exit status."""
-    parse_arguments(NAME, "Publish pictures, a video or a bag in place of a 360° camera.")
+    parse_arguments(NAME, "Publish pictures, a video or a bag as if they came from a 360° camera.")
     return run("sal360_ros.camera", "PanoramaCamera", NAME, max_message_bytes=_max_message_bytes)
 
 

@@ -22,7 +22,7 @@ def describe(rule: Rule, default: Value) -> ParameterDescriptor:
     unit = f" [{rule.unit}]" if rule.unit else ""
     descriptor = ParameterDescriptor(description=rule.description + unit, read_only=rule.changes == "start")
     constraints = [f"one of {', '.join(map(str, rule.choices))}"] if rule.choices else []
-    constraints += ["changes only while the node is unconfigured"] if rule.changes == "unconfigured" else []
+    constraints += ["can be changed only while the node is unconfigured"] if rule.changes == "unconfigured" else []
     descriptor.additional_constraints = "; ".join(constraints)
     if rule.minimum is not None and rule.maximum is not None:
         if isinstance(default, float):
@@ -35,7 +35,7 @@ def describe(rule: Rule, default: Value) -> ParameterDescriptor:
 
 
 def _refused(name: str, value: object, default: Value, rule: Rule) -> ParameterError:
-    """What to say about a start value of a wrong type or outside its range."""
+    """The error for a start value of a wrong type or outside its range."""
     kinds = {bool: "true or false", int: "a whole number", float: "a number (1.0, not 1)", str: "text"}
     wanted = rule.allowed if rule.choices else " from ".join(filter(None, (kinds[type(default)], rule.allowed)))
     where = "" if rule.changes == "start" else ", at the start or with `ros2 param set`"
@@ -45,14 +45,14 @@ def _refused(name: str, value: object, default: Value, rule: Rule) -> ParameterE
 class ParameterTable(Generic[AnySettings]):
     """The parameters of one node.
 
-    A start value that is refused does not end the node: the default replaces it, and `read` raises until somebody
-    sets a valid value.
+    A start value that is refused does not end the node: the default replaces it, and `read` raises until a valid value
+    is set.
 
     Args:
         node: made with `automatically_declare_parameters_from_overrides`, so that misspelt names are found.
         defaults: the settings that declare them.
-        is_fixed: tells whether the node is configured now.
-        check: raises `Sal360Error` for values that do not fit each other or the loaded model.
+        is_fixed: returns whether the node is configured now.
+        check: raises `Sal360Error` for values that are incompatible with each other or with the loaded model.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ParameterTable(Generic[AnySettings]):
         for name in given:
             node.undeclare_parameter(name)
         self.unknown = sorted(set(given) - set(self._rules))
-        """Names that were given at the start and that are not parameters."""
+        """Names that were given at the start but are not parameters."""
         node.add_on_set_parameters_callback(self._validate)
         node.add_post_set_parameters_callback(self._take_over)
         for name, default, rule in flatten(defaults):
@@ -85,7 +85,7 @@ class ParameterTable(Generic[AnySettings]):
 
     @property
     def current(self) -> AnySettings:
-        """The values at this moment."""
+        """The current values."""
         return self._values
 
     def read(self) -> AnySettings:

@@ -1,6 +1,6 @@
 """Every parameter of the nodes, with its default, range, unit and description.
 
-Settings of the outputs are declared by the outputs themselves; here each becomes a group of parameters.
+Settings of the outputs are declared by the outputs themselves; each becomes a group of parameters here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRANSPORTS = ("raw", "compressed")
 ORIENTATIONS = ("none", "imu", "odometry")
 _TRANSPORT = "raw: Image on `image`; compressed: CompressedImage on `image/compressed`"
 _MAX_HEIGHT_PX = 16384
-_MAX_PIXELS = 10**9  # near OpenCV's own limit of 2^30
+_MAX_PIXELS = 10**9  # close to OpenCV's limit of 2^30
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class EncodedQpOffset(QpOffsetSettings):
 
 @dataclass(frozen=True)
 class HealthSettings(Settings):
-    """When `/diagnostics` warns, and what the node does about inference that fails or hangs."""
+    """When `/diagnostics` warns, and how the node reacts to inference that fails or hangs."""
 
     min_answered_share: float = setting(
         0.5, "minimum share of the usable frames that get a map; below it, a warning", minimum=0, maximum=1
     )
     max_lost_share: float = setting(
-        0.05, "maximum share of the frames that get lost in transport; above it, a warning", minimum=0, maximum=1
+        0.05, "maximum share of the frames that are lost in transport; above it, a warning", minimum=0, maximum=1
     )
     max_dropped_share: float = setting(
         0.5,
@@ -70,14 +70,14 @@ class HealthSettings(Settings):
         0.1, "maximum share of the frames without a known orientation; above it, a warning", minimum=0, maximum=1
     )
     max_failures: int = setting(
-        10, "failed inferences in a row after which the model is opened again", minimum=1, maximum=10000
+        10, "consecutive failures of inference after which the model is opened again", minimum=1, maximum=10000
     )
     hang_s: float = setting(
         10.0, "duration of one inference after which it counts as hung", minimum=0.1, maximum=3600, unit="s"
     )
     on_failure: str = setting(
         "deactivate",
-        "what the node does when inference still fails or hangs after the model was opened again",
+        "action of the node if inference still fails or hangs after the model was opened again",
         choices=("deactivate", "exit"),
     )
 
@@ -105,7 +105,7 @@ class SaliencyParameters(Settings):
     image_transport: str = setting("raw", _TRANSPORT, choices=TRANSPORTS, changes="unconfigured")
     max_pixels: int = setting(
         MAX_PIXELS,
-        "maximum size of a frame; larger ones are rejected undecoded",
+        "maximum size of a frame; larger ones are rejected before they are decoded",
         minimum=1,
         maximum=_MAX_PIXELS,
         unit="px",
@@ -118,7 +118,7 @@ class SaliencyParameters(Settings):
     )
     orientation_hold_s: float = setting(
         0.5,
-        "how long the last orientation is used when none is known; after it, targets follow in body axes",
+        "how long the last orientation is used when none is known; after that, targets are tracked in body axes",
         minimum=0,
         maximum=60,
         unit="s",
@@ -133,7 +133,7 @@ class SaliencyParameters(Settings):
     )
     full_scale: float = setting(
         FULL_SCALE,
-        "density, relative to uniform, that becomes 255 in mono8 and the brightest colour in pictures",
+        "density, relative to uniform, that maps to 255 in mono8 and to the brightest colour in pictures",
         minimum=1,
         maximum=1e3,
     )
@@ -176,7 +176,7 @@ class CameraParameters(Settings):
     )
     max_pixels: int = setting(
         MAX_PIXELS,
-        "maximum size of a picture; larger ones are skipped undecoded",
+        "maximum size of a picture; larger ones are skipped before they are decoded",
         minimum=1,
         maximum=_MAX_PIXELS,
         unit="px",

@@ -1,7 +1,7 @@
 """From a frame to its outputs: newest-only slot, decoding, inference, smoothing, publishing.
 
-One thread turns frames into maps, a second one computes the outputs that are derived from the maps, so that a slow
-output does not delay the next map. The ROS callback only puts the message into a slot.
+One thread turns frames into maps, a second one computes the outputs derived from the maps, so that a slow output does
+not delay the next map. The ROS callback only puts the message into a slot.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ class NewestSlot(Generic[Item]):
 
 
 class Worker(Generic[Item]):
-    """A thread that passes the newest offered item to `handle`, whatever an item does.
+    """A thread that passes the newest offered item to `handle`, and survives any exception.
 
     Args:
         name: name of the thread, for tools that list threads.
         handle: processes one item.
-        on_error: takes what `handle` raises, SystemExit and the like included.
+        on_error: called with every exception that `handle` raises, including SystemExit.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Worker(Generic[Item]):
 
     @property
     def busy_s(self) -> float:
-        """Seconds since the thread began with the present item; 0 while it waits for one."""
+        """Seconds since the thread began the current item; 0 while it waits for one."""
         begun_s = self._begun_s
         return 0.0 if begun_s is None else time.monotonic() - begun_s
 
@@ -117,12 +117,12 @@ class Worker(Generic[Item]):
         while not self._slot.is_closed:
             try:
                 self._handle_next()
-            except BaseException as error:  # this thread must go on
+            except BaseException as error:  # this thread must survive
                 with contextlib.suppress(BaseException):
                     self._on_error(error)
 
     def _handle_next(self) -> None:
-        item = self._slot.take()  # a frame is up to 22 MB: it is freed with this call, before the next one waits
+        item = self._slot.take()  # a frame is up to 22 MB: freed when this call returns, before the next wait
         if item is None:
             return
         self._begun_s = time.monotonic()
@@ -139,17 +139,17 @@ class _Frame(NamedTuple):
 
 
 class SaliencyPipeline:
-    """Publishes the map of the newest frame, and what is derived from it, until `stop` ends its threads.
+    """Publishes the map of the newest frame, and the outputs derived from it, until `stop` ends its threads.
 
     Args:
         saliency: publishes every map.
-        outputs: publish what is derived from a map, each while it has a subscriber.
+        outputs: publish the derived outputs, each while it has a subscriber.
         parameters: returns the parameter values for the next frame.
         orientation: maps a stamp in nanoseconds to the rotation (3, 3) from body axes to a fixed frame, or to None if
-            it is not known; None if none is wanted.
+            it is not known; None if orientation is not used.
         statistics: counts and times the frames.
         now_ns: the node's clock, nanoseconds, for the age of the frames.
-        logger: takes warnings.
+        logger: receives warnings.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class SaliencyPipeline:
         self._stream_time = StreamTime()
         self._last_orientation = LastOrientation()
         self._last_stamp_ns: int | None = None
-        self._failures = 0  # of inference, one after the other
+        self._failures = 0  # consecutive failures of inference
         self._last_failure = ""
         self._is_stopped = False
         self._follower: Worker[Prediction] = Worker("outputs", self._publish_outputs, self._output_error)
@@ -190,31 +190,31 @@ class SaliencyPipeline:
             self._statistics.count_superseded()
 
     def fault(self, max_failures: int, hang_s: float) -> str:
-        """What is wrong with inference, "" if nothing is.
+        """Description of a problem with inference; "" if there is none.
 
         Args:
-            max_failures: failures in a row that are one too many.
+            max_failures: number of consecutive failures that count as a problem.
             hang_s: duration of one inference after which it counts as hung, seconds.
         """
         busy_s = self._answerer.busy_s
         if busy_s > hang_s:
             return f"inference has not returned for {busy_s:.0f} s"
         if self._failures >= max_failures:
-            return f"inference failed {self._failures} times in a row ({self._last_failure})"
+            return f"inference failed {self._failures} consecutive times ({self._last_failure})"
         return ""
 
     def stuck_output_s(self) -> float:
-        """Seconds since the outputs began with the present map; 0 while they wait for one."""
+        """Seconds since the outputs began the current map; 0 while they wait for one."""
         return self._follower.busy_s
 
     def revive(self) -> bool:
-        """Start threads again that have died; returns whether any had."""
+        """Restart threads that have died; returns whether any had."""
         return any([self._answerer.revive(), self._follower.revive()])
 
     def stop(self, timeout_s: float) -> bool:
         """Finish the current frame and outputs and end the threads; returns whether they ended in time.
 
-        A thread that does not end is left behind, and what it computes is thrown away.
+        A thread that does not end is abandoned, and its results are discarded.
         """
         self._is_stopped = True
         end_s = time.monotonic() + timeout_s
@@ -248,7 +248,7 @@ class SaliencyPipeline:
         self._pass_on(answer)
 
     def _predict(self, image: Pixels, channels: str) -> Density:
-        """The map of a frame; failures that do not lie in the frame are counted until one succeeds."""
+        """The map of a frame; failures not caused by the frame are counted until an inference succeeds."""
         try:
             density = self._predictor.predict(image, channels)
         except BaseException as error:
@@ -281,7 +281,7 @@ class SaliencyPipeline:
         return self._last_orientation.update(measured, time_s, parameters.orientation_hold_s)
 
     def _rows_needed(self, parameters: SaliencyParameters) -> int:
-        """Min rows to which a compressed frame may be reduced while it is decoded; 0: no reduction."""
+        """Minimum number of rows to which a compressed frame may be reduced during decoding; 0: no reduction."""
         rows = self._predictor.spec.input_height
         if any(output.shows_frame and output.is_wanted for output in self._outputs):
             return max(rows, parameters.overlay_height_px) if parameters.overlay_height_px else 0

@@ -1,6 +1,6 @@
 """Start the executables as child processes and take lifecycle nodes through their transitions, as `ros2 launch` does.
 
-The demo, the live replay, the benchmarks and the tests need a real node on a real graph, also on machines without the
+The demo, the live replay, the benchmarks and the tests need a real node on a real graph, even on machines without the
 launch system.
 """
 
@@ -35,7 +35,7 @@ CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 CLEANUP = Transition.TRANSITION_CLEANUP
-STATE_AFTER = {  # transition → the state it leads to
+STATE_AFTER = {  # transition → resulting state
     CONFIGURE: State.PRIMARY_STATE_INACTIVE,
     ACTIVATE: State.PRIMARY_STATE_ACTIVE,
     DEACTIVATE: State.PRIMARY_STATE_INACTIVE,
@@ -72,14 +72,14 @@ def clean_end() -> Iterator[None]:
 
     The exit status is 128 plus the signal's number, as in shells. A signal that is ignored (nohup) stays ignored.
     """
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
 
     def end(number: int, _: FrameType | None) -> None:
         for each in before:
-            signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the end
+            signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the shutdown
         raise SystemExit(128 + number)
 
     for each, handler in before.items():
@@ -205,16 +205,16 @@ def change_state(
 ) -> None:
     """Request a transition of the lifecycle node `name` and wait until it is complete.
 
-    A service request or its reply can get lost while DDS discovery is still under way. So when no reply comes, the node
-    is asked for its state, and the request is repeated only if it had no effect. To configure may take minutes, where
-    an engine is built: while the node says that it is at it, or its process lives and has not replied yet, the wait
-    goes on, and a line on stderr says so.
+    A service request or its reply can be lost while DDS discovery is still running. So if there is no reply, the node
+    is asked for its state, and the request is repeated only if it had no effect. Configuring may take minutes if an
+    engine is built: while the node reports that it is configuring, or its process is alive and has not replied yet, the
+    wait continues, and a line on stderr reports it.
 
     Args:
         node: any node of the caller; it is spun here, and nothing else may spin it meanwhile.
         transition: CONFIGURE, ACTIVATE, DEACTIVATE or CLEANUP.
         process: the process of the lifecycle node; if it ends, this fails at once.
-        timeout_s: how long the node may give no sign of life.
+        timeout_s: how long to wait without any response from the node.
 
     Raises:
         ProcessError: the node does not respond in time, refuses the transition, or its process ended.
@@ -257,7 +257,7 @@ class _Transition:
             requested_before = True
         raise ProcessError(
             f"{self._name} did not respond within {self._timeout_s:g} s",
-            "check that a lifecycle node of that name runs",
+            "check that a lifecycle node of that name is running",
         )
 
     def _refusal(self) -> ProcessError:
@@ -267,7 +267,7 @@ class _Transition:
         return ProcessError(f"{self._name} refused to {NAMES[self._transition]}", "see its log for the cause")
 
     def _call(self, client: Client, request: Any) -> Future | None:
-        """Send a request and wait `REPLY_TIMEOUT_S` for the reply; None if there was no service before the deadline."""
+        """Send a request and wait `REPLY_TIMEOUT_S` for the reply; None if no service appeared before the deadline."""
         future: Future | None = None
         until_s = self._deadline_s
         while time.monotonic() < until_s:
@@ -296,7 +296,7 @@ class _Transition:
         return None
 
     def _may_be_busy(self) -> bool:
-        """Whether the process lives and may be opening its model, so that it cannot reply."""
+        """Whether the process is alive and may be opening its model, so that it cannot reply."""
         return self._transition == CONFIGURE and self._process is not None and self._was_sent
 
     def _report(self) -> None:
@@ -305,7 +305,7 @@ class _Transition:
             return
         self._next_report_s = now_s + REPORT_PERIOD_S
         last = self._process.last_line() if self._process is not None else ""
-        with contextlib.suppress(OSError):  # nobody reads stderr any more
+        with contextlib.suppress(OSError):  # the reader of stderr has gone
             waited = f"waiting for {self._name} to {NAMES[self._transition]}, {now_s - self._start_s:.0f} s so far"
             print(waited + (f": {last}" if last else ""), file=sys.stderr, flush=True)
 

@@ -27,11 +27,11 @@ LEASE_S = 2.0
 
 
 def input_qos(depth: int = 1) -> QoSProfile:
-    """Best effort, which is compatible with every publisher; depth 1 for frames, because only the newest counts.
+    """Best effort, which is compatible with every publisher; depth 1 for frames, because only the newest matters.
 
     A reliable subscriber of messages above 64 KB can hang in Fast DDS 2.14 and 3: when the publisher announces that the
-    rest of a partly received message will not come, the message is freed but stays in the list, and `take` loops over
-    it for ever.
+    rest of a partly received message will not be sent, the message is freed but stays in the list, and `take` loops
+    over it forever.
     """
     return QoSProfile(reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=depth)
 
@@ -42,10 +42,10 @@ def output_qos() -> QoSProfile:
 
 
 def heartbeat_qos() -> QoSProfile:
-    """`output_qos` with a heartbeat for subscribers that ask for one; those that do not are compatible as well.
+    """`output_qos` with a heartbeat for subscribers that request one; others are compatible as well.
 
     Deadline: a message each second. Liveliness: asserted by the node's watchdog while the node is active and healthy,
-    so that it is lost within two seconds of a crash, a hang or a deactivation.
+    so that it is lost within two seconds after a crash, a hang or a deactivation.
     """
     profile = output_qos()
     profile.deadline = Duration(seconds=DEADLINE_S)
@@ -55,7 +55,7 @@ def heartbeat_qos() -> QoSProfile:
 
 
 def overridable(heartbeat: bool = False) -> QoSOverridingOptions:
-    """Have the parameters `qos_overrides.<topic>.<publisher or subscription>.<policy>` override a profile.
+    """Let the parameters `qos_overrides.<topic>.<publisher or subscription>.<policy>` override a profile.
 
     Args:
         heartbeat: whether deadline and liveliness are among the policies.
@@ -64,11 +64,11 @@ def overridable(heartbeat: bool = False) -> QoSOverridingOptions:
 
 
 def mismatch_logger(topic: str, entity: str, warn: Callable[[str], None]) -> Callable[[object], None]:
-    """A callback for incompatible-QoS events that warns with the policy at fault and the remedy.
+    """A callback for incompatible-QoS events that logs the incompatible policy and the remedy.
 
     Args:
         topic: full name of the topic.
-        entity: the node's own side, "publisher" or "subscription".
+        entity: the node's side, "publisher" or "subscription".
         warn: logs one line.
     """
     other = "subscriber" if entity == "publisher" else "publisher"

@@ -22,7 +22,7 @@ def main() -> int:
         NAME,
         "Publish where people would look in the frames of a 360° camera.",
         {
-            "--autostart": "configure and activate the node at its start, without a lifecycle manager",
+            "--autostart": "configure and activate the node when it starts, without a lifecycle manager",
             "--exit-on-failure": "end with status 2 if --autostart fails",
         },
     )
@@ -41,7 +41,7 @@ def max_message_bytes(parameters: Mapping[str, Any]) -> int:
     rows = parameters.get("overlay_height_px")
     if not isinstance(rows, int):
         return OVERLAY_BYTES
-    return 6 * (rows or 1920) ** 2  # 0: as many as the frame has, say those of a 4K frame
+    return 6 * (rows or 1920) ** 2  # 0: the frame's rows; assume a 4K frame
 
 
 if __name__ == "__main__":

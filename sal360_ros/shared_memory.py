@@ -1,6 +1,6 @@
-"""Shared memory of Fast DDS: a segment of the size that this process's messages need, and nothing left in /dev/shm.
+"""Shared memory of Fast DDS: a segment of the size that this process's messages need, and cleanup of /dev/shm.
 
-The sender's segment decides which messages pass. By default it has 512 KB, and a larger best-effort message is lost. A
+The sender's segment limits the size of messages. By default it has 512 KB, and a larger best-effort message is lost. A
 segment takes its whole size from /dev/shm when the process starts, and a killed process leaves it there.
 """
 
@@ -27,7 +27,7 @@ OVERLAY_BYTES = 3 * 640 * 1280
 _SMALL_MESSAGES_BYTES = 2**20
 """Room for discovery, services, diagnostics and small topics."""
 _OVERHEAD = 1.05
-"""A segment's file, with the tables of Fast DDS, relative to its size."""
+"""Size of a segment's file, with the tables of Fast DDS, relative to the segment's size."""
 _SECOND_SEGMENT_BYTES = 2**20
 """With ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST, rmw adds a segment of the default size."""
 _SEGMENT = re.compile(r"fast(?:rtps|dds)_[0-9a-f]{16}")  # Fast DDS 2, 3
@@ -37,14 +37,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 class SharedMemoryError(Sal360Error):
-    """/dev/shm has not enough room."""
+    """/dev/shm has too little space."""
 
 
 def use_shared_memory_profile(max_message_bytes: int = OVERLAY_BYTES) -> None:
     """Give this process's Fast DDS a segment for messages up to this size; call it before the first node is created.
 
-    Segments that killed processes of this package left behind are removed first. Nothing else is done where the user
-    has chosen the transports or another middleware.
+    Segments that killed processes of this package left behind are removed first. Nothing else is done if the user has
+    configured the transports or another middleware.
 
     Args:
         max_message_bytes: size of the largest message that this process sends; messages of a few KB always fit.
@@ -57,7 +57,7 @@ def use_shared_memory_profile(max_message_bytes: int = OVERLAY_BYTES) -> None:
     _remove_leftovers()
     for name in PROFILE_VARIABLES:
         if os.environ.get(name, "").startswith(f"{SHARED_MEMORY / _RECORD_PREFIX}"):
-            del os.environ[name]  # inherited from a parent process, which needs another size
+            del os.environ[name]  # inherited from a parent process, whose messages have another size
     if _user_has_chosen():
         _make_record("")
         return
@@ -71,7 +71,7 @@ def shared_memory_profile() -> Path:
     """The path of `config/fastdds_shm.xml`, in a checkout or installed.
 
     Raises:
-        SharedMemoryError: it is in none of the known places.
+        SharedMemoryError: it is not in any of the known folders.
     """
     root = Path(__file__).resolve().parents[1]
     prefixes = [root, Path(sys.prefix), Path(site.getuserbase())]
@@ -109,8 +109,8 @@ def _rounded_up_mb(size_bytes: float) -> int:
 
 
 # --- the record: a locked file beside the segments, with the profile and the names of the segments ---
-# The kernel releases the lock when the process ends, in whatever way. So a record that can be locked belongs to a dead
-# process, also where containers with their own process IDs share /dev/shm.
+# The kernel releases the lock when the process ends, for whatever reason. So a record that can be locked belongs to a
+# dead process, even if containers with separate process IDs share /dev/shm.
 
 
 class _Record:
@@ -120,11 +120,11 @@ class _Record:
         self.handle, name = tempfile.mkstemp(prefix=f".{_RECORD_PREFIX}", suffix=".xml", dir=SHARED_MEMORY)
         fcntl.flock(self.handle, fcntl.LOCK_EX)
         self.path = Path(name).with_name(Path(name).name[1:])
-        os.rename(name, self.path)  # only a locked file has a name that others look for
+        os.rename(name, self.path)  # the file gets the name that others look for only after it is locked
         self.profile = ""
 
     def write(self) -> None:
-        """Write the profile, and as comments the segments that this process has now."""
+        """Write the profile, with this process's current segments as comments."""
         content = "".join([self.profile, *(f"<!-- {name} -->\n" for name in _own_segments())]).encode()
         os.pwrite(self.handle, content, 0)
         os.ftruncate(self.handle, len(content))
@@ -134,7 +134,7 @@ _record: _Record | None = None
 
 
 def remember_segments() -> None:
-    """Write down the names of this process's segments; call it once the first node exists."""
+    """Record the names of this process's segments; call it once the first node exists."""
     if _record is not None:
         _record.write()
 
@@ -149,7 +149,7 @@ def release_segments() -> None:
 
 
 def _make_record(profile: str) -> Path:
-    """Make this process's record, or give it another profile, and return its path."""
+    """Create this process's record, or update its profile, and return its path."""
     global _record
     if _record is None:
         _record = _Record()
@@ -170,7 +170,7 @@ def _own_segments() -> list[str]:
 
 
 def _remove_leftovers() -> None:
-    """Remove the segments that dead processes of this package and this user have written down."""
+    """Remove the segments recorded by dead processes of this package and this user."""
     for path in SHARED_MEMORY.glob(f"{_RECORD_PREFIX}*.xml"):
         with contextlib.suppress(OSError), open(path, "rb") as record:  # removed meanwhile, or another user's
             if os.fstat(record.fileno()).st_uid != os.geteuid() or not _is_unlocked(record.fileno()):

@@ -26,16 +26,16 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class OutputCounts:
-    """What became of the predictions of one output, since the node was configured."""
+    """Outcomes of the predictions of one output, since the node was configured."""
 
     published: int
     failed: int
     dropped: int
     """Replaced by a newer prediction before this output was computed."""
     last_error: str
-    """Of the newest failure; empty if there was none."""
+    """Message of the newest failure; empty if there was none."""
     is_failing: bool
-    """Whether the newest attempt failed and somebody still subscribes."""
+    """Whether the newest attempt failed and there is still a subscriber."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Snapshot:
     """Frames with a stamp of zero, or the previous frame's."""
     recently_stood_still: int
     unoriented: int
-    """Frames for which the camera's orientation was wanted and not known."""
+    """Frames for which the camera's orientation was requested but not known."""
     unoriented_share: float
-    """The same over the last `WINDOW_S` seconds, as a share of all frames whose orientation was wanted, 0 to 1."""
+    """The same over the last `WINDOW_S` seconds, as a share of all frames whose orientation was requested, 0 to 1."""
     is_silent: bool
     """Whether no frame has arrived for `SILENCE_S` seconds."""
     is_stuck: bool
@@ -150,7 +150,7 @@ class FrameStatistics:
             self._count("unoriented")
 
     def set_lost(self, total: int) -> None:
-        """Take over the middleware's total of lost messages."""
+        """Set the total of lost messages to the middleware's."""
         with self._lock:
             lost = self._counts["frames", "lost"]
             if total > lost.total:
@@ -171,7 +171,7 @@ class FrameStatistics:
             self._counts["frames", event].add(self._clock())
 
     def snapshot(self) -> Snapshot:
-        """The present counts, rates and times."""
+        """The current counts, rates and times."""
         with self._lock:
             now_s = self._clock()
             window_s = max(min(WINDOW_S, now_s - self._start_s), 1e-9)

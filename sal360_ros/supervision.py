@@ -1,4 +1,4 @@
-"""The executor and the threads beside it: work that takes long or may hang, and the watchdog."""
+"""Threads besides the executor's: background work that takes long or may hang, and the watchdog."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 
 
 class Background(Generic[Result]):
-    """A function that runs in a thread of its own, for what may take minutes or never return.
+    """A function that runs in a separate thread, because it may take minutes or never return.
 
     Args:
         name: name of the thread, for tools that list threads.
-        function: gives the result.
+        function: returns the result.
         on_done: called in that thread once there is a result or an error.
     """
 
@@ -51,9 +51,9 @@ class Background(Generic[Result]):
         """Wait for the result.
 
         Raises:
-            TimeoutError: there is none yet after `timeout_s`; None waits as long as it takes.
-            RuntimeError: the function raised something that ends threads, such as SystemExit.
-            Exception: whatever else the function raised.
+            TimeoutError: there is none yet after `timeout_s`; None waits without a limit.
+            RuntimeError: the function raised an exception that ends threads, such as SystemExit.
+            Exception: any other exception that the function raised.
         """
         if not self._done.wait(timeout_s):
             raise TimeoutError(f"still busy after {timeout_s:g} s")
@@ -64,7 +64,7 @@ class Background(Generic[Result]):
         return self._results[0]
 
     def abandon(self, discard: Callable[[Result], object]) -> None:
-        """Have the thread pass the result, whenever it comes, to `discard`."""
+        """Let the thread pass the result to `discard` when it has one."""
         with self._lock:
             self._discard = discard
             results, self._results = self._results, []
@@ -74,7 +74,7 @@ class Background(Generic[Result]):
     def _run(self) -> None:
         try:
             result = self._function()
-        except BaseException as error:  # told to whoever asks for the result
+        except BaseException as error:  # raised again by `result`
             self._error = error
         else:
             with self._lock:
@@ -89,7 +89,7 @@ class Background(Generic[Result]):
 
 
 class ExecutorJobs:
-    """Has functions called in the executor's thread, for other threads, and notices when the executor is blocked."""
+    """Runs functions of other threads in the executor's thread, and detects when the executor is blocked."""
 
     def __init__(self, node: Node) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -99,14 +99,14 @@ class ExecutorJobs:
         node.create_timer(1.0, self._see, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def put(self, job: Callable[[], None]) -> None:
-        """Have a function called; what it raises ends the executor's spinning."""
+        """Schedule a function; an exception in it ends the executor's spinning."""
         self._jobs.put(job)
         with contextlib.suppress(Exception):  # the node is being destroyed
             self._wake.trigger()
 
     @property
     def blocked_s(self) -> float:
-        """For how long the executor has not run, seconds; 0 before it spins for the first time."""
+        """Seconds since the executor last ran; 0 before it spins for the first time."""
         seen_s = self._seen_s
         return 0.0 if seen_s is None else time.monotonic() - seen_s
 
@@ -119,12 +119,12 @@ class ExecutorJobs:
 
 
 class Watchdog:
-    """Calls a method again and again from a thread of its own, by the monotonic clock, whatever the call does.
+    """Calls a method periodically from a dedicated thread, by the monotonic clock, and survives any exception.
 
     Args:
         check: a bound method. The thread does not keep its object alive, and ends with it.
         period_s: time from one call to the next, seconds.
-        on_error: takes what `check` raises.
+        on_error: called with every exception that `check` raises.
     """
 
     def __init__(self, check: Callable[[], None], period_s: float, on_error: Callable[[BaseException], None]) -> None:
@@ -136,7 +136,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread; one that hangs in `check` is left behind after `timeout_s`."""
+        """End the thread; one that hangs in `check` is abandoned after `timeout_s`."""
         self._stopped.set()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
@@ -148,7 +148,7 @@ class Watchdog:
                 return
             try:
                 check()
-            except BaseException as error:  # the watchdog itself must go on
+            except BaseException as error:  # the watchdog itself must survive
                 with contextlib.suppress(BaseException):
                     on_error(error)
-            del check, on_error  # or they would keep the object alive while this thread waits
+            del check, on_error  # otherwise they would keep the object alive while this thread waits

@@ -1,6 +1,6 @@
-"""The node's topics: what each message holds, when it is made, and how many were sent.
+"""The node's topics: the contents of each message, when it is published, and how many were sent.
 
-`OUTPUTS`, at the end, is the table of what the node publishes. To add a topic, write its publisher and its row.
+`OUTPUTS`, at the end, is the table of published topics. To add a topic, write its publisher and its row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sal360_ros.parameters import SaliencyParameters
 from sal360_ros.qos import heartbeat_qos, mismatch_logger, output_qos, overridable
 from sal360_ros.statistics import OutputCounts
 
-_KEPT_SIZES = 4  # picture sizes whose tables are kept, so that frames of alternating sizes do not make them anew
+_KEPT_SIZES = 4  # picture sizes whose tables are cached, so that frames of alternating sizes do not rebuild them
 _MARKER_DIAMETER_M = 0.1
 
 
@@ -55,9 +55,9 @@ class Prediction:
     density: Density
     """(h, w) float32, relative to uniform."""
     orientation: Floats | None
-    """(3, 3), the camera's axes in a fixed frame, when it is known."""
+    """(3, 3), the camera's axes in a fixed frame, if it is known."""
     time_s: float
-    """Of the frame, in seconds: its stamp, unless stamps stand still; see `sal360.outputs.stream_time`."""
+    """Time of the frame, seconds: its stamp, unless stamps stand still; see `sal360.outputs.stream_time`."""
     _peaks: dict[PeakSettings, Peaks] = field(default_factory=dict, init=False, repr=False)
 
     def peaks(self, settings: PeakSettings) -> Peaks:
@@ -69,13 +69,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of the node, as the code and the documentation need it."""
+    """A topic of the node, with everything that the code and the documentation need."""
 
     name: str
     """Relative to the node's namespace, unless it begins with a slash."""
     message_type: type[Any]
     form: str
-    """Encoding or fields of the message, where its type leaves them open; else empty."""
+    """Encoding or fields of the message, if its type leaves them open; else empty."""
     meaning: str
     """One phrase."""
     page: str
@@ -99,7 +99,7 @@ class Output(Topic):
 
 
 class OutputPublisher(abc.ABC):
-    """Publishes one output; the pipeline skips outputs that nobody subscribes to.
+    """Publishes one output; the pipeline skips outputs without subscribers.
 
     Args:
         node: publishes while it is active.
@@ -132,12 +132,12 @@ class OutputPublisher(abc.ABC):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody subscribes."""
+        """Whether there is a subscriber."""
         return self._subscribers > 0
 
     @property
     def counts(self) -> OutputCounts:
-        """What was published, dropped and failed so far."""
+        """Number of predictions published, dropped and failed so far."""
         is_failing = self._last_failed and self.is_wanted
         return OutputCounts(self._published, self._failed, self._dropped, self._last_error, is_failing)
 
@@ -145,7 +145,7 @@ class OutputPublisher(abc.ABC):
         """Make the message of a prediction and send it, if there is one.
 
         Raises:
-            Exception: whatever went wrong; it is counted before.
+            Exception: making or sending the message failed; the failure is counted first.
         """
         try:
             message = self._message(prediction, parameters)
@@ -160,7 +160,7 @@ class OutputPublisher(abc.ABC):
         self._last_failed = False
 
     def count_dropped(self) -> None:
-        """A prediction was replaced by a newer one before this output was computed."""
+        """Count a prediction that was replaced by a newer one before this output was computed."""
         self._dropped += 1
 
     def destroy(self) -> None:
@@ -168,12 +168,12 @@ class OutputPublisher(abc.ABC):
         self._node.destroy_lifecycle_publisher(self._publisher)
 
     def assert_alive(self) -> None:
-        """Tell subscribers that request liveliness that the node is well, also while no frames arrive."""
+        """Tell subscribers that request liveliness that the node is alive, even when no frames arrive."""
         self._publisher.assert_liveliness()
 
     @abc.abstractmethod
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Any:
-        """The message, or None when there is nothing to send."""
+        """The message, or None if there is nothing to send."""
 
 
 # --- the map ---
@@ -295,7 +295,7 @@ class ShadingRatePublisher(OutputPublisher):
 
     def __init__(self, node: LifecycleNode, output: Output) -> None:
         super().__init__(node, output)
-        self._rates = lru_cache(_KEPT_SIZES)(_make_shading_rate)  # of this node alone: rates depend on the last ones
+        self._rates = lru_cache(_KEPT_SIZES)(_make_shading_rate)  # per node: rates depend on the last ones
 
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
         settings = parameters.shading_rate
@@ -322,7 +322,7 @@ class QpOffsetPublisher(OutputPublisher):
 OUTPUTS = (
     Output("saliency", Image, "mono8 or 32FC1", "the map, a density of gaze", "topics.md", SaliencyPublisher,
            has_heartbeat=True),
-    Output("saliency/overlay", Image, "bgr8", "heat map over the frame, for people", "topics.md", OverlayPublisher,
+    Output("saliency/overlay", Image, "bgr8", "heat map over the frame, for viewing", "topics.md", OverlayPublisher,
            shows_frame=True),
     Output("saliency/target", PointStamped, "", "the one direction to look at now", "targets.md", TargetPublisher),
     Output("saliency/targets", PointCloud2, "x, y, z, intensity", "the strongest directions, best first", "targets.md",
@@ -334,7 +334,7 @@ OUTPUTS = (
     Output("saliency/qp_offset", Image, "8SC1", "quantiser offsets for video encoders, one signed byte per block",
            "qp_offset.md", QpOffsetPublisher),
 )
-"""What the node makes of each frame: the map, then what is derived from it while somebody subscribes."""
+"""The topics that the node publishes for each frame: the map, then the outputs derived from it if subscribed to."""
 
 DIAGNOSTICS = Topic("/diagnostics", DiagnosticArray, "", "health, rates, latencies, drops and rejections by reason",
                     "diagnostics.md")
@@ -346,7 +346,7 @@ INPUTS = (
     Topic("imu", Imu, "", "orientation of the camera, if orientation is imu", "smoothing.md"),
     Topic("odom", Odometry, "", "orientation of the camera, if orientation is odometry", "smoothing.md"),
 )
-"""What the node subscribes to."""
+"""The topics to which the node subscribes."""
 # fmt: on
 
 
@@ -354,7 +354,7 @@ def make_outputs(node: LifecycleNode) -> list[OutputPublisher]:
     """A publisher for every row of `OUTPUTS`, advertised by the node; the map's is the first.
 
     Raises:
-        Exception: a topic cannot be advertised; then none is.
+        Exception: a topic cannot be advertised; no topic is then advertised.
     """
     made: list[OutputPublisher] = []
     try:

@@ -1,7 +1,7 @@
-"""The service `change_state`, in place of rclpy's: replies that must wait for a model are sent when it is open.
+"""The service `change_state`, replacing rclpy's: replies that must wait for a model are sent when it is open.
 
-rclpy makes a transition within the service's callback, so that the executor would stand still for as long as a model
-takes to open. An `async` callback would not do: an executor that is shut down waits for it for ever.
+rclpy makes a transition within the service's callback, which would block the executor for as long as a model takes to
+open. An `async` callback would not help: an executor that is shut down waits for it forever.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class TransitionService:
 
     Args:
         node: has the callbacks `on_configure` and so on.
-        state_machine: of the node.
-        open_first: takes the label of a transition and what to call, in the executor's thread, when the model is open
-            or cannot be opened; returns False, and calls nothing, if the transition needs no model.
-        refused: takes one line about a transition that does not exist in the present state.
+        state_machine: the node's state machine.
+        open_first: called with the label of a transition and a function to call, in the executor's thread, when the
+            model is open or cannot be opened; returns False, and calls nothing, if the transition needs no model.
+        refused: called with one line about a transition that does not exist in the current state.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TransitionService:
         self._machine = state_machine
         self._open_first = open_first
         self._refused = refused
-        self._header: Any = None  # of the request whose reply is due later; there is one at most
+        self._header: Any = None  # of the request whose reply is still due; at most one
         service = next(each for each in node.services if each.srv_type is ChangeState)
         self._send = service.send_response
         service.callback = self._change_state
@@ -71,9 +71,9 @@ class TransitionService:
         return response
 
     def _finish(self, label: str, before: LifecycleState, response: ChangeState.Response) -> None:
-        """The second half of a transition, as rclpy makes it."""
+        """The second half of a transition, as in rclpy."""
         result = getattr(self._node, f"on_{label}")(before)
         self._machine.trigger_transition_by_label(result.to_label(), True)
         response.success = result == TransitionCallbackReturn.SUCCESS
-        with contextlib.suppress(Exception):  # whoever asked may be gone
+        with contextlib.suppress(Exception):  # the client may have gone
             self._send(response, self._header)

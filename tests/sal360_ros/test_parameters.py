@@ -134,7 +134,7 @@ class TestTable:
         assert depth.description == "depth of the ford"
         assert (speed.floating_point_range[0].from_value, speed.floating_point_range[0].to_value) == (0.0, 2.0)
         assert (depth.integer_range[0].from_value, depth.integer_range[0].to_value) == (0, 9)
-        assert colour.additional_constraints == "one of red, blue; changes only while the node is unconfigured"
+        assert colour.additional_constraints == "one of red, blue; can be changed only while the node is unconfigured"
         assert (width.integer_range[0].from_value, width.integer_range[0].to_value) == (2, 8)
         assert width.additional_constraints == "one of 2, 4, 8"
         assert wheels.read_only

@@ -172,7 +172,7 @@ def test_a_model_that_fails_again_and_again_is_opened_again(graph, camera, make_
     activate(make_node(health__max_failures=4))
     maps = graph.received(Image, "saliency")
     camera.stream_until(lambda: not faults.predict, "the failures")
-    line = graph.wait_for_line("inference failed 4 times in a row")
+    line = graph.wait_for_line("inference failed 4 consecutive times")
     assert "an illegal memory access was encountered" in line
     assert "opening the model again" in line
     seen = len(maps)
@@ -206,7 +206,7 @@ def test_a_model_that_cannot_be_mended_deactivates_the_node_with_the_cause(
 
     graph.wait_for(deactivated, "the node to deactivate itself")
     assert state() == "inactive"
-    cause = "also after the model was opened again" if opens_again else "there is no CUDA device any more"
+    cause = "even after the model was opened again" if opens_again else "there is no CUDA device any more"
     graph.wait_for(lambda: "deactivated: " in status()[1], "the cause in /diagnostics")
     assert status()[0] == DiagnosticStatus.ERROR
     assert cause in status()[1]
@@ -229,8 +229,8 @@ def test_a_node_that_is_told_to_exit_then_ends_its_executor_with_the_cause(graph
     graph.wait_for(ended, "the executor to end")
     error, graph._error = graph._error, None
     assert isinstance(error, InferenceError)
-    assert "in a row" in str(error)
-    assert "also after the model was opened again" in str(error)
+    assert "consecutive times" in str(error)
+    assert "even after the model was opened again" in str(error)
 
 
 def test_a_hanging_inference_is_replaced_by_a_model_that_is_opened_again(graph, camera, make_node, activate, faults):
@@ -258,7 +258,7 @@ def test_a_model_whose_opening_hangs_as_well_is_given_up(
     faults.open.append(faults.hang())
     camera.stream_until(lambda: not faults.open, "the second hang")
     graph.wait_for(lambda: node._state == "inactive", "the node to deactivate itself")
-    graph.wait_for(lambda: "opening the model again has not returned" in status()[1], "the cause in /diagnostics")
+    graph.wait_for(lambda: "opening the model again has not finished" in status()[1], "the cause in /diagnostics")
     assert status()[0] == DiagnosticStatus.ERROR
     maps = graph.received(Image, "saliency")
     assert graph.call(node.trigger_activate).name == "SUCCESS"
@@ -270,7 +270,7 @@ def test_deactivate_and_shutdown_do_not_wait_for_a_hanging_inference(graph, came
     faults.predict += [hang]
     camera.stream_until(lambda: not faults.predict, "the hang")
     assert graph.call(active_node.trigger_deactivate).name == "SUCCESS"
-    graph.wait_for(lambda: "still busy after" in status()[1], "the thread that was left behind in /diagnostics")
+    graph.wait_for(lambda: "still busy after" in status()[1], "the abandoned thread in /diagnostics")
     assert graph.call(active_node.trigger_shutdown).name == "SUCCESS"
     assert active_node._model.predictor is None
     hang.set()
@@ -313,7 +313,7 @@ def test_a_model_that_is_slow_to_open_blocks_neither_services_nor_diagnostics(
     reply = ask(ChangeState, "change_state", transition=Transition(id=CONFIGURE))
     graph.wait_for(lambda: not faults.open, "the model to be opened")
     assert state() == "configuring"
-    graph.wait_for(lambda: status()[1].startswith("configuring: opening the model for "), "progress in /diagnostics")
+    graph.wait_for(lambda: status()[1].startswith("configuring: opening the model, "), "progress in /diagnostics")
     for refused in (Transition(id=CONFIGURE), Transition(label="transition_success"), Transition(id=ACTIVATE)):
         other = ask(ChangeState, "change_state", transition=refused)
         graph.wait_for(other.done, f"a reply to {refused}")

@@ -139,7 +139,7 @@ def test_stamps_that_stand_still_are_counted_and_time_goes_on_by_arrival(
         return len({(round(each.point.x, 3), round(each.point.y, 3)) for each in targets}) > 1
 
     graph.wait_for(moved, "another target")
-    graph.wait_for_line("with a timestamp of zero or the last frame's; using arrival times")
+    graph.wait_for_line("with a timestamp of zero or equal to the last; using arrival times")
     assert int(graph.values()["stamps_standing_still"]) > 0
     assert graph.diagnostics["/saliency_node: saliency"].level == DiagnosticStatus.WARN
 

@@ -185,7 +185,7 @@ def test_loss_in_transport_is_a_warning_while_it_lasts(clock):
     statistics.set_lost(12)
     assert judged(statistics) == (
         DiagnosticStatus.WARN,
-        "19% of the frames get lost in transport; see docs/diagnostics.md",
+        "19% of the frames are lost in transport; see docs/diagnostics.md",
     )
     assert judged(statistics, max_lost_share=0.5)[0] == DiagnosticStatus.OK
     assert statistics.snapshot().lost == 12
