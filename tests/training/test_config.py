@@ -25,6 +25,7 @@ from training.checkpoint import save_checkpoint
 from training.config import SettingError, config_from_dict, option_names, read_config, write_config
 from training.data.gaze.placed_photographs import PlacementConfig
 from training.data.loader import StepSampler, steps_per_epoch
+from training.data.prepare_osie import PrepareOsieConfig
 from training.data.shards import WriteShardsConfig
 from training.evaluate import EvaluateConfig, open_models
 from training.export import ExportConfig, load_model
@@ -46,6 +47,7 @@ COMMANDS: list[type[Any]] = [
     AverageConfig,
     MakeWeightsConfig,
     WriteShardsConfig,
+    PrepareOsieConfig,
     *(kind for kind, _ in ANALYSES.values()),
 ]
 

@@ -472,5 +472,5 @@ def test_the_table_of_data_sets_is_what_the_settings_offer():
         assert config.data.dataset == name
     with pytest.raises(ParameterError, match="salient360"):
         read_config(EvaluateConfig, "", ["--data.dataset=unknown", *OPTIONS])
-    with pytest.raises(ParameterError, match=r"^dataset is 'unknown'; expected one of osie, mit1003"):
+    with pytest.raises(ParameterError, match=rf"^dataset is 'unknown'; expected one of {', '.join(DATASETS)};"):
         GazeConfig("root", dataset="unknown")

@@ -126,7 +126,10 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
         DataError: the file is missing or broken, or lacks an array.
     """
     if not path.is_file():
-        raise DataError(f"there is no {path}", f"give the folder of a data set, with {path.name} and stimuli in it")
+        raise DataError(
+            f"there is no {path}",
+            f"give the folder of a data set, with {path.name} and stimuli in it (docs/gaze_data.md)",
+        )
     try:
         # opened here, because numpy leaves a broken file open
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
