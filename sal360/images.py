@@ -38,6 +38,8 @@ from sal360.standard_streams import call_with_stderr
 
 MAX_PIXELS = 2**26
 """Default of `max_pixels`: 11585 x 5792. The header of a tiny file may claim 65535 x 65535."""
+LARGEST_MAX_PIXELS = 10**9
+"""Near OpenCV's own limit of 2^30."""
 _LOWER = "lower the camera's resolution, or raise max_pixels"
 _REDUCE = "reduce it, or raise max_pixels"
 

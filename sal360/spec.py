@@ -22,6 +22,7 @@ MAX_PIXELS = 2**26
 """Maximum of rows times columns of the frame and of the map: 8192 x 8192, or 16384 x 4096."""
 MAX_ONNX_BYTES = 2**31
 """Protobuf's limit for the size of a file."""
+_LFS_POINTER = b"version https://git-lfs"
 INPUT_NAME = "frame"
 OUTPUT_NAME = "saliency"
 
@@ -184,6 +185,10 @@ def load_onnx(path: str | Path) -> Any:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror})", "check its permissions and the disk") from None
+    if not content:
+        raise ModelError(f"{path} is empty", "export or download it again")
+    if content.startswith(_LFS_POINTER):
+        raise ModelError(f"{path} is a Git LFS pointer", "run `git lfs pull` in its repository, or download the model")
     try:
         return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf raises its own family of errors

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from sal360.arrays import Pixels
-from sal360.cli.options import CommandParser
-from sal360.errors import ParameterError, Sal360Error, require_modules
+from sal360.cli.options import CommandParser, as_declared, in_range
+from sal360.errors import Sal360Error, require_modules
 from sal360.files import written_beside
 from sal360.images import decode_image, write_picture
 from sal360_ros.environment import check_environment, ros_start_errors
+from sal360_ros.parameters import CameraParameters
 from sal360_ros.shared_memory import keep_freed_memory, remember_segments, use_shared_memory_profile
 
 _FIRST_MAP_TIMEOUT_S = 30.0
@@ -63,14 +64,31 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="picture, folder, video or bag (default: the bundled panoramas)",
     )
     add("--output", type=Path, default=Path("out/demo"), metavar="DIR", help="output folder")
-    add("--seconds", type=float, default=8.0, metavar="S", help="duration of the measurement, seconds")
-    add("--rate", type=float, default=30.0, metavar="HZ", help="camera frames per second")
-    add("--height", type=int, default=960, metavar="H", help="height of the camera frames, pixels; 0: the source's")
+    add("--topic", default="", help="image topic of a bag (default: the only one)")
+    add(
+        "--seconds",
+        type=in_range(float, 0.1, 86400),
+        default=8.0,
+        metavar="S",
+        help="duration of the measurement, seconds",
+    )
+    camera = CameraParameters()
+    add(
+        "--rate",
+        type=as_declared(camera, "rate_hz"),
+        default=30.0,
+        metavar="HZ",
+        help="camera frames per second",
+    )
+    add(
+        "--height",
+        type=as_declared(camera, "height_px"),
+        default=960,
+        metavar="H",
+        help="height of the camera frames, pixels; 0: the source's",
+    )
     add("--model", default="", metavar="FILE", help="model file (default: the bundled model)")
-    options = parser.parse_args(arguments)
-    if not options.seconds > 0:
-        raise ParameterError(f"--seconds is {options.seconds:g}", "the default is 8", expected="a number above 0")
-    return options
+    return parser.parse_args(arguments)
 
 
 @contextmanager
@@ -83,7 +101,12 @@ def _running_graph(options: argparse.Namespace, output: Path) -> Iterator[tuple[
 
     namespace = unique_name("/sal360_demo")  # demos at the same time do not hear each other
     names = {"__ns": namespace}
-    camera_parameters = {"source": options.source, "rate_hz": options.rate, "height_px": options.height}
+    camera_parameters = {
+        "source": options.source,
+        "source_topic": options.topic,
+        "rate_hz": options.rate,
+        "height_px": options.height,
+    }
     logs = output / "saliency_node.log", output / "panorama_camera.log"
     with ros_start_errors():
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C stays Python's own

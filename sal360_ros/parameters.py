@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from sal360.images import MAX_PIXELS
-from sal360.outputs.overlay import FULL_SCALE
+from sal360.images import LARGEST_MAX_PIXELS, MAX_PIXELS
+from sal360.outputs.overlay import FULL_SCALE, MAX_FULL_SCALE, MIN_FULL_SCALE
 from sal360.outputs.qp_offset import QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRateSettings
 from sal360.outputs.smoothing import SmoothingSettings
@@ -25,7 +25,6 @@ TRANSPORTS = ("raw", "compressed")
 ORIENTATIONS = ("none", "imu", "odometry")
 _TRANSPORT = "raw: Image on `image`; compressed: CompressedImage on `image/compressed`"
 _MAX_HEIGHT_PX = 16384
-_MAX_PIXELS = 10**9  # close to OpenCV's limit of 2^30
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class SaliencyParameters(Settings):
         MAX_PIXELS,
         "maximum size of a frame; larger ones are rejected before they are decoded",
         minimum=1,
-        maximum=_MAX_PIXELS,
+        maximum=LARGEST_MAX_PIXELS,
         unit="px",
     )
     orientation: str = setting(
@@ -134,8 +133,8 @@ class SaliencyParameters(Settings):
     full_scale: float = setting(
         FULL_SCALE,
         "density, relative to uniform, that maps to 255 in mono8 and to the brightest colour in pictures",
-        minimum=1,
-        maximum=1e3,
+        minimum=MIN_FULL_SCALE,
+        maximum=MAX_FULL_SCALE,
     )
     frame_convention: str = setting(
         "body",
@@ -178,7 +177,7 @@ class CameraParameters(Settings):
         MAX_PIXELS,
         "maximum size of a picture; larger ones are skipped before they are decoded",
         minimum=1,
-        maximum=_MAX_PIXELS,
+        maximum=LARGEST_MAX_PIXELS,
         unit="px",
         changes="start",
     )

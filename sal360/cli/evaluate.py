@@ -7,7 +7,8 @@ Offline, each frame is predicted once, as fast as possible. With --live, the fra
 node, and the maps that a subscriber receives are evaluated. The output folder gets report.html, report.json,
 frames.csv, overlay.mp4, and a bag with the maps beside the frames.
 
-Exit status: 0 success; 1 a --require does not hold, or no frame has a map; 2 an error, such as a damaged bag.
+Exit status: 0 success; 1 a --require does not hold, or no frame has a map, or none has ground truth; 2 an error, such
+as a damaged bag.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 from sal360.arrays import Floats
 from sal360.cli import live_player
-from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, model_options
+from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, as_declared, in_range, model_options
 from sal360.density import HEADSET_SIGMA_DEG
 from sal360.errors import FRAME_REJECTIONS, ParameterError, printable, require_modules
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
@@ -65,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     requirements = [parse_requirement(text) for text in options.require]
     protocols = [each for each in PROTOCOLS if options.protocol in (each, "both")] if options.ground_truth else []
     check_names(requirements, figure_names(live=options.live, protocols=protocols))
-    if options.rate != 1 and not options.live:
-        raise ParameterError("--rate was given without --live", "remove it, or add --live")
+    for option, is_given in (("--rate", options.rate != 1), ("--node-parameter", bool(options.node_parameter))):
+        if is_given and not options.live:
+            raise ParameterError(f"{option} was given without --live", "remove it, or add --live")
     with open_recording(options.recording, options.topic, options.ground_truth, options.max_pixels) as recording:
         folder = options.output or default_output(recording.path, f"{recording.name}_{_mode(options)}")
         gaze = _recorded_gaze(options, recording)
@@ -81,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     _write(report, run, folder)
     _print(report, folder)
-    return _status(report, recording)
+    return _status(report, recording, gaze)
 
 
 def default_output(recording: Path, name: str) -> Path:
@@ -182,7 +184,7 @@ def _print(report: Report, folder: Path) -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-def _status(report: Report, recording: Recording) -> int:
+def _status(report: Report, recording: Recording, gaze: RecordedGaze | None) -> int:
     """The exit status; problems of the run are printed on stderr.
 
     Raises:
@@ -199,6 +201,9 @@ def _status(report: Report, recording: Recording) -> int:
     if not report.figures["answered"]:
         print(f"error: no frame has a map; {_why_no_map(report)}", file=sys.stderr)
         return 1
+    if gaze is not None and not report.figures.get("frames_with_truth"):
+        print("error: no frame with a map has ground truth; choose another --ground-truth", file=sys.stderr)
+        return 1
     return 1 if report.unmet else 0
 
 
@@ -207,7 +212,8 @@ def _why_no_map(report: Report) -> str:
         return "all frames were dropped; lower --rate" if report.results else "there are no frames; record it again"
     reason, count = report.rejected.most_common(1)[0]
     share = f"{count} of {len(report.results)} frames"
-    return f"{share}: rejected for {reason} ({FRAME_REJECTIONS[reason]}); choose another topic or recording"
+    remedy = "raise --max-pixels" if reason == "too_large" else "choose another topic or recording"
+    return f"{share}: rejected for {reason} ({FRAME_REJECTIONS[reason]}); {remedy}"
 
 
 def _node_parameter(text: str) -> tuple[str, Any]:
@@ -239,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--smoothing-time-constant-s",
-        type=float,
+        type=as_declared(SmoothingSettings(), "time_constant_s"),
         default=SmoothingSettings.time_constant_s,
         metavar="S",
         help="time constant of the temporal smoothing, seconds; 0: none",
@@ -273,7 +279,7 @@ def _add_truth_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--truth-tolerance-s",
-        type=float,
+        type=in_range(float, 0, 3600),
         default=0.05,
         metavar="S",
         help="maximum difference between the stamps of ground truth and frame, seconds",

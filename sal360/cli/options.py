@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sal360.errors import ParameterError
-from sal360.images import MAX_PIXELS
+from sal360.images import LARGEST_MAX_PIXELS, MAX_PIXELS
 from sal360.runtimes import BACKEND_NAMES
 from sal360.runtimes.backend import PRECISIONS
+from sal360.settings import Rule, Settings, flatten
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -49,6 +51,31 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)" if has_default else text
 
 
+def in_range(kind: type[int] | type[float], minimum: float, maximum: float) -> Callable[[str], float]:
+    """The `type` of an option that takes a number in a range; NaN is refused."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            name = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {name}") from None
+        if not minimum <= value <= maximum:
+            allowed = Rule(minimum=minimum, maximum=maximum).allowed
+            raise argparse.ArgumentTypeError(f"{text} is not a value from {allowed}")
+        return value
+
+    return read
+
+
+def as_declared(settings: Settings, name: str) -> Callable[[str], float]:
+    """The `type` of an option for a numeric setting: its range is that of the setting."""
+    default, rule = next((value, rule) for each, value, rule in flatten(settings) if each == name)
+    assert rule.minimum is not None
+    assert rule.maximum is not None
+    return in_range(int if isinstance(default, int) else float, rule.minimum, rule.maximum)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options whose values `model_options` hands to a `Predictor`."""
     add = parser.add_argument_group("model").add_argument
@@ -81,7 +108,7 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
     """Add the option that limits the size of pictures."""
     parser.add_argument(
         "--max-pixels",
-        type=int,
+        type=in_range(int, 1, LARGEST_MAX_PIXELS),
         default=MAX_PIXELS,
         metavar="N",
         help="maximum size of a picture; larger ones are skipped before they are decoded",

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sal360.arrays import Density
-from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, model_options
+from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, in_range, model_options
 from sal360.errors import DataError, FrameError
 from sal360.files import written_beside
 from sal360.images import read_picture, write_picture
-from sal360.outputs.overlay import FULL_SCALE, draw_overlay
+from sal360.outputs.overlay import FULL_SCALE, MAX_FULL_SCALE, MIN_FULL_SCALE, draw_overlay
 from sal360.predictor import Predictor
 from sal360.replay.plots import MAX_WIDTH
 from sal360.replay.recorders import OverlayVideo
@@ -243,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--recursive", action="store_true", help="search the subfolders of folders too")
     add(
         "--full-scale",
-        type=float,
+        type=in_range(float, MIN_FULL_SCALE, MAX_FULL_SCALE),
         default=FULL_SCALE,
         metavar="X",
         help="density that is drawn in the brightest colour",

@@ -12,6 +12,7 @@ from sal360.images import require_picture
 
 FULL_SCALE = 8.0
 """Density, relative to uniform, of the brightest colour and of the 8-bit value 255."""
+MIN_FULL_SCALE, MAX_FULL_SCALE = 1.0, 1e3
 
 
 def saliency_to_mono8(density: Density, full_scale: float = FULL_SCALE) -> Pixels:

@@ -175,12 +175,7 @@ def _choose(path: Path, backend: str, device: str, precision: str) -> tuple[Back
     kind, _, index = device.partition(":")
     candidates = _candidates(path, backend, kind)
     if not candidates:
-        able = [f"{row.name} ({' or '.join(row.suffixes)} on {' or '.join(row.install)})" for row in BACKENDS]
-        raise ModelError(
-            f"backend {backend} cannot run {path.name} on {kind}",
-            "choose backend auto or device auto, or export the model for another runtime",
-            expected=f"one of {', '.join(able)}",
-        )
+        raise _no_candidate(path, backend, kind)
     if kind == "cuda" and int(index) >= (count := cuda_device_count()):
         raise ModelError(
             f"device {device} was requested, but this machine has {count} CUDA devices",
@@ -199,6 +194,22 @@ def _choose(path: Path, backend: str, device: str, precision: str) -> tuple[Back
     raise ModelError(
         f"{installed[0].name} does not compute in {precision}",
         f"choose precision auto or one of {', '.join(installed[0].precisions)}, or another backend",
+    )
+
+
+def _no_candidate(path: Path, backend: str, kind: str) -> ModelError:
+    able = [f"{row.name} on {' or '.join(row.install)}" for row in BACKENDS if path.suffix.lower() in row.suffixes]
+    if not able:
+        suffixes = dict.fromkeys(suffix for row in BACKENDS for suffix in row.suffixes)
+        return ModelError(
+            f"{path} is not a model file, by its name",
+            "choose another file, or rename it",
+            expected=f"a name that ends in {' or '.join(suffixes)}",
+        )
+    return ModelError(
+        f"backend {backend} cannot run {path.name} on {kind}",
+        "choose one of these, or a model in another format",
+        expected=" or ".join(able),
     )
 
 

@@ -148,8 +148,6 @@ def still_frames(
     index, loaded, still = 0, None, None
     unreadable: set[Path] = set()
     for path in order:
-        if len(unreadable) == len(set(paths)):
-            raise DataError("no picture could be decoded", "see the warnings above for the reason of each")
         try:
             if path != loaded:  # a single picture in a loop is read once
                 still = scaled_to(Frame(read_picture(path, max_pixels=max_pixels), "bgr", 0.0, path.stem), height_px)
@@ -157,6 +155,8 @@ def still_frames(
         except FrameError as error:
             unreadable.add(path)
             on_bad_frame(error, path.name)
+            if len(unreadable) == len(set(paths)):
+                raise _nothing_decoded(error, len(unreadable)) from None
             continue
         assert still is not None
         for _ in range(frames_each):
@@ -164,6 +164,14 @@ def still_frames(
             name = still.name if frames_each == 1 and not loop else f"{still.name}_{index:06d}"
             yield Frame(panned(still.image, yaw_rate_rad_s * stamp_s), "bgr", stamp_s, name)
             index += 1
+
+
+def _nothing_decoded(last: FrameError, count: int) -> DataError:
+    if count == 1:
+        return DataError(last.found, last.remedy, expected=last.expected)
+    return DataError(
+        f"none of {count} pictures can be used; the last: {last.found}", last.remedy, expected=last.expected
+    )
 
 
 def panned(erp: NDArray[Element], yaw_rad: float) -> NDArray[Element]:

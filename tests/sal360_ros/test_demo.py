@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import psutil
 import pytest
 
+from tests.bag_writer import BagWriter
 from tests.child_signals import sigint_of_children
 
 pytestmark = pytest.mark.ros
@@ -93,3 +95,16 @@ def test_ctrl_c_ends_the_demo_and_its_nodes_without_a_traceback(tmp_path: Path, 
         os.killpg(process.pid, 0)
     assert len(nodes) == 2
     assert not any(node.is_running() for node in nodes)
+
+
+def test_a_bag_of_several_topics_is_played_once_the_topic_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    bag = BagWriter("mcap")
+    image = bag.image(1, np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8), "rgb8")
+    topics = {name: [(1, image), (10**8, image)] for name in ("/left", "/right")}
+    source = os.fspath(bag.write(tmp_path / "run", topics))
+    options = ("--seconds", "1", "--model", os.fspath(tiny_model), source)
+    said, _ = start(tmp_path / "out", *options).communicate(timeout=TIMEOUT_S)
+    assert said.splitlines()[-1].endswith("/run has 2 image topics; choose the topic /left or /right")
+    demo = start(tmp_path / "out", "--topic", "/left", *options)
+    said, _ = demo.communicate(timeout=TIMEOUT_S)
+    assert demo.returncode == 0, said

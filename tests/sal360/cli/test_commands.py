@@ -55,6 +55,35 @@ def test_a_module_that_is_needed_at_the_end_is_missed_at_the_start(
     assert list(tmp_path.iterdir()) == []
 
 
+NUMBERS = {
+    ("predict", "--full-scale"): "a value from 1 to 1000",
+    ("predict", "--max-pixels"): "a value from 1 to 1e9",
+    ("evaluate", "--max-pixels"): "a value from 1 to 1e9",
+    ("evaluate", "--smoothing-time-constant-s"): "a value from 0 to 60",
+    ("evaluate", "--truth-tolerance-s"): "a value from 0 to 3600",
+    ("demo", "--seconds"): "a value from 0.1 to 86400",
+    ("demo", "--rate"): "a value from 0.1 to 1000",
+    ("demo", "--height"): "a value from 0 to 8192",
+}
+
+
+@pytest.mark.parametrize(("command", "option"), NUMBERS)
+@pytest.mark.parametrize("value", ["-3", "nan", "inf", "9" * 30, "many"])
+def test_a_number_out_of_its_range_is_one_line_that_names_the_option(
+    command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "no_such_source", f"{option}={value}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: argument {option}: ")
+    assert error.endswith(f"; see sal360 {command} --help\n")
+    assert error.count("\n") == 1
+    is_whole = option in ("--max-pixels", "--height")
+    if value == "many" or (is_whole and value in ("nan", "inf")):
+        assert f"{value!r} is not a {'whole ' if is_whole else ''}number" in error
+    else:
+        assert f"{value} is not {NUMBERS[command, option]}" in error
+
+
 def test_an_unknown_command_is_one_line_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predcit"]) == 2
     error = capsys.readouterr().err

@@ -210,6 +210,8 @@ def test_a_recording_without_a_usable_frame_has_a_report_and_no_video_and_is_sta
     )
     assert outcome.err.count("\n") == 1
     assert "rejected for not_2_to_1: 2" in outcome.out
+    limited = run_evaluate(bag, "--output", tmp_path / "out", "--max-pixels", 64)
+    assert limited.err.endswith("; raise --max-pixels\n")
     assert "<video" not in (tmp_path / "out" / "report.html").read_text()
     assert not (tmp_path / "out" / "overlay.mp4").exists()
 
@@ -233,6 +235,7 @@ def test_a_requirement_that_does_not_hold_is_status_1_and_said(
         (["--require", "standard_nss>1"], "this run has no figure standard_nss"),
         (["--require", "fast"], "the requirement is 'fast'"),
         (["--rate", "2"], "--rate was given without --live"),
+        (["--node-parameter", "threads:=1"], "--node-parameter was given without --live"),
         (["--topic", "/none"], "has no topic /none; expected one of its topics: /camera"),
         (["--ground-truth", "/none", "--truth-sigma-deg", "0.1"], "sigma_deg is 0.1 for a map of 512 x 256"),
         (["--ground-truth", "/none"], "the ground truth /none is neither a topic of"),
@@ -350,6 +353,24 @@ def test_lost_samples_and_files_that_are_not_read_are_notes(
     ]
     assert outcome.err.splitlines() == [f"note: {each}" for each in notes]
     assert read_report(tmp_path / "out")[0]["remarks"] == notes
+
+
+@pytest.mark.parametrize("truth", ["nothing", "a header alone", "zeros"])
+def test_ground_truth_that_holds_nothing_is_status_1(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, truth: str
+) -> None:
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
+    (tmp_path / "gaze").mkdir()
+    at = tmp_path / "gaze" / str(turning_scene.stamps_ns[0])
+    if truth == "zeros":
+        np.save(f"{at}.npy", np.zeros((8, 16), np.float32))
+    else:
+        Path(f"{at}.csv").write_text("x,y,z\n" if truth == "a header alone" else "")
+    options = ("--ground-truth", tmp_path / "gaze", "--protocol", "standard")
+    outcome = run_evaluate(bag, "--output", tmp_path / "out", *FAST, *options)
+    assert outcome.status == 1
+    line = "error: no frame with a map has ground truth; choose another --ground-truth"
+    assert outcome.err.splitlines()[-1] == line
 
 
 @pytest.mark.parametrize(

@@ -210,11 +210,29 @@ def test_a_missing_file_is_named(tmp_path):
     assert f"no model file {tmp_path}" in opening(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", bytes(range(256)) * 64], ids=["empty", "text", "noise"])
-def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty; export or download it again"),
+        (b"hello", "is not an ONNX model"),
+        (bytes(range(256)) * 64, "is not an ONNX model"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer; run `git lfs pull`"),
+    ],
+    ids=["empty", "text", "noise", "pointer"],
+)
+def test_a_file_that_is_no_model_is_refused(tmp_path, content, said):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    assert str(path) in opening(path)
+    assert opening(path).startswith(f"{path} {said}")
+
+
+def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path, tiny_model):
+    copy = tmp_path / "model.txt"
+    copy.write_bytes(tiny_model.read_bytes())
+    assert opening(copy) == (
+        f"{copy} is not a model file, by its name; expected a name that ends in .onnx or .engine or .pt2; "
+        "choose another file, or rename it"
+    )
 
 
 def test_every_truncation_of_a_model_is_refused(tmp_path, tiny_model):
@@ -258,6 +276,16 @@ def test_a_device_number_beyond_the_last_is_refused(tiny_model):
 
 def test_a_backend_that_does_not_run_on_the_device_is_refused(tiny_model):
     assert "backend openvino cannot run tiny.onnx on cuda" in opening(tiny_model, backend="openvino", device="cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_the_remedy_for_an_engine_without_a_card_is_no_option_that_is_set_already(tmp_path):
+    engine = tmp_path / "model.engine"
+    engine.touch()
+    assert opening(engine, device="auto") == (
+        "backend auto cannot run model.engine on cpu; expected tensorrt on cuda; choose one of these, or a model in "
+        "another format"
+    )
 
 
 def rows(*names):

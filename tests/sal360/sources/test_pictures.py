@@ -91,10 +91,14 @@ def test_an_unreadable_picture_is_raised_or_told_and_left_out(folder: Path) -> N
     assert told == ["pano2.jpg"]
 
 
-def test_a_loop_over_nothing_but_unreadable_pictures_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", [True, False])
+def test_nothing_but_unreadable_pictures_is_an_error_with_the_reason(tmp_path: Path, loop: bool) -> None:
     (tmp_path / "a.png").write_bytes(b"no")
-    with pytest.raises(DataError, match="no picture could be decoded"):
-        list(open_source(tmp_path, loop=True, on_bad_frame=lambda *_: None))
+    with pytest.raises(DataError, match=r"^\S*/a\.png starts with bytes 6e 6f; .*; convert it to JPEG or PNG$"):
+        list(open_source(tmp_path, loop=loop, on_bad_frame=lambda *_: None))
+    (tmp_path / "b.png").touch()
+    with pytest.raises(DataError, match=r"^none of 2 pictures can be used; the last: \S*/b\.png is empty; replace or"):
+        list(open_source(tmp_path, loop=loop, on_bad_frame=lambda *_: None))
 
 
 def test_what_is_no_source_is_one_clear_line(tmp_path: Path) -> None:
