@@ -75,11 +75,11 @@ _FOLDERS = ("root", "panoramas")
 
 
 class DecoderTask(Task):
-    """Decoder training as a task for the loop.
+    """Decoder training as the loop takes it.
 
     Args:
         config: the settings.
-        gaze: the data to train on and to measure.
+        gaze: what to train on and to measure.
         fabric: the process's rank and device.
 
     Raises:

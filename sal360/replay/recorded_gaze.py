@@ -323,7 +323,7 @@ def _stamp_of(path: Path) -> int:
 def _read_npy(path: Path) -> Reals:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may promise more than the file holds
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # numpy's parser of headers raises various exceptions
         raise DataError(f"{path} cannot be read ({error})", "recreate it with numpy.save") from None
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise DataError(f"{path} holds {values.dtype} {values.shape}", "recreate it", expected="a map (h, w)")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from sal360.arrays import Pixels
 from sal360.errors import DataError, FrameError
 from sal360.images import MAX_PIXELS
 from sal360.sources.frame import BadFrame, Frame
-from sal360.sources.video_completeness import is_cut
+from sal360.sources.video_completeness import is_cut, is_damaged
 
 if TYPE_CHECKING:
     import av
@@ -23,6 +25,8 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
     *(".vob", ".wmv", ".asf", ".flv", ".ogv"),
 )
+_A_FRAME_A_PACKET = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video")
+"""Codecs without packets that show nothing, so that a decoder which gives fewer frames than it got has lost some."""
 _CUT_REMEDY = "copy it again; if the recorder was interrupted, repair it: ffmpeg -i VIDEO -c copy REPAIRED.mkv"
 
 
@@ -59,7 +63,7 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
         DataError: as `check_video`; or, after its last frame, it is cut off.
     """
     with _opened(path, max_pixels) as (container, stream):
-        clock = _Clock(container, stream)
+        clock, lost = _Clock(container, stream), _LostFrames(stream)
         index, damaged = 0, 0
         ends_whole = True
         for packet in _packets(container, stream, path):
@@ -68,7 +72,9 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
                 if ends_whole:  # damaged frames at the end belong to a cut
                     _report_damaged(path, damaged, index, on_bad_frame)
                     damaged = 0
-            for image in _decoded(packet):
+            images = _decoded(packet)
+            lost.count(packet, images)
+            for image in images:
                 pixels = _upright(image)
                 if pixels is None:
                     damaged += 1
@@ -77,9 +83,36 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
                     index += 1
     if not ends_whole or is_cut(path):
         raise DataError(f"{path} is cut off after {index} frames", _CUT_REMEDY)
+    if is_damaged(path):
+        raise DataError(f"{path} is damaged: {index} frames could be read, and others are lost", _CUT_REMEDY)
     if not index:
         raise DataError(f"none of the frames of {path} can be decoded", "convert it to MP4 (H.264)")
-    _report_damaged(path, damaged, index, on_bad_frame)
+    _report_damaged(path, damaged + lost.number, index, on_bad_frame)
+
+
+@contextlib.contextmanager
+def open_container(path: Path) -> Iterator[InputContainer]:
+    """A video file as PyAV reads it, of any name, and whatever text and lengths a damaged one holds.
+
+    Raises:
+        av.FFmpegError: it is not a container that FFmpeg knows.
+        OSError: it cannot be read.
+    """
+    import av
+
+    with _VideoFile(path) as file, av.open(file, "r", metadata_errors="replace") as container:
+        yield container
+
+
+class _VideoFile(io.FileIO):
+    """A file for PyAV, which itself takes only names that are UTF-8, and which prints what `seek` raises."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """As that of files; where a damaged video asks for a place that no file has, FFmpeg's number of that error."""
+        try:
+            return super().seek(offset, whence)
+        except (OSError, OverflowError):
+            return -errno.EINVAL
 
 
 @contextlib.contextmanager
@@ -89,12 +122,11 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple[InputContainer, av.Vi
     except ModuleNotFoundError:
         raise DataError("the Python module av (PyAV), which reads videos, is missing", "pip install av") from None
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("rb"))  # PyAV takes only names that are UTF-8
         try:
-            container = stack.enter_context(av.open(file, "r"))
+            container = stack.enter_context(open_container(path))
         except (av.FFmpegError, OSError) as error:
             raise _unplayable(path, str(error.strerror)) from None
-        stream = container.streams.best("video")
+        stream: Any = container.streams.best("video")
         if stream is None or not stream.codec_context or not stream.codec_context.width:
             raise _unplayable(path, "it has no video that FFmpeg can decode")
         height, width = stream.codec_context.height, stream.codec_context.width
@@ -151,6 +183,29 @@ def _report_damaged(path: Path, count: int, index: int, on_bad_frame: BadFrame) 
         )
 
 
+class _LostFrames:
+    """Counts what a decoder swallows without a word: packets that should have become frames."""
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        self._is_countable = stream.codec_context.name in _A_FRAME_A_PACKET
+        self._first_pts: int | None = None  # of the first key frame: what is shown before it cannot be decoded
+        self._surplus = 0
+
+    def count(self, packet: av.Packet[av.VideoStream], images: list[Any]) -> None:
+        """Take note of a packet and the frames that it completed."""
+        if self._first_pts is None and packet.is_keyframe and packet.pts is not None:
+            self._first_pts = packet.pts
+        is_shown = self._first_pts is not None and packet.pts is not None and packet.pts >= self._first_pts
+        self._surplus += bool(packet.size and is_shown and not packet.is_discard) - len(images)
+        # a packet may hold one of the two fields of a frame
+        self._is_countable &= not any(image is not None and image.interlaced_frame for image in images)
+
+    @property
+    def number(self) -> int:
+        """How many are missing at the end of the video."""
+        return max(0, self._surplus) if self._is_countable else 0
+
+
 class _Clock:
     """Increasing stamps from 0, seconds: those of the container, or from the frame rate if it has none."""
 
@@ -186,7 +241,12 @@ def _upright(image: Any) -> Pixels | None:
         pixels: Pixels = image.to_ndarray(format="bgr24")
     except (ValueError, OSError):  # base classes of PyAV's errors
         return None
-    matrix = next((side for side in image.side_data if side.type.name == "DISPLAYMATRIX"), None)
+    try:
+        matrix = next((side for side in image.side_data if side.type.name == "DISPLAYMATRIX"), None)
+    except (
+        ValueError
+    ):  # data that this PyAV has no name for, such as EXIF; a rotation, but no mirroring, is known anyway
+        return np.ascontiguousarray(np.rot90(pixels, round(getattr(image, "rotation", 0) / 90)))
     if matrix is None:
         return pixels
     # x' = a·x + c·y, y' = b·x + d·y, in units of 2^-16 (ISO/IEC 14496-12, 6.2.2)

@@ -1,14 +1,20 @@
-"""Detects whether a video file was cut off: its container states lengths that go beyond the end of the file.
+"""Detects whether a video file is whole. If it was cut off, its container states lengths that go beyond the end of the
+file. If it is damaged, parts of the container are missing or broken, and FFmpeg skips them without a message.
 
 Frame counts and durations in headers are not used, because many are estimates.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _PACK = b"\0\0\1\xba"
@@ -31,6 +37,29 @@ def is_cut(path: Path) -> bool:
         return check is not None and check(file, size)
 
 
+def is_damaged(path: Path) -> bool:
+    """Whether a part of the container is lost between others; False for containers that do not show it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            head = content[:400]
+            if head.startswith(_EBML):
+                return _matroska_is_damaged(content)
+            if head.startswith(_ASF_HEADER):
+                return _asf_is_damaged(content)
+            if head.startswith(b"OggS"):
+                return _ogg_is_damaged(content)
+            if head.startswith(_PACK):
+                return _program_stream_is_damaged(content)
+            first, length = _transport_stream(head)
+            return bool(length) and _transport_stream_is_damaged(content, first, length)
+
+
 def _check_for(head: bytes) -> Callable[[BinaryIO, int], bool] | None:
     if head[4:8] in _MP4_FIRST_BOXES:
         return _mp4_is_cut
@@ -46,10 +75,44 @@ def _check_for(head: bytes) -> Callable[[BinaryIO, int], bool] | None:
         return _flv_is_cut
     if head.startswith(_PACK):
         return _program_stream_is_cut
-    for first, length in ((0, 188), (4, 192)):  # MPEG transport streams, of broadcasts and of camcorders
+    _, length = _transport_stream(head)
+    return (lambda _, size: size % length != 0) if length else None
+
+
+_SYNC = ord("G")
+
+
+def _transport_stream(head: bytes) -> tuple[int, int]:
+    """First byte and length of the packets of an MPEG transport stream; (0, 0) for others."""
+    for first, length in ((0, 188), (4, 192)):  # of broadcasts and of camcorders
         if head[first : first + 1] == head[first + length : first + length + 1] == b"G":
-            return lambda _, size: size % length != 0
-    return None
+            return first, length
+    return 0, 0
+
+
+_CHUNK_PACKETS = 1 << 16
+
+
+def _transport_stream_is_damaged(content: mmap.mmap, first: int, length: int) -> bool:
+    """ISO/IEC 13818-1, 2.4.3: each packet begins with the sync byte, and where a frame begins there is a start code."""
+    has_start_codes: dict[int, bool] = {}  # by packet ID; tables begin otherwise
+    for position in range(0, len(content) - length + 1, length * _CHUNK_PACKETS):
+        data = content[position : position + length * _CHUNK_PACKETS]
+        packets = np.frombuffer(data, np.uint8, len(data) // length * length).reshape(-1, length)[:, first:]
+        if (packets[:, 0] != _SYNC).any():
+            return True
+        # a unit starts in them, they are not scrambled, and they have a payload, perhaps behind an adaptation field
+        starts = packets[(packets[:, 1] & 0x40 != 0) & (packets[:, 3] & 0xD0 == 0x10)]
+        at = 4 + np.where(starts[:, 3] & 0x20, 1 + starts[:, 4].astype(int), 0)
+        starts, at = starts[at < 185], at[at < 185]
+        rows = np.arange(len(starts))
+        has_code = (starts[rows, at] == 0) & (starts[rows, at + 1] == 0) & (starts[rows, at + 2] == 1)
+        packet_id = (starts[:, 1] & 0x1F).astype(int) * 256 + starts[:, 2]
+        for number in np.unique(packet_id):
+            of_stream = has_code[packet_id == number]
+            if has_start_codes.setdefault(int(number), bool(of_stream[0])) and not of_stream.all():
+                return True
+    return False
 
 
 def _mp4_is_cut(file: BinaryIO, size: int) -> bool:
@@ -88,6 +151,11 @@ def _riff_is_cut(file: BinaryIO, size: int) -> bool:
 
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+_MATROSKA_ELEMENTS = {
+    *(0x1A45DFA3, _SEGMENT, 0xEC, 0xBF, 0x1B538667),  # heads, padding, checksums, signatures
+    *(0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1043A770, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1254C367),  # of segments
+    *(0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF),  # of clusters
+}
 
 
 def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
@@ -110,6 +178,25 @@ def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
         if identifier == _SEGMENT:
             return position > size
     return position > size
+
+
+def _matroska_is_damaged(content: mmap.mmap) -> bool:
+    """RFC 9559: only certain elements stand in files, segments and clusters, and nothing between them."""
+    position, end, is_bounded = 0, len(content), False
+    while position < end:
+        head = content[position : position + 12]
+        identifier, used = _ebml_number(head, keep_marker=True)
+        length, more = _ebml_number(head[used:], keep_marker=False)
+        if identifier not in _MATROSKA_ELEMENTS:
+            # behind a segment whose end is not known, it may be appended; but not if a cluster follows
+            return is_bounded or content.find(_CLUSTER.to_bytes(4, "big"), position) >= 0
+        position += used + more
+        is_known = length != 2 ** (7 * more) - 1
+        if identifier == _SEGMENT and is_known:
+            end, is_bounded = min(end, position + length), True
+        if identifier not in (_SEGMENT, _CLUSTER):
+            position += length
+    return False
 
 
 def _ebml_number(data: bytes, *, keep_marker: bool) -> tuple[int, int]:
@@ -135,6 +222,52 @@ def _asf_is_cut(file: BinaryIO, size: int) -> bool:
     return position > size
 
 
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_INDEX = bytes.fromhex("90080033b1e5cf1189f400a0c90349cb")
+
+
+def _asf_is_damaged(content: mmap.mmap) -> bool:
+    """ASF specification, 2.2: the data follow the header, and an index follows the data."""
+    position = int.from_bytes(content[16:24], "little")
+    if content[position : position + 16] != _ASF_DATA:
+        return True
+    end = min(len(content), position + int.from_bytes(content[position + 16 : position + 24], "little"))
+    properties = content.find(_ASF_PROPERTIES, 0, position)
+    (size, largest) = struct.unpack_from("<II", content, properties + 92) if properties >= 0 else (0, 0)
+    starts = range(position + 50, end, size) if size >= 64 and size == largest else ()
+    if len({content[at] for at in starts}) > 1:  # packets of one size, each of which begins with the same flags
+        return True
+    index = content.find(_ASF_INDEX, position)
+    while position < index:
+        position += max(24, int.from_bytes(content[position + 16 : position + 24], "little"))
+    return 0 <= index != position
+
+
+def _program_stream_is_damaged(content: mmap.mmap) -> bool:
+    """Whether something stands between two packs that is not a packet."""
+    position = 0
+    while position < len(content):
+        head = content[position : position + 14]
+        if not head.startswith(_PACK[:3]):
+            return content.find(_PACK, position) >= 0  # else something appended
+        position += _program_stream_packet_bytes(head)
+    return False
+
+
+def _program_stream_packet_bytes(head: bytes) -> int:
+    """Length of the pack header, packet or end code that starts with these bytes."""
+    if len(head) < 6:
+        return 6
+    if head[3:4] == b"\xb9":
+        return 4
+    if head[3:4] != _PACK[3:]:
+        return 6 + int.from_bytes(head[4:6], "big")
+    if head[4] >> 6 == 1:
+        return 14 + (head[-1] & 7)  # MPEG-2, with stuffing
+    return 12  # MPEG-1
+
+
 def _program_stream_is_cut(file: BinaryIO, size: int) -> bool:
     """MPEG program streams (ISO/IEC 13818-1, 2.5.3): pack headers, packets of a 16-bit length, and an end code."""
     position = 0
@@ -145,12 +278,7 @@ def _program_stream_is_cut(file: BinaryIO, size: int) -> bool:
             return len(head) < 3  # a partial packet header; otherwise something appended
         if head[3:4] == b"\xb9":
             return False
-        if head[3:4] != _PACK[3:]:
-            position += 6 + int.from_bytes(head[4:6], "big")
-        elif head[4] >> 6 == 1:
-            position += 14 + (head[-1] & 7)  # MPEG-2, with stuffing
-        else:
-            position += 12  # MPEG-1
+        position += _program_stream_packet_bytes(head)
     return position != size
 
 
@@ -176,3 +304,29 @@ def _flv_is_cut(file: BinaryIO, size: int) -> bool:
         head = file.read(11)
         position += 11 + int.from_bytes(head[1:4], "big") + 4
     return position != size
+
+
+def _ogg_is_damaged(content: mmap.mmap) -> bool:
+    """RFC 3533, section 6: each page has a checksum, and the pages of a stream are numbered."""
+    position, next_numbers = 0, dict[bytes, int]()
+    while position < len(content):
+        head = content[position : position + 27 + 255]
+        if not head.startswith(b"OggS") or len(head) < 27:
+            return content.find(b"OggS", position) >= 0  # else something appended
+        length = 27 + head[26] + sum(head[27 : 27 + head[26]])
+        page, stream, number = content[position : position + length], head[14:18], int.from_bytes(head[18:22], "little")
+        is_first = bool(head[5] & 2)
+        if number != (number if is_first else next_numbers.get(stream, number)) or _ogg_checksum(page) != head[22:26]:
+            return True
+        next_numbers[stream] = number + 1
+        position += length
+    return False
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """CRC-32 of a page, most significant bit first, from 0; zlib's takes the bits the other way, from 0xFFFFFFFF."""
+    bits = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return bits.to_bytes(4, "big").translate(_REVERSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,10 @@ def test_missing_and_broken_files_are_named(write_osie: WriteOsie, tmp_path: Pat
     with pytest.raises(DataError, match=r"there is no .*1001\.jpg"):
         read_photographs(root)
     (root / "fixations.npz").write_bytes((root / "fixations.npz").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"fixations\.npz cannot be read"):
+        read_photographs(root)
+    with zipfile.ZipFile(root / "fixations.npz", "w") as index:
+        index.writestr("image.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4' \n\n")  # its header is not closed
     with pytest.raises(DataError, match=r"fixations\.npz cannot be read"):
         read_photographs(root)
 

@@ -1,1 +1,1 @@
-"""The subcommands of `python -m training.analyse`, one module each; `results` writes their results."""
+"""The subcommands of `python -m training.analyse`, one module each; `results` writes what they find."""

@@ -148,6 +148,7 @@ def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_sc
         ("1700000000.csv", b"x,y,z\n1,0,\xff", r"line 2 of .* is not UTF-8"),
         ("1700000000.csv", b"x,y,z\n0,0,0\n1,nan,0\n,,", r"has no gaze \(3 samples are lost\)"),
         ("1700000000.npy", b"no array", r"cannot be read"),
+        ("1700000000.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4' \n\n", r"1700000000\.npy cannot be read"),
         ("1700000000.png", b"no picture", r"1700000000\.png"),
         ("12.5.csv", b"x,y,z\n1,0,0", r"none of the 1 entries of .* is within 0.05 s of a frame"),
     ],

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from sal360.errors import DataError, FrameError
-from sal360.sources import open_source
-from sal360.sources.video_completeness import is_cut
+from sal360.sources import open_source, video
+from sal360.sources.video_completeness import is_cut, is_damaged
 
 av = pytest.importorskip("av")
 
@@ -133,6 +133,105 @@ def test_a_damaged_frame_is_raised_or_told_and_left_out(tmp_path: Path) -> None:
     assert "clip.avi before its frame" in told[0]
     with pytest.raises(FrameError):
         list(open_source(path))
+
+
+def zeroed(content: bytes, at: int, length: int) -> bytes:
+    return content[:at] + bytes(length) + content[at + length :]
+
+
+DAMAGED = {
+    "a page with a wrong checksum": ("clip.ogv", "libvpx", {}, lambda content: zeroed(content, len(content) // 2, 1)),
+    "a cluster without a start": (
+        "clip.mkv",
+        "mjpeg",
+        {"cluster_size_limit": "8000"},
+        lambda content: zeroed(content, content.rindex(b"\x1f\x43\xb6\x75"), 4),
+    ),
+    "packets without a sync byte": ("clip.ts", "mpeg2video", {}, lambda content: zeroed(content, 188 * 20, 188 * 4)),
+    "a frame without a start code": (
+        "clip.ts",
+        "mpeg2video",
+        {},
+        lambda content: zeroed(content, content.rindex(b"\0\0\1\xe0"), 4),
+    ),
+    "something between two packs": (
+        "clip.mpg",
+        "mpeg2video",
+        {},
+        lambda content: zeroed(content, content.index(b"\0\0\1\xba", len(content) // 2), 64),
+    ),
+    "packets that have moved": ("clip.wmv", "wmv2", {}, lambda content: content[:5000] + content[5003:]),
+    "packets of zeros": ("clip.wmv", "wmv2", {}, lambda content: zeroed(content, 479 + 50 + 3200, 3200)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_frames_that_a_damaged_container_hides_are_not_left_out_silently(tmp_path: Path, kind: str) -> None:
+    name, codec, options, spoil = DAMAGED[kind]
+    path = write_video(tmp_path / name, codec, options, times=range(200))
+    assert not is_damaged(path)
+    path.write_bytes(spoil(path.read_bytes()))
+    frames = open_source(path, on_bad_frame=lambda *_: None)
+    read: list[Any] = []
+    with pytest.raises(DataError, match=rf"{name} is damaged: \d+ frames could be read, and others are lost"):
+        read.extend(frames)
+    assert 0 < len(read) < 200
+
+
+def test_a_frame_that_the_decoder_swallows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "clip.mp4")
+    decoded, calls = video._decoded, itertools.count()
+    monkeypatch.setattr(video, "_decoded", lambda packet: decoded(packet) if next(calls) != 20 else [])
+    told: list[str] = []
+    frames = list(open_source(path, on_bad_frame=lambda error, _: told.append(str(error))))
+    assert len(frames) == 39
+    assert len(told) == 1
+
+
+def test_text_that_is_not_utf8_in_a_video_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "PARKING DECK"
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 64, 3), np.uint8))))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    assert b"PARKING" in content
+    path.write_bytes(content.replace(b"PARKING", b"\xffARKING"))
+    assert len(list(open_source(path))) == 1
+
+
+def test_a_place_that_no_file_has_is_an_error_of_the_video(tmp_path: Path, capfd: Any) -> None:
+    path = write_video(tmp_path / "clip.wmv", "wmv2")
+    content = bytearray(path.read_bytes())
+    content[16:24] = (2**63 + 5).to_bytes(8, "little")  # length of the header
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"clip\.wmv"):
+        list(open_source(path))
+    assert "Traceback" not in capfd.readouterr().err
+    with video._VideoFile(path) as file:
+        assert file.seek(-5) < 0
+        assert file.seek(2**64) < 0
+        assert file.seek(3) == 3
+
+
+def test_a_frame_with_data_that_pyav_does_not_know_is_upright(tmp_path: Path) -> None:
+    with av.open(str(write_video(tmp_path / "clip.mp4", times=range(3)))) as container:
+        pixels = next(container.decode(video=0)).to_ndarray(format="bgr24")
+
+    class Image:
+        rotation = 90
+
+        def to_ndarray(self, format: str) -> np.ndarray:
+            assert format == "bgr24"
+            return pixels
+
+        @property
+        def side_data(self) -> Any:
+            raise ValueError("31 is not a valid Type")  # EXIF, in FFmpeg 8
+
+    np.testing.assert_array_equal(video._upright(Image()), np.rot90(pixels))
 
 
 @pytest.mark.parametrize(

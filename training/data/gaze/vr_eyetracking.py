@@ -3,7 +3,7 @@
 On disk: `{id}….mp4` and `Gaze_txt_files/p{observer}/{id}….txt`, where the first three digits of a name are the video,
 and `train_test_set.xlsx` with the split. A line of text is `frame, number from 1, forward, head x, head y, eye, gaze x,
 gaze y`, positions as fractions of the panorama from its BOTTOM left corner.
-`VrEyeTracking` uses every 30th frame: `read_gaze` reads its gaze at once, `read_video_frame` its picture on demand.
+`VrEyeTracking` takes every 30th frame: `read_gaze` reads its gaze at once, `read_video_frame` its picture on demand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from sal360.arrays import Floats, Integers, Pixels
 from sal360.density import HEADSET_SIGMA_DEG, spherical_density
 from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
-from sal360.sources.video_completeness import is_cut
+from sal360.sources.video import open_container
+from sal360.sources.video_completeness import is_cut, is_damaged
 from training.data.gaze.dataset_files import (
     Inventory,
     files_by_identity,
@@ -53,8 +54,8 @@ class VrEyeTracking(GazeRecords):
         map_height: rows of the densities.
 
     Raises:
-        DataError: a video of the split, its gaze, or the sheet is missing.
-        ParameterError: the split is unknown.
+        DataError: a video of the split or its gaze is missing, or the sheet.
+        ParameterError: there is no such split.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class VrEyeTracking(GazeRecords):
         }
         self._keys = [(video, int(frame)) for video, gaze in self._gaze.items() for frame in np.unique(gaze.frame)]
         if not self._keys:
-            raise DataError(f"{root} has no frames of the split {split}", "check the path", expected="videos with gaze")
+            raise DataError(f"{root} has no frame of the split {split}", "check the path", expected="videos with gaze")
         self.names = tuple(f"{video:03d}/{frame}" for video, frame in self._keys)
         frames = sum(int(gaze.last_frame) // frame_step for gaze in self._gaze.values())
         lost = sum(gaze.lost for gaze in self._gaze.values())
@@ -99,7 +100,7 @@ class VrEyeTracking(GazeRecords):
 
 
 def in_split(root: Path, numbers: Iterable[int], split: str) -> list[int]:
-    """The video numbers of a split, sorted: all, or those in the data set's sheet.
+    """The video numbers of a split, sorted: all, or those that the data set's own sheet has.
 
     Raises:
         DataError: the sheet is missing or malformed.
@@ -114,17 +115,17 @@ def read_first_column(path: Path, sheet: str) -> list[int]:
     """The numbers in column A of a sheet of an .xlsx workbook.
 
     Raises:
-        DataError: the file or the sheet does not exist, or it has no numbers there.
+        DataError: there is no such file or sheet, or it has no numbers there.
     """
     from openpyxl import load_workbook  # starts slowly
 
     if not path.is_file():
-        raise DataError(f"{path} does not exist", "copy it from the data set; it contains the split")
+        raise DataError(f"there is no {path}", "copy it from the data set; it holds the split")
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about styles and extensions that openpyxl ignores
+            warnings.simplefilter("ignore")  # of styles and extensions that openpyxl leaves out
             rows = list(load_workbook(file, read_only=True, data_only=True)[sheet].iter_rows(max_col=1))
-    except Exception as error:  # openpyxl passes on exceptions of zip, XML and its own
+    except Exception as error:  # openpyxl lets through whatever zip, XML and itself raise
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read ({reason})", "copy it again", expected=f"a sheet {sheet}") from None
     numbers = [int(row[0].value) for row in rows if row and row[0].data_type == "n" and row[0].value is not None]
@@ -134,7 +135,7 @@ def read_first_column(path: Path, sheet: str) -> list[int]:
 
 
 class _Gaze(NamedTuple):
-    """Gaze of all people on the frames of one video that are used as records."""
+    """Gaze of all people on the frames of one video that are records."""
 
     frame: Integers
     """(n,) from 1."""
@@ -143,7 +144,7 @@ class _Gaze(NamedTuple):
     direction: Floats
     """Unit vectors (n, 3)."""
     last_frame: int
-    """The last frame of the video for which there is gaze."""
+    """The last frame of the video that anybody saw."""
     lost: int
     """Number of samples of those frames that the eye tracker lost."""
 
@@ -170,16 +171,16 @@ def read_gaze(path: Path) -> tuple[Integers, Floats]:
         DataError: the file is missing or malformed, or gaze lies outside the panorama.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist", "copy the data set again")
+        raise DataError(f"there is no {path}", "copy the data set again")
     lines = non_empty_lines(path)
     try:
         table = np.loadtxt(lines, delimiter=",", usecols=(1, 6, 7), ndmin=2) if lines else np.zeros((0, 3))
     except ValueError as error:
-        raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields per line") from None
+        raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields a line") from None
     if len(table) == 0:
         raise DataError(f"{path} has no lines", "copy it again")
     position = table[:, 1:]
-    position[(position == 0).all(axis=1)] = np.nan  # some trackers write a lost sample as zeros instead of NaN
+    position[(position == 0).all(axis=1)] = np.nan  # how trackers write a lost sample, if they do not write NaN
     outside = ((position < 0) | (position > 1)).any(axis=1)
     if outside.any():
         line = int(np.flatnonzero(outside)[0]) + 1
@@ -188,43 +189,45 @@ def read_gaze(path: Path) -> tuple[Integers, Floats]:
 
 
 class _Place(NamedTuple):
-    """The position of a frame in its file."""
+    """Where a frame lies in its file."""
 
     shown: int
     """Its presentation timestamp."""
     decode_from: int
-    """The decoding timestamp of the last key frame that is not displayed after it; containers seek by these."""
+    """The decoding timestamp of the last key frame that is not shown after it; containers seek by these."""
 
 
 def read_video_frame(path: str | Path, index: int) -> Pixels:
     """Frame `index`, from 0, as (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: the file is not a video, or has no such frame.
+        DataError: the file is no video, or has no such frame.
     """
     places = _places(str(path))
     if not 0 <= index < len(places):
-        found = f"{path} has {len(places)} frames, but gaze on frame {index + 1}"
+        found = f"{path} has {len(places)} frames, and gaze on frame {index + 1}"
         raise DataError(found, "copy the video and its gaze again")
     try:
-        with open(path, "rb") as file, av.open(file) as container:  # PyAV accepts only UTF-8 names
+        with open_container(Path(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             container.seek(places[index].decode_from, stream=stream)
             for frame in container.decode(stream):
                 if frame.pts == places[index].shown:
                     return np.ascontiguousarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except (av.FFmpegError, IndexError, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error})", "copy it again") from None
     raise DataError(f"frame {index + 1} of {path} cannot be decoded", "copy it again")
 
 
 def check_video(path: Path) -> None:
-    """Raise a DataError if a file is not a video, or is cut short."""
+    """DataError if a file is no video, or is cut short."""
     if is_cut(path):
         raise DataError(f"{path} is cut short", "copy it again")
+    if is_damaged(path):
+        raise DataError(f"{path} is damaged", "copy it again")
     try:
-        with path.open("rb") as file, av.open(file) as container:
+        with open_container(path) as container:
             container.streams.video[0]
     except (av.FFmpegError, IndexError) as error:
         raise DataError(f"{path} cannot be read ({error})", "copy it again", expected="a video") from None
@@ -232,9 +235,9 @@ def check_video(path: Path) -> None:
 
 @lru_cache(maxsize=8)
 def _places(path: str) -> tuple[_Place, ...]:
-    """The position of every frame, in display order, from the packets alone."""
+    """The place of every frame, in the order of display, from the packets alone."""
     try:
-        with open(path, "rb") as file, av.open(file) as container:
+        with open_container(Path(path)) as container:
             packets = [
                 (packet.pts, packet.pts if packet.dts is None else packet.dts, packet.is_keyframe)
                 for packet in container.demux(container.streams.video[0])
@@ -250,7 +253,7 @@ def _places(path: str) -> tuple[_Place, ...]:
 
 
 def inventory(root: str | Path) -> Inventory:
-    """The contents of a copy: every video needs the gaze of 31 people."""
+    """What a copy holds: every video needs the gaze of 31 people."""
     folder = require_folder(root)
     videos, gaze = _index(folder)
     found = Inventory()
