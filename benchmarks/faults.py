@@ -1,6 +1,6 @@
-"""Faults for `soak.py`: what a saliency node meets in the field, and a camera that can misbehave.
+"""Faults for `soak.py`, as a saliency node meets them in the field, and a camera that can misbehave.
 
-After each fault, the stream is as before: the camera at its usual size and rate, the node active.
+After each fault, the stream is as before: the camera has its usual size and rate, the node is active.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def be_a_crowd() -> None:
 
 
 class World:
-    """What the node under test hears: a clock, an IMU and a camera."""
+    """The inputs of the node under test: a clock, an IMU and a camera."""
 
     def __init__(self, node: Node, rate_hz: float) -> None:
         self.simulation = Simulation(node)
@@ -193,7 +193,7 @@ class Faults:
         node: the driver's node; only `spin` and the transitions spin it.
         process: the node under test, a `faulty_node`.
         parameters: those of the node, for a second one.
-        command: what the node's inference does: NONE, FAIL or HANG.
+        command: byte that controls the node's inference: NONE, FAIL or HANG.
         folder: for the logs of further processes.
         spin: runs the driver's callbacks for a number of seconds.
     """
@@ -328,7 +328,7 @@ class Faults:
         self._simulation.stopped_at_s = None
 
     def fault_few_failures(self) -> None:
-        """Inference fails, but not as often in a row as would be too much."""
+        """Inference fails, but fewer consecutive times than the limit."""
         self._command[0] = FAIL
         self._spin(0.1)
         self._command[0] = NONE

@@ -17,7 +17,7 @@ NONE, FAIL, HANG = 0, 1, 2
 
 
 def mapped(path: str | Path) -> mmap.mmap:
-    """The byte of the command, which is shared by all who map this file."""
+    """The byte of the command, shared by all processes that map this file."""
     with open(path, "r+b") as file:
         return mmap.mmap(file.fileno(), 1)
 

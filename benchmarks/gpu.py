@@ -3,7 +3,7 @@
 Exports the checkpoint in every precision (without one: measures the bundled fp32 model) and runs each file with each
 runtime that is installed. Reports, from a frame in host memory to a map in host memory: the latency of one frame (p50,
 p95, p99), frames per second in batches of 1, 4 and 8, the share of the roofline that one frame reaches, and how far the
-maps are from those of onnxruntime in fp32 on the processor. What cannot be measured is listed at the end.
+maps are from those of onnxruntime in fp32 on the CPU. Measurements that fail are listed at the end.
 
 The roofline sums, over the operators, the longer of two times: arithmetic at the measured peak (see peak.py), and
 minimum memory traffic at the measured bandwidth. Operators whose data stay in the GPU's cache can beat it.
@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if cuda_device_count() == 0:
         raise ModelError(
-            "this machine has no CUDA device", "measure the processor with benchmarks/inference.py, or see nvidia-smi"
+            "this machine has no CUDA device", "measure the CPU with benchmarks/inference.py, or check nvidia-smi"
         )
     device = CudaDevice(0)
     device.make_current()
@@ -93,7 +93,7 @@ def main() -> None:
 
 @contextmanager
 def _or_skip(what: str, skipped: list[str]) -> Iterator[None]:
-    """List a step that fails, whatever the error, and go on."""
+    """List a step that fails with any error, and continue."""
     try:
         yield
     except Exception as error:
@@ -104,7 +104,7 @@ def _or_skip(what: str, skipped: list[str]) -> Iterator[None]:
 def _export(checkpoint: str, folder: Path, skipped: list[str]) -> dict[str, list[Path]]:
     """Precision → its files, fp32 first; the first file of a precision is ONNX."""
     if not checkpoint:
-        skipped.append("fp16, bf16, int8 and torch: they are exported from a checkpoint, and none was given")
+        skipped.append("fp16, bf16, int8 and torch: these are exported from a checkpoint, but none was given")
         return {"fp32": [bundled_model()]}
     from training.export import ExportConfig, export
 

@@ -1,4 +1,4 @@
-"""Inference on the processor: python benchmarks/inference.py [MODEL…] [--threads N] [--rounds N] [--json].
+"""Inference on the CPU: python benchmarks/inference.py [MODEL…] [--threads N] [--rounds N] [--json].
 
 Runs each model file (default: both forms of the bundled model) with each runtime that is installed, in each of its
 precisions; all take turns. Reports median and minimum, the ratio of minima to the first row, and the share of the peak
@@ -27,14 +27,14 @@ from sal360.weights import bundled_model
 from training.exporting.graph_cost import graph_cost
 
 PROBE_HEIGHT, PROBE_LAYERS = 40, 4
-"""15 GFLOP, whose data fit into a processor's cache."""
+"""15 GFLOP, whose data fit into a CPU's cache."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     both = [bundled_model(), bundled_model("int8")]
     parser.add_argument("models", type=Path, nargs="*", default=both, help="ONNX files (default: both bundled ones)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets each runtime choose")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: let each runtime choose")
     parser.add_argument("--rounds", type=int, default=30, help="timed calls of each candidate (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _open_all(models: list[Path], threads: int) -> tuple[dict[str, tuple[str, Backend]], list[str]]:
-    """Name → (file name, opened model) of each file in each runtime and precision; and why others do not open."""
+    """Name → (file name, opened model) of each file in each runtime and precision; and why others cannot be opened."""
     opened: dict[str, tuple[str, Backend]] = {}
     skipped = []
     for path in models:

@@ -1,4 +1,4 @@
-"""Timings that can be compared: all candidates take turns, so that a busy moment of the machine hits them alike."""
+"""Comparable timings: all candidates take turns, so that a busy moment of the machine affects them equally."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def write_probe(path: Path, precision: str, *, height: int, layers: int, signed:
         precision: fp32, fp16, bf16 or int8.
         height: rows of the feature maps; they have twice as many columns.
         layers: number of convolutions in the chain.
-        signed: int8 activations, as TensorRT needs them, in place of uint8; only for precision int8.
+        signed: int8 activations, which TensorRT needs, instead of uint8; only for precision int8.
     """
     import onnx
     from onnx import TensorProto, helper

@@ -1,9 +1,9 @@
 """Speed of pretraining: python benchmarks/pretrain_step.py [--json] [--encoder resnet50] [--data PANORAMAS].
 
-Panoramas per second of the whole loop (`training.loop.train` with loader, objective, optimiser and curves), beside
-(a) the same model, objective and optimiser in eager float32 on a fixed batch, and (b) the loader alone. Rounds of loop
-and eager alternate, and medians are reported: ratios are more reliable than absolute figures. Without --data, random
-panoramas are used.
+Panoramas per second of the whole loop (`training.loop.train` with loader, objective, optimiser and curves), compared
+with (a) the same model, objective and optimiser in eager float32 on a fixed batch, and (b) the loader alone. Rounds of
+loop and eager alternate, and medians are reported: ratios are more reliable than absolute figures. Without --data,
+random panoramas are used.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ x264 encodes each source (pictures are panned; default: the bundled panoramas) a
 offsets of `sal360.outputs.qp_offset` as regions of interest. The result is the gain in luma PSNR at equal bit rate
 (Bjøntegaard delta over the rates that both curves share), weighted by solid angle and gaze, and by solid angle alone,
 which shows the cost for the rest of the sphere. The gaze is the model's own map, so this is the gain for a viewer who
-looks where the map says. Two variants serve for comparison: "projection" has only the offsets for the stretched poles,
-"turned away" uses the map rotated by 180 degrees.
+looks where the map predicts. Two variants are for comparison: "projection" has only the offsets for the stretched
+poles, "turned away" uses the map rotated by 180 degrees.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Every fault of `faults.py` happens once as a warm-up, then in random order. Once
 memory, threads, file handles and shared-memory files are sampled. The minimum of the last third is compared with that
 of the second third: large frames and crowds of subscribers cause peaks, the heap needs minutes to settle, but a leak
 raises the minimum. After each fault, a map of a new frame must arrive within a second; where inference fails for long
-or hangs, the fault ends when the node has opened its model again. The node hears a simulated clock and an IMU.
+or hangs, the fault ends when the node has opened its model again. Its inputs include a simulated clock and an IMU.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Soak:
                 progress.update(round(passed_s) - progress.n)
 
     def close(self) -> None:
-        """Stop what the node hears and leave the graph."""
+        """Stop the node's inputs and leave the graph."""
         self._world.stop()
         self._node.destroy_node()
 
@@ -233,7 +233,7 @@ def main() -> int:
     if not arguments.minutes >= 0.2:
         raise ParameterError(
             f"--minutes is {arguments.minutes:g}",
-            "30 minutes tell a leak from a heap that settles",
+            "use 30 minutes to distinguish a leak from a heap that settles",
             expected="at least 0.2",
         )
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randrange(1, 100)))

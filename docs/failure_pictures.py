@@ -1,7 +1,7 @@
 """Pictures and figures of the bundled model's failures: python -m docs.failure_pictures writes images/failures.jpg.
 
 A sign is placed in a bundled panorama at several distances, with and without words, across the seam, on ceiling and
-floor, and at night. How much it draws the eye is the mean of the map over the sign, relative to uniform, without the
+floor, and at night. Its attraction is measured as the mean of the map over the sign, relative to uniform, without the
 prior.
 """
 

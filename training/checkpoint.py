@@ -262,7 +262,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
     except OSError:
         raise
-    except Exception as error:  # a damaged file can raise whatever zip, pickle and torch raise
+    except Exception as error:  # a damaged file can raise any exception of zip, pickle and torch
         raise _broken(path, error) from None
 
 

@@ -162,7 +162,7 @@ class ContrastiveObjective(nn.Module):
         positive = (embedding * positives).sum(dim=1, keepdim=True)  # (B, 1)
         similarity = embedding @ self.memory[candidates].T  # (B, K + 1)
         is_own = candidates[None, :-1] == indices[:, None]  # (B, K)
-        negative = torch.where(is_own, similarity[:, -1:], similarity[:, :-1])  # the spare entry takes its place
+        negative = torch.where(is_own, similarity[:, -1:], similarity[:, :-1])  # replaced by the spare entry
         return torch.cat([positive, negative], dim=1) / self.config.temperature
 
     def _loss(self, scores: Tensor, normaliser: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def unique_names(names: Iterable[str]) -> Iterator[str]:
 
 
 def _pictures_of(folder: Path, recursive: bool) -> list[Path]:
-    """The pictures of a folder; what is left out is said on stderr, or is the error if there is nothing else."""
+    """The pictures of a folder; files that are left out are reported on stderr, or in the error if no others exist."""
     content = look_into(folder, recursive=recursive)
     left_out = content.left_out()
     if not left_out:

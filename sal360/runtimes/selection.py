@@ -89,7 +89,7 @@ def open_model(
     Args:
         path: ONNX file, TensorRT engine or torch program that `training.export` wrote.
         backend: one of `BACKEND_NAMES`; "auto" takes the fastest runtime installed for the device and logs which.
-        device: "cpu", "cuda", "cuda:N" or "auto"; "auto" takes CUDA where there are a GPU and a runtime for it.
+        device: "cpu", "cuda", "cuda:N" or "auto"; "auto" takes CUDA if there is a GPU and a runtime for it.
         precision: "fp32", "fp16", "bf16", "int8" or "auto"; "auto" takes the fastest that the file and device allow.
         threads: CPU threads, 0 to `MAX_THREADS`; 0 lets the runtime choose.
         allow_pickled_programs: open torch programs (.pt2), which can execute arbitrary code when opened.

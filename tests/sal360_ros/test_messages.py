@@ -59,7 +59,7 @@ def test_a_broken_cv_bridge_is_named(monkeypatch, tmp_path):
     (tmp_path / "cv_bridge.py").write_text("raise ImportError('built for another numpy')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
-    with pytest.raises(FrameError, match=r"cv_bridge failed .* expected a cv_bridge that fits the installed numpy"):
+    with pytest.raises(FrameError, match=r"cv_bridge failed .* expected a cv_bridge that matches the installed numpy"):
         picture_message(np.zeros((2, 4, 3), np.uint8), HEADER)
 
 

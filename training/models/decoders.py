@@ -175,7 +175,7 @@ class ScaleAttention(nn.Module):
     def log_density(self, content: Tensor) -> Tensor:
         """Log-density up to a constant (B, h, w) → log of the density relative to uniform (B, 1, h, w).
 
-        This makes the scales comparable, whatever constant each pass of the network adds.
+        This makes the scales comparable, regardless of the constant that each pass of the network adds.
         """
         log_weights: Tensor = getattr(self, f"log_row_weights_{content.shape[1]}")  # (h, 1)
         log_mass = torch.logsumexp((content + log_weights).flatten(1), dim=1)  # (B,)
