@@ -1,10 +1,10 @@
-"""Look into trained models: the tables and figures of the paper's supplementary, and the model card's table.
+"""Analyse trained models: the tables and figures of the paper's supplementary, and the model card's table.
 
     python -m training.analyse equator      Table 3: distance of predictions to the equator prior
     python -m training.analyse correlation  Table 2: correlation between the channels of the latents
     python -m training.analyse change       Figure 4: distance of two checkpoints, layer by layer
     python -m training.analyse embedding    Figure 5: t-SNE of the embeddings of several encoders
-    python -m training.analyse views        Figure 7: the views, and how much of each lay near the poles
+    python -m training.analyse views        Figure 7: the views, and the share of each that lay near the poles
     python -m training.analyse photographs  Model card: NSS, CC and KLD on photographs
 
 Each subcommand writes a figure (PNG) and its numbers (CSV) to --output; `python -m training.analyse NAME --help` lists

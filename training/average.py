@@ -32,7 +32,7 @@ def average(config: AverageConfig) -> SaliencyModel:
     """Write a checkpoint with the mean of the weights and return the model.
 
     Raises:
-        CheckpointError: a checkpoint is missing, broken or of another shape, or the output has one already.
+        CheckpointError: a checkpoint is missing, damaged or of another shape, or the output already has one.
     """
     header = read_header(config.checkpoints[-1], kind="saliency")
     model = read_saliency_model(config.checkpoints[-1])

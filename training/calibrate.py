@@ -1,12 +1,12 @@
-"""Calibrate a saliency model for headset gaze on panoramas without any recorded gaze to fit.
+"""Calibrate a saliency model for headset gaze on panoramas, without recorded gaze to fit it to.
 
     python -m training.calibrate --checkpoint runs/compact --panoramas PANORAMAS --output runs/compact_calibrated
 
 A model fitted to photographs is too peaked for panoramas: people turn round, recorded gaze is blurred by degrees, and
-much of what attracts them is not in the picture. Two published facts and a set of panoramas replace the missing gaze
-(docs/model_search.md has the argument):
+gaze also depends on much that is not in the picture. Two published facts and a set of panoramas replace the missing
+gaze (docs/model_search.md has the argument):
 - The *gain*, KL(prediction ‖ equator prior) averaged over panoramas, sets the temperature. For a calibrated prediction
-  it equals the improvement over the prior, so it can be argued about.
+  it equals the improvement over the prior, so it can be estimated from published results.
 - The *marginal*: gaze averaged over panoramas falls off from the equator as the published Laplace density (of gaze per
   degree of latitude) does. Content itself concentrates near the horizon, so the prior that the model multiplies in must
   be wider than that density.
@@ -120,7 +120,7 @@ def mean_distance(densities: Tensor) -> Tensor:
 
 
 def _solve_decreasing(function: Callable[[float], float], aim: float, low: float, high: float) -> float:
-    """Where a decreasing function reaches `aim` between `low` and `high`, by bisection of the logarithm.
+    """The argument between `low` and `high` at which a decreasing function reaches `aim`, by logarithmic bisection.
 
     Raises:
         ParameterError: it does not reach `aim` there.
@@ -129,7 +129,7 @@ def _solve_decreasing(function: Callable[[float], float], aim: float, low: float
     if not smallest <= aim <= largest:
         raise ParameterError(
             f"the model reaches values from {smallest:.3g} to {largest:.3g}, not {aim:.3g}",
-            "change --gain_nats, or give --panoramas that the model predicts less uniformly",
+            "change --gain_nats, or pass --panoramas whose predictions are less uniform",
         )
     for _ in range(40):
         middle = (low * high) ** 0.5

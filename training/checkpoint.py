@@ -1,12 +1,12 @@
-"""Checkpoints: folders of a run that are whole or absent, with a header that says what is inside.
+"""Checkpoints: folders of a run that are complete or absent, with a header that describes their contents.
 
     RUN/step-00001000/model.safetensors    weights; the metadata hold the header as JSON
-    RUN/step-00001000/training_state.pt    what else an exact continuation needs: optimiser, RNG, position in the data
+    RUN/step-00001000/training_state.pt    the state for an exact continuation: optimiser, RNG, position in the data
     RUN/last                               link to the newest checkpoint
 
-`save_checkpoint`, `read_header`, `load_weights` and `load_state` are what other modules use. `write_checkpoint` makes a
-folder appear whole: it is written under a hidden name, flushed and renamed, so a full disk, `kill -9` or a power cut
-leaves the older checkpoints as they were.
+Other modules use `save_checkpoint`, `read_header`, `load_weights` and `load_state`. `write_checkpoint` writes a folder
+under a hidden name, flushes and renames it, so a full disk, `kill -9` or a power cut leaves the older checkpoints as
+they were.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def write_checkpoint(run: str | Path, step: int, files: Mapping[str, bytes | mem
     Args:
         run: folder of the run; created if missing.
         step: number of optimiser steps taken.
-        files: content by file name. Python itself writes it, so a full disk is an OSError that names the file.
+        files: content by file name. Python writes it itself, so a full disk is an OSError that names the file.
         keep: number of checkpoints to keep.
 
     Raises:
         CheckpointError: the run already has a checkpoint of this step.
-        OSError: it cannot be written, for instance because the disk is full; the older checkpoints stay whole.
+        OSError: it cannot be written, for instance because the disk is full; the older checkpoints stay intact.
     """
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def _point_last(run: Path, checkpoint: Path) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    hidden = checkpoint.with_name(_REMOVING + checkpoint.name)  # a checkpoint's name never stands for half a folder
+    hidden = checkpoint.with_name(_REMOVING + checkpoint.name)  # a half-removed folder must not pass for a checkpoint
     os.rename(checkpoint, hidden)
     shutil.rmtree(hidden)
 
@@ -128,7 +128,7 @@ _STATE = "training_state.pt"
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says about itself."""
+    """A checkpoint's description of itself."""
 
     kind: str
     """contrastive or saliency."""

@@ -1,9 +1,9 @@
 """Settings: frozen dataclasses, read from YAML files and the command line with jsonargparse.
 
-A dataclass stands beside what it configures. Its `__post_init__` checks the ranges with the `require…` functions, which
-raise a `SettingError` that names the field. Whoever reads the settings knows where a dataclass is nested and adds that
-path: `read_config` turns "fov_deg" of a `PlacementConfig` into "--data.placement.fov_deg". Code that is handed a value
-and finds it unusable later does the same with `option_names`.
+A dataclass is in the module that it configures. Its `__post_init__` checks the ranges with the `require…` functions,
+which raise a `SettingError` that names the field. Whoever reads the settings knows where a dataclass is nested and adds
+that path: `read_config` turns "fov_deg" of a `PlacementConfig` into "--data.placement.fov_deg". Code that is handed a
+value and finds it unusable later does the same with `option_names`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Config = TypeVar("Config")
 
 
 class SettingError(ParameterError):
-    """A setting is out of its range, or several do not fit each other.
+    """A setting is out of its range, or several are incompatible.
 
     Args:
         values: what the settings are, by name; "views.height" is the field of a nested dataclass.
@@ -63,7 +63,7 @@ def require(name: str, value: object, holds: bool, expected: str) -> None:
 
 
 def require_together(config: object, names: Sequence[str], holds: bool, expected: str) -> None:
-    """Refuse the fields `names` of a dataclass, such as "height" or "views.height", if they do not fit each other.
+    """Refuse the fields `names` of a dataclass, such as "height" or "views.height", if they are incompatible.
 
     Raises:
         SettingError: `holds` is false.
@@ -93,7 +93,7 @@ def option_names(prefix: str = "", /, **names: str) -> Iterator[None]:
 
     Args:
         prefix: path of the dataclass whose fields the code inside checks: "loop".
-        names: field → option, for fields that the command calls otherwise: `input_height="input_size"`.
+        names: field → option, for fields whose option has another name: `input_height="input_size"`.
     """
 
     def rename(name: str) -> str:
@@ -156,7 +156,7 @@ def _config_files(argv: Sequence[str]) -> list[str]:
 
 
 def config_from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """The dataclass `kind` that `dataclasses.asdict` and perhaps JSON made `values` of; fields may be missing.
+    """The dataclass `kind` from the values of `dataclasses.asdict`, possibly via JSON; fields may be missing.
 
     Raises:
         CheckpointError: a setting is unknown, missing, of another type or out of its range, as in a checkpoint of
@@ -172,7 +172,7 @@ _UPDATE = "update sal360, or give a checkpoint that this version wrote"
 
 
 def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """A dataclass out of plain values, nested ones first; a `SettingError` names the path from `kind` down."""
+    """A dataclass from plain values, nested ones first; a `SettingError` names the path from `kind` down."""
     kinds = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for name, value in values.items():

@@ -29,7 +29,7 @@ class ObjectiveConfig:
     temperature: float = 0.07
     """Temperature that divides the similarities."""
     memory_momentum: float = 0.5
-    """Share of the old entry that an update of the memory keeps, 0 to 1."""
+    """Share of the old entry that is kept when the memory is updated, 0 to 1."""
     local_weight: float = 0.7
     """Weight of the local loss, 0 to 1; the global loss has the rest."""
 
@@ -41,7 +41,7 @@ class ObjectiveConfig:
 
 
 class LossParts(NamedTuple):
-    """The loss of one batch; all but `total` are for the curves."""
+    """The loss of one batch; all except `total` are for the curves."""
 
     total: Tensor
     """Scalar to minimise: the mean over the samples of all processes, the same in each of them."""

@@ -19,8 +19,8 @@ class Curves:
 
     Args:
         run: folder of the TensorBoard files.
-        start: step from which the run continues; later points, of a run that was killed, are dropped.
-        enabled: False in all processes but the first.
+        start: step from which the run continues; later points, from a run that was killed, are dropped.
+        enabled: False in all processes except the first.
     """
 
     def __init__(self, run: str | Path, start: int, *, enabled: bool) -> None:
@@ -55,7 +55,7 @@ class Curves:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Measure a wait for data, inside of `step`."""
+        """Measure a wait for data, inside `step`."""
         begin = time.perf_counter()
         yield
         self._waiting_s += time.perf_counter() - begin

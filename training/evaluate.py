@@ -44,10 +44,10 @@ Baseline = Literal["uniform", "equator", "mean", "spectral_residual", "bms360", 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Models and baselines measured against human gaze."""
+    """The models and baselines to measure, and how."""
 
     data: GazeConfig
-    """The data set and which part of it is measured; settings of training samples are not used."""
+    """The data set and the part of it that is measured; settings of training samples are not used."""
     output: str
     """Folder for scores.csv, summary.csv, turned.csv and report.html."""
     models: tuple[str, ...] = ("bundled",)
@@ -60,7 +60,7 @@ class EvaluateConfig:
     """standard: weighted by solid angle; paper: as in the paper's evaluation (docs/metrics.md)."""
     every_fold: bool = False
     """Measure on every fold in turn, each with priors fitted to the others; for data sets without a published split.
-    The models are not retrained: one that was trained on OSIE has seen all folds but one."""
+    The models are not retrained: one that was trained on OSIE has seen all folds except one."""
     limit: int = 0
     """Maximum number of records to measure, spread evenly over the data set; 0 measures all."""
     prior_limit: int = 500
@@ -72,7 +72,7 @@ class EvaluateConfig:
     turned: int = 12
     """Number of records on which models also see the panorama rolled and pitched; 0 skips this test."""
     cases: int = 3
-    """Number of worst and of best records of the first model shown in the report."""
+    """Number of worst and of best records of the first model to show in the report."""
     draws: int = 10_000
     """Number of bootstrap samples for the 95 % intervals."""
     seed: int = 0
@@ -146,10 +146,10 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
 
 
 def open_models(models: Sequence[str], prior_strengths: Sequence[float]) -> dict[str, Predict]:
-    """Every model at every strength of its own equator prior, by the name that tables show.
+    """Every model at every strength of its own equator prior, by its name in tables.
 
     Raises:
-        ModelError, CheckpointError: a model is missing or broken.
+        ModelError, CheckpointError: a model is missing or damaged.
         ParameterError: two models have the same name, or a model has no prior to change.
     """
     opened: dict[str, Predict] = {}
@@ -160,7 +160,8 @@ def open_models(models: Sequence[str], prior_strengths: Sequence[float]) -> dict
             name = predictor.name if strength == 1 else f"{predictor.name}, prior × {strength:g}"
             if name in opened:
                 raise ParameterError(
-                    f"two models are called {name}", "rename a file or run folder, or name each model once in --models"
+                    f"two models have the name {name}",
+                    "rename a file or run folder, or list each model once in --models",
                 )
             opened[name] = predictor.predict
     return opened

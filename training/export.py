@@ -1,11 +1,11 @@
 """Export a saliency checkpoint as the model files that `sal360` runs.
 
-    python -m training.export runs/compact --output models [--precision fp16] [--frame-size 1920x3840]
-        [--tensorrt] [--tensorrt-rtx --compute-capability 86,89,120] [--torch-program]
+    python -m training.export --checkpoint runs/compact --output models [--precision fp16] [--frame_size 1920x3840]
+        [--tensorrt true] [--tensorrt_rtx true --compute_capability 86,89,120] [--torch_program true]
 
-The graph takes the camera's bytes and returns the published density; the ModelSpec inside the file holds everything
-else that a runtime must know. Each file is checked, run on panoramas and compared with the checkpoint's model before
-it gets its final name. `exporting/` has the steps.
+The graph takes the camera's bytes and returns the published density; the ModelSpec inside the file contains everything
+else that a runtime needs to know. Each file is checked, run on panoramas and compared with the checkpoint's model
+before it gets its final name. `exporting/` contains the steps.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """The checkpoint, the files to make, and what they say about the model."""
+    """The checkpoint, the files to write, and their description of the model."""
 
     checkpoint: str
     """Run folder, checkpoint folder or .safetensors file of a saliency model."""
@@ -100,7 +100,7 @@ class ExportConfig:
             require(option, size, fits, "HxW with W twice H, such as 320x640")
         capabilities = self.compute_capability == "" or self.tensorrt_rtx
         require_together(
-            self, ("compute_capability", "tensorrt_rtx"), capabilities, "capabilities with tensorrt_rtx alone"
+            self, ("compute_capability", "tensorrt_rtx"), capabilities, "capabilities only with tensorrt_rtx"
         )
         self.compute_capabilities()
 
@@ -260,7 +260,7 @@ def _steps(config: ExportConfig) -> int:
 
 
 def command_line(arguments: Sequence[str]) -> list[str]:
-    """Options as `read_config` takes them; allows the checkpoint first, dashes in names, and flags without a value."""
+    """Options as `read_config` needs them; accepts the checkpoint first, dashes in names, and flags without a value."""
     flags = {f"--{name}" for name, kind in ExportConfig.__annotations__.items() if kind == "bool"}
     plain = [*arguments]
     if plain and not plain[0].startswith("-"):

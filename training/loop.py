@@ -1,8 +1,8 @@
 """The training loop that pretraining and decoder training share, on Lightning Fabric.
 
 A `Task` provides a model, batches and a loss; `train` provides devices, precision, optimiser, curves, checkpoints and
-resuming. In order: settings, `Task`, `make_fabric`, `train`, then what resuming needs. It runs as one process, or as
-several with torchrun:
+resuming. In order: settings, `Task`, `make_fabric`, `train`, then the functions for resuming. It runs as one process,
+or as several with torchrun:
 
     torchrun --nproc-per-node 8 -m training.pretrain --config training/recipes/pretrain.yaml --data.root PANORAMAS
 """
@@ -91,7 +91,7 @@ class LoopConfig:
 
 
 class Task(ABC):
-    """What a training command provides to the loop."""
+    """The parts that a training command provides to the loop."""
 
     kind: ClassVar[str]
     """Kind of its checkpoints: contrastive or saliency."""
@@ -120,9 +120,9 @@ class Task(ABC):
         return {}
 
     def begin(self) -> None:
-        """Called by the first process before the first step, also of a resumed run, after all checks.
+        """Called by the first process before the first step, even of a resumed run, after all checks.
 
-        Write the run's own files here, so that a command that is refused writes nothing.
+        Write the run's own files here, so that a refused command writes nothing.
         """
         return
 
@@ -135,7 +135,7 @@ class Task(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs in addition to the model: tensors and plain values."""
+        """The state that a resumed run needs in addition to the model: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: ARG002
@@ -169,11 +169,11 @@ def train(
         config: the run.
         optimiser_config: optimiser and schedule.
         fabric: from `make_fabric`.
-        checkpoint: where to continue, from `starting_point`; None starts a new run.
+        checkpoint: the checkpoint to continue from, returned by `starting_point`; None starts a new run.
 
     Raises:
-        CheckpointError: the checkpoint is broken, or belongs to another model or data set.
-        TrainingError: the loss is not finite; the checkpoints written before stay whole.
+        CheckpointError: the checkpoint is damaged, or belongs to another model or data set.
+        TrainingError: the loss is not finite; earlier checkpoints stay intact.
         OSError: a checkpoint cannot be written.
     """
     steps = config.steps or config.epochs * task.steps_per_epoch
@@ -242,7 +242,7 @@ def _check_finite(loss: Tensor, step: int, config: LoopConfig, fabric: Fabric) -
         raise TrainingError(
             f"the loss is {value} in step {step + 1}",
             "lower --optimiser.learning_rate, and "
-            + (f"resume from {newest}, which is whole" if newest else "start again: there is no checkpoint yet"),
+            + (f"resume from {newest}, which is intact" if newest else "start again: there is no checkpoint yet"),
         )
 
 
@@ -321,10 +321,10 @@ def restore_run(
 ) -> int:
     """Restore the state of a run whose settings agree with `to_match`, and return its step.
 
-    If the run has all its `steps` already, only the model is restored.
+    If the run has already reached all its `steps`, only the model is restored.
 
     Raises:
-        CheckpointError: the checkpoint is broken, or belongs to a run with other settings.
+        CheckpointError: the checkpoint is damaged, or belongs to a run with other settings.
     """
     state = load_state(checkpoint)
     header = load_weights(checkpoint, task.model, kind=task.kind)

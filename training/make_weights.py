@@ -2,7 +2,7 @@
 
     python -m training.make_weights --osie OSIE --panoramas PANORAMAS
 
-Every step is a command that also runs on its own; `--dry_run true` prints them. Steps that are done are skipped, and a
+Every step is a command that can also be run by itself; `--dry_run true` prints them. Finished steps are skipped, and a
 training step continues from its newest checkpoint, so an interrupted run continues where it stopped. All steps take
 about three hours on two cores.
 """
@@ -26,7 +26,7 @@ from training.config import read_config, require, require_path
 VERSION = "1.3.0"
 """Version of the weights that these steps make; each version has its own run folders."""
 TRAINED_ON = (
-    "ImageNet (encoder), OSIE gaze on photographs placed on panoramas, and its own maps of these panoramas drawn larger"
+    "ImageNet (encoder), OSIE gaze on photographs placed on panoramas, and maps of enlarged copies of these panoramas"
 )
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -58,7 +58,7 @@ class Step(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the result in the folder of the runs."""
+        """Name of the result in the folder `runs`."""
 
     def command(self, config: MakeWeightsConfig) -> list[str]:
         """Module of `training` and its options."""
@@ -120,7 +120,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Teach:
-    """Maps of the panoramas, by a model that sees them at several heights."""
+    """Maps of the panoramas, predicted by a model at several heights."""
 
     name: str
     teacher: str
@@ -244,7 +244,7 @@ def make_weights(config: MakeWeightsConfig) -> None:
     """Run every step whose result is missing, then copy the model files into the package.
 
     Raises:
-        TrainingError: a step failed; its own message says why.
+        TrainingError: a step failed; its own message gives the reason.
     """
     if config.dry_run:
         named = replace(config, osie=config.osie or "OSIE", panoramas=config.panoramas or "PANORAMAS")
@@ -276,7 +276,7 @@ def _as_options(options: Mapping[str, Any]) -> list[str]:
 
 def main() -> None:
     """The command `python -m training.make_weights`."""
-    make_weights(read_config(MakeWeightsConfig, "Make the bundled model again from its data."))
+    make_weights(read_config(MakeWeightsConfig, "Rebuild the bundled model from its data."))
 
 
 if __name__ == "__main__":

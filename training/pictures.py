@@ -1,6 +1,6 @@
-"""Pictures that a run leaves behind: the views it learns from, and predictions beside ground truth.
+"""Pictures that a run writes: the views that it learns from, and predictions beside ground truth.
 
-Each has a function that draws or writes it: `write_views` for pretraining, `write_predictions` for decoders.
+`write_views` is for pretraining, `write_predictions` for decoders.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _FULL_SCALE = 6.0
 
 
 def draw_views(pairs: Sequence[tuple[NDArray[Any], ...]]) -> Pixels:
-    """One row per panorama: x, x_t and, with correspondences, x looked up where the pixels of x_t lie.
+    """One row per panorama: x, x_t and, with correspondences, x looked up at the positions of the pixels of x_t.
 
-    The third column shows x_t before its colours changed, so an error in the correspondence is seen at once.
+    The third column shows x_t before its colours changed, so an error in the correspondence is easy to see.
 
     Args:
-        pairs: what `ViewPair` returns for each panorama, (3, h, w) uint8 twice and perhaps (2, h, w) float32.
+        pairs: the results of `ViewPair` for each panorama: (3, h, w) uint8 twice, and (2, h, w) float32 if requested.
 
     Returns:
         (H, W, 3) uint8 RGB.

@@ -48,7 +48,7 @@ class PretrainConfig:
     loop: LoopConfig
     """The run."""
     recipe: str = "custom"
-    """Name of these settings, shown in pictures."""
+    """Name of these settings, displayed in pictures."""
     model: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     """Encoder, attention and heads."""
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -85,7 +85,7 @@ class Source:
     batches: Callable[[int, int], Iterator[Any]]
     """Batches (views, turned views, indices) of this process for the steps start … stop − 1."""
     for_evaluation: Sequence[Pixels]
-    """Panoramas of the retrieval evaluation, (H, W, 3) RGB each; empty in all processes but the first."""
+    """Panoramas of the retrieval evaluation, (H, W, 3) RGB each; empty in all processes except the first."""
 
 
 def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
@@ -203,7 +203,7 @@ class PretrainTask(Task):
         """Restore them.
 
         Raises:
-            CheckpointError: the run had another number of panoramas, so the entries of its memory do not fit.
+            CheckpointError: the run had another number of panoramas, so the entries of its memory do not match.
         """
         if (count := len(state["memory"])) != self.source.count:
             raise CheckpointError(

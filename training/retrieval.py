@@ -1,4 +1,4 @@
-"""Retrieval, the evaluation of pretraining: held-out turned views look for their own panorama among all."""
+"""Retrieval, the evaluation of pretraining: held-out rotated views must retrieve their own panorama among all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.models.contrastive import ContrastiveModel
 from training.models.layers import normalise
 
 _HELD_OUT = 1_000_003
-"""Added to the seed of the training, so that the held-out views are different from those trained on."""
+"""Added to the training seed, so that the held-out views differ from those of the training."""
 
 
 class Retrieval:
@@ -24,7 +24,7 @@ class Retrieval:
 
     Args:
         panoramas: (H, W, 3) RGB each; their plain views are the gallery.
-        config: how the turned views are drawn, one for each panorama.
+        config: how the rotated views are drawn, one for each panorama.
         seed: seed of the training run.
         batch_size: number of views per forward pass.
     """
@@ -38,12 +38,12 @@ class Retrieval:
     def __call__(self, model: ContrastiveModel, device: torch.device) -> dict[str, float]:
         """Scores of a model in evaluation mode, called without gradients.
 
-        Turned views are embedded in three ways: "local", through attention and local module with the turned view itself
-        as the query, so that nothing tells which panorama is sought; "guided", the same with the plain view as the
-        query, as in training; "global", through the global module.
+        Rotated views are embedded in three ways: "local", through attention and local module with the rotated view
+        itself as the query, so that nothing reveals which panorama is sought; "guided", the same with the plain view as
+        the query, as in training; "global", through the global module.
 
         Returns:
-            retrieval/WAY_top1 and retrieval/WAY_top5: share of the turned views whose own panorama is the nearest, or
+            retrieval/WAY_top1 and retrieval/WAY_top5: share of the rotated views whose own panorama is the nearest, or
             among the five nearest, by cosine; latent/inter_map_correlation: as in the supplementary's Table 2.
         """
         gallery, correlations = [], []

@@ -43,7 +43,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make every batch normalisation of the model work over all processes; parameters and their names stay."""
+    """Make every batch normalisation of the model work over all processes; parameters and their names are kept."""
     if device.type == "cuda":
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
     for module in model.modules():

@@ -1,12 +1,13 @@
-"""Make training targets for panoramas without gaze: what trained models predict when they see the panoramas larger.
+"""Make training targets for panoramas without gaze: predictions of trained models for enlarged panoramas.
 
     python -m training.teach --checkpoints '[runs/compact_average]' --panoramas PANORAMAS --output runs/taught.npz
     python -m training.train_decoder … --data.taught runs/taught.npz
 
-Encoders recognise things at the size at which photographs show them. On a panorama of 384 rows a person is some 20
-pixels tall; enlarged twice, with no more detail, the same photograph is predicted much better (docs/model_search.md).
-That is too slow for a camera, so the model learns at its own size what it predicts for the larger picture (knowledge
-distillation: Hinton, Vinyals and Dean, 2015). Averaging over sizes, mirror images and models reduces the noise.
+Encoders recognise objects at the size that they have in photographs. On a panorama of 384 rows a person is about 20
+pixels tall; enlarged twice, without additional detail, the same photograph is predicted much better
+(docs/model_search.md). That is too slow for a camera, so the model learns to predict at its own size the map that it
+predicts for the larger picture (knowledge distillation: Hinton, Vinyals and Dean, 2015). Averaging over sizes, mirror
+images and models reduces the noise.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class TeachConfig:
     output: str
     """Path of the .npz file with the maps."""
     heights: tuple[int, ...] = (384, 576, 768)
-    """Heights at which the teachers see every panorama, pixels; multiples of 64."""
+    """Heights of the panoramas in the teachers' input, pixels; multiples of 64."""
     stride: int = 8
     """Stride of the maps at the smallest of the heights: 1, 2, 4, 8 or 16."""
 
@@ -74,7 +75,7 @@ def teach(config: TeachConfig) -> dict[str, Reals]:
     sizes = [(height, checkpoint) for height in config.heights for checkpoint in config.checkpoints]
     for height, checkpoint in tqdm(sizes, desc="teaching", unit="model", disable=None):
         panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
-        # without prior and calibration, which the student has of its own
+        # without prior and calibration, because the student has its own
         with option_names(input_height="heights", scales="heights"):
             model = read_content_model(checkpoint, input_height=height).to(memory_format=torch.channels_last)
         for index, name in enumerate(names_below(config.panoramas, panoramas.paths)):

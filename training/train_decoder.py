@@ -75,11 +75,11 @@ _FOLDERS = ("root", "panoramas")
 
 
 class DecoderTask(Task):
-    """Decoder training as the loop takes it.
+    """Decoder training as a task for the loop.
 
     Args:
         config: the settings.
-        gaze: what to train on and to measure.
+        gaze: the data to train on and to measure.
         fabric: the process's rank and device.
 
     Raises:

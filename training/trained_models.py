@@ -44,7 +44,7 @@ def read_encoder(path: str | Path) -> TrainedEncoder:
         CheckpointError: it is missing, broken or does not hold a contrastive model.
     """
     header = read_header(path, kind="contrastive")
-    # the weights come from the checkpoint, not from where its training started
+    # the weights come from the checkpoint, not from the start of its training
     config = replace(config_from_dict(ContrastiveConfig, header.config), pretrained=False, weights_file="")
     model = ContrastiveModel(config)
     load_weights(path, model, kind="contrastive")
@@ -91,7 +91,7 @@ def read_saliency_model(checkpoint: str | Path, **changes: Any) -> SaliencyModel
 
     Args:
         checkpoint: checkpoint folder, run folder or .safetensors file.
-        changes: settings that replace the checkpoint's own.
+        changes: settings that replace those of the checkpoint.
 
     Raises:
         CheckpointError: it is missing, broken or does not hold a saliency model.
@@ -156,13 +156,13 @@ def _is_model_file(model: str) -> bool:
     if model != BUNDLED and not Path(model).exists():
         raise ModelError(
             f"there is no model {model!r}",
-            f"give {BUNDLED}, a model file, or the folder or file of a saliency checkpoint",
+            f"pass {BUNDLED}, a model file, or the folder or file of a saliency checkpoint",
         )
     return model == BUNDLED or (Path(model).is_file() and Path(model).suffix != ".safetensors")
 
 
 def _file_predictor(model: str, prior_strength: float) -> TrainedPredictor:
-    # fp32: the bundled model's figures must not depend on the processor
+    # fp32: the bundled model's figures must not depend on the CPU
     file, precision = ("", "fp32") if model == BUNDLED else (model, "auto")
     predictor = Predictor(file, precision=precision, prior_strength=prior_strength)
     return TrainedPredictor(Path(model).stem, predictor.spec.input_height, predictor.predict)

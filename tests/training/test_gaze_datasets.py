@@ -229,7 +229,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path, monkeypatch, runs):
     write_runs(path, runs)
     called = []
     monkeypatch.setattr(os, "system", lambda command: called.append(command))
-    with pytest.raises(DataError, match=r"cubemap_0000\.pck is refused .it asks for posix\.system"):
+    with pytest.raises(DataError, match=r"cubemap_0000\.pck is refused .it requests posix\.system"):
         read_runs(path)
     assert called == []
 
@@ -237,7 +237,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path, monkeypatch, runs):
 def test_numpy_functions_other_than_arrays_are_refused(tmp_path):
     path = tmp_path / "cubemap_0000.pck"
     path.write_bytes(b"cnumpy\nfromfile\n(Vx\ntR.")
-    with pytest.raises(DataError, match=r"asks for numpy\.fromfile"):
+    with pytest.raises(DataError, match=r"requests numpy\.fromfile"):
         read_runs(path)
 
 
@@ -254,7 +254,7 @@ def test_broken_runs_name_themselves(sitzmann_root):
     with pytest.raises(DataError, match=r"run 0 of .* malformed"):
         read_runs(path)
     write_runs(path, [{**sitzmann_run([[0.5, 0.5]]), "gaze_fixations": []}])
-    with pytest.raises(DataError, match="no fixation in any run"):
+    with pytest.raises(DataError, match="no fixations in any run"):
         read_runs(path)
     path.unlink()
     with pytest.raises(DataError, match="1 vr runs"):
@@ -372,7 +372,7 @@ def test_vr_eyetracking_names_what_is_wrong(vr_eyetracking_root):
     with pytest.raises(DataError, match=r"p007/004.* has no lines"):
         VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
     gaze.write_text(lines + "frame,15,forward,0.5,0.5,eye,0.5,0.5\n")
-    with pytest.raises(DataError, match=r"004\.mp4 has 12 frames, and gaze on frame 15"):
+    with pytest.raises(DataError, match=r"004\.mp4 has 12 frames, but gaze on frame 15"):
         VrEyeTracking(vr_eyetracking_root, "train", frame_step=15)[0].panorama()
     gaze.write_text(lines)
     video = vr_eyetracking_root / "videos/004.mp4"

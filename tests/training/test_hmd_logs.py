@@ -99,7 +99,7 @@ def test_real_logs_agree_with_the_lists_of_the_toolbox(shared_data, name, share)
 
 def test_broken_logs_name_themselves(tmp_path):
     log = tmp_path / "log.csv"
-    with pytest.raises(DataError, match="there is no"):
+    with pytest.raises(DataError, match="does not exist"):
         read_hmd_log(log)
     log.write_text("time,x\n1,2\n")
     with pytest.raises(DataError, match=r"log\.csv has no column"):

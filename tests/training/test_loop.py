@@ -188,7 +188,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> N
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays_whole(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"loss is nan in step 5; .*step-00000003, which is whole"):
+    with pytest.raises(TrainingError, match=r"loss is nan in step 5; .*step-00000003, which is intact"):
         run(settings(tmp_path), poison=5)
     assert checkpoint.read_header(tmp_path).step == 3
     assert all(

@@ -1,1 +1,1 @@
-"""The subcommands of `python -m training.analyse`, one module each; `results` writes what they find."""
+"""The subcommands of `python -m training.analyse`, one module each; `results` writes their results."""

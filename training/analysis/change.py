@@ -1,4 +1,4 @@
-"""How much training changed each layer: normalised Frobenius distance of two checkpoints (supplementary, Figure 4)."""
+"""The change of each layer during training: normalised Frobenius distance of checkpoints (supplementary, Figure 4)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[s
     Two unrelated tensors of equal norm give 1.41. NaN where the earlier tensor is zero.
 
     Raises:
-        CheckpointError: the checkpoints hold different networks.
+        CheckpointError: the checkpoints contain different networks.
     """
     changes = {}
     for name, old in before.items():
@@ -51,7 +51,7 @@ def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[s
             raise CheckpointError(
                 f"{name} is {'missing' if new is None else tuple(new.shape)} in the later checkpoint and "
                 f"{tuple(old.shape)} in the earlier one",
-                "give checkpoints of the same encoder to --before and --after",
+                "pass checkpoints of the same encoder to --before and --after",
             )
         norm = float(old.double().norm())
         changes[name] = float((new.double() - old.double()).norm()) / norm if norm > 0 else math.nan

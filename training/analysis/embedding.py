@@ -1,4 +1,4 @@
-"""Embeddings of panoramas and their turned views in two dimensions, by t-SNE (supplementary, Figure 5)."""
+"""Embeddings of panoramas and their rotated views in two dimensions, by t-SNE (supplementary, Figure 5)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class EmbeddingConfig:
     output: str
     """Folder for embedding.csv and embedding.png."""
     turned_views: int = 4
-    """Number of turned views of each panorama, embedded beside the plain view."""
+    """Number of rotated views of each panorama, embedded in addition to the plain view."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """How the turned views are drawn; the height is each encoder's own."""
+    """How the rotated views are drawn; the height is that of each encoder."""
     perplexity: float = 0.0
     """Perplexity of t-SNE, roughly the number of neighbours that count; 0: a third of the points, at most 30."""
     seed: int = 0
@@ -47,7 +47,7 @@ class EmbeddingConfig:
 
 @torch.inference_mode()
 def embed_views(encoder: TrainedEncoder, panoramas: Panoramas, config: EmbeddingConfig) -> Density:
-    """Embeddings v of the plain view and the turned views of each panorama: (panoramas, 1 + turned_views, 512)."""
+    """Embeddings v of the plain view and the rotated views of each panorama: (panoramas, 1 + turned_views, 512)."""
     draw = ViewPair(config.seed, replace(config.views, height=encoder.height))
     embeddings = []
     for index in tqdm(range(len(panoramas)), desc=encoder.name, unit="panorama", disable=None):
@@ -87,7 +87,7 @@ def analyse_embedding(config: EmbeddingConfig) -> None:
     """Embed the panoramas with each encoder; write embedding.csv and embedding.png.
 
     The first panel shows all encoders together, as in the paper. The others show one encoder each, with one colour for
-    each panorama: an encoder that recognises a panorama from any side places its views next to each other.
+    each panorama: an encoder that recognises a panorama in any orientation places its views next to each other.
 
     Raises:
         CheckpointError, DataError: a checkpoint or the panoramas cannot be read.

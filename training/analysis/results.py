@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ENCODER_COLOURS = ("navy", "red", "darkorange", "seagreen", "purple", "saddlebrown", "deeppink", "grey")
-"""The first two as in the paper's Figure 5: VGG16 navy, ResNet50 red."""
+"""The first two are those of the paper's Figure 5: VGG16 navy, ResNet50 red."""
 
 
 def write_results(folder: str | Path, name: str, rows: Sequence[Mapping[str, Any]], figure: Figure) -> None:

@@ -1,4 +1,4 @@
-"""The views of pretraining, and how much of each lay near the poles (supplementary, C and Figure 7)."""
+"""The views of pretraining, and the share of each that lay near the poles (supplementary, C and Figure 7)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from training.data.views import BOTTOM_TO_FRONT, TOP_TO_FRONT, ViewConfig, ViewP
 
 @dataclass(frozen=True)
 class ViewCoverageConfig:
-    """The views of pretraining, and how much of each lay near the poles (supplementary, Figure 7)."""
+    """The views of pretraining, and the share of each that lay near the poles (supplementary, Figure 7)."""
 
     data: PanoramaConfig
     """The panoramas; the first `panoramas` of them are drawn."""
     output: str
     """Folder for views.csv and views.png."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """How the turned views are drawn."""
+    """How the rotated views are drawn."""
     panoramas: int = 4
-    """Number of panoramas in the figure, one a row."""
+    """Number of panoramas in the figure, one per row."""
     seed: int = 0
     """Seed of the views."""
 

@@ -1,2 +1,2 @@
-"""What training sees: panoramas (`panoramas`, `shards`) as pairs of views (`views`), human gaze (`gaze`); in batches
-by `loader`."""
+"""Training data: panoramas (`panoramas`, `shards`) as pairs of views (`views`), and human gaze (`gaze`), batched by
+`loader`."""

@@ -1,6 +1,6 @@
-"""Batches by step: what step s sees depends on (seed, s) alone, whatever the processes, workers or restarts.
+"""Batches by step: the batch of step s depends only on (seed, s), not on processes, workers or restarts.
 
-`StepSampler` draws the keys of each batch, `load` makes batches of them in loader processes.
+`StepSampler` draws the keys of each batch, `load` loads the batches in loader processes.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Samples(Protocol):
 class StepSampler(Sampler[list[Key]]):
     """The keys of this process's batches for the steps start … stop − 1.
 
-    Each epoch is a permutation of all samples cut into whole batches; the remainder differs from epoch to epoch.
-    A batch is cut into one share for each process, in order, and a share into `parts` batches.
+    Each epoch is a permutation of all samples, split into whole batches; the remainder differs from epoch to epoch.
+    A batch is split into one share for each process, in order, and a share into `parts` batches.
 
     Args:
         count: number of samples in the data set.
         batch_size: samples per step, over all processes.
-        seed: of the permutations.
+        seed: seed of the permutations.
         start, stop: steps.
         rank, world: index of this process and number of processes.
         parts: batches per step and process (gradient accumulation).
 
     Raises:
-        SettingError: the batch is larger than the data set or cannot be cut evenly.
+        SettingError: the batch is larger than the data set or cannot be split evenly.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 def load(samples: Samples, sampler: StepSampler, workers: int) -> Iterator[Any]:
     """The sampler's batches, collated, loaded ahead by `workers` processes (0: none).
 
-    One loader serves the whole run, so that no epoch waits for loader processes to start.
+    One loader serves the whole run, so that epochs need not wait for loader processes to start.
 
     Raises:
-        DataError: as the data set raised it, also in a loader process.
+        DataError: as the data set raised it, even in a loader process.
         SettingError: shared memory is too small for the loader processes.
         TrainingError: a loader process died.
     """
@@ -118,13 +118,13 @@ def load(samples: Samples, sampler: StepSampler, workers: int) -> Iterator[Any]:
 
 
 def loader_options(workers: int) -> dict[str, Any]:
-    """Options that all DataLoaders have in common."""
+    """Options common to all DataLoaders."""
     return {
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
         "prefetch_factor": _BATCHES_AHEAD if workers else None,
         "worker_init_fn": _one_thread,
-        "generator": torch.Generator(),  # else a loader, when it starts, draws from the training's generator
+        "generator": torch.Generator(),  # otherwise a loader draws from the training's generator when it starts
     }
 
 
@@ -133,7 +133,7 @@ def require_shared_memory(batch_bytes: int, workers: int) -> None:
 
     Args:
         batch_bytes: size of a batch of one process.
-        workers: number of loader processes beside it.
+        workers: number of its loader processes.
 
     Raises:
         SettingError: naming `workers`.
@@ -153,12 +153,12 @@ def require_shared_memory(batch_bytes: int, workers: int) -> None:
 
 
 def _bytes_of(sample: Any) -> int:
-    """Memory that a sample takes in a batch."""
+    """Number of bytes that a sample takes in a batch."""
     return sum(part.nbytes if isinstance(part, np.ndarray) else 8 for part in sample)
 
 
 class Failure(NamedTuple):
-    """An expected error on its way out of a loader process; torch would turn it into the text of a traceback."""
+    """An expected error passed out of a loader process; torch would turn it into the text of a traceback."""
 
     found: str
     remedy: str
@@ -171,10 +171,10 @@ class Failure(NamedTuple):
 
 
 def raise_failures(batches: Iterable[Any]) -> Iterator[Any]:
-    """Pass batches on, and raise a `Failure` among them.
+    """Yield the batches, and raise the error of a `Failure` among them.
 
     Raises:
-        DataError: it was raised in a loader process.
+        DataError: raised in a loader process.
         TrainingError: a loader process died.
     """
     try:

@@ -1,6 +1,6 @@
 """Panoramas from a folder: found, checked once, and decoded either each time or once into a cache.
 
-`open_panoramas` finds and checks them, `Panoramas` gives their pixels, `PanoramaViews` makes pretraining samples.
+`open_panoramas` finds and checks them, `Panoramas` returns their pixels, `PanoramaViews` makes pretraining samples.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ class PanoramaConfig:
 
 
 MAX_UNUSABLE = 0.1
-"""Max fraction of unusable files; more mean that the folder is the wrong one."""
+"""Maximum fraction of unusable files; more suggest that it is the wrong folder."""
 _READER = b"upright, 16 bits scaled\n"
-"""Part of the cache's name: it changes when the same files are read to other pixels."""
+"""Part of the cache's name: it changes when the same files are decoded to different pixels."""
 MAX_PIXELS = 2**28
-"""Max size of a panorama, 23170 x 11585. Files for training may be larger than a camera's frames."""
+"""Maximum size of a panorama, 23170 x 11585. Files for training may be larger than a camera's frames."""
 
 
 def read_panorama(path: str | Path, height: int, data: bytes | None = None) -> Pixels:
-    """A picture file as (height, 2 * height, 3) uint8 RGB, turned upright as its EXIF orientation says.
+    """A picture file as (height, 2 * height, 3) uint8 RGB, turned upright by its EXIF orientation.
 
     Args:
-        path: of the file, or its name in errors if `data` is given.
+        path: path of the file, or its name in errors if `data` is given.
         height: rows of the result, pixels.
         data: the file's bytes; None reads the file.
 
     Raises:
-        DataError: it is missing, is not a whole picture, or is not 2:1.
+        DataError: it is missing, damaged or incomplete, or is not 2:1.
     """
 
     def decode(min_height: int) -> Pixels:
@@ -83,7 +83,7 @@ def read_panorama(path: str | Path, height: int, data: bytes | None = None) -> P
 
 
 def is_panoramic(picture: Pixels) -> bool:
-    """Whether a picture is about twice as wide as high, as `check_frame` has it for frames."""
+    """Whether a picture is about twice as wide as high, with the tolerance of `check_frame`."""
     try:
         check_frame(*picture.shape[:2])
     except FrameError:
@@ -98,13 +98,13 @@ class Panoramas:
     paths: tuple[str, ...]
     """Their files, sorted."""
     unusable: tuple[str, ...]
-    """What is wrong with each of the other files, one line per file."""
+    """The problem of each of the other files, one line per file."""
     height: int
     """Rows, pixels."""
     left_out: str = ""
-    """What else the folder holds: hidden files, videos and pictures in unsupported formats."""
+    """Other contents of the folder: hidden files, videos and pictures in unsupported formats."""
     cache: str = ""
-    """File with all panoramas decoded, one after the other; empty: each is decoded when it is asked for."""
+    """File with all panoramas decoded, one after the other; empty: each is decoded when it is requested."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -138,7 +138,7 @@ class PanoramaViews:
 
 
 def open_panoramas(config: PanoramaConfig) -> Panoramas:
-    """Find the panoramas of a folder and decode each once, so that a broken file is found now and not in a week.
+    """Find the panoramas of a folder and decode each once, so that a damaged file is found now and not in a week.
 
     Raises:
         DataError: the folder is missing, has fewer than two usable panoramas, or more than 10 % unusable ones.
@@ -170,7 +170,7 @@ def open_panoramas(config: PanoramaConfig) -> Panoramas:
 
 
 def _refuse_unusable(panoramas: Panoramas, root: Path) -> None:
-    """DataError if fewer than two panoramas are usable, or more than 10 % of the files are not."""
+    """Raise a DataError if fewer than two panoramas are usable, or more than 10 % of the files are not."""
     usable, unusable = len(panoramas), len(panoramas.unusable)
     example = f" (first: {panoramas.unusable[0]})" if unusable else ""
     if usable < 2:
@@ -193,7 +193,7 @@ def _left_out(content: FolderContent) -> str:
 
 
 def describe(panoramas: Panoramas) -> str:
-    """The number of panoramas, what is left out, and every unusable file with its reason."""
+    """The number of panoramas, the files that are left out, and every unusable file with its reason."""
     first = f"{len(panoramas)} panoramas, {len(panoramas.unusable)} unusable files skipped"
     if panoramas.left_out:
         first += f"; left out: {panoramas.left_out}"
@@ -222,7 +222,7 @@ def _decode_all(paths: Sequence[Path], height: int) -> Iterator[tuple[Path, Pixe
         except DataError as error:
             return path, np.empty(0, np.uint8), error.found
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes without the interpreter's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV releases the interpreter lock while decoding
         found = pool.map(decode, paths)
         yield from tqdm(found, total=len(paths), desc="panoramas", unit="file", leave=False, disable=None)
 

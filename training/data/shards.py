@@ -1,4 +1,4 @@
-"""Panoramas in tar shards, for more than a disk or a file system takes; the same views as from a folder.
+"""Panoramas in tar shards, for data sets too large for a disk or file system; the same views as from a folder.
 
     python -m training.data.shards --data.root PANORAMAS --out SHARDS
 
@@ -50,7 +50,7 @@ class Shards:
         """Index among all panoramas, name and encoded bytes of every panorama in one shard.
 
         Raises:
-            DataError: it is missing or broken, or does not hold as many panoramas as the index says.
+            DataError: it is missing or damaged, or the number of its panoramas differs from the index.
         """
         from webdataset import gopen  # starts slowly
         from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -62,15 +62,15 @@ class Shards:
                 samples = [_picture(sample, url) for sample in group_by_keys(files)]
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error.args[0]
-            raise DataError(f"{url} cannot be read ({reason})", "copy it again", expected="a whole shard") from None
+            raise DataError(f"{url} cannot be read ({reason})", "copy it again", expected="a complete shard") from None
         if len(samples) != self.counts[shard]:
-            expected = f"the {self.counts[shard]} that {INDEX} says"
+            expected = f"{self.counts[shard]}, as {INDEX} states"
             raise DataError(f"{url} holds {len(samples)} panoramas", "copy it again", expected=expected)
         return samples
 
     def first(self, count: int, height: int) -> list[Pixels]:
         """The first `count` panoramas, (height, 2 * height, 3) uint8 RGB each."""
-        samples = itertools.chain.from_iterable(map(self.read, range(len(self.names))))  # no shard beyond those needed
+        samples = itertools.chain.from_iterable(map(self.read, range(len(self.names))))  # no more shards than needed
         return [read_panorama(name, height, data) for _, name, data in itertools.islice(samples, count)]
 
 
@@ -97,9 +97,9 @@ def open_shards(root: str) -> Shards | None:
 class ShardedViews(IterableDataset[Any]):
     """Batches of view pairs and indices for the steps start … stop − 1, the same after every restart.
 
-    In each epoch the shards are dealt anew to the readers (the loader processes of all training processes), the same
-    number to each, and each reader cuts the same number of batches from its own. So all stay in step, no panorama comes
-    twice in an epoch, and the remainder differs from epoch to epoch.
+    In each epoch the shards are redistributed over the readers (the loader processes of all training processes), the
+    same number to each, and each reader makes the same number of batches from its shards. So all stay in step, no
+    panorama occurs twice in an epoch, and the remainder differs from epoch to epoch.
 
     Args:
         shards: the panoramas.
@@ -155,7 +155,7 @@ class ShardedViews(IterableDataset[Any]):
                 position += self.lanes
 
     def _samples(self, epoch: int, reader: int, skip: int) -> Iterator[Any]:
-        """Views and index of the panoramas of `reader` in `epoch`, after the first `skip`; a `Failure` ends the run."""
+        """Views and index of each panorama of `reader` in `epoch`, after the first `skip`; a `Failure` ends the run."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards.names))
         for shard in order[reader * self.shards_each : (reader + 1) * self.shards_each]:
             if skip >= self.shards.counts[shard]:
@@ -177,7 +177,7 @@ class ShardedViews(IterableDataset[Any]):
         """The batches, loaded ahead by the loop's workers.
 
         Raises:
-            DataError: a shard is missing or broken.
+            DataError: a shard is missing or damaged.
             SettingError: shared memory is too small for the loader processes.
             TrainingError: a loader process died.
         """
@@ -202,10 +202,10 @@ class WriteShardsConfig:
 
 
 def write_shards(config: WriteShardsConfig) -> Shards:
-    """Pack the usable panoramas of a folder, as they are, in random order, into shards of nearly the same size.
+    """Pack the usable panoramas of a folder, unchanged and in random order, into shards of nearly the same size.
 
     Raises:
-        DataError: the folder is unusable (see `open_panoramas`), or `out` has shards already.
+        DataError: the folder is unusable (see `open_panoramas`), or `out` already has shards.
         OSError: a shard cannot be written.
     """
     from webdataset import TarWriter  # starts slowly

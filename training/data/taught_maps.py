@@ -16,30 +16,30 @@ from sal360.files import written_beside
 
 
 def write_taught(path: str | Path, maps: Mapping[str, Reals]) -> None:
-    """Write densities (h, w), by the names of their panoramas, to one .npz file, whole or not at all."""
+    """Write densities (h, w), by the names of their panoramas, to one .npz file, completely or not at all."""
     arrays: dict[str, Any] = {name: density.astype(np.float32) for name, density in maps.items()}
     with written_beside(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
 def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int]) -> list[Density]:
-    """The densities (h, w) of the panoramas called `names`, in their order.
+    """The densities (h, w) of the panoramas named `names`, in their order.
 
     Args:
         path: file that `write_taught` wrote.
-        names: of the panoramas.
+        names: names of the panoramas.
         map_size: (h, w) of the result; finer stored maps are averaged to it.
 
     Raises:
-        DataError: the file is missing or broken, lacks a panorama or has coarser maps.
+        DataError: the file is missing or damaged, lacks a panorama or has coarser maps.
     """
     remedy = "run python -m training.teach with these panoramas"
     if not Path(path).is_file():
-        raise DataError(f"there is no {path}", remedy)
+        raise DataError(f"{path} does not exist", remedy)
     try:
-        with open(path, "rb") as file, np.load(file) as archive:  # np.load alone leaves a broken file open
+        with open(path, "rb") as file, np.load(file) as archive:  # np.load alone leaves a damaged file open
             stored = {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy's reader lets through whatever zip, zlib, its header's parser and itself raise
+    except Exception as error:  # numpy passes on exceptions of zip, zlib, its header parser and its own
         raise DataError(f"{path} cannot be read ({error})", remedy) from None
     maps = []
     for name in names:
@@ -54,7 +54,7 @@ def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int
             raise DataError(
                 f"the map of {name} in {path} is {density.shape[0]} x {density.shape[1]}",
                 "run python -m training.teach with a finer stride",
-                expected=f"{map_size[0]} x {map_size[1]} or more, the model's own map",
+                expected=f"at least {map_size[0]} x {map_size[1]}, the size of the model's map",
             )
         maps.append(average_to(density, map_size))
     return maps
@@ -68,9 +68,9 @@ def _is_density(array: NDArray[Any]) -> bool:
 
 
 def names_below(root: str | Path, paths: Sequence[str]) -> list[str]:
-    """The names of the panoramas at `paths` in a file of maps: their paths below `root`, which a copy keeps."""
+    """The names of the panoramas at `paths` in a file of maps: their paths relative to `root`, the same in any copy."""
     names = [Path(path).relative_to(root).as_posix() for path in paths]
-    # .npz takes text alone: bytes that are not UTF-8 are written as \xe9
+    # .npz names must be text: bytes that are not UTF-8 are written as \xe9
     return [name.encode(errors="surrogateescape").decode(errors="backslashreplace") for name in names]
 
 

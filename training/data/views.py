@@ -1,12 +1,12 @@
 """The two views of one panorama that the contrastive objective compares (Section 3.1; supplementary, C and Figure 7).
 
-Both start from the panorama, mirrored with probability 1/2. The view x is that panorama, reduced. The turned x_t is
-  family "paper": the panorama with its top or its bottom brought to the front, cropped, shifted, recoloured;
+Both start from the panorama, mirrored with probability 1/2. The view x is that panorama, reduced. The rotated view x_t
+  is family "paper": the panorama with its top or its bottom brought to the front, cropped, shifted, recoloured;
   family "rotation": the panorama turned by any rotation of the sphere, recoloured. Nothing is cut off, so for every
-  pixel of x_t it is known where in x it lies.
-What is drawn depends on (seed, epoch, index) alone, whichever process draws it.
+  pixel of x_t its position in x is known.
+All random choices depend only on (seed, epoch, index), not on the process.
 
-`ViewPair` makes both; below it stand the crop and the shift, then the colours.
+`ViewPair` makes both; below it are the crop and the shift, then the colours.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, of R, G, B
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How the view x and the turned view x_t are made of one panorama."""
+    """How the view x and the rotated view x_t are made from one panorama."""
 
     family: Literal["paper", "rotation"] = "paper"
     """paper: top or bottom to the front, crop, shift; rotation: any rotation of the sphere, nothing cut off."""
     correspondence: bool = False
-    """Also return, for every pixel of x_t, where it lies in x; only with family rotation."""
+    """Also return the position in x of every pixel of x_t; only with family rotation."""
     height: int = 160
     """Height of the views, pixels; the width is twice that."""
     flip_probability: float = 0.5
     """Probability of mirroring the panorama left to right, for both views."""
     crop_scale: float = 0.75
-    """Min fraction of the turned panorama's area that a crop keeps; 1 never crops."""
+    """Minimum fraction of the rotated panorama's area that a crop keeps; 1 never crops."""
     crop_ratio: tuple[float, float] = (0.7, 1.4)
-    """Min and max aspect ratio of a crop, relative to the panorama's 2:1."""
+    """Minimum and maximum aspect ratio of a crop, relative to the panorama's 2:1."""
     translation_px: float = 10.0
-    """Max shift along each axis, pixels of the view; uncovered pixels are mirrored."""
+    """Maximum shift along each axis, pixels of the view; uncovered pixels are mirrored."""
     translation_probability: float = 0.8
     """Probability of a shift."""
     brightness: float = 0.4
@@ -65,7 +65,7 @@ class ViewConfig:
     def __post_init__(self) -> None:
         require("height", self.height, self.height >= 32 and self.height % 32 == 0, "a multiple of 32")
         fits = self.family == "rotation" or not self.correspondence
-        require_together(self, ("correspondence", "family"), fits, "correspondence with the family rotation alone")
+        require_together(self, ("correspondence", "family"), fits, "correspondence only with the family rotation")
         for name in ("flip", "translation", "jitter", "grey"):
             require_between(f"{name}_probability", getattr(self, f"{name}_probability"), 0, 1)
         require("crop_scale", self.crop_scale, 0 < self.crop_scale <= 1, "more than 0, at most 1")
@@ -81,8 +81,8 @@ class ViewPair:
     """Makes the two views of a panorama.
 
     Args:
-        seed: of all draws.
-        config: what is drawn.
+        seed: seed of all random choices.
+        config: how the views are made.
     """
 
     def __init__(self, seed: int, config: ViewConfig) -> None:
@@ -119,7 +119,7 @@ class ViewPair:
 
 
 def resize(panorama: Pixels, height: int) -> Pixels:
-    """A panorama (H, W, 3) at (height, 2 * height, 3), by area if it shrinks, so that nothing aliases."""
+    """A panorama (H, W, 3) at (height, 2 * height, 3), averaged by area if it shrinks, which avoids aliasing."""
     if panorama.shape[:2] == (height, 2 * height):
         return panorama
     interpolation = cv2.INTER_AREA if panorama.shape[0] >= height else cv2.INTER_LINEAR
@@ -144,7 +144,7 @@ def draw_crop(generator: np.random.Generator, config: ViewConfig, height: int, w
     """A random rectangle inside (height, width).
 
     Its fraction s of the area is uniform in [crop_scale, 1]. Its aspect ratio r, relative to the whole picture's, is
-    log-uniform in the part of `crop_ratio` that fits, r in [s, 1 / s], so the first draw always succeeds.
+    log-uniform in the part of `crop_ratio` that fits, r in [s, 1 / s], so no draw is rejected.
     """
     share = generator.uniform(config.crop_scale, 1)
     low, high = (math.log(ratio) for ratio in config.crop_ratio)
@@ -167,7 +167,7 @@ def draw_shift(generator: np.random.Generator, config: ViewConfig) -> tuple[floa
 def crop_and_shift(picture: Pixels, crop: Crop, shift: tuple[float, float]) -> Pixels:
     """A crop of a picture (H, W, 3), enlarged to (H, W, 3) and shifted, bilinear; uncovered pixels are mirrored.
 
-    Both in one lookup: pixel centre x of the result is (x − shift + ½) · scale − ½ of the crop.
+    Both take a single lookup: pixel centre x of the result is (x − shift + ½) · scale − ½ of the crop.
     """
     height, width = picture.shape[:2]
     inside = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]

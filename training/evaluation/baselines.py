@@ -21,7 +21,7 @@ from training.evaluation.classical import boolean_map_saliency, spectral_residua
 from training.models.prior import log_laplace, row_elevations_deg
 
 Predict = Callable[[Pixels], Reals]
-"""A panorama (H, W, 3) RGB to a map (h, w), not negative, of any scale."""
+"""From a panorama (H, W, 3) RGB to a map (h, w), not negative, of any scale."""
 _HEIGHT = 256
 
 

@@ -1,4 +1,4 @@
-"""Classical saliency, the baselines without learning: spectral residual, and BMS360 (Boolean map saliency).
+"""Classical saliency, baselines without learning: spectral residual, and BMS360 (Boolean map saliency).
 
 Spectral residual: Hou and Zhang, "Saliency Detection: A Spectral Residual Approach", CVPR 2007.
 
@@ -46,8 +46,8 @@ _OPENING_PX, _DILATION_PX = 3, 3
 _BOOLEAN_BLUR_DEG = 5.0
 _TURNS = (
     rotation_yaw_pitch_roll(),
-    rotation_yaw_pitch_roll(pitch_rad=math.pi / 2),  # the poles come to front and back
-    rotation_yaw_pitch_roll(roll_rad=math.pi / 2),  # the poles come to the sides
+    rotation_yaw_pitch_roll(pitch_rad=math.pi / 2),  # moves the poles to front and back
+    rotation_yaw_pitch_roll(roll_rad=math.pi / 2),  # moves the poles to the sides
 )
 
 
@@ -81,7 +81,7 @@ def _attention(lab: Pixels) -> Floats:
 def surrounded(boolean: Pixels) -> Pixels:
     """The regions of a Boolean map (h, w), 0 or 1, that touch neither the first nor the last row: (h, w), 0 or 1.
 
-    Regions are connected by edges and corners, also across the seam.
+    Regions are connected by edges and corners, including across the seam.
     """
     count, labels = cv2.connectedComponents(boolean, connectivity=8)
     left, right = labels[:, 0], labels[:, -1]

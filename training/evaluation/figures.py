@@ -103,7 +103,7 @@ def draw_case(record: GazeRecord, predictors: Mapping[str, Predict]) -> bytes:
 
 
 def _frame_height(record: GazeRecord) -> int:
-    """Height of the whole panorama at which the part that is shown is `_PART_HEIGHT` high."""
+    """Height of the whole panorama at which the displayed part is `_PART_HEIGHT` high."""
     if record.valid is None:
         return _CASE_HEIGHT
     return round(_PART_HEIGHT * record.valid.shape[0] / int(record.valid.any(axis=1).sum()))

@@ -1,4 +1,4 @@
-"""How well a panorama's map predicts gaze on photographs placed on the panorama, measured in each photograph's plane.
+"""Measures how well a panorama's map predicts gaze on photographs placed on it, in each photograph's plane.
 
 Photographs are placed on real panoramas in one of two ways, and the map is looked up at their pixels:
     flat       copied onto the panorama's pixels, by default two side by side, each half as wide as the panorama; the
@@ -49,7 +49,7 @@ def measure_photographs(
     """NSS, CC and KLD of each photograph, (n, 3).
 
     Args:
-        predict: panoramas (B, H, W, 3) RGB → densities (B, h, w); gets one panorama at a time.
+        predict: panoramas (B, H, W, 3) RGB → densities (B, h, w); called with one panorama at a time.
         photographs: at least one.
         backgrounds: panoramas (H, W, 3) on which the photographs are placed in turn.
         fov_deg: horizontal field of view of the viewports, at most 120 degrees; 0: flat.

@@ -16,7 +16,7 @@ from training.evaluation.turning import Turned
 
 _NOTES = {
     "standard": "Against the prediction only; every pixel weighted by its solid angle. Ties of the AUC count half.",
-    "paper": "As the paper's evaluation did it, to stand beside its tables: both maps at 1024 × 2048 times the sine of "
+    "paper": "As in the paper's evaluation, for comparison with its tables: both maps at 1024 × 2048 times the sine of "
     "the colatitude, scaled to [0, 1]; CC, SIM and KLD averaged over both orders; half of AUC and NSS is the ground "
     "truth's own score against the other half of the observers and does not depend on the model.",
 }
@@ -39,7 +39,7 @@ def render_report(
     cases: Mapping[str, Sequence[CaptionedPicture]],
 ) -> str:
     """The page: a table and a plot for each protocol in `scores`, the turned input, and the cases by heading."""
-    from jinja2 import Environment, PackageLoader  # here, so that training alone does not need it
+    from jinja2 import Environment, PackageLoader  # imported here, so that training alone does not need it
 
     protocols = list(dict.fromkeys(each.protocol for each in scores))
     tables = {protocol: tabulate(summaries, protocol) for protocol in protocols}
@@ -96,7 +96,7 @@ def _case(
 
 
 def _best_means(table: Table) -> dict[str, float]:
-    """For each metric the best mean of what predicts from the picture; NaN, which equals nothing, without any."""
+    """For each metric the best mean of all rows that predict from the picture; NaN, which equals nothing, if none."""
     best = {}
     for metric in table.metrics:
         means = [

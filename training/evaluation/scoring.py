@@ -29,7 +29,7 @@ _MIN_DENSITY = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How one model did on one record by one protocol."""
+    """The figures of one model on one record by one protocol."""
 
     model: str
     record: str
@@ -75,14 +75,14 @@ def score_people(record: GazeRecord, sigma_deg: float, protocols: Sequence[Proto
 
 
 def _mean(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    """Mean of the figures that both have: one fixation cannot be halved again, so it has no AUC by the paper."""
+    """Mean of the figures that both have: a single fixation cannot be halved again, so it has no AUC by the paper."""
     return {name: (one[name] + other[name]) / 2 for name in one if name in other}
 
 
 def information_gain(prediction: Reals, baseline: Reals, record: GazeRecord) -> float:
     """Information gain over the baseline, bits per fixation (Kümmerer et al., PNAS 112(52), 2015).
 
-    Both maps are normalised on the record's valid part and clipped below at 1e-6 of uniform. Fixations outside of it do
+    Both maps are normalised on the record's valid part and clipped below at 1e-6 of uniform. Fixations outside it do
     not count.
     """
     height = max(prediction.shape[0], baseline.shape[0])

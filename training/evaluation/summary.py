@@ -95,7 +95,7 @@ def tabulate(summaries: Sequence[Summary], protocol: str) -> Table:
 
 
 def text_table(summaries: Sequence[Summary], protocol: str) -> str:
-    """A Markdown table, one model a row: mean ± standard deviation [interval of the mean]."""
+    """A Markdown table, one model per row: mean ± standard deviation [interval of the mean]."""
     table = tabulate(summaries, protocol)
     rows = [["model", *(NAMES[metric] for metric in table.metrics)]]
     for model, row in table.rows.items():

@@ -1,4 +1,4 @@
-"""Robustness to camera rotation: predict a turned panorama, turn the map back, compare it with the upright map."""
+"""Robustness to camera rotation: predict a rotated panorama, rotate the map back, compare it with the upright map."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ TURNS_DEG = (
 
 @dataclass(frozen=True)
 class Turned:
-    """How much one prediction changed under one rotation."""
+    """The change of one prediction under one rotation."""
 
     model: str
     record: str
     axis: str
     angle_deg: float
     cc: float
-    """Correlation between the upright map and the map of the turned panorama, turned back; 1: unchanged."""
+    """Correlation between the upright map and the map of the rotated panorama, rotated back; 1: unchanged."""
     kld: float
     """KL divergence between the two, nats; 0: unchanged."""
 

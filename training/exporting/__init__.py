@@ -1,1 +1,1 @@
-"""The steps of `training.export`: write graphs, quantise them, check their parity; and what a graph costs."""
+"""The steps of `training.export`: write graphs, quantise them, check their parity; and the cost of a graph."""

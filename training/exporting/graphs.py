@@ -86,14 +86,14 @@ def write_onnx(model: ExportedModel, spec: ModelSpec, path: Path, *, batch: int 
     Raises:
         ModelError: the exporter refuses the model.
     """
-    import onnx  # heavy, and only needed here
+    import onnx  # slow to import, and only needed here
 
-    # two frames as the example of any number: the exporter would take one for a constant
+    # the example has two frames, because the exporter would treat a batch of one as a constant
     frames = torch.zeros(batch or 2, spec.input_height, spec.input_width, 3, dtype=torch.uint8)
     dynamic = None if batch else ({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # of the exporter
         program = torch.onnx.export(
             model,
             (frames,),
@@ -149,7 +149,7 @@ def write_engine_for(
     Args:
         onnx_path: the model file.
         stem: path of the engine without `-<library>.engine`.
-        library_name: tensorrt, for this machine's GPU, or tensorrt_rtx, also for other GPUs.
+        library_name: tensorrt, for this machine's GPU, or tensorrt_rtx, which also builds for other GPUs.
         compute_capabilities: GPUs to build for, such as "8.9"; empty: this machine's GPU.
         max_batch: maximum number of frames per call, if the graph leaves it open.
 

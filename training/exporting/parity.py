@@ -1,4 +1,4 @@
-"""Parity: how much an exported file differs from its model on real panoramas, and how much it may."""
+"""Parity: the difference between an exported file and its model on real panoramas, and its limits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RUNTIMES = {
     "fp32": ("onnxruntime",),
     "fp16": ("onnxruntime",),
     "bf16": ("openvino",),  # onnxruntime has no bf16 convolutions on CPUs
-    "int8": ("onnxruntime", "openvino"),  # they run quantised graphs differently, and a node may use either of them
+    "int8": ("onnxruntime", "openvino"),  # they run quantised graphs differently, and a node may use either
 }
 
 
@@ -93,6 +93,6 @@ def check(parity: dict[str, Any], precision: str) -> None:
         raise ModelError(
             f"the {precision} file differs from the checkpoint by up to {largest:.3g} % of the peak "
             f"(CC {parity['cc']:.4f}, KLD {parity['kld']:.2g})",
-            f"choose another --precision,{more} or write it anyway with --force",
+            f"choose another --precision,{more} or write it anyway with --force true",
             expected=f"{peak}CC {limit.cc:g}, KLD {limit.kld:g}",
         )

@@ -32,7 +32,7 @@ def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed:
         folder: folder of panoramas; empty: the bundled ones.
         count: number of frames.
         height: height of the frames, pixels.
-        turned: rotate each at random, so that all of its parts come to the equator and to the poles.
+        turned: rotate each at random, so that all of its parts occur at the equator and at the poles.
         seed: seed of the rotations.
 
     Raises:
@@ -50,7 +50,7 @@ def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed:
 
 
 def quantise(path: Path, frames: Pixels) -> None:
-    """Replace an fp32 ONNX file by its int8 form for CPUs, calibrated on frames (N, H, W, 3).
+    """Replace an fp32 ONNX file with its int8 form for CPUs, calibrated on frames (N, H, W, 3).
 
     Raises:
         ModelError: NNCF is not installed or cannot quantise the graph.

@@ -1,1 +1,1 @@
-"""Encoders, attention, heads, decoders and the models built of them."""
+"""Encoders, attention, heads, decoders, and the models built from them."""

@@ -92,7 +92,7 @@ class CircularConv2d(nn.Conv2d):
         return F.conv2d(x, self._kernel(), self.bias, self.stride, (rows, 0), 1, self.groups)
 
     def fix_average(self) -> None:
-        """Write the average into the weights, so that exported graphs hold constants. Checkpoints no longer fit."""
+        """Write the average into the weights, so that exported graphs contain constants. Checkpoints then differ."""
         self.weight = nn.Parameter(self._kernel().detach(), requires_grad=False)
 
     def _kernel(self) -> Tensor:
@@ -187,7 +187,7 @@ class CompactEncoder(Encoder):
         return [self.stem, *self.stages[: PYRAMID[4][0] + 1]]
 
     def leave_out_beyond(self, stride: int) -> None:
-        """Freeze what features up to `stride` do not need: with several processes, every parameter needs a gradient."""
+        """Freeze the parts beyond `stride`: with several processes, every trainable parameter needs a gradient."""
         for part in (self.latent, *self.stages[PYRAMID[stride][0] + 1 :]):
             part.requires_grad_(False)
 

@@ -31,7 +31,7 @@ class ContrastiveConfig:
     attention: AttentionName = "self"
     """self: Listing 1 of the supplementary; average: its ablation, the mean of the turned view; none: no attention."""
     height: int = 160
-    """Height of the views, pixels; a multiple of 32 from 64 on. They are twice as wide."""
+    """Height of the views, pixels: a multiple of 32, at least 64. The width is twice that."""
     circular: bool = False
     """Pad all convolutions with columns from the other side of the panorama's seam instead of zeros."""
     pretrained: bool = False
@@ -104,7 +104,7 @@ def build_attention(name: AttentionName, channels: int = 512) -> nn.Module:
 
 
 class GlobalHead(nn.Module):
-    """Σ, the global module: a latent to one unit vector, by the encoder's own reduction and two linear layers.
+    """Σ, the global module: from a latent to one unit vector, by the encoder's reduction and two linear layers.
 
     Args:
         encoder: provides the reduction, (B, 512, h, 2h) → (B, features).
@@ -129,7 +129,7 @@ class GlobalHead(nn.Module):
 
 
 class LocalHead(nn.Module):
-    """The local module: a latent to one unit vector at each location.
+    """The local module: from a latent to one unit vector at each location.
 
     The supplementary (A.1) puts both ReLUs before the batch normalisation. Here the second one follows it, as in the
     authors' code, so that no component is negative, like those of the global vectors in the memory bank.

@@ -1,4 +1,4 @@
-"""The equator prior: in panoramas people look near the horizon, whatever is there.
+"""The equator prior: in panoramas people look near the horizon, regardless of the content.
 
 `saliency_model.DensityModel` multiplies it in. Fits to gaze are densities per degree of latitude: how often people look
 at each elevation, all around. A map is a density per solid angle, and a degree of latitude has cos(elevation) times the

@@ -3,7 +3,7 @@
     density ∝ [(1 − floor) · blur(softmax(content / temperature)) + floor] · prior
 
 `SaliencyModel` predicts the content, a log-density; training fits it. `DensityModel.density` applies calibration and
-prior. The prior is one factor per row, so whoever runs the model file can remove it or change its strength exactly
+prior. The prior is one factor per row, so users of the model file can remove it or change its strength exactly
 (`ModelSpec.prior_log_rows`).
 """
 

@@ -152,7 +152,7 @@ def test_models_are_measured_beside_baselines_and_on_turned_panoramas(salient360
     assert len(turned) == 2 * 2 * len(TURNS_DEG)
     # it looks at pixels alone, so it turns with the panorama
     assert min(float(row["cc"]) for row in turned) > 0.9
-    with pytest.raises(ParameterError, match="two models are called bright"):
+    with pytest.raises(ParameterError, match="two models have the name bright"):
         command.open_models(("bright", "bright"), (1.0,))
 
 

@@ -1,4 +1,4 @@
-"""Finding the files of a data set, pairing them by the identity in their names, and checking whether a copy is whole.
+"""Finds the files of a data set, pairs them by the identity in their names, and checks whether a copy is complete.
 
 Files are never paired by the order of a listing: one missing file would shift all that follow.
 """
@@ -30,7 +30,7 @@ def require_folder(root: str | Path) -> Path:
 def files_by_identity(
     root: Path, pattern: re.Pattern[str], identity: Callable[[re.Match[str], Path], Identity]
 ) -> dict[Identity, Path]:
-    """All files below `root` whose whole name matches, by what `identity` makes of the match and the path.
+    """All files below `root` whose whole name matches, by the identity that `identity` derives from match and path.
 
     Hidden files and folders are left out.
 
@@ -50,7 +50,7 @@ def files_by_identity(
 
 
 def require_files(found: Mapping[Identity, object], wanted: Iterable[Identity], what: str, root: Path) -> None:
-    """DataError that counts and names what is missing of `wanted`."""
+    """Raise a DataError that counts and names the files of `wanted` that are missing."""
     missing = [each for each in wanted if each not in found]
     if missing:
         some = ", ".join(str(each) for each in missing[:8]) + (", …" if len(missing) > 8 else "")
@@ -61,25 +61,25 @@ def require_files(found: Mapping[Identity, object], wanted: Iterable[Identity], 
 
 
 def non_empty_lines(path: Path) -> list[str]:
-    """The lines of a text file that hold something, without a byte order mark."""
+    """The non-empty lines of a text file, without a byte order mark."""
     return [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
 
 
 @dataclass
 class Inventory:
-    """What a copy of a data set holds."""
+    """The contents of a copy of a data set."""
 
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Kind of file → how many there are, and how many the complete data set has."""
+    """Kind of file → number of files found, and number in the complete data set."""
     problems: list[str] = field(default_factory=list)
     """One line for each missing, short or malformed file."""
 
     def count(self, kind: str, found: int, expected: int) -> None:
-        """Record how many files of a kind there are."""
+        """Record the number of files of a kind."""
         self.counts[kind] = (found, expected)
 
     def try_file(self, read: Callable[[], object]) -> None:
-        """Call `read` and record what is wrong, if anything is."""
+        """Call `read` and record its error, if any."""
         try:
             read()
         except DataError as error:
@@ -95,12 +95,12 @@ class Inventory:
 
     @property
     def is_complete(self) -> bool:
-        """Nothing is missing and nothing is broken."""
+        """Whether no file is missing or damaged."""
         return not self.problems and all(found >= expected for found, expected in self.counts.values())
 
 
 def check_picture(path: Path) -> None:
-    """DataError if a picture is not whole; a JPEG is decoded at an eighth of its size."""
+    """Raise a DataError if a picture is incomplete; a JPEG is decoded at an eighth of its size."""
     try:
         read_picture(path, min_height=1, max_pixels=MAX_PIXELS)
     except FrameError as error:

@@ -1,4 +1,4 @@
-"""Human gaze by its settings: the table of data sets, and what a decoder is trained and measured on.
+"""The table of gaze data sets, and the parts on which a decoder is trained and measured.
 
 From gaze on disk to a training sample, in this order: `DATASETS` here says who opens a data set; its own module
 (`salient360.py`, …) reads `GazeRecord`s; `panoramas_with_gaze.py` makes training samples of them. Photographs are
@@ -59,11 +59,11 @@ class Samples(Protocol):
 
 
 class Gaze(ABC):
-    """A data set of gaze, cut into a part to train on and a part to measure."""
+    """A data set of gaze, split into a part for training and a part for measuring."""
 
     training: Samples
     measuring: Samples
-    """Samples of the part to measure, unvaried, for pictures."""
+    """Samples of the part to measure, without augmentation, for pictures."""
 
     @abstractmethod
     def measure(self, predict: Predict) -> dict[str, float]:
@@ -75,7 +75,7 @@ class GazeDataset:
     """A row of the table: one data set, and how it is opened and checked."""
 
     content: str
-    """What the data set holds, for documentation."""
+    """Contents of the data set, for documentation."""
     source: str
     """Where it was published."""
     licence: str
@@ -89,7 +89,7 @@ class GazeDataset:
     load: Callable[[GazeConfig, int, tuple[int, int], int], Gaze]
     """Opens its training samples: settings, rows of the model's input, size of its map, seed."""
     settings: tuple[str, ...]
-    """The fields of `GazeConfig` that it uses, beside `root`."""
+    """The fields of `GazeConfig` that it uses, besides `root`."""
     photographs: Callable[[str | Path], list[Photograph]] | None = None
     """Reads its photographs; None for a data set of panoramas."""
 
@@ -287,19 +287,19 @@ DATASETS = {
 if not TYPE_CHECKING:  # noqa: SIM108  # mypy takes no conditional expression here
     DatasetName = Literal[tuple(DATASETS)]  # jsonargparse takes the choices from it
 else:
-    DatasetName = str  # mypy knows no Literal of computed values
+    DatasetName = str  # mypy does not support a Literal of computed values
 
 
 @dataclass(frozen=True)
 class GazeConfig:
-    """Which data set of human gaze is used, and which part of it is kept for measuring."""
+    """The data set of human gaze, and the part of it that is kept for measuring."""
 
     root: str
     """Root folder of the data set."""
     dataset: DatasetName = "osie"
     """Name of the data set; docs/reproduce.md has a table of them."""
     panoramas: str = ""
-    """Photographs: folder of the panoramas on which they are laid."""
+    """Photographs: folder of the panoramas on which they are placed."""
     taught: str = ""
     """Photographs: file of `training.teach` with maps of those panoramas, learnt where no photograph lies; or empty."""
     folds: int = 5
@@ -307,23 +307,23 @@ class GazeConfig:
     fold: int = 0
     """Data sets without a published split: the fold that is kept for measuring, from 0."""
     split_seed: int = 0
-    """Seed of the draw of the folds."""
+    """Seed of the random folds."""
     picture_width: int = 400
     """Photographs: their longer side, to which they are reduced when they are read, pixels."""
     measure_fov_deg: float = 0.0
-    """Photographs: field of view of the viewports in which photographs are measured, degrees; 0: laid flat."""
+    """Photographs: field of view of the viewports in which photographs are measured, degrees; 0: placed flat."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     """Photographs: how they are placed."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Panoramas with gaze: how they and their gaze are varied."""
+    """Panoramas with gaze: how they and their gaze are augmented."""
 
     def __post_init__(self) -> None:
         require_path("root", self.root, "the folder of the data set")
         require("dataset", self.dataset, self.dataset in DATASETS, f"one of {', '.join(DATASETS)}")
         used = DATASETS[self.dataset].settings
         if "panoramas" in used:
-            require_path("panoramas", self.panoramas, "a folder of panoramas to lay the photographs on")
-        expected = "taught maps for photographs alone: panoramas of this data set have gaze of their own"
+            require_path("panoramas", self.panoramas, "a folder of panoramas on which to place the photographs")
+        expected = "taught maps only for photographs: the panoramas of this data set have recorded gaze"
         require_together(self, ("taught", "dataset"), not self.taught or "taught" in used, expected)
         require_at_least("folds", self.folds, 2)
         require_between("fold", self.fold, 0, self.folds - 1)
@@ -332,7 +332,7 @@ class GazeConfig:
 
 
 def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) -> GazeSplit:
-    """Open the records of a data set, as evaluation takes them.
+    """Open the records of a data set, as evaluation needs them.
 
     Args:
         config: which data and which part is measured.
@@ -352,13 +352,13 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
 
 
 def load_gaze(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:
-    """Open the training samples of a data set, and what measures the model while it trains.
+    """Open the training samples of a data set, and the part that measures the model while it trains.
 
     Args:
-        config: which data, and how samples are varied.
+        config: which data, and how samples are augmented.
         height: rows of the model's input.
         map_size: rows and columns of the model's map.
-        seed: of placements and variations.
+        seed: seed of placements and augmentation.
 
     Raises:
         DataError: files are missing, short or broken.
@@ -371,10 +371,10 @@ class PanoramaGaze(Gaze):
 
     Args:
         split: the records.
-        augment: how training samples are varied.
+        augment: how training samples are augmented.
         height: rows of the model's input.
         map_size: rows and columns of the model's map.
-        seed: of the variations.
+        seed: seed of the augmentation.
     """
 
     def __init__(
@@ -385,7 +385,7 @@ class PanoramaGaze(Gaze):
         self.measuring = GazePanoramas(split.measuring, height, map_size, None, seed)
 
     def measure(self, predict: Predict) -> dict[str, float]:
-        """The metrics of the standard protocol, each a mean over the records that are kept."""
+        """The metrics of the standard protocol, each a mean over the records that are kept for measuring."""
         figures = []
         for index in range(len(self._records)):
             frame = self.measuring[0, index][0]
@@ -394,16 +394,16 @@ class PanoramaGaze(Gaze):
 
 
 class PhotographGaze(Gaze):
-    """Photographs laid on panoramas, measured in the photographs' own planes.
+    """Photographs placed on panoramas, measured in the photographs' own planes.
 
     Args:
         config: the settings.
         height: rows of the model's input.
         map_size: rows and columns of the model's map.
-        seed: of the placements.
+        seed: seed of the placements.
 
     Raises:
-        DataError: photographs or panoramas are missing or broken.
+        DataError: photographs or panoramas are missing or damaged.
     """
 
     def __init__(self, config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> None:
@@ -437,7 +437,7 @@ def photograph_parts(config: GazeConfig) -> tuple[list[Photograph], list[Photogr
 
 
 def _open_backgrounds(config: GazeConfig, height: int) -> tuple[list[Pixels], tuple[str, ...]]:
-    """The panoramas on which photographs are laid, (height, 2 * height, 3) uint8 each, and their paths."""
+    """The panoramas on which photographs are placed, (height, 2 * height, 3) uint8 each, and their paths."""
     with option_names(root="panoramas"):
         panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
     return [panoramas[i] for i in range(len(panoramas))], panoramas.paths

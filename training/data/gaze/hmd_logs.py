@@ -1,16 +1,16 @@
 """Raw head and eye logs of a headset, and the fixations in them, found by a velocity threshold (I-VT).
 
 `read_hmd_log` reads gaze on the sphere, `detect_fixations` finds the fixations in it, and `read_fixation_list` reads
-the ones that the Salient360! toolbox (David et al., MMSys 2018) found.
+those that the Salient360! toolbox (David et al., MMSys 2018) found.
 
-Two layouts of Salient360! logs are known, told apart by their header: head rotation as a quaternion
+Two layouts of Salient360! logs are supported, distinguished by their header: head rotation as a quaternion
 (`cameraRotation.x` … `.w`) or as Euler angles in degrees (`cam_pitch`, `cam_yaw`, `cam_roll`), both in Unity's axes
 (x right, y up, z forward). Gaze of each eye is a direction in the head (`rightEyeDirection.x`, `rightGazeDir.x`, …).
 
-Directions follow the toolbox's fixation lists: Unity's (x, y, z) is (−x, z, y) in body axes, so x counts to the left of
-the panorama; in logs with Euler angles the vertical is negated as well. With the right eye, 90 Hz and a smoothed
-velocity the two agree to hundredths of a degree. The toolbox does not negate the vertical of the head in those logs, so
-only gaze can be compared.
+Directions follow the toolbox's fixation lists: Unity's (x, y, z) is (−x, z, y) in body axes, so x increases to the left
+of the panorama; in logs with Euler angles the vertical is negated as well. With the right eye, 90 Hz and a smoothed
+velocity, results agree with the toolbox to hundredths of a degree. The toolbox does not negate the vertical of the head
+in those logs, so only gaze can be compared.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Scanpath:
 
 @dataclass(frozen=True)
 class VelocityThreshold:
-    """What counts as a fixation."""
+    """The definition of a fixation."""
 
     threshold_deg_s: float = 120.0
-    """Max speed of gaze within a fixation, degrees per second."""
+    """Maximum speed of gaze within a fixation, degrees per second."""
     minimum_s: float = 0.08
-    """Min duration of a fixation, seconds."""
+    """Minimum duration of a fixation, seconds."""
 
 
 def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0) -> tuple[Floats, Floats]:
@@ -106,10 +106,10 @@ def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0)
 
 
 def _posed_samples(head: Floats, valid: Mask) -> Integers:
-    """Indices of the valid samples that the head's poses belong to.
+    """Indices of the valid samples to which the head's poses belong.
 
-    The log repeats a pose until the display's next frame. The toolbox assigns it to its last repetition but one and
-    lets the head turn evenly in between; with every repetition it would turn in steps.
+    The log repeats a pose until the display's next frame. The toolbox assigns it to its second to last repetition and
+    lets the head turn evenly in between; if every repetition counted, it would turn in steps.
     """
     changes = np.append((np.diff(head, axis=0) != 0).any(axis=1), True)
     usable = np.flatnonzero(valid)
@@ -129,13 +129,13 @@ def detect_fixations(
     Args:
         time_s: (n,) seconds, increasing.
         directions: unit vectors (n, 3).
-        criterion: max speed and min duration of a fixation.
+        criterion: maximum speed and minimum duration of a fixation.
 
     Raises:
         ParameterError: there are fewer samples than the velocity filter needs.
     """
     if len(time_s) < _SMOOTHING:
-        raise ParameterError(f"the recording has {len(time_s)} samples", f"give at least {_SMOOTHING}")
+        raise ParameterError(f"the recording has {len(time_s)} samples", f"pass at least {_SMOOTHING}")
     speed = angular_distance(directions[1:], directions[:-1]) / np.diff(time_s)
     speed = savgol_filter(np.append(speed, speed[0]), _SMOOTHING, 2)
     still = speed <= np.deg2rad(criterion.threshold_deg_s)
@@ -164,14 +164,14 @@ def read_fixation_list(path: str | Path) -> Scanpath:
     table = _read_columns(path, [0, 1, 12, 14], header_rows=0)
     if not ((table[:, :2] >= 0) & (table[:, :2] <= 1)).all():
         raise DataError(
-            f"{path} has a fixation outside the panorama", "make the list again", expected="x and y from 0 to 1"
+            f"{path} has a fixation outside the panorama", "recreate the list", expected="x and y from 0 to 1"
         )
     return Scanpath(directions_of_positions(table[:, 0], table[:, 1]), table[:, 2] / 1000, table[:, 3] / 1000)
 
 
 def _header(path: Path) -> list[str]:
     if not path.is_file():
-        raise DataError(f"there is no {path}", "give the CSV log of a headset")
+        raise DataError(f"{path} does not exist", "pass the CSV log of a headset")
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return [name.strip().lower() for name in file.readline().split(",")]
 
@@ -181,13 +181,14 @@ def _one_of(path: Path, names: Sequence[str], candidates: Sequence[str]) -> str:
         if candidate in names:
             return candidate
     raise DataError(
-        f"{path} has no column {' or '.join(candidates)}", "check the header; two layouts of Salient360! logs are known"
+        f"{path} has no column {' or '.join(candidates)}",
+        "check the header; two layouts of Salient360! logs are supported",
     )
 
 
 def _read_columns(path: Path, columns: list[int], header_rows: int = 1) -> Floats:
     if not path.is_file():
-        raise DataError(f"there is no {path}", "check the path")
+        raise DataError(f"{path} does not exist", "check the path")
     rows = non_empty_lines(path)[header_rows:]
     if not rows:
         raise DataError(f"{path} has no rows", "copy the file again")

@@ -142,7 +142,7 @@ def inventory(root: str | Path) -> Inventory:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How a panorama and its gaze are varied together, as in the decoder training of the paper's published code."""
+    """How a panorama and its gaze are augmented together, as in the decoder training of the paper's published code."""
 
     flip: bool = True
     """Mirror panoramas left to right with probability 1/2."""
@@ -151,7 +151,7 @@ class AugmentConfig:
     stretch: float = 0.0
     """Probability of stretching the upper or lower half away from the equator, as if the camera stood elsewhere."""
     copies: int = 1
-    """Number of times each panorama occurs in an epoch, varied differently; for data sets smaller than a batch."""
+    """Number of times each panorama occurs in an epoch, augmented differently; for data sets smaller than a batch."""
 
     def __post_init__(self) -> None:
         require_at_least("copies", self.copies, 1)
@@ -161,11 +161,11 @@ class AugmentConfig:
 _FINE_ROWS = 256
 """Rows of the density of fixations before it is averaged."""
 _STRETCH = (1.0, 1.5)
-"""Min and max factor by which rows are stretched."""
+"""Minimum and maximum factor by which rows are stretched."""
 
 
 class GazePanoramas:
-    """Records as samples; the item of key (epoch, index) depends on (seed, epoch, index) alone.
+    """Records as samples; the item of key (epoch, index) depends only on (seed, epoch, index).
 
     Each item is (frame (H, 2H, 3) uint8 RGB, densities (1, h, w) float32, masks (1, h, w) bool).
 
@@ -173,8 +173,8 @@ class GazePanoramas:
         records: panoramas with gaze.
         height: rows of the frame, pixels.
         map_size: (h, w) of the model's map; H and W are multiples of h and w.
-        augment: how panoramas and gaze are varied, and in how many copies; None leaves them as they are.
-        seed: of the variations.
+        augment: how panoramas and gaze are augmented, and in how many copies; None leaves them as they are.
+        seed: seed of the augmentation.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ def vary(
     def apply(picture: NDArray[Sample]) -> NDArray[Sample]:
         if flips:
             picture = picture[:, ::-1]
-        # a whole number of the map's columns is a whole number of the frame's, so both turn by the same angle
+        # a whole number of the map's columns is a whole number of the frame's, so both rotate by the same angle
         picture = np.roll(picture, column * picture.shape[1] // density.shape[1], axis=1)
         if stretches:
             picture = stretch_band(picture, factor, up=up)
@@ -239,7 +239,7 @@ def vary(
 
 
 def stretch_band(picture: NDArray[Sample], factor: float, *, up: bool) -> NDArray[Sample]:
-    """A picture with one half stretched away from the equator by `factor`; what passes the pole is lost.
+    """A picture with one half stretched away from the equator by `factor`; rows that pass the pole are lost.
 
     Args:
         picture: (h, w) or (h, w, 3).

@@ -1,9 +1,9 @@
 """Training samples of photographs: several on one real panorama, each with its own gaze.
 
-Read `PlacedPhotographs.__getitem__` first: it draws a panorama, asks `_places` for places on it, varies each photograph
-(`crop`, `vary_exposure`) and draws it there. A place is a `Viewport`, through which a photograph is seen undistorted
-(`draw_picture`, `gaze_on_sphere`), or an `Inset`, which lays a larger one flat on the panorama's pixels. Photographs do
-not overlap, and together they leave little of the sphere empty, so that every forward pass counts.
+Read `PlacedPhotographs.__getitem__` first: it selects a panorama, gets places on it from `_places`, augments each
+photograph (`crop`, `vary_exposure`) and draws it there. A place is a `Viewport`, through which a photograph is seen
+undistorted (`draw_picture`, `gaze_on_sphere`), or an `Inset`, which places a larger one flat on the panorama's pixels.
+Photographs do not overlap, and together they leave little of the sphere empty, so that every forward pass counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from training.data.loader import Key
 from training.data.views import scale_colours
 
 _GRID = (40, 80)
-"""Size of the coarse panorama on which viewports are kept apart."""
+"""Size of the coarse panorama that is used to keep viewports from overlapping."""
 _SAME_ASPECT = 0.02
 """Difference from 4:3, relative, below which a picture fills a 4:3 place: cropping rounds to whole pixels."""
 _MOST_PARTS = 6
@@ -38,21 +38,21 @@ class PlacementConfig:
     """How photographs are placed on panoramas."""
 
     fov_deg: tuple[float, float] = (50.0, 110.0)
-    """Min and max horizontal field of view of a photograph, degrees."""
+    """Minimum and maximum horizontal field of view of a photograph, degrees."""
     elevation_deg: float = 25.0
-    """Max elevation of a photograph's centre near the equator, up or down, degrees."""
+    """Maximum elevation of a photograph's centre near the equator, up or down, degrees."""
     equator_share: float = 0.7
     """Fraction of the photographs near the equator, 0 to 1; the others are uniform on the sphere."""
     roll_deg: float = 8.0
-    """Max roll of a photograph, degrees."""
+    """Maximum roll of a photograph, degrees."""
     inset_share: float = 0.0
-    """Fraction of the panoramas with insets, 0 to 1: photographs laid flat, larger than a viewport can show them."""
+    """Fraction of the panoramas with insets, 0 to 1: photographs placed flat, larger than a viewport can show them."""
     insets: int = 1
-    """Max number of insets on a panorama, side by side; the number is drawn for each panorama."""
+    """Maximum number of insets on a panorama, side by side; the number is drawn at random for each panorama."""
     inset_width: tuple[float, float] = (0.4, 0.65)
-    """Min and max width of an inset, as a fraction of the panorama's width; 0.66 fills the height."""
+    """Minimum and maximum width of an inset, as a fraction of the panorama's width; 0.66 fills the height."""
     slots: int = 8
-    """Max number of photographs on a panorama."""
+    """Maximum number of photographs on a panorama."""
     mean_photographs: float = 5.0
     """Average number of photographs on a panorama; sets the length of an epoch."""
     attempts: int = 120
@@ -60,9 +60,9 @@ class PlacementConfig:
     exposure: float = 0.2
     """Strength of random gain and offset of a photograph's colours, 0 to 1."""
     saturation: float = 0.0
-    """Strength of random changes of a photograph's saturation, 0 to 1; 1 reaches from grey to twice its own."""
+    """Strength of random changes of a photograph's saturation, 0 to 1; 1 ranges from grey to twice the original."""
     crop: float = 1.0
-    """Min fraction of a photograph's width that is shown, 0.2 to 1; 1 always shows all of it."""
+    """Minimum fraction of a photograph's width that is shown, 0.2 to 1; 1 always shows all of it."""
 
     def __post_init__(self) -> None:
         low, high = self.fov_deg
@@ -81,11 +81,11 @@ class PlacementConfig:
 
 
 class PlacedPhotographs:
-    """Panoramas with photographs on them; the item of key (epoch, index) depends on (seed, epoch, index) alone.
+    """Panoramas with photographs on them; the item of key (epoch, index) depends only on (seed, epoch, index).
 
     Each item is (frame (H, W, 3) uint8 RGB, densities (K, h, w) float32, masks (K, h, w) bool); unused slots of the K
-    hold zeros. With taught maps, the last slot is the panorama where no photograph lies. Every photograph occurs about
-    once per epoch.
+    contain zeros. With taught maps, the last slot is the part of the panorama without photographs. Every photograph
+    occurs about once per epoch.
 
     Args:
         pictures: the photographs, (h, w, 3) uint8 RGB each.
@@ -93,8 +93,8 @@ class PlacedPhotographs:
         backgrounds: panoramas (H, W, 3) uint8 RGB of the frame's size.
         config: how photographs are placed.
         map_size: (h, w) of the model's map.
-        seed: of all draws.
-        taught: densities of `map_size` to learn on each background; None for none.
+        seed: seed of all random choices.
+        taught: densities of `map_size` to learn on each background, or None.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class PlacedPhotographs:
                 free &= ~inset.mask(*_GRID, of_height=height)
                 yield inset
         for attempt in range(self.config.attempts):
-            # the wide ones first: the narrow ones then fill what is left
+            # the wide ones first: the narrow ones then fill the gaps
             share = attempt / self.config.attempts
             low, high = self.config.fov_deg
             fov = math.radians(high - (high - low) * min(1.0, share + generator.uniform(0, 0.5)))
@@ -180,7 +180,7 @@ class PlacedPhotographs:
 
 
 def _turned(panorama: NDArray[Sample], columns: float, mirrored: bool) -> NDArray[Sample]:
-    """A panorama (h, w[, 3]) rolled to the right by a number of columns, linear between whole ones, then mirrored."""
+    """A panorama (h, w[, 3]) rolled right by columns, interpolated between whole ones, then mirrored if requested."""
     whole = math.floor(columns)
     turned = np.roll(panorama, whole, axis=1)
     if part := columns - whole:
@@ -191,8 +191,8 @@ def _turned(panorama: NDArray[Sample], columns: float, mirrored: bool) -> NDArra
 def crop(picture: Pixels, density: Density, min_width: float, generator: np.random.Generator) -> tuple[Pixels, Density]:
     """A random part of a photograph (h, w, 3) and of its gaze (h', w'), at least a fraction `min_width` of its width.
 
-    The aspect ratio stays. The photograph stays whole if the part would hold less than half of its gaze: what is left
-    beside the attractive thing is not what people would have looked at.
+    The aspect ratio is kept. The photograph is not cropped if the part would contain less than half of its gaze:
+    without the object that attracted most of it, people would have looked elsewhere.
     """
     share = generator.uniform(min_width, 1)
     top, left = generator.uniform(0, 1 - share, 2)
@@ -241,14 +241,14 @@ def viewport_at(
 
 
 def bounding_window(viewport: Viewport, height: int, width: int) -> Window:
-    """The smallest window of a height x width panorama that holds the spherical cap around the viewport."""
+    """The smallest window of a height x width panorama that contains the spherical cap around the viewport."""
     radius = math.atan(math.hypot(viewport.width, viewport.height) / 2 / viewport.focal_px)
     x, y, z = viewport.rotation[:, 0]  # its optical axis
     elevation, azimuth = math.asin(max(-1.0, min(1.0, z))), math.atan2(y, x)
     top = math.floor((math.pi / 2 - elevation - radius) * height / math.pi)
     bottom = math.ceil((math.pi / 2 - elevation + radius) * height / math.pi)
     first_row, last_row = max(0, top), min(height, bottom)
-    if abs(elevation) + radius >= math.pi / 2:  # the cap holds a pole: it touches every meridian
+    if abs(elevation) + radius >= math.pi / 2:  # the cap contains a pole, so it touches every meridian
         return Window(first_row, last_row - first_row, 0, width)
     half = math.asin(math.sin(radius) / math.cos(elevation))
     left = math.floor((math.pi - azimuth - half) * width / (2 * math.pi))
@@ -266,7 +266,7 @@ def draw_picture(panorama: Pixels, picture: Pixels, viewport: Viewport) -> None:
     """Draw a planar picture (h, w, 3) uint8 into a panorama (H, W, 3) in place, as seen through the viewport."""
     height, width = panorama.shape[:2]
     window_px = 2 * math.tan(viewport.horizontal_fov_rad / 2) * width / (2 * math.pi)
-    if window_px < picture.shape[1]:  # reduce first, so that nothing aliases
+    if window_px < picture.shape[1]:  # reduce first, to avoid aliasing
         size = round(window_px), round(window_px * picture.shape[0] / picture.shape[1])
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     window = bounding_window(viewport, height, width)
@@ -339,9 +339,9 @@ def _lookup(picture: NDArray[Sample], x: Floats, y: Floats, viewport: Viewport) 
 
 @dataclass(frozen=True)
 class Inset:
-    """A photograph laid flat on the panorama's pixels, far larger than a viewport could show it undistorted.
+    """A photograph placed flat on the panorama's pixels, far larger than a viewport could show it undistorted.
 
-    Its gaze is taken as a density without any correction for solid angle: it teaches what attracts gaze, not geometry.
+    Its gaze is used as a density without any correction for solid angle: it teaches what attracts gaze, not geometry.
     """
 
     first_row: int

@@ -29,11 +29,11 @@ class GazeRecords(Sequence[GazeRecord]):
     sigma_deg: float
     """Blur that makes fixations comparable with the records' densities, degrees."""
     left_out: str = ""
-    """What was lost in the recording and is left out, counted; empty if nothing is."""
+    """Counts of the samples that were lost in the recording and are left out; empty if there are none."""
 
     @abstractmethod
     def read(self, index: int) -> GazeRecord:
-        """Read record `index`, 0 <= index < len(self), from disk; a DataError names a broken file."""
+        """Read record `index`, 0 <= index < len(self), from disk; a DataError names a damaged file."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,7 +54,7 @@ class GazeSubset(GazeRecords):
 
     Args:
         records: the data set.
-        indices: of the records, in this order.
+        indices: indices of the records, in this order.
     """
 
     def __init__(self, records: GazeRecords, indices: Iterable[int]) -> None:
@@ -76,9 +76,9 @@ class GazeSplit(NamedTuple):
 
 
 def split_folds(names: Sequence[str], folds: int, seed: int) -> list[Integers]:
-    """Cut pictures into folds by name, so that no picture is on both sides of a split; the indices of each fold.
+    """Split pictures into folds by name, so that no picture is on both sides of a split; returns each fold's indices.
 
-    The order is drawn once from `seed` over the sorted names; it does not depend on the order on disk.
+    The sorted names are shuffled with `seed`, so the folds do not depend on the order on disk.
 
     Raises:
         DataError: there are fewer names than folds.

@@ -52,12 +52,12 @@ class Salient360(GazeRecords):
         root: folder of the data set.
         split: train, validation (P75 to P98) or all.
         movement: HE, head and eyes, or H, the head alone.
-        eye: left or right, where the copy has scanpaths by eye.
+        eye: left or right, if the copy has scanpaths by eye.
         panorama_height: rows of the panoramas as they are read, pixels.
 
     Raises:
         DataError: a picture of the split lacks its map or scanpaths, or there is no picture.
-        ParameterError: there is no such split.
+        ParameterError: the split is unknown.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Salient360(GazeRecords):
         ids = in_split(self._pictures, split)
         if not ids:
             found = f"{root} has no picture of the split {split}"
-            raise DataError(found, "check the path", expected="pictures called P{n}_{W}x{H}.jpg")
+            raise DataError(found, "check the path", expected="pictures named P{n}_{W}x{H}.jpg")
         self._maps = {number: path for (of, number), path in maps.items() if of == movement}
         self._scanpaths = {
             number: path for (of, number, by), path in scanpaths.items() if of == movement and by in (eye, "")
@@ -107,8 +107,8 @@ def read_density(path: str | Path, frame: int = 0) -> Density:
     """One map as a density relative to uniform: (height, width) float32, solid-angle-weighted mean 1.
 
     Args:
-        path: of a picture's map, or of a video's, of which only the frame's part is read.
-        frame: from 0.
+        path: path of a picture's map, or of a video's, of which only the frame's part is read.
+        frame: number of the frame, from 0.
 
     Raises:
         DataError: the file is missing or short, or the map is negative, not finite or empty.
@@ -116,7 +116,7 @@ def read_density(path: str | Path, frame: int = 0) -> Density:
     path = Path(path)
     frames, height, width, dtype = map_shape(path)
     if not 0 <= frame < frames:
-        raise DataError(f"frame {frame} of {path}", "choose another frame", expected=f"0 to {frames - 1}")
+        raise DataError(f"{path} has no frame {frame}", "choose another frame", expected=f"0 to {frames - 1}")
     pixels = height * width
     values = np.fromfile(path, dtype, count=pixels, offset=frame * pixels * dtype.itemsize).astype(np.float64)
     values = values.reshape(height, width)  # (height · width,) → (height, width)
@@ -124,7 +124,7 @@ def read_density(path: str | Path, frame: int = 0) -> Density:
 
 
 def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating[Any]]]:
-    """(frames, height, width, dtype) that the name promises and the file's size keeps.
+    """(frames, height, width, dtype) from the name, checked against the file's size.
 
     Raises:
         DataError: the file is missing, has another name or another size.
@@ -139,7 +139,7 @@ def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating[Any]]]:
     width, height, frames, bits = (int(each or 1) for each in match.groups())
     dtype = np.dtype(f"<f{bits // 8}")
     if not path.is_file():
-        raise DataError(f"there is no {path}", "copy the data set again", expected="a saliency map")
+        raise DataError(f"{path} does not exist", "copy the data set again", expected="a saliency map")
     expected = frames * height * width * dtype.itemsize
     size = path.stat().st_size
     if size != expected:
@@ -155,10 +155,10 @@ def read_scanpaths(path: Path) -> tuple[Floats, Integers, Floats]:
         DataError: the file is missing or malformed, or a fixation lies outside the panorama.
     """
     if not path.is_file():
-        raise DataError(f"there is no {path}", "copy the data set again", expected="scanpaths")
+        raise DataError(f"{path} does not exist", "copy the data set again", expected="scanpaths")
     header, *rows = non_empty_lines(path) or [""]
     if re.match(r"[\s\d.,;+-]*$", header):
-        raise DataError(f"{path} has no header row", "put it back", expected="index, longitude, latitude, start")
+        raise DataError(f"{path} has no header row", "restore it", expected="index, longitude, latitude, start")
     try:
         table = np.loadtxt(rows, delimiter=",", usecols=(0, 1, 2, 3), ndmin=2) if rows else np.zeros((0, 4))
     except ValueError as error:
@@ -178,7 +178,7 @@ def read_scanpaths(path: Path) -> tuple[Floats, Integers, Floats]:
 
 
 def inventory(root: str | Path) -> Inventory:
-    """What a copy holds: every picture needs its HE map and scanpaths."""
+    """The contents of a copy: every picture needs its HE map and scanpaths."""
     folder = require_folder(root)
     pictures, maps, scanpaths = _index(folder)
     found = Inventory()

@@ -1,8 +1,8 @@
-"""Sitzmann et al., "Saliency in VR" (IEEE TVCG 24(4), 2018): 22 panoramas seen in three ways.
+"""Sitzmann et al., "Saliency in VR" (IEEE TVCG 24(4), 2018): 22 panoramas in three viewing conditions.
 
-On disk: `cubemap_0000.png` (equirectangular in spite of its name) and the runs of all people in
+On disk: `cubemap_0000.png` (equirectangular despite its name) and the runs of all people in
 `{vr,seated_vr,browser}/cubemap_0000.pck`, pickles of Python 2. `Sitzmann` pairs them by name, and `read_runs` reads the
-fixations. A pickle can run any code; these are read by an unpickler that knows numpy's arrays and nothing else.
+fixations. A pickle can execute arbitrary code; these are read by an unpickler that accepts only numpy arrays.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ class Sitzmann(GazeRecords):
 def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
     """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all runs on one panorama.
 
-    Each run's `gaze_fixations` (samples, 2) holds, at every sample, the position of the fixation it belongs to as
-    fractions of the panorama's width and height, or zeros or NaN; consecutive equal rows are one fixation.
+    Each run's `gaze_fixations` (samples, 2) contains, for every sample, the position of its fixation as fractions of
+    the panorama's width and height, or zeros or NaN; consecutive equal rows are one fixation.
 
     Raises:
-        DataError: the file is missing, is no pickle of this layout, asks for anything but numpy's arrays, or holds a
-            fixation outside the panorama.
+        DataError: the file is missing, is not a pickle of this layout, requests anything other than numpy arrays, or
+            contains a fixation outside the panorama.
     """
     found = _unpickle(path)
     runs = found.get("data") if isinstance(found, dict) else None
@@ -108,7 +108,7 @@ def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
                 expected="gaze_fixations and timestamp",
             ) from None
         if positions.ndim != 2 or positions.shape[1] != 2:
-            continue  # a run without a fixation has an empty list
+            continue  # a run without fixations has an empty list
         is_seen = (positions != 0).any(axis=1) & np.isfinite(positions).all(axis=1)
         starts = np.append(True, (np.diff(positions, axis=0) != 0).any(axis=1)) & is_seen
         x, y = positions[starts].T
@@ -123,12 +123,12 @@ def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
         same_length = len(stamps) == len(positions)
         times.append(stamps[starts] - stamps[0] if same_length else np.full(len(x), np.nan))
     if sum(len(each) for each in directions) == 0:
-        raise DataError(f"{path} has no fixation in any run", "copy it again", expected="gaze_fixations (n, 2)")
+        raise DataError(f"{path} has no fixations in any run", "copy it again", expected="gaze_fixations (n, 2)")
     return np.concatenate(directions), np.concatenate(observers), np.concatenate(times)
 
 
 def inventory(root: str | Path) -> Inventory:
-    """What a copy holds: every panorama needs its runs in each condition."""
+    """The contents of a copy: every panorama needs its runs in each condition."""
     folder = require_folder(root)
     pictures, runs = _index(folder)
     found = Inventory()
@@ -153,7 +153,7 @@ def _index(root: Path) -> tuple[dict[str, Path], dict[tuple[str, str], Path]]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Knows what numpy's arrays and scalars need, under numpy's old and new names, and refuses all else."""
+    """Accepts only the names that numpy arrays and scalars need, in numpy's old and new modules."""
 
     _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
     _NAMES = ("_reconstruct", "scalar", "ndarray", "dtype")
@@ -163,16 +163,16 @@ class _ArraysOnly(pickle.Unpickler):
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         if (module, name) == ("_codecs", "encode"):  # how Python 2 writes bytes; it has no effects
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it requests {module}.{name}")
 
 
 def _unpickle(path: Path) -> Any:
     if not path.is_file():
-        raise DataError(f"there is no {path}", "copy it again", expected="runs of the data set")
+        raise DataError(f"{path} does not exist", "copy it again", expected="runs of the data set")
     try:
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()
-    except Exception as error:  # a broken pickle can raise anything
+    except Exception as error:  # a damaged pickle can raise anything
         raise DataError(
             f"{path} is refused ({error})", "copy it again", expected="a pickle of lists, dictionaries and numpy arrays"
         ) from None

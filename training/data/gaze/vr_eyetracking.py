@@ -3,7 +3,7 @@
 On disk: `{id}….mp4` and `Gaze_txt_files/p{observer}/{id}….txt`, where the first three digits of a name are the video,
 and `train_test_set.xlsx` with the split. A line of text is `frame, number from 1, forward, head x, head y, eye, gaze x,
 gaze y`, positions as fractions of the panorama from its BOTTOM left corner.
-`VrEyeTracking` takes every 30th frame: `read_gaze` reads its gaze at once, `read_video_frame` its picture on demand.
+`VrEyeTracking` uses every 30th frame: `read_gaze` reads its gaze at once, `read_video_frame` its picture on demand.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class VrEyeTracking(GazeRecords):
         map_height: rows of the densities.
 
     Raises:
-        DataError: a video of the split or its gaze is missing, or the sheet.
-        ParameterError: there is no such split.
+        DataError: a video of the split, its gaze, or the sheet is missing.
+        ParameterError: the split is unknown.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class VrEyeTracking(GazeRecords):
         }
         self._keys = [(video, int(frame)) for video, gaze in self._gaze.items() for frame in np.unique(gaze.frame)]
         if not self._keys:
-            raise DataError(f"{root} has no frame of the split {split}", "check the path", expected="videos with gaze")
+            raise DataError(f"{root} has no frames of the split {split}", "check the path", expected="videos with gaze")
         self.names = tuple(f"{video:03d}/{frame}" for video, frame in self._keys)
         frames = sum(int(gaze.last_frame) // frame_step for gaze in self._gaze.values())
         lost = sum(gaze.lost for gaze in self._gaze.values())
@@ -100,7 +100,7 @@ class VrEyeTracking(GazeRecords):
 
 
 def in_split(root: Path, numbers: Iterable[int], split: str) -> list[int]:
-    """The video numbers of a split, sorted: all, or those that the data set's own sheet has.
+    """The video numbers of a split, sorted: all, or those in the data set's sheet.
 
     Raises:
         DataError: the sheet is missing or malformed.
@@ -115,17 +115,17 @@ def read_first_column(path: Path, sheet: str) -> list[int]:
     """The numbers in column A of a sheet of an .xlsx workbook.
 
     Raises:
-        DataError: there is no such file or sheet, or it has no numbers there.
+        DataError: the file or the sheet does not exist, or it has no numbers there.
     """
     from openpyxl import load_workbook  # starts slowly
 
     if not path.is_file():
-        raise DataError(f"there is no {path}", "copy it from the data set; it holds the split")
+        raise DataError(f"{path} does not exist", "copy it from the data set; it contains the split")
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles and extensions that openpyxl leaves out
+            warnings.simplefilter("ignore")  # about styles and extensions that openpyxl ignores
             rows = list(load_workbook(file, read_only=True, data_only=True)[sheet].iter_rows(max_col=1))
-    except Exception as error:  # openpyxl lets through whatever zip, XML and itself raise
+    except Exception as error:  # openpyxl passes on exceptions of zip, XML and its own
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read ({reason})", "copy it again", expected=f"a sheet {sheet}") from None
     numbers = [int(row[0].value) for row in rows if row and row[0].data_type == "n" and row[0].value is not None]
@@ -135,7 +135,7 @@ def read_first_column(path: Path, sheet: str) -> list[int]:
 
 
 class _Gaze(NamedTuple):
-    """Gaze of all people on the frames of one video that are records."""
+    """Gaze of all people on the frames of one video that are used as records."""
 
     frame: Integers
     """(n,) from 1."""
@@ -144,7 +144,7 @@ class _Gaze(NamedTuple):
     direction: Floats
     """Unit vectors (n, 3)."""
     last_frame: int
-    """The last frame of the video that anybody saw."""
+    """The last frame of the video for which there is gaze."""
     lost: int
     """Number of samples of those frames that the eye tracker lost."""
 
@@ -171,16 +171,16 @@ def read_gaze(path: Path) -> tuple[Integers, Floats]:
         DataError: the file is missing or malformed, or gaze lies outside the panorama.
     """
     if not path.is_file():
-        raise DataError(f"there is no {path}", "copy the data set again")
+        raise DataError(f"{path} does not exist", "copy the data set again")
     lines = non_empty_lines(path)
     try:
         table = np.loadtxt(lines, delimiter=",", usecols=(1, 6, 7), ndmin=2) if lines else np.zeros((0, 3))
     except ValueError as error:
-        raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields a line") from None
+        raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields per line") from None
     if len(table) == 0:
         raise DataError(f"{path} has no lines", "copy it again")
     position = table[:, 1:]
-    position[(position == 0).all(axis=1)] = np.nan  # how trackers write a lost sample, if they do not write NaN
+    position[(position == 0).all(axis=1)] = np.nan  # some trackers write a lost sample as zeros instead of NaN
     outside = ((position < 0) | (position > 1)).any(axis=1)
     if outside.any():
         line = int(np.flatnonzero(outside)[0]) + 1
@@ -189,23 +189,23 @@ def read_gaze(path: Path) -> tuple[Integers, Floats]:
 
 
 class _Place(NamedTuple):
-    """Where a frame lies in its file."""
+    """The position of a frame in its file."""
 
     shown: int
     """Its presentation timestamp."""
     decode_from: int
-    """The decoding timestamp of the last key frame that is not shown after it; containers seek by these."""
+    """The decoding timestamp of the last key frame that is not displayed after it; containers seek by these."""
 
 
 def read_video_frame(path: str | Path, index: int) -> Pixels:
     """Frame `index`, from 0, as (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: the file is no video, or has no such frame.
+        DataError: the file is not a video, or has no such frame.
     """
     places = _places(str(path))
     if not 0 <= index < len(places):
-        found = f"{path} has {len(places)} frames, and gaze on frame {index + 1}"
+        found = f"{path} has {len(places)} frames, but gaze on frame {index + 1}"
         raise DataError(found, "copy the video and its gaze again")
     try:
         with open_container(Path(path)) as container:
@@ -221,7 +221,7 @@ def read_video_frame(path: str | Path, index: int) -> Pixels:
 
 
 def check_video(path: Path) -> None:
-    """DataError if a file is no video, or is cut short."""
+    """Raise a DataError if a file is not a video, or is cut short."""
     if is_cut(path):
         raise DataError(f"{path} is cut short", "copy it again")
     if is_damaged(path):
@@ -235,7 +235,7 @@ def check_video(path: Path) -> None:
 
 @lru_cache(maxsize=8)
 def _places(path: str) -> tuple[_Place, ...]:
-    """The place of every frame, in the order of display, from the packets alone."""
+    """The position of every frame, in display order, from the packets alone."""
     try:
         with open_container(Path(path)) as container:
             packets = [
@@ -253,7 +253,7 @@ def _places(path: str) -> tuple[_Place, ...]:
 
 
 def inventory(root: str | Path) -> Inventory:
-    """What a copy holds: every video needs the gaze of 31 people."""
+    """The contents of a copy: every video needs the gaze of 31 people."""
     folder = require_folder(root)
     videos, gaze = _index(folder)
     found = Inventory()
