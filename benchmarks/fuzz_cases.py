@@ -85,7 +85,7 @@ def _write_pictures(folder: Path) -> None:
     suffixes = {each.name: each.suffixes[0] for each in formats}
     large = cv2.resize(picture(), (128, 64))
     for kind in pictures.FORMATS:
-        name = next((each for each in suffixes if each in kind), "")
+        name = max((each for each in suffixes if each in kind), key=len)
         (folder / f"{kind.replace(' ', '-')}{suffixes[name]}").write_bytes(pictures.encoded(kind, large))
     wide = (large.astype(np.uint16) << 8) + 1
     for name, values in (("grey.png", large[..., 0]), ("wide.png", wide), ("wide.tif", wide)):

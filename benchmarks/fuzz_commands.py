@@ -36,6 +36,8 @@ from training.data.panoramas import PanoramaConfig, open_panoramas
 
 MAX_LOST_PIXELS = 0.13
 """Share of a cut picture of 128 x 64 that may differ: a JPEG's last block with halved chroma, and what is beside it."""
+UNCOUNTED = (".mpg", ".ts")
+"""Streams for broadcasting, in which nothing counts frames or bytes, so that one may be lost without a trace."""
 _OUR_LINES = ("error: ", "skipped ", "note: ", "left out of ", "  skipped ")
 _REMARKS = ("note: ", "left out of ")
 _SUMMARY = re.compile(r"\d+ panoramas, \d+ unusable files skipped")
@@ -55,6 +57,8 @@ class Result:
     """A traceback, if an exception came through."""
     lacks: str
     """What is missing although the status is 0."""
+    is_unnoticed: bool = False
+    """Whether frames are missing, and nothing in the file shows it."""
 
 
 Command = Callable[[], int | None]
@@ -71,12 +75,13 @@ class Commands:
     def __init__(self, originals: Path, folder: Path) -> None:
         self._originals, self._output = originals, folder
         self._counted: list[str] = []
+        self._is_unnoticed = False
         evaluate.plots_of = lambda *_: {}  # drawing takes seconds and reads nothing
 
     def run(self, case: Case, rng: random.Random) -> Result:
         """Run one command on the case and look at what it left."""
         shutil.rmtree(self._output, ignore_errors=True)
-        self._counted = []
+        self._counted, self._is_unnoticed = [], False
         name, command, lacks = self._choose(case, rng)
         status, crash = 2, ""
         with _captured(self._output.with_suffix(".stderr")) as said:
@@ -91,7 +96,7 @@ class Commands:
                 missing = lacks()
             except Exception as error:
                 missing = f"its output cannot be read ({type(error).__name__}: {error})"
-        return Result(name, status, lines, crash, missing)
+        return Result(name, status, lines, crash, missing, self._is_unnoticed)
 
     def _choose(self, case: Case, rng: random.Random) -> tuple[str, Command, Callable[[], str]]:
         choices: dict[str, list[tuple[str, Callable[..., tuple[Command, Callable[[], str]]]]]] = {
@@ -241,6 +246,9 @@ class Commands:
     def _lacks_frames(self, case: Case, count: int) -> str:
         """Fewer frames than the original has are a loss, whichever byte was spoilt."""
         expected = FRAMES if case.kind in ("video", "bag", "gaze") else 1
+        if count < expected and case.original.endswith(UNCOUNTED):
+            self._is_unnoticed = True
+            return ""
         return f"{count} of {expected} frames" if count < expected else ""
 
 
@@ -299,4 +307,6 @@ def _wrong_number_of_lines(result: Result) -> str:
 
 def outcome(result: Result) -> str:
     """A word for the table of outcomes."""
+    if result.is_unnoticed:
+        return "fewer frames, which the file does not show"
     return {0: "complete", 1: "skipped, one line"}.get(result.status, "refused, one line")

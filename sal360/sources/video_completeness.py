@@ -234,14 +234,18 @@ def _asf_is_damaged(content: mmap.mmap) -> bool:
         return True
     end = min(len(content), position + int.from_bytes(content[position + 16 : position + 24], "little"))
     properties = content.find(_ASF_PROPERTIES, 0, position)
-    (size, largest) = struct.unpack_from("<II", content, properties + 92) if properties >= 0 else (0, 0)
+    if not 0 <= properties <= len(content) - 100:
+        return True
+    (stated,) = struct.unpack_from("<Q", content, properties + 40)
+    size, largest = struct.unpack_from("<II", content, properties + 92)
     starts = range(position + 50, end, size) if size >= 64 and size == largest else ()
     if len({content[at] for at in starts}) > 1:  # packets of one size, each of which begins with the same flags
         return True
-    index = content.find(_ASF_INDEX, position)
-    while position < index:
+    # the objects end where the file does, or at least one of them is the index; what is appended does not count
+    last = stated if end <= stated <= len(content) else content.find(_ASF_INDEX, position)
+    while position < last:
         position += max(24, int.from_bytes(content[position + 16 : position + 24], "little"))
-    return 0 <= index != position
+    return 0 <= last != position
 
 
 def _program_stream_is_damaged(content: mmap.mmap) -> bool:

@@ -86,6 +86,13 @@ def test_how_a_command_ends_is_judged(result: dict[str, Any], found: str) -> Non
     assert fuzz_commands.finding(fuzz_commands.Result(**{**fields, **result})) == found
 
 
+def test_frames_that_nothing_in_the_file_counts_are_an_outcome_and_no_finding() -> None:
+    fuzz_commands = importlib.import_module("fuzz_commands")
+    result = fuzz_commands.Result("source", 0, (), "", "", is_unnoticed=True)
+    assert fuzz_commands.finding(result) == ""
+    assert fuzz_commands.outcome(result) == "fewer frames, which the file does not show"
+
+
 def test_memory_that_grows_is_a_trouble() -> None:
     fuzz_files = importlib.import_module("fuzz_files")
     flat = fuzz_files.Tally(memory_mb=[500.0 + 50 * (number % 7 == 0) for number in range(900)], peak_mb=600.0)

@@ -161,6 +161,7 @@ DAMAGED = {
         lambda content: zeroed(content, content.index(b"\0\0\1\xba", len(content) // 2), 64),
     ),
     "packets that have moved": ("clip.wmv", "wmv2", {}, lambda content: content[:5000] + content[5003:]),
+    "an index of zeros": ("clip.wmv", "wmv2", {}, lambda content: zeroed(content, len(content) - 3300, 3300)),
     "packets of zeros": ("clip.wmv", "wmv2", {}, lambda content: zeroed(content, 479 + 50 + 3200, 3200)),
 }
 
