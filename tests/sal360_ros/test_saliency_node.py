@@ -140,7 +140,7 @@ def test_stamps_that_stand_still_are_counted_and_time_goes_on_by_arrival(
 
     graph.wait_for(moved, "another target")
     graph.wait_for_line("with a timestamp of zero or equal to the last; using arrival times")
-    assert int(graph.values()["stamps_standing_still"]) > 0
+    graph.wait_for(lambda: int(graph.values().get("stamps_standing_still", 0)) > 0, "the count")
     assert graph.diagnostics["/saliency_node: saliency"].level == DiagnosticStatus.WARN
 
 
