@@ -51,7 +51,7 @@ def test_wrappers_are_executable_and_name_modules_that_exist(repository: Path) -
         assert importlib.util.find_spec(module.group(1)) is not None, wrapper
 
 
-def test_an_installation_holds_what_launch_and_run_look_for(repository: Path, tmp_path: Path) -> None:
+def test_an_installation_has_the_files_that_launch_and_run_look_for(repository: Path, tmp_path: Path) -> None:
     installed = subprocess.run(
         [
             sys.executable,

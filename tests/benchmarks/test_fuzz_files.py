@@ -128,7 +128,7 @@ def test_a_worker_that_dies_is_a_finding_and_is_replaced(
 
 
 @pytest.mark.slow
-def test_some_spoilt_files_of_every_kind_have_no_finding(tmp_path: Path) -> None:
+def test_some_corrupted_files_of_every_kind_have_no_finding(tmp_path: Path) -> None:
     fuzz_files = importlib.import_module("fuzz_files")
     figures = fuzz_files.judge(fuzz_files.run(range(40), 7, tmp_path))
     assert figures["troubles"] == []

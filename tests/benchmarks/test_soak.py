@@ -75,7 +75,7 @@ def test_a_steady_node_with_peaks_and_a_heap_that_settles_has_no_trouble(judged)
         ("shared_memory_files", lambda time_s: 9 + (time_s >= 20)),
     ],
 )
-def test_what_grows_is_named(judged, name, curve):
+def test_growth_is_named(judged, name, curve):
     (trouble,) = judged(**{name: curve})
     assert trouble.startswith(f"{name} grew by ")
 

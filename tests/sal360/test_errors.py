@@ -31,7 +31,7 @@ def test_a_message_says_what_was_found_and_what_to_do(kind: type[Sal360Error]) -
 
 
 @pytest.mark.parametrize("kind", [Sal360Error, *KINDS])
-def test_what_was_needed_is_said_where_it_adds_something(kind: type[Sal360Error]) -> None:
+def test_the_expectation_is_shown_if_it_adds_something(kind: type[Sal360Error]) -> None:
     error = kind("the rate is 0", "set rate_hz", expected="1 to 60")
     assert str(error) == "the rate is 0; expected 1 to 60; set rate_hz"
 
@@ -60,7 +60,9 @@ def test_the_status_of_a_command_is_passed_on(status: int | None, capsys: pytest
         ModuleNotFoundError("No module named 'rclpy'", name="rclpy"),
     ],
 )
-def test_an_expected_failure_is_one_line_and_status_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_expected_failure_gives_a_one_line_error_and_status_2(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert one_line_errors(raiser(error)) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -74,7 +76,7 @@ def test_ctrl_c_says_so_and_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_fault_of_ours_is_not_dressed_up() -> None:
+def test_a_bug_of_ours_is_not_disguised() -> None:
     with pytest.raises(ZeroDivisionError):
         one_line_errors(lambda: 1 // 0)
     with pytest.raises(ModuleNotFoundError):
@@ -131,7 +133,7 @@ def test_every_extra_that_a_remedy_names_exists(repository: Path) -> None:
         assert f'"{extra}": ' in setup
 
 
-def test_a_library_that_cannot_be_loaded_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_library_that_cannot_be_loaded_gives_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert one_line_errors(raiser(ImportError("libGL.so.1: cannot open\nshared object", name="cv2"))) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: the Python module cv2 cannot be imported (libGL.so.1: cannot open shared object); ")

@@ -55,7 +55,7 @@ def test_a_cut_picture_is_refused_with_its_name(kind: str, share: float, tmp_pat
 @pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "JPEG with restart marks"])
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9, 0.97])
 @pytest.mark.parametrize("behind", [b"\xff\xd9", b"\xff\xd9" + bytes(5000)], ids=["end mark", "end mark and zeros"])
-def test_a_cut_jpeg_is_refused_also_behind_an_appended_end_mark(kind: str, share: float, behind: bytes) -> None:
+def test_a_cut_jpeg_is_refused_even_with_an_appended_end_marker(kind: str, share: float, behind: bytes) -> None:
     content = encoded(kind)
     cut = content[: round(share * len(content))] + behind
     with pytest.raises(FrameError, match=r"half\.jpg is damaged or cut"):
@@ -100,7 +100,7 @@ def test_a_lost_end_that_was_filled_with_zeros_is_noticed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG with restart marks", "PNG", "AVIF", "GIF", "TIFF"])
-def test_data_that_are_damaged_in_the_middle_are_refused(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_data_damaged_in_the_middle_are_refused(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     content = bytearray(encoded(kind, NOISE))
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(value ^ 0x55 for value in content[middle : middle + 64])
@@ -118,7 +118,7 @@ def test_decoders_print_nothing_beside_the_error(kind: str, capfd: pytest.Captur
     assert capfd.readouterr().err == ""
 
 
-def test_a_few_bytes_too_many_as_cameras_send_them_are_no_damage(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_few_extra_bytes_as_sent_by_cameras_are_not_damage(capfd: pytest.CaptureFixture[str]) -> None:
     content = encoded("JPEG")
     longer = content[:-2] + b"\x12\x34\x56" + content[-2:]
     np.testing.assert_array_equal(decode_compressed(longer)[0], decode_compressed(content)[0])
@@ -193,7 +193,7 @@ def test_a_large_jpeg_file_is_decoded_no_larger_than_needed_and_upright() -> Non
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ],
 )
-def test_what_is_not_a_picture_is_said(content: bytes, said: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_is_reported(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(FrameError, match=said) as caught:
         read_picture(tmp_path / "a.jpg")

@@ -349,7 +349,7 @@ def test_paper_protocol_agrees_with_its_description_step_by_step(rng):
     assert paper_protocol(prediction, record) == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_record_whose_parts_do_not_fit_names_itself():
+def test_a_record_with_incompatible_parts_is_named():
     one = angles_to_vector([0.0], [0.0])
     with pytest.raises(DataError, match="P1"):
         GazeRecord("P1", lambda: None, one, np.zeros(2, int), np.zeros(1))

@@ -114,7 +114,7 @@ def test_wrong_frames_are_refused_by_reason(predictor, wrong, reason):
 UNREAD = "is None; check the path: cv2.imread returns None for a file that it cannot read"
 
 
-def test_the_none_of_a_file_that_opencv_cannot_read_is_refused_wherever_a_picture_is_taken(predictor, tmp_path):
+def test_the_none_of_a_file_that_opencv_cannot_read_is_refused_by_all_functions_that_take_pictures(predictor, tmp_path):
     nothing = cv2.imread(str(tmp_path / "no_such.jpg"))
     density = np.ones((4, 8), np.float32)
     calls = {
@@ -132,7 +132,7 @@ def test_the_none_of_a_file_that_opencv_cannot_read_is_refused_wherever_a_pictur
                 call()
 
 
-def test_what_is_no_array_is_refused_by_its_type(predictor):
+def test_a_value_that_is_not_an_array_is_refused_by_its_type(predictor):
     with pytest.raises(FrameError, match=r"^the frame is of the type str; pass the pixels as a numpy array$"):
         predictor.predict("panorama.jpg")
 

@@ -104,7 +104,7 @@ def test_two_turns_are_their_product(seed: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
-def test_what_lay_at_d_lies_at_the_turned_d(seed: int) -> None:
+def test_content_at_d_moves_to_the_rotated_d(seed: int) -> None:
     erp = smooth_panorama(64, 128)
     generator = np.random.default_rng(seed)
     rotation = sphere.random_rotation(generator)
@@ -135,7 +135,7 @@ def test_a_quarter_pitch_brings_the_pole_to_the_centre() -> None:
     assert weight.sum() == pytest.approx((erp * sphere.solid_angles(height, width)).sum(), rel=0.05)
 
 
-def test_the_cache_of_turns_tells_rotations_and_sizes_apart() -> None:
+def test_the_cache_of_rotation_maps_distinguishes_rotations_and_sizes() -> None:
     erp, small = smooth_panorama(16, 32), smooth_panorama(8, 16)
     one, other = sphere.rotation_yaw_pitch_roll(0.1), sphere.rotation_yaw_pitch_roll(0.2)
     for picture, rotation in ((erp, one), (small, one), (erp, other), (erp, one)):

@@ -67,7 +67,7 @@ def test_a_newer_spec_is_refused_with_the_remedy() -> None:
     assert "m.onnx" in caught.value.found
 
 
-def test_fields_of_the_same_version_that_nobody_knows_are_ignored() -> None:
+def test_unknown_fields_of_the_same_version_are_ignored() -> None:
     assert ModelSpec.from_json(fields_of_spec(colour="green"), "m.onnx") == SPEC
 
 
@@ -110,7 +110,7 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from([each.name for each in dataclasses.fields(ModelSpec)]), json_values)
-def test_whatever_stands_in_a_field_is_read_or_refused(name: str, value: Any) -> None:
+def test_any_content_of_a_field_is_read_or_refused(name: str, value: Any) -> None:
     text = json.dumps({**dataclasses.asdict(SPEC), name: value})
     try:
         spec = ModelSpec.from_json(text, "m.onnx")
@@ -128,7 +128,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "content", [None, b"", b"\x00\xffno protobuf", b"PNG" * 50], ids=["missing", "empty", "a", "b"]
 )
-def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_a_model_is_refused_in_one_line(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "m.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -137,18 +137,18 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(tmp_path: Path, content:
     assert "\n" not in str(caught.value)
 
 
-def test_without_the_package_onnx_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_onnx_the_remedy_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModelError, match=r"onnx, which reads model files, is missing; pip install onnx"):
         read_onnx_spec(tmp_path / "model.onnx")
 
 
-def test_a_folder_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model file"):
         read_onnx_spec(tmp_path)
 
 
-def test_a_model_of_somebody_else_is_refused(tmp_path: Path, model: onnx.ModelProto) -> None:
+def test_a_model_from_another_project_is_refused(tmp_path: Path, model: onnx.ModelProto) -> None:
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ModelError, match=f"without a sal360 spec.*{METADATA_KEY}"):
         read_onnx_spec(tmp_path / "other.onnx")

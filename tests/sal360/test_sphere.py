@@ -96,14 +96,14 @@ def test_any_angles_are_brought_into_range_without_moving(azimuth: float, elevat
 
 
 @pytest.mark.parametrize("azimuth", [math.pi, -math.pi, math.nextafter(math.pi, 4), 3 * math.pi, -7 * math.pi])
-def test_straight_back_stays_in_the_half_open_ranges(azimuth: float) -> None:
+def test_directly_behind_stays_in_the_half_open_ranges(azimuth: float) -> None:
     normal, _ = sphere.normalise_angles(azimuth, 0)
     assert -math.pi < normal <= math.pi
     u, _ = sphere.angles_to_pixel(azimuth, 0, 8, 16)
     assert -0.5 <= u < 15.5
 
 
-def test_vectors_straight_back_have_an_azimuth_in_range_whatever_the_sign_of_zero() -> None:
+def test_vectors_directly_behind_have_an_azimuth_in_range_for_either_sign_of_zero() -> None:
     for y in (0.0, -0.0, -1e-300, 1e-300):
         azimuth, _ = sphere.vector_to_angles([-1, y, 0])
         assert abs(float(azimuth)) == math.pi
@@ -111,7 +111,7 @@ def test_vectors_straight_back_have_an_azimuth_in_range_whatever_the_sign_of_zer
         assert float(u) == -0.5
 
 
-def test_pixels_past_the_border_go_on_around_the_sphere() -> None:
+def test_pixels_past_the_border_continue_around_the_sphere() -> None:
     height, width = 10, 20
     assert np.allclose(
         sphere.pixel_to_vector([-1, width], [3, 3], height, width),
@@ -151,7 +151,7 @@ def test_random_rotations_are_rotations(seed: int) -> None:
 
 
 @given(st.floats(-3, 3), st.floats(0.1, 9))
-def test_quaternions_turn_about_their_axis_whatever_their_length(angle: float, length: float) -> None:
+def test_quaternions_of_any_length_rotate_about_their_axis(angle: float, length: float) -> None:
     half = (length * math.cos(angle / 2), length * math.sin(angle / 2))
     about_z = sphere.rotation_from_quaternion(half[0], 0, 0, half[1])
     assert np.allclose(about_z, sphere.rotation_yaw_pitch_roll(yaw_rad=angle), atol=1e-12)

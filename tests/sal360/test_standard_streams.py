@@ -45,9 +45,7 @@ def run(repository: Path, folder: Path, redirections: str) -> subprocess.Complet
 
 
 @pytest.mark.parametrize("redirections", ["| true", "2>&-", ">&-", "<&- >&- 2>&-", "2> >(true)"])
-def test_a_command_goes_on_when_nobody_reads_what_it_prints(
-    repository: Path, tmp_path: Path, redirections: str
-) -> None:
+def test_a_command_continues_when_nobody_reads_its_output(repository: Path, tmp_path: Path, redirections: str) -> None:
     done = run(repository, tmp_path, redirections)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "result.txt").read_text() == "whole"
@@ -55,7 +53,7 @@ def test_a_command_goes_on_when_nobody_reads_what_it_prints(
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_behind_stdout_is_said(repository: Path, tmp_path: Path) -> None:
+def test_a_full_disk_behind_stdout_is_reported(repository: Path, tmp_path: Path) -> None:
     done = run(repository, tmp_path, "> /dev/full")
     assert done.returncode == 2
     assert "error: the disk is full; free some space" in done.stderr
@@ -68,7 +66,7 @@ def test_text_that_a_terminal_does_not_know_is_printed_escaped(repository: Path,
     assert r"a name: caf\udce9.jpg 360" in (tmp_path / "out.txt").read_text()
 
 
-def test_what_a_call_prints_is_caught_and_what_other_threads_print_is_not(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_a_call_is_captured_and_output_of_other_threads_is_not(capfd: pytest.CaptureFixture[str]) -> None:
     begun, printed = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -91,12 +89,12 @@ def test_what_a_call_prints_is_caught_and_what_other_threads_print_is_not(capfd:
     assert capfd.readouterr().err == "of the other thread\n"
 
 
-def test_what_a_call_raises_comes_back() -> None:
+def test_an_exception_in_a_call_is_passed_on() -> None:
     with pytest.raises(KeyError):
         call_with_stderr(lambda: {}["nothing"])
 
 
-def test_a_call_goes_on_where_nothing_can_be_caught(
+def test_a_call_continues_where_nothing_can_be_caught(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standard_streams, "_close_range", lambda: lambda *_: -1)

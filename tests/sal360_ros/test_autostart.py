@@ -27,7 +27,7 @@ def test_it_does_not_wait_for_a_clock(graph: Any, make_node: Any) -> None:
     graph.wait_for(lambda: graph.values().get("state") == "active", "the state active")
 
 
-def test_a_refusal_is_told_once_and_the_node_stays(graph: Any, make_node: Any) -> None:
+def test_a_refusal_is_reported_once_and_the_node_stays(graph: Any, make_node: Any) -> None:
     failures: list[bool] = []
     graph.call(autostart, make_node(model="/no/such.onnx"), lambda: failures.append(True))
     graph.wait_for(lambda: failures, "the failure")

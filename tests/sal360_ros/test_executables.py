@@ -134,7 +134,7 @@ def test_a_node_that_is_opening_its_model_leaves_nothing_in_shared_memory_either
     assert not [name for name in own if Path(name).exists()]
 
 
-def test_a_process_that_ends_before_its_time_is_told_with_its_last_line(tmp_path):
+def test_a_process_that_ends_before_its_time_is_reported_with_its_last_line(tmp_path):
     with NodeProcess(MODULES[1], {"source": "/no/such/folder"}, log=tmp_path / "log") as process:
         deadline = time.monotonic() + TIMEOUT_S
         while process._process.poll() is None and time.monotonic() < deadline:
@@ -154,7 +154,7 @@ def test_a_process_that_ends_before_its_time_is_told_with_its_last_line(tmp_path
         (["-p", "no_value"], "no_value"),
     ],
 )
-def test_wrong_arguments_are_one_line_and_status_2(arguments, line):
+def test_wrong_arguments_give_a_one_line_error_and_status_2(arguments, line):
     process = start(MODULES[1], "--ros-args", *arguments)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2, output

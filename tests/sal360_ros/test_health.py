@@ -101,7 +101,7 @@ def test_an_output_that_fails_is_an_error_and_each_output_is_counted(graph, came
     assert "saliency/targets.dropped" in values
 
 
-def test_an_executor_that_is_blocked_is_said_by_the_watchdog(graph, make_node, monkeypatch, status):
+def test_a_blocked_executor_is_reported_by_the_watchdog(graph, make_node, monkeypatch, status):
     monkeypatch.setattr(node_module, "_EXECUTOR_LIMIT_S", 2.0)
     make_node()
     status("unconfigured")
@@ -137,7 +137,7 @@ def test_diagnostics_do_not_depend_on_the_ros_clock(graph, make_node, clock, sta
     assert all(array.header.stamp.sec for array in received)
 
 
-def test_outputs_that_hang_are_an_error_and_the_maps_go_on(graph, camera, make_node, activate, monkeypatch, status):
+def test_outputs_that_hang_are_an_error_and_the_maps_continue(graph, camera, make_node, activate, monkeypatch, status):
     go_on = threading.Event()
     monkeypatch.setattr(topics, "draw_overlay", lambda *_, **__: go_on.wait(60))
     try:
@@ -163,7 +163,7 @@ def test_a_check_that_fails_leaves_the_rest_of_the_status(graph, make_node, monk
     assert graph.values()["state"] == "unconfigured"
 
 
-def test_what_the_library_logs_reaches_the_log_of_the_node(graph, make_node):
+def test_log_messages_of_the_library_reach_the_log_of_the_node(graph, make_node):
     make_node()
     logging.getLogger("sal360.runtimes.tensorrt.cache").info("building the engine %s", "x.engine")
     graph.wait_for_line("building the engine x.engine")

@@ -36,7 +36,7 @@ def constants(repository):
     return arguments, ast.literal_eval(found["PASSED_ON"])
 
 
-def test_arguments_that_are_parameters_have_no_default_of_their_own(constants):
+def test_arguments_that_are_parameters_have_no_separate_default(constants):
     arguments, passed_on = constants
     of_nodes = {name for values in (SaliencyParameters(), CameraParameters()) for name, _, _ in flatten(values)}
     assert set(passed_on) <= of_nodes

@@ -30,7 +30,7 @@ def refused(graph, transition, reason):
         ({"qp_offset__strength": float("nan")}, "qp_offset.strength is nan; set it to a number"),
     ],
 )
-def test_a_wrong_start_value_refuses_configure_with_one_line_until_it_is_mended(
+def test_a_wrong_start_value_refuses_configure_with_one_line_until_it_is_corrected(
     graph, make_node, tiny_model, parameters, line
 ):
     node = make_node(**parameters)
@@ -52,7 +52,7 @@ def test_a_wrong_start_value_refuses_configure_with_one_line_until_it_is_mended(
     assert graph.call(node.trigger_configure).name == "SUCCESS"
 
 
-def test_a_file_that_is_no_model_and_a_spec_of_a_newer_version_are_refused(graph, make_node, make_model, tmp_path):
+def test_a_file_that_is_not_a_model_and_a_spec_of_a_newer_version_are_refused(graph, make_node, make_model, tmp_path):
     text = tmp_path / "model.onnx"
     text.write_text("no model")
     refused(graph, make_node("a", model=str(text)).trigger_configure, "is not an ONNX model")
@@ -69,7 +69,7 @@ def test_a_prior_strength_is_refused_for_a_model_without_prior(graph, make_node,
     assert "has no equator prior; leave prior_strength at 1" in result.reason
 
 
-def test_what_needs_another_model_is_refused_while_configured(graph, active_node):
+def test_changes_that_need_another_model_are_refused_while_configured(graph, active_node):
     result = graph.call(active_node.set_parameters, [Parameter("backend", value="openvino")])[0]
     assert not result.successful
     assert "backend was set on a configured node; deactivate and clean up the node first" in result.reason
@@ -78,7 +78,7 @@ def test_what_needs_another_model_is_refused_while_configured(graph, active_node
     assert graph.call(active_node.set_parameters, [Parameter("backend", value="auto")])[0].successful
 
 
-def test_an_override_that_no_policy_has_refuses_activate_and_leaves_the_node_inactive(graph, make_node):
+def test_an_invalid_override_refuses_activate_and_leaves_the_node_inactive(graph, make_node):
     node = make_node(**{"qos_overrides./image.subscription.reliability": "perhaps"})
     assert graph.call(node.trigger_configure).name == "SUCCESS"
     refused(graph, node.trigger_activate, "cannot activate: ")
@@ -86,7 +86,7 @@ def test_an_override_that_no_policy_has_refuses_activate_and_leaves_the_node_ina
     assert graph.call(node.trigger_cleanup).name == "SUCCESS"
 
 
-def test_a_name_that_no_parameter_has_is_said(graph, make_node):
+def test_an_unknown_parameter_name_is_reported(graph, make_node):
     make_node(prior_strenght=0.5)
     graph.wait_for_line("there is no parameter prior_strenght")
 

@@ -82,7 +82,7 @@ def test_frames_that_come_too_fast_are_dropped_and_counted(
     assert figures["answered"] >= 1
 
 
-def test_a_node_that_refuses_its_model_is_one_line(
+def test_a_node_that_refuses_its_model_gives_a_one_line_error(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
     bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
@@ -104,7 +104,7 @@ def test_a_node_that_refuses_its_model_is_one_line(
         ("prior_strength:=99", "error: prior_strength is 99.0; set it to a value from 0 to"),
     ],
 )
-def test_a_node_parameter_that_is_refused_is_one_line_with_its_cause(
+def test_a_node_parameter_that_is_refused_gives_a_one_line_error_with_its_cause(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, parameter: str, message: str
 ) -> None:
     bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})

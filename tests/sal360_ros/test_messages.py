@@ -48,7 +48,7 @@ def test_hot_encodings_are_read_without_a_copy(encoding):
 
 
 @pytest.mark.filterwarnings("ignore:.*tostring.*:DeprecationWarning")
-def test_pictures_for_people_are_bgr8_under_the_given_header():
+def test_pictures_for_viewing_are_bgr8_under_the_given_header():
     picture = random.integers(0, 256, (4, 8, 3), np.uint8)
     message = picture_message(picture, HEADER)
     assert (message.encoding, message.step, message.header) == ("bgr8", 24, HEADER)
@@ -72,14 +72,14 @@ def test_a_compressed_frame_has_the_size_that_its_header_gives():
     assert decode_frame(message, min_height=16)[0].shape == (16, 32, 3)
 
 
-def test_stamps_that_are_no_time_are_numbers_all_the_same():
+def test_stamps_that_are_not_valid_times_are_converted_anyway():
     header = Header()
     header.stamp.sec, header.stamp.nanosec = -5, 4_000_000_000
     assert stamp_nanoseconds(header) == -1_000_000_000
 
 
 @pytest.mark.filterwarnings("ignore:.*tostring.*:DeprecationWarning")
-def test_pictures_for_people_need_no_cv_bridge(monkeypatch):
+def test_pictures_for_viewing_need_no_cv_bridge(monkeypatch):
     picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     with_it = picture_message(picture, Header(frame_id="camera"))
     monkeypatch.setitem(sys.modules, "cv_bridge", None)  # as where it is not installed

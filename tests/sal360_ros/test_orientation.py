@@ -40,7 +40,7 @@ def test_the_nearest_yaw_holds_for_a_moment_and_not_longer():
     assert YawHistory().at(0) is None
 
 
-def test_old_yaws_are_forgotten_and_a_clock_that_goes_back_begins_anew():
+def test_old_yaws_are_forgotten_and_a_clock_that_goes_back_starts_over():
     made = history(*[(stamp / 100, 0.0) for stamp in range(1000)])
     assert len(made._stamps_ns) == KEPT_S * 100 + 1
     made.add(5 * SECOND_NS, 1.0)
@@ -50,7 +50,7 @@ def test_old_yaws_are_forgotten_and_a_clock_that_goes_back_begins_anew():
 
 @pytest.mark.ros
 @pytest.mark.parametrize("source", ["imu", "odometry"])
-def test_listens_to_what_was_named_and_ignores_what_is_no_orientation(graph, source):
+def test_listens_to_the_named_source_and_ignores_messages_without_orientation(graph, source):
     made = OrientationInput(graph.node, source)
     kind, topic = (Imu, "imu") if source == "imu" else (Odometry, "odom")
     publisher = graph.call(graph.node.create_publisher, kind, topic, 10)
@@ -128,7 +128,7 @@ def test_the_target_stays_where_it_is_when_the_imu_comes_and_goes(
 
 
 @pytest.mark.ros
-def test_frames_without_orientation_are_counted_and_said_with_the_cause(graph, camera, make_node, activate):
+def test_frames_without_orientation_are_counted_and_reported_with_the_cause(graph, camera, make_node, activate):
     activate(make_node(orientation="imu"))
 
     def said(cause):

@@ -129,7 +129,7 @@ def test_the_table_names_every_topic_once_and_the_map_first(publishers):
     ]
 
 
-def test_what_an_output_published_dropped_and_failed_at_is_counted(graph, publishers, prediction, monkeypatch):
+def test_published_dropped_and_failed_maps_of_an_output_are_counted(graph, publishers, prediction, monkeypatch):
     overlay = publishers["saliency/overlay"]
     graph.received(Image, "saliency/overlay")
     graph.wait_for(lambda: overlay.is_wanted, "the subscriber")
@@ -147,7 +147,7 @@ def test_what_an_output_published_dropped_and_failed_at_is_counted(graph, publis
     assert publishers["saliency/targets"].counts.published == 0
 
 
-def test_an_output_without_anything_to_say_counts_nothing(publishers, prediction):
+def test_an_output_without_a_message_counts_nothing(publishers, prediction):
     nothing = dataclasses.replace(prediction, density=np.ones((16, 32), np.float32))
     publishers["saliency/target"].publish(nothing, SaliencyParameters())
     assert publishers["saliency/target"].counts == topics.OutputCounts(0, 0, 0, "", False)
@@ -184,7 +184,7 @@ def test_nothing_but_the_map_is_computed_without_a_subscriber(graph, camera, mon
 
 
 @pytest.mark.usefixtures("active_node")
-def test_an_output_that_fails_is_said_and_stops_neither_the_map_nor_the_others(graph, camera, monkeypatch):
+def test_an_output_that_fails_is_reported_and_stops_neither_the_map_nor_the_others(graph, camera, monkeypatch):
     def fail(*_, **__):
         raise ValueError("no colours")
 

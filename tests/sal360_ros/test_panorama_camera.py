@@ -84,7 +84,7 @@ def test_leaves_out_pictures_that_cannot_be_read_and_names_them(graph, make_came
         ({"image_transport": "theora"}, ParameterError, "set it to raw or compressed"),
     ],
 )
-def test_refuses_to_start_with_what_it_cannot_show(graph, parameters, error, message):
+def test_refuses_to_start_with_a_source_that_it_cannot_show(graph, parameters, error, message):
     overrides = [Parameter(name, value=value) for name, value in parameters.items()]
     with pytest.raises(error, match=message):
         PanoramaCamera(context=graph.context, parameter_overrides=overrides)

@@ -119,7 +119,7 @@ def node_with(graph):
 
 @pytest.mark.ros
 class TestTable:
-    def test_start_values_replace_defaults_also_inside_groups(self, node_with):
+    def test_start_values_replace_defaults_including_those_inside_groups(self, node_with):
         table = ParameterTable(node_with(speed=0.5, inner__depth=7), Outer())
         assert table.read() == Outer(speed=0.5, inner=Inner(7))
         assert table.unknown == []
@@ -140,7 +140,7 @@ class TestTable:
         assert wheels.read_only
         assert not speed.read_only
 
-    def test_a_refused_start_value_is_told_until_it_is_replaced(self, node_with):
+    def test_a_refused_start_value_is_reported_until_it_is_replaced(self, node_with):
         node = node_with(speed=9.0)
         table = ParameterTable(node, Outer())
         with pytest.raises(ParameterError, match=r"speed is 9\.0; set it to a number \(1\.0, not 1\) from 0 to 2 m/s"):
@@ -183,7 +183,7 @@ class TestTable:
         assert result.reason == "inner.width is 6; set it to 2, 4 or 8"
         assert table.current == Outer()
 
-    def test_names_that_no_parameter_has_are_kept_for_a_warning(self, node_with):
+    def test_unknown_parameter_names_are_kept_for_a_warning(self, node_with):
         overrides = {"sped": 1.0, "use_sim_time": False, "qos_overrides./image.publisher.depth": 3}
         node = node_with(**overrides)
         table = ParameterTable(node, Outer())

@@ -83,7 +83,7 @@ def test_a_node_goes_through_its_transitions(driver, node):
 
 
 @pytest.mark.parametrize("what", ["question", "answer"])
-def test_what_is_lost_on_the_way_is_asked_anew_and_done_once(driver, node, lose, what):
+def test_lost_requests_are_repeated_and_take_effect_once(driver, node, lose, what):
     lose(what)
     change_state(driver, NAME, CONFIGURE)
     assert node.configured == 1
@@ -91,7 +91,7 @@ def test_what_is_lost_on_the_way_is_asked_anew_and_done_once(driver, node, lose,
 
 
 @pytest.mark.parametrize("what", ["nothing", "question", "answer"])
-def test_a_refusal_is_told_whatever_was_lost_before(driver, node, lose, what):
+def test_a_refusal_is_reported_even_after_lost_replies(driver, node, lose, what):
     node.willing = False
     if what != "nothing":
         lose(what)
@@ -99,7 +99,7 @@ def test_a_refusal_is_told_whatever_was_lost_before(driver, node, lose, what):
         change_state(driver, NAME, CONFIGURE)
 
 
-def test_a_node_that_never_answers_is_given_up(driver):
+def test_a_node_that_never_answers_is_abandoned(driver):
     with pytest.raises(ProcessError, match=r"/nobody did not respond within 0\.3 s"):
         change_state(driver, "/nobody", CONFIGURE, timeout_s=0.3)
 
@@ -131,7 +131,7 @@ def test_a_late_refusal_is_not_followed_by_a_second_attempt(driver, node, monkey
     assert node.configured == 1
 
 
-def test_nobody_waits_for_a_process_that_has_ended(driver):
+def test_a_process_that_has_ended_is_not_waited_for(driver):
     with pytest.raises(ProcessError, match="it ended"):
         change_state(driver, "/nobody", CONFIGURE, busy_process(alive=False))
 
@@ -198,7 +198,7 @@ def test_a_hangup_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_process_that_was_killed_is_told_apart_from_one_that_failed(tmp_path):
+def test_a_killed_process_is_distinguished_from_one_that_failed(tmp_path):
     with NodeProcess("sal360_ros.panorama_camera", {"height_px": 64}, log=tmp_path / "log") as process:
         os.kill(process.pid, signal.SIGKILL)
         process._process.wait(TIMEOUT_S)

@@ -119,7 +119,7 @@ def state(graph, ask):
 
 
 @pytest.mark.parametrize("fault", [SystemExit(3), KeyboardInterrupt(), MemoryError("no room"), GeneratorExit()])
-def test_inference_goes_on_after_whatever_a_frame_raises(graph, camera, active_node, faults, fault):
+def test_inference_continues_after_any_exception_of_a_frame(graph, camera, active_node, faults, fault):
     maps = graph.received(Image, "saliency")
     faults.predict.append(fault)
     camera.publish(camera.frame())
@@ -130,7 +130,7 @@ def test_inference_goes_on_after_whatever_a_frame_raises(graph, camera, active_n
 
 
 @pytest.mark.parametrize("part", ["_now_ns", "_parameters", "_statistics", "_warnings"])
-def test_inference_goes_on_when_something_around_it_raises_once(graph, camera, active_node, part):
+def test_inference_continues_when_something_around_it_raises_once(graph, camera, active_node, part):
     """As the node's clock does when its context is gone: the thread that raised is not missed."""
     pipeline = active_node._pipeline
     whole = getattr(pipeline, part)
@@ -181,7 +181,7 @@ def test_a_model_that_fails_again_and_again_is_opened_again(graph, camera, make_
     graph.wait_for(lambda: graph.diagnostics["/saliency_node: saliency"].level != DiagnosticStatus.ERROR, "no error")
 
 
-def test_a_failure_now_and_then_is_no_reason_to_open_the_model_again(graph, camera, make_node, activate, faults):
+def test_an_occasional_failure_does_not_reopen_the_model(graph, camera, make_node, activate, faults):
     faults.predict += [GPU_LOST, GPU_LOST, None] * 4
     activate(make_node(health__max_failures=3))
     camera.stream_until(lambda: not faults.predict, "the failures")
@@ -189,7 +189,7 @@ def test_a_failure_now_and_then_is_no_reason_to_open_the_model_again(graph, came
 
 
 @pytest.mark.parametrize("opens_again", [True, False])
-def test_a_model_that_cannot_be_mended_deactivates_the_node_with_the_cause(
+def test_a_model_that_cannot_be_repaired_deactivates_the_node_with_the_cause(
     graph, camera, make_node, activate, faults, status, state, opens_again
 ):
     faults.predict += [GPU_LOST] * 1000
@@ -248,7 +248,7 @@ def test_a_hanging_inference_is_replaced_by_a_model_that_is_opened_again(graph, 
     graph.wait_for(lambda: not first._backend._is_open, "the first model to be freed once its inference returned")
 
 
-def test_a_model_whose_opening_hangs_as_well_is_given_up(
+def test_a_model_whose_opening_hangs_as_well_is_abandoned(
     graph, camera, make_node, activate, faults, status, monkeypatch
 ):
     """As a GPU does that hangs altogether."""

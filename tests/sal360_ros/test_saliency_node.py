@@ -112,7 +112,7 @@ def test_stamps_that_go_back_are_answered_logged_and_counted(graph, camera):
 
 
 @pytest.mark.parametrize("stamp_s", [0, 1000])
-def test_stamps_that_stand_still_are_counted_and_time_goes_on_by_arrival(
+def test_stamps_that_stand_still_are_counted_and_time_advances_by_arrival(
     array_of, graph, camera, make_node, activate, density_of, stamp_s
 ):
     """A driver that leaves the stamp empty, or never changes it: smoothing and the dwell on a target go on."""
@@ -166,7 +166,7 @@ def test_the_prior_can_be_taken_out_while_running(array_of, graph, camera, make_
 
 
 @pytest.mark.usefixtures("active_node")
-def test_says_which_policy_does_not_fit_and_how_to_mend_it(graph):
+def test_names_the_incompatible_policy_and_the_remedy(graph):
     lasting = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     graph.received(Image, "saliency", lasting)
     line = graph.wait_for_line("incompatible with this node in durability")

@@ -55,7 +55,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("parameters", "inputs"), FORMS, ids=["raw and imu", "compressed and odometry"])
-def test_the_saliency_nodes_policy_is_what_it_uses(graph, make_node, activate, allowed, parameters, inputs):
+def test_the_saliency_nodes_policy_matches_what_it_uses(graph, make_node, activate, allowed, parameters, inputs):
     publishes, subscribes, serves = allowed("saliency_node")
     published, subscribed, served = _used(graph, activate(make_node(use_sim_time=True, **parameters)))
     assert published == publishes

@@ -60,7 +60,7 @@ def test_the_profile_is_the_shipped_one_with_room_for_two_messages(message_bytes
         {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"},
     ],
 )
-def test_what_the_user_has_chosen_stays(chosen, monkeypatch):
+def test_the_choice_of_the_user_is_kept(chosen, monkeypatch):
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)

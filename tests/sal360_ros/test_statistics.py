@@ -61,7 +61,7 @@ def test_ages_by_a_foreign_clock_are_unknown_and_not_misleading(clock):
     assert statistics.snapshot().processing.p50_s == pytest.approx(0.01)
 
 
-def test_silence_is_told_from_a_pause(clock):
+def test_silence_is_distinguished_from_a_pause(clock):
     statistics = FrameStatistics(clock)
     assert not statistics.snapshot().is_silent
     clock.now_s += SILENCE_S + 0.1
@@ -104,7 +104,7 @@ def judged(statistics, **limits):
     return status.level, status.message
 
 
-def test_the_reason_that_is_told_is_the_one_of_now(clock):
+def test_the_current_reason_is_reported(clock):
     statistics = FrameStatistics(clock)
     for _ in range(100):
         statistics.count_rejected("short_data")
@@ -129,7 +129,7 @@ def test_a_runtime_that_hangs_is_an_error(clock):
     assert judged(statistics)[0] == DiagnosticStatus.OK
 
 
-def test_a_kind_of_warning_is_logged_at_once_and_then_with_the_number_suppressed(clock):
+def test_a_kind_of_warning_is_logged_at_once_and_then_with_the_number_of_suppressed_ones(clock):
     said = []
     warnings = ThrottledWarnings(said.append, period_s=5, clock=clock)
     for _ in range(4):
@@ -193,7 +193,7 @@ def test_loss_in_transport_is_a_warning_while_it_lasts(clock):
     assert judged(statistics)[0] == DiagnosticStatus.OK
 
 
-def test_an_output_is_judged_by_what_became_of_it_lately():
+def test_an_output_is_judged_by_its_recent_results():
     watch = OutputWatch()
 
     def found(now_s, is_failing=False, **counts):

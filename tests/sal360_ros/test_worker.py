@@ -7,7 +7,7 @@ import pytest
 from sal360_ros.pipeline import NewestSlot, Worker
 
 
-def test_a_newer_item_takes_the_place_of_the_one_that_waits():
+def test_a_newer_item_replaces_the_waiting_one():
     slot = NewestSlot()
     assert not slot.put("old")
     assert slot.put("new")
@@ -15,7 +15,7 @@ def test_a_newer_item_takes_the_place_of_the_one_that_waits():
     assert not slot.put("next")
 
 
-def test_a_closed_slot_gives_nothing_and_wakes_who_waits():
+def test_a_closed_slot_returns_nothing_and_wakes_the_waiting_thread():
     slot = NewestSlot()
     taken = []
     waiter = threading.Thread(target=lambda: taken.append(slot.take()))
@@ -69,7 +69,7 @@ def test_stop_finishes_the_item_in_hand_and_drops_the_waiting_one():
 
 
 @pytest.mark.parametrize("error", [ValueError, MemoryError, SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_whatever_an_item_raises_is_told_and_the_next_one_is_handled(error):
+def test_any_exception_of_an_item_is_reported_and_the_next_one_is_handled(error):
     told, handled = [], threading.Event()
 
     def handle(item):
@@ -87,7 +87,7 @@ def test_whatever_an_item_raises_is_told_and_the_next_one_is_handled(error):
     assert worker.stop(10)
 
 
-def test_an_error_that_cannot_be_told_ends_nothing():
+def test_an_error_that_cannot_be_reported_ends_nothing():
     handled = threading.Event()
     failures = [OSError("injected")]
 

@@ -144,7 +144,7 @@ def test_points_of_one_cluster_stay_together_in_the_plane() -> None:
     assert np.linalg.norm(centres[0] - centres[1]) > 2 * spread
 
 
-def test_too_few_points_for_the_perplexity_are_one_line(
+def test_too_few_points_for_the_perplexity_give_a_one_line_error(
     run: Run, contrastive_run: Path, panoramas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [f"--checkpoints=[{contrastive_run}]", f"--data.root={panoramas}", f"--output={tmp_path}"]
@@ -204,7 +204,7 @@ def test_views_are_drawn(run: Run, panoramas: Path, tmp_path: Path) -> None:
         (["views", "--unknown=1"], "unknown"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_mistakes_give_a_one_line_error(
     run: Run,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],

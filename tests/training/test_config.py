@@ -160,7 +160,7 @@ def test_the_path_of_a_nested_setting_is_the_commands(
         (b"loop: {wrokers: 1}\n", "wrokers"),
     ],
 )
-def test_a_file_that_holds_no_settings_is_named_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_without_settings_is_named_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "settings.yaml"
     path.write_bytes(content)
     options = ["--data.root=panoramas", "--loop.run=run", "--loop.steps=1"]
@@ -177,7 +177,7 @@ def test_a_dataclass_by_itself_names_its_own_field() -> None:
         LoopConfig("run")
 
 
-def test_code_that_only_knows_a_value_is_told_the_option() -> None:
+def test_code_that_only_knows_a_value_gets_the_option() -> None:
     with (
         pytest.raises(SettingError, match=r"^loop\.batch_size is 9; expected at most the 8 .*; set --loop\.batch_size"),
         option_names("loop"),

@@ -148,7 +148,7 @@ def test_draws_differ_from_step_to_step() -> None:
     assert len(draws) == 20
 
 
-def test_a_restored_objective_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_restored_objective_continues_bit_for_bit(tmp_path: Path) -> None:
     def step(objective: ContrastiveObjective, seed: int) -> Tensor:
         output, indices = make_output(seed=seed), torch.tensor([1, 2, 3, 4])
         total = objective(output, indices).total

@@ -125,7 +125,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not a file of weights", pickle.dumps({"a": Path})])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_that_are_no_weights_are_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_files_that_are_not_weights_are_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="broken"):
@@ -207,7 +207,7 @@ def test_a_class_and_a_row_are_a_whole_encoder() -> None:
 
 
 @pytest.mark.usefixtures("more_encoders")
-def test_what_an_encoder_does_not_offer_is_refused_by_its_own_name() -> None:
+def test_options_that_an_encoder_lacks_are_refused_by_name() -> None:
     for encoder in ("vgg16", "resnet50", "plain"):
         with pytest.raises(ParameterError, match=f"expected the decoder paper for the encoder {encoder};"):
             SaliencyModelConfig(encoder=encoder)

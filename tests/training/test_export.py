@@ -140,7 +140,7 @@ def test_the_file_takes_any_number_of_frames(exported):
         np.testing.assert_allclose(maps[2], backend.infer(frames[2:])[0], rtol=1e-3)
 
 
-def test_int8_has_one_file_for_processors_and_one_for_tensorrt(exported):
+def test_int8_has_one_file_for_cpus_and_one_for_tensorrt(exported):
     folder = exported("compact", "int8")
     types = {}
     for name in ("compact-int8", "compact-int8-tensorrt"):
@@ -301,7 +301,7 @@ def test_a_refused_file_leaves_the_old_one_whole(checkpoints, tmp_path, monkeypa
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_file_whole(checkpoints, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_gives_a_one_line_error_and_leaves_the_old_file_whole(checkpoints, tmp_path, monkeypatch, capsys):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"the old file")
 
@@ -339,7 +339,7 @@ def run(monkeypatch, capsys, *arguments):
         (["--tensorrt"], "tensorrt is not installed"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_status_2(checkpoints, tmp_path, monkeypatch, capsys, options, named):
+def test_a_wrong_option_gives_a_one_line_error_and_status_2(checkpoints, tmp_path, monkeypatch, capsys, options, named):
     monkeypatch.setattr(command, "write_onnx", lambda *_, **__: None)
     monkeypatch.setattr(command, "_with_parity", lambda *arguments, **__: arguments[1])
     monkeypatch.setattr(command, "_exact_maps", lambda *_: None)
@@ -349,13 +349,15 @@ def test_a_wrong_option_is_one_line_and_status_2(checkpoints, tmp_path, monkeypa
     assert named in lines[0]
 
 
-def test_a_missing_checkpoint_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+def test_a_missing_checkpoint_gives_a_one_line_error_and_status_2(tmp_path, monkeypatch, capsys):
     status, lines = run(monkeypatch, capsys, tmp_path / "none", "--output", tmp_path)
     assert status == 2
     assert len(lines) == 1
 
 
-def test_an_output_that_cannot_be_written_is_one_line_and_status_2(checkpoints, tmp_path, monkeypatch, capsys):
+def test_an_output_that_cannot_be_written_gives_a_one_line_error_and_status_2(
+    checkpoints, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "out").write_text("a file where the folder should be")
     status, lines = run(
         monkeypatch, capsys, checkpoints["compact"], "--output", tmp_path / "out", "--input-size", "32x64"
@@ -384,7 +386,7 @@ def test_a_setting_out_of_range_is_refused():
         ExportConfig("a", "b", max_batch=0)
 
 
-def test_an_engine_ends_with_its_spec_for_people(exported):
+def test_an_engine_ends_with_its_spec_in_readable_form(exported):
     folder = exported("compact", "fp32")
     text = (folder / "compact-fp32-tensorrt_rtx.engine").read_bytes().rpartition(b"\n{\n")[2].rpartition(b"\n}\n")[0]
     written = json.loads(b"{" + text + b"}")
@@ -392,7 +394,7 @@ def test_an_engine_ends_with_its_spec_for_people(exported):
     assert written["library"] == "tensorrt_rtx"
 
 
-def test_without_nncf_there_is_one_line(monkeypatch, exported):
+def test_without_nncf_there_is_a_one_line_error(monkeypatch, exported):
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ModelError, match="NNCF cannot be imported"):
         quantise.quantise(exported("compact", "fp32") / "compact-fp32.onnx", panorama_frames("", 1, 64, turned=True))

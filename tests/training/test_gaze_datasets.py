@@ -101,7 +101,7 @@ def test_salient360_names_what_is_missing(salient360_root):
         Salient360(salient360_root, "train")
 
 
-def test_maps_that_are_short_long_or_no_maps_name_themselves(salient360_root):
+def test_maps_that_are_short_long_or_invalid_are_named(salient360_root):
     path = salient360_root / "HE/SalMaps/HEsalmap_1_2048x1024_32b.bin"
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
@@ -147,7 +147,7 @@ def test_a_frame_of_a_video_map_is_read_alone(tmp_path):
         ("0,0.5,0.5,0\n0,0.5,0.5,300\n", "has no header row"),
     ],
 )
-def test_broken_scanpaths_name_themselves(salient360_root, text, complaint):
+def test_broken_scanpaths_are_named(salient360_root, text, complaint):
     (salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt").write_text(text)
     with pytest.raises(DataError, match=complaint):
         Salient360(salient360_root, "train")[0]
@@ -199,7 +199,7 @@ def test_sitzmann_joins_the_samples_of_a_fixation_and_keeps_people_apart(sitzman
     assert row in (63, 64, 95, 96)
 
 
-def test_samples_that_are_lost_are_no_fixations(sitzmann_root):
+def test_samples_that_are_lost_are_not_fixations(sitzmann_root):
     path = sitzmann_root / "data/vr/cubemap_0000.pck"
     write_runs(path, [sitzmann_run([[0.5, 0.5], [np.nan, np.nan], [0, 0], [0.25, 0.5]])])
     np.testing.assert_allclose(read_runs(path)[0], directions_of_positions([0.5, 0.25], [0.5, 0.5]), atol=1e-12)
@@ -241,7 +241,7 @@ def test_numpy_functions_other_than_arrays_are_refused(tmp_path):
         read_runs(path)
 
 
-def test_broken_runs_name_themselves(sitzmann_root):
+def test_broken_runs_are_named(sitzmann_root):
     path = sitzmann_root / "data/vr/cubemap_0000.pck"
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
@@ -342,7 +342,7 @@ def test_videos_in_folders_of_any_name_are_read(vr_eyetracking_root):
     assert data[0].panorama().shape == (32, 64, 3)
 
 
-def test_hidden_copies_are_no_second_files(salient360_root):
+def test_hidden_copies_are_not_second_files(salient360_root):
     write_picture(salient360_root / ".Trash" / "P1_64x32.jpg")
     write_picture(salient360_root / "@eaDir" / "P75_64x32.jpg")
     assert Salient360(salient360_root, "all").names == ("P1", "P75", "P98")

@@ -67,7 +67,7 @@ def test_the_roofline_takes_the_longer_of_arithmetic_and_traffic(write_graph):
     assert cost.min_seconds("fp32", 1e30, cost.bytes_moved("fp32") / 3) == pytest.approx(3)
 
 
-def test_a_size_that_the_graph_does_not_tell_is_an_error(write_graph):
+def test_a_size_that_the_graph_does_not_determine_is_an_error(write_graph):
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
     with pytest.raises(ModelError, match="does not determine the size of y"):
         graph_cost(write_graph(nodes, {"w": (16, 8, 1, 1)}, [1, 8, "H", "W"]))

@@ -97,7 +97,7 @@ def test_real_logs_agree_with_the_lists_of_the_toolbox(shared_data, name, share)
     assert abs(len(found.start_s) - len(listed.start_s)) <= 1
 
 
-def test_broken_logs_name_themselves(tmp_path):
+def test_broken_logs_are_named(tmp_path):
     log = tmp_path / "log.csv"
     with pytest.raises(DataError, match="does not exist"):
         read_hmd_log(log)
@@ -120,7 +120,7 @@ def test_broken_logs_name_themselves(tmp_path):
         read_hmd_log(log)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path):
     log = write_log(tmp_path / "log.csv", euler=False)
     expected = read_hmd_log(log)[1]
     log.write_bytes(b"\xef\xbb\xbf" + log.read_bytes())

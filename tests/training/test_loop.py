@@ -364,7 +364,7 @@ def test_every_process_gets_its_share_of_the_same_batch_in_order() -> None:
     assert all(len(set(indices)) == len(indices) == 8 for indices in epochs)
 
 
-def test_a_resumed_sampler_goes_on_where_it_stopped() -> None:
+def test_a_resumed_sampler_continues_where_it_stopped() -> None:
     common: dict[str, Any] = {"batch_size": 2, "seed": 1, "stop": 9, "parts": 2}
     whole = list(StepSampler(7, start=0, **common))
     assert list(StepSampler(7, start=4, **common)) == whole[8:]

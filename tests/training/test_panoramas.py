@@ -140,7 +140,7 @@ def test_a_16_bit_picture_is_scaled_to_8_bits(tmp_path: Path) -> None:
     assert np.abs(deep - expected).max() <= 1
 
 
-def test_hidden_files_thumbnails_and_overlays_are_no_panoramas_and_what_is_left_out_is_counted(
+def test_hidden_files_thumbnails_and_overlays_are_not_panoramas_and_are_counted(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "part0" / "._00.jpg").write_bytes(b"\0\5\x16\7 what macOS writes beside a file")
@@ -219,7 +219,7 @@ class Killed:
         return (np.zeros(3),)
 
 
-def test_a_loader_process_that_dies_is_told_in_one_line() -> None:
+def test_a_loader_process_that_dies_is_reported_in_one_line() -> None:
     sampler = StepSampler(4, batch_size=2, seed=0, start=0, stop=2)
     with pytest.raises(
         TrainingError, match=r"^a loader process died \(DataLoader worker.*--shm-size.*set workers to 0"
@@ -305,7 +305,7 @@ def test_shards_hold_every_panorama_once_and_give_the_views_of_the_folder(folder
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"workers": 2, "accumulate": 2}, {"workers": 0}])
-def test_a_resumed_stream_of_shards_goes_on_where_it_stopped(shards: Shards, options: dict[str, int]) -> None:
+def test_a_resumed_stream_of_shards_continues_where_it_stopped(shards: Shards, options: dict[str, int]) -> None:
     parts = options.get("accumulate", 1)
     whole = sharded(shards, stop=15, **options)
     for start in (1, 7, 8):
@@ -355,7 +355,7 @@ def test_the_first_panoramas_of_shards_can_be_looked_at(shards: Shards) -> None:
     assert [panorama.shape for panorama in shards.first(6, HEIGHT)] == [(HEIGHT, 2 * HEIGHT, 3)] * 6
 
 
-def test_a_shard_that_no_server_gives_is_named_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_cannot_be_downloaded_is_named_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(url: str) -> None:
         raise OSError(f"curl {url}: exit 7")  # webdataset's own: without an error number
 

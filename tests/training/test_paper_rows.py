@@ -57,7 +57,7 @@ def test_decoder_gives_the_papers_sigmoid_map_as_a_density() -> None:
         ("compact", "self", "encoder"),
     ],
 )
-def test_a_row_trains_what_it_should_and_nothing_else(
+def test_a_row_trains_only_the_parts_that_it_should(
     repository: Path, tmp_path: Path, encoder: str, attention: str, frozen: str
 ) -> None:
     torch.manual_seed(0)

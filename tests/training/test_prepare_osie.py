@@ -61,7 +61,7 @@ def test_the_photographs_that_the_bundled_models_data_leave_out_are_left_out(pub
     assert sorted(path.name for path in (tmp_path / "osie" / "stimuli").iterdir()) == names
 
 
-def test_what_is_missing_or_broken_is_named_and_leaves_no_index(published: Path, tmp_path: Path) -> None:
+def test_missing_or_broken_files_are_named_and_leave_no_index(published: Path, tmp_path: Path) -> None:
     config = PrepareOsieConfig(str(published), str(tmp_path / "osie"))
     index = published / "eye" / "fixations.mat"
     whole = index.read_bytes()

@@ -180,7 +180,7 @@ def test_a_new_run_with_another_attention_can_begin_with_the_encoder_of_another(
         (("--weights=a", "--encoder_weights=b"), "expected at most one of the two"),
     ],
 )
-def test_what_is_wrong_is_one_line_status_2_and_nothing_written(
+def test_an_error_gives_one_line_and_status_2_and_writes_nothing(
     command: Callable[..., int],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -223,7 +223,7 @@ def test_a_run_is_not_resumed_with_a_panorama_more(
     assert "7, as --data.root has now" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_is_one_line(
+def test_a_loss_that_is_not_finite_gives_a_one_line_error(
     command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--loop.checkpoint_every_steps=1", "--optimiser.name=sgd", "--optimiser.learning_rate=1e38")
@@ -232,7 +232,7 @@ def test_a_loss_that_is_not_finite_is_one_line(
     assert checkpoint.load_state(tmp_path / "run" / "step-00000001")
 
 
-def test_a_full_disk_is_one_line(
+def test_a_full_disk_gives_a_one_line_error(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, _data: bytes) -> None:

@@ -68,7 +68,7 @@ def test_the_right_answer_costs_nothing_and_its_scale_does_not_matter() -> None:
     assert losses["cc"].item() == pytest.approx(1, abs=1e-5)
 
 
-def test_what_lies_outside_the_masks_has_no_gradient() -> None:
+def test_pixels_outside_the_masks_have_no_gradient() -> None:
     content, densities, masks = _batch()
     content.requires_grad_(True)
     saliency_losses(content, densities, masks, SaliencyLossConfig(cc=1.0, nss=1.0))["loss"].backward()

@@ -47,7 +47,7 @@ def _frames(count: int = 1, seed: int = 0) -> Tensor:
     ("frozen", "moving"),
     [("encoder", ("decoder.",)), ("early", ("decoder.", "encoder.stages.2")), ("none", ("encoder.stem", "decoder."))],
 )
-def test_what_is_frozen_does_not_change_and_the_rest_does(frozen: Frozen, moving: tuple[str, ...]) -> None:
+def test_frozen_parts_do_not_change_and_the_rest_does(frozen: Frozen, moving: tuple[str, ...]) -> None:
     model = _model()
     model.freeze(frozen)
     model.train()

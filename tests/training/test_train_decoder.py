@@ -112,7 +112,7 @@ def _taught_maps(config: TrainDecoderConfig, folder: Path) -> Path:
     return folder / "taught.npz"
 
 
-def test_a_run_with_taught_maps_goes_on_with_them_wherever_they_are_now(
+def test_a_run_with_taught_maps_continues_with_them_wherever_they_are_now(
     tiny: TrainDecoderConfig, tmp_path: Path
 ) -> None:
     taught = _taught_maps(tiny, tmp_path)
@@ -126,7 +126,7 @@ def test_a_run_with_taught_maps_goes_on_with_them_wherever_they_are_now(
     assert read_header(Path(tiny.loop.run)).step == 2
 
 
-def test_a_run_without_taught_maps_does_not_go_on_with_them(tiny: TrainDecoderConfig, tmp_path: Path) -> None:
+def test_a_run_without_taught_maps_does_not_continue_with_them(tiny: TrainDecoderConfig, tmp_path: Path) -> None:
     train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
     data = dataclasses.replace(tiny.data, taught=str(_taught_maps(tiny, tmp_path)))
     with pytest.raises(CheckpointError, match=r"data.taught none; expected given"):

@@ -69,7 +69,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize(("command", "option"), NUMBERS)
 @pytest.mark.parametrize("value", ["-3", "nan", "inf", "9" * 30, "many"])
-def test_a_number_out_of_its_range_is_one_line_that_names_the_option(
+def test_a_number_out_of_its_range_gives_a_one_line_error_that_names_the_option(
     command: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command, "no_such_source", f"{option}={value}"]) == 2
@@ -84,7 +84,7 @@ def test_a_number_out_of_its_range_is_one_line_that_names_the_option(
         assert f"{value} is not {NUMBERS[command, option]}" in error
 
 
-def test_an_unknown_command_is_one_line_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_gives_a_one_line_error_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predcit"]) == 2
     error = capsys.readouterr().err
     assert error == f"error: unknown command 'predcit'; expected one of {', '.join(COMMANDS)}; see sal360 --help\n"

@@ -198,7 +198,7 @@ def test_bad_frames_are_counted_by_their_reason_and_the_rest_is_answered(
     assert report["figures"]["answered_share"] == pytest.approx(0.4)
 
 
-def test_a_recording_without_a_usable_frame_has_a_report_and_no_video_and_is_status_1(
+def test_a_recording_without_a_usable_frame_has_a_report_and_no_video_and_gives_status_1(
     mcap_bag: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
     square = mcap_bag.image(1, np.zeros((64, 64, 3), np.uint8), "rgb8")
@@ -216,7 +216,7 @@ def test_a_recording_without_a_usable_frame_has_a_report_and_no_video_and_is_sta
     assert not (tmp_path / "out" / "overlay.mp4").exists()
 
 
-def test_a_requirement_that_does_not_hold_is_status_1_and_said(
+def test_an_unmet_requirement_gives_status_1_and_is_reported(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
     bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
@@ -241,7 +241,7 @@ def test_a_requirement_that_does_not_hold_is_status_1_and_said(
         (["--ground-truth", "/none"], "the ground truth /none is neither a topic of"),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_is_written(
+def test_a_mistake_gives_a_one_line_error_before_anything_is_written(
     options: list[str], line: str, mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
     bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
@@ -253,7 +253,7 @@ def test_a_mistake_is_one_line_before_anything_is_written(
 
 
 @pytest.mark.parametrize("module", ["av", "psutil", "rclpy"])
-def test_a_package_that_is_not_installed_is_one_line(tmp_path: Path, mcap_bag: Any, module: str) -> None:
+def test_a_package_that_is_not_installed_gives_a_one_line_error(tmp_path: Path, mcap_bag: Any, module: str) -> None:
     bag = mcap_bag.write(tmp_path / "run", {"/c": [(1, mcap_bag.image(1, np.zeros((8, 16, 3), np.uint8), "rgb8"))]})
     command = f"import runpy, sys; sys.modules[{module!r}] = None; runpy.run_module('sal360', run_name='__main__')"
     live = ["--live"] if module == "rclpy" else []
@@ -319,7 +319,7 @@ def test_a_jpeg_stream_is_evaluated_like_any_other(
 FAST = ("--no-video", "--no-bag")
 
 
-def test_what_a_bag_lacks_is_said_in_the_report_and_is_status_2(
+def test_missing_parts_of_a_bag_are_in_the_report_and_give_status_2(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
     bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
@@ -356,7 +356,7 @@ def test_lost_samples_and_files_that_are_not_read_are_notes(
 
 
 @pytest.mark.parametrize("truth", ["nothing", "a header alone", "zeros"])
-def test_ground_truth_that_holds_nothing_is_status_1(
+def test_empty_ground_truth_gives_status_1(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, truth: str
 ) -> None:
     bag = mcap_bag.write(tmp_path / "run", {"/camera": turning_scene.image_messages(mcap_bag)})
@@ -420,7 +420,9 @@ def test_reports_of_bags_do_not_replace_each_other_and_names_keep_their_dots(
     assert "out/replay/run.2026.11.01_offline/" in run_evaluate(".", *FAST).out
 
 
-def test_what_is_no_recording_is_one_line_and_status_2(run_evaluate: Any, tmp_path: Path) -> None:
+def test_an_input_that_is_not_a_recording_gives_a_one_line_error_and_status_2(
+    run_evaluate: Any, tmp_path: Path
+) -> None:
     for name in (
         "RUN.MCAP",
         "run.mcap.zstd",
@@ -440,7 +442,7 @@ def test_what_is_no_recording_is_one_line_and_status_2(run_evaluate: Any, tmp_pa
         assert str(tmp_path) in outcome.err
 
 
-def test_pictures_are_one_line_that_names_the_command_for_them(run_evaluate: Any, tmp_path: Path) -> None:
+def test_pictures_give_a_one_line_error_that_names_the_command_for_them(run_evaluate: Any, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert cv2.imwrite(str(tmp_path / "in" / "room.png"), np.zeros((64, 128, 3), np.uint8))
     for path, what in ((tmp_path / "in" / "room.png", "a picture"), (tmp_path / "in", "a folder of pictures")):

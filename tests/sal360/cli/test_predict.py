@@ -94,7 +94,7 @@ def test_pictures_of_the_same_name_do_not_overwrite_each_other(run, tmp_path):
     assert not np.array_equal(*maps)
 
 
-def test_every_picture_has_a_name_of_its_own():
+def test_every_picture_has_a_unique_name():
     assert list(predict.unique_names(["x", "x", "x_2", "x"])) == ["x", "x_2", "x_2_2", "x_3"]
 
 
@@ -107,21 +107,21 @@ def test_every_picture_has_a_name_of_its_own():
         (["--device", "tpu"], "device is 'tpu'"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_status_2(run, tmp_path, arguments, named):
+def test_a_wrong_option_gives_a_one_line_error_and_status_2(run, tmp_path, arguments, named):
     status, _, err = run(write_picture(tmp_path / "room.png"), *arguments)
     assert status == 2
     (line,) = err.splitlines()
     assert line.startswith(f"error: {named}")
 
 
-def test_a_folder_without_pictures_is_one_line_and_status_2(run, tmp_path):
+def test_a_folder_without_pictures_gives_a_one_line_error_and_status_2(run, tmp_path):
     (tmp_path / "in").mkdir()
     status, _, err = run(tmp_path / "in")
     assert status == 2
     assert len(err.splitlines()) == 1
 
 
-def test_an_output_that_cannot_be_made_is_one_line_and_status_2(run, tmp_path):
+def test_an_output_that_cannot_be_made_gives_a_one_line_error_and_status_2(run, tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     status, _, err = run(write_picture(tmp_path / "room.png"))
     assert status == 2
@@ -147,7 +147,7 @@ def test_hidden_files_and_thumbnails_are_left_out(run, tmp_path):
     assert "1 of 1 maps" in out
 
 
-def test_subfolders_are_told_or_searched(run, tmp_path):
+def test_subfolders_are_reported_or_searched(run, tmp_path):
     for name in ("room.jpg", "sub/room.jpg", "sub/deep/hall.png"):
         write_picture(tmp_path / "in" / name)
     status, out, err = run(tmp_path / "in")
@@ -170,7 +170,7 @@ def test_subfolders_are_told_or_searched(run, tmp_path):
         ("phone.heic", "convert pictures to JPEG or PNG"),
     ],
 )
-def test_a_folder_whose_pictures_are_all_left_out_is_one_line_with_its_remedy(run, tmp_path, name, remedy):
+def test_a_folder_whose_pictures_are_all_left_out_gives_a_one_line_error_with_its_remedy(run, tmp_path, name, remedy):
     path = tmp_path / "in" / name
     path.parent.mkdir(parents=True)
     path.touch()
@@ -180,7 +180,7 @@ def test_a_folder_whose_pictures_are_all_left_out_is_one_line_with_its_remedy(ru
     assert err.endswith(f"(such as {path}); {remedy}\n")
 
 
-def test_formats_that_are_left_out_are_told(run, tmp_path):
+def test_formats_that_are_left_out_are_reported(run, tmp_path):
     write_picture(tmp_path / "in" / "room.jpg")
     (tmp_path / "in" / "phone.heic").touch()
     (tmp_path / "in" / "clip.mp4").touch()
@@ -218,7 +218,7 @@ def test_a_video_becomes_a_stack_of_maps_and_an_overlay(run, tmp_path, tiny_mode
     assert len(list(open_source(tmp_path / "out" / "drive.2026_overlay.mp4"))) == 6
 
 
-def test_a_cut_video_keeps_the_maps_of_what_can_be_read_and_is_status_1(run, tmp_path):
+def test_a_cut_video_keeps_the_maps_of_what_can_be_read_and_gives_status_1(run, tmp_path):
     clip = write_clip(tmp_path / "clip.avi", 20)
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     status, out, err = run(clip)
@@ -248,14 +248,14 @@ def test_a_video_without_a_usable_frame_is_skipped_and_leaves_nothing(run, tmp_p
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
-def test_a_bag_is_one_line_that_names_the_command_for_it(run, tmp_path):
+def test_a_bag_gives_a_one_line_error_that_names_the_command_for_it(run, tmp_path):
     (tmp_path / "run.mcap").touch()
     status, _, err = run(tmp_path / "run.mcap")
     assert status == 2
     assert "run.mcap is a bag; run `sal360 evaluate`" in err
 
 
-def test_a_full_disk_is_one_line_that_names_the_file(run, tmp_path, monkeypatch):
+def test_a_full_disk_gives_a_one_line_error_that_names_the_file(run, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

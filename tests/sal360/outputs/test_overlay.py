@@ -31,7 +31,7 @@ def test_the_overlay_has_the_size_of_the_frame_and_leaves_it_alone(size):
     assert (frame == 100).all()
 
 
-def test_what_nobody_looks_at_is_dimmed_and_keeps_its_hue():
+def test_regions_of_low_density_are_dimmed_and_keep_their_hue():
     frame = np.full((40, 80, 3), (60, 120, 180), np.uint8)
     overlay = draw_overlay(frame, np.zeros((16, 32), np.float32), opacity=0.5)
     assert np.abs(overlay.astype(int) - (30, 60, 90)).max() <= 3

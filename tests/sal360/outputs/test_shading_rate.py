@@ -95,7 +95,7 @@ def test_hysteresis_holds_a_tile_until_it_is_clearly_below(share: float) -> None
     assert changes[0.3] < 0.3 * changes[0.0]
 
 
-def test_a_held_tile_is_given_up_below_its_share_and_a_reset_forgets() -> None:
+def test_a_held_tile_is_released_below_its_share_and_a_reset_forgets() -> None:
     rate = ShadingRate(16, 32, ShadingRateSettings(full_rate_density=1, hysteresis=0.2))
 
     def full(level: float) -> bool:

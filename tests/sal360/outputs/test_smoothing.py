@@ -53,7 +53,7 @@ def test_gaps_and_stamps_that_do_not_go_forward_start_again(stamp: float) -> Non
     assert np.array_equal(smoothing.update(LEFT, stamp), LEFT)
 
 
-def test_a_pause_shorter_than_the_gap_goes_on() -> None:
+def test_a_pause_shorter_than_the_gap_does_not_reset() -> None:
     smoothing = TemporalSmoothing(SmoothingSettings(time_constant_s=0.5, reset_gap_s=1, cut_distance=1))
     smoothing.update(FRONT, 5.0)
     assert not np.array_equal(smoothing.update(LEFT, 5.9), LEFT)
@@ -68,7 +68,7 @@ def test_a_cut_starts_again_and_a_small_change_does_not() -> None:
     assert np.array_equal(smoothing.update(LEFT, 0.06), LEFT)
 
 
-def test_no_time_constant_is_no_smoothing() -> None:
+def test_a_time_constant_of_0_means_no_smoothing() -> None:
     smoothing = TemporalSmoothing(SmoothingSettings(time_constant_s=0, cut_distance=1))
     smoothing.update(FRONT, 0.0)
     assert np.array_equal(smoothing.update(LEFT, 0.01), LEFT)
@@ -81,7 +81,7 @@ def test_another_map_size_starts_again() -> None:
     assert np.array_equal(smoothing.update(other, 0.1), other)
 
 
-def test_a_map_that_is_no_number_does_not_stay_in_the_state() -> None:
+def test_a_map_with_nan_does_not_stay_in_the_state() -> None:
     smoothing = TemporalSmoothing(NO_CUTS)
     smoothing.update(FRONT, 0.0)
     smoothing.update(np.full(SHAPE, np.nan, np.float32), 0.1)

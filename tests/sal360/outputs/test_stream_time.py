@@ -20,7 +20,7 @@ def test_stamps_that_advance_are_the_times_whenever_the_frames_arrive():
 
 
 @pytest.mark.parametrize("stamp", [0, 5000])
-def test_time_goes_on_by_arrival_while_stamps_stand_still(stamp):
+def test_time_advances_by_arrival_while_stamps_stand_still(stamp):
     found = times((stamp, 100), (stamp, 150), (stamp, 210))
     assert [each.time_ns - found[0].time_ns for each in found] == [0, 50 * MS, 110 * MS]
     assert [each.stands_still for each in found] == [stamp == 0, True, True]

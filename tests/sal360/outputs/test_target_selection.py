@@ -34,12 +34,12 @@ def test_the_strongest_peak_is_taken_first() -> None:
     assert (target.score, target.since_s) == (4, 7.0)
 
 
-def test_nothing_to_see_is_no_target() -> None:
+def test_nothing_to_see_means_no_target() -> None:
     assert TargetSelector().update(seen(), 0.0) is None
 
 
 @pytest.mark.parametrize("rate_hz", [5, 10, 60])
-def test_a_better_target_is_taken_after_the_dwell_at_any_rate(rate_hz: int) -> None:
+def test_a_better_target_is_taken_after_the_dwell_at_any_frame_rate(rate_hz: int) -> None:
     selector = TargetSelector(SelectionSettings(min_dwell_s=1.0))
     switched_s = None
     for frame in range(3 * rate_hz):
@@ -57,7 +57,7 @@ def test_a_target_that_is_hardly_better_does_not_win() -> None:
     assert np.array_equal(looks(selector, seen((FRONT, 3), (LEFT, 4.6)), 0.2), LEFT)
 
 
-def test_a_place_that_was_left_is_not_returned_to_before_its_time() -> None:
+def test_a_target_just_left_is_not_chosen_again_before_its_time() -> None:
     selector = TargetSelector(SelectionSettings(min_dwell_s=0, inhibition_s=2.0))
     looks(selector, seen((FRONT, 3)), 0.0)
     assert np.array_equal(looks(selector, seen((FRONT, 3), (LEFT, 6)), 0.1), LEFT)
@@ -134,7 +134,7 @@ def test_a_target_stays_where_the_camera_sees_it_when_orientation_comes_and_goes
 
 
 @pytest.mark.parametrize("known", ["111", "110", "001"])
-def test_a_place_that_was_left_stays_inhibited_when_orientation_comes_and_goes(known: str) -> None:
+def test_a_target_just_left_stays_inhibited_when_orientation_comes_and_goes(known: str) -> None:
     orientation = sphere.rotation_yaw_pitch_roll(yaw_rad=2.0)
     selector = TargetSelector(SelectionSettings(min_dwell_s=0, inhibition_s=10))
     peaks = [seen((FRONT, 3)), seen((FRONT, 3), (LEFT, 6)), seen((FRONT, 20), (LEFT, 6))]
@@ -172,7 +172,7 @@ def test_an_orientation_that_comes_and_goes_does_not_move_the_target(known: str)
 
 
 @pytest.mark.parametrize("known", ["yyn", "nny", "yynnny"])
-def test_a_place_that_was_left_stays_inhibited_when_the_orientation_comes_or_goes(known: str) -> None:
+def test_a_target_just_left_stays_inhibited_when_the_orientation_comes_or_goes(known: str) -> None:
     selector = TargetSelector(SelectionSettings(min_dwell_s=0, inhibition_s=60.0))
     turned = sphere.rotation_yaw_pitch_roll(yaw_rad=math.pi / 2)
     scores = [(3.0, 1.0)] + [(1.0, 6.0)] + [(9.0, 6.0)] * 4  # FRONT, then LEFT, then FRONT, which was just left

@@ -92,12 +92,12 @@ def test_a_requirement_holds_or_not(text: str, value: float, holds: bool) -> Non
 @pytest.mark.parametrize(
     "text", ["", "p95", "p95<", "<5", "p95=5", "p95!=5", "p95<5ms", "p95<x", "a.b<5", "a<5<6", "a<nan"]
 )
-def test_what_is_no_requirement_is_refused(text: str) -> None:
+def test_an_invalid_requirement_is_refused(text: str) -> None:
     with pytest.raises(ParameterError, match="p95_latency_ms<50"):
         parse_requirement(text)
 
 
-def test_a_figure_that_the_run_did_not_reach_meets_nothing() -> None:
+def test_a_missing_figure_meets_no_requirement() -> None:
     assert not parse_requirement("p95_latency_ms<50").holds({})
     assert not parse_requirement("p95_latency_ms>=0").holds({})
 

@@ -22,7 +22,7 @@ def test_the_yaw_between_two_frames_of_a_turning_camera_is_found(name: str, yaw_
     assert abs(math.degrees(math.remainder(found - yaw_rad, 2 * math.pi))) < 0.05  # a column has 2.8
 
 
-def test_nothing_to_match_is_no_turn() -> None:
+def test_nothing_to_match_means_no_turn() -> None:
     flat = edges_of(np.full((64, 128, 3), 90, np.uint8))
     assert yaw_between(flat, flat) == 0
 

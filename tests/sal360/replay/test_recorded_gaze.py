@@ -153,7 +153,7 @@ def test_of_several_maps_the_nearest_in_time_is_taken(recording: Any, turning_sc
         ("12.5.csv", b"x,y,z\n1,0,0", r"none of the 1 entries of .* is within 0.05 s of a frame"),
     ],
 )
-def test_a_malformed_folder_is_one_clear_line(
+def test_a_malformed_folder_gives_one_clear_error(
     recording: Any, tmp_path: Path, name: str, content: bytes, line: str
 ) -> None:
     folder = tmp_path / "gaze"
@@ -165,7 +165,9 @@ def test_a_malformed_folder_is_one_clear_line(
 
 
 @pytest.mark.parametrize("values", [-np.ones((4, 8)), np.full((4, 8), np.nan)])
-def test_a_map_that_is_no_density_is_refused(recording: Any, turning_scene: Any, tmp_path: Path, values: Any) -> None:
+def test_a_map_that_is_not_a_density_is_refused(
+    recording: Any, turning_scene: Any, tmp_path: Path, values: Any
+) -> None:
     folder = tmp_path / "gaze"
     folder.mkdir()
     np.save(folder / f"{turning_scene.stamps_ns[0]}.npy", values)
@@ -290,7 +292,7 @@ def test_a_topic_of_another_type_is_refused(mcap_bag: Any, turning_scene: Any, t
     [{"point_step": 4}, {"width": 1000}, {"fields": []}, {"row_step": 7}],
     ids=lambda change: next(iter(change)),
 )
-def test_a_malformed_cloud_is_one_clear_line(
+def test_a_malformed_cloud_gives_one_clear_error(
     mcap_bag: Any, turning_scene: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     (when, cloud), *_ = turning_scene.cloud_messages(mcap_bag)

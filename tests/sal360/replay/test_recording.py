@@ -35,7 +35,7 @@ def test_a_late_stamp_does_not_delay_the_others() -> None:
     assert 2 < found[3] < 3
 
 
-def test_times_rise_whatever_the_stamps_are() -> None:
+def test_times_increase_for_any_stamps() -> None:
     random = np.random.default_rng(0)
     stamps = [*(100 * random.normal(size=200)), *itertools.repeat(5.0, 50)]
     assert np.all(np.diff(times(stamps)) > 0)

@@ -206,7 +206,7 @@ def test_signals_are_handled_after_another_thread_has_closed_the_model(name, tin
     assert subprocess.run(command, check=False).returncode == 5
 
 
-def test_a_model_that_cannot_be_freed_is_closed_all_the_same(backend, frames, monkeypatch, caplog):
+def test_a_model_that_cannot_be_freed_counts_as_closed(backend, frames, monkeypatch, caplog):
     def fail():
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 

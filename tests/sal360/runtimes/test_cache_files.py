@@ -66,7 +66,7 @@ def test_a_lock_ends_with_its_process(tmp_path, repository, end):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_was_removed_is_no_lock(tmp_path):
+def test_a_lock_that_was_removed_is_not_a_lock(tmp_path):
     """Whoever removes a stale lock file must not let two processes in."""
     with locked(tmp_path / "entry"):
         (tmp_path / "entry.lock").unlink()
@@ -75,7 +75,7 @@ def test_a_lock_that_was_removed_is_no_lock(tmp_path):
         assert (tmp_path / "entry.lock").exists()
 
 
-def test_a_file_system_without_locks_is_said_and_goes_on(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_logged_and_used_anyway(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(37, "No locks available")
 
@@ -86,7 +86,7 @@ def test_a_file_system_without_locks_is_said_and_goes_on(tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_made_gives_a_one_line_error(tmp_path):
     (tmp_path / "file").touch()
     for attempt in (
         lambda: writable_folder(tmp_path / "file" / "folder"),

@@ -33,15 +33,13 @@ def gpu_benchmark(repository, monkeypatch):
     return module
 
 
-def test_without_a_card_there_is_one_line(gpu_benchmark, monkeypatch, capsys):
+def test_without_a_card_there_is_a_one_line_error(gpu_benchmark, monkeypatch, capsys):
     monkeypatch.setattr(gpu_benchmark, "cuda_device_count", lambda: 0)
     assert one_line_errors(gpu_benchmark.main) == 2
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_a_whole_run_measures_what_is_there_and_names_what_is_not(
-    gpu_benchmark, make_gpu, tiny_model, monkeypatch, capsys
-):
+def test_a_run_measures_what_is_available_and_names_the_rest(gpu_benchmark, make_gpu, tiny_model, monkeypatch, capsys):
     gpu = make_gpu("tensorrt_rtx")
     monkeypatch.setattr(gpu_benchmark, "cuda_device_count", lambda: 1)
     monkeypatch.setattr(gpu_benchmark, "bundled_model", lambda: tiny_model)

@@ -70,7 +70,7 @@ def opening(path, **options) -> str:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_openvino_is_the_first_choice_on_a_processor_and_the_log_says_so(tiny_model, caplog):
+def test_openvino_is_the_first_choice_on_a_cpu_and_the_choice_is_logged(tiny_model, caplog):
     with caplog.at_level(logging.INFO, "sal360"), open_model(tiny_model) as backend:
         assert backend.name == "openvino"
     (record,) = caplog.records
@@ -86,7 +86,7 @@ def test_onnxruntime_serves_where_openvino_is_not_installed(tiny_model, without)
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(("best", "form"), [("int8", "int8"), ("bf16", "fp32"), ("fp32", "fp32")])
-def test_the_bundled_model_comes_in_the_form_that_the_processor_prefers(monkeypatch, best, form):
+def test_the_bundled_model_comes_in_the_form_that_suits_the_cpu(monkeypatch, best, form):
     monkeypatch.setattr(selection, "processor_has_bf16", lambda: best == "bf16")
     monkeypatch.setattr("platform.machine", lambda: "aarch64" if best == "fp32" else "x86_64")
     with open_bundled_model() as backend:
@@ -98,7 +98,7 @@ def test_the_bundled_model_comes_in_the_form_that_the_processor_prefers(monkeypa
     ("asked", "form"),
     [({"precision": "fp32"}, "fp32"), ({"precision": "int8"}, "int8"), ({"backend": "onnxruntime"}, "fp32")],
 )
-def test_what_is_asked_for_decides_the_form_of_the_bundled_model(monkeypatch, asked, form):
+def test_the_request_decides_the_form_of_the_bundled_model(monkeypatch, asked, form):
     monkeypatch.setattr(selection, "processor_has_bf16", lambda: form == "int8")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     with open_bundled_model(**asked) as backend:
@@ -122,7 +122,7 @@ def test_the_bundled_int8_form_is_refused_on_a_gpu(monkeypatch):
         (["FP32", "FP16", "INT8"], "aarch64", "fp32"),
     ],
 )
-def test_the_processor_tells_which_form_is_the_fastest(monkeypatch, capabilities, machine, form):
+def test_the_cpu_decides_which_form_is_the_fastest(monkeypatch, capabilities, machine, form):
     core = SimpleNamespace(get_property=lambda *_: capabilities)
     monkeypatch.setattr(openvino_backend, "_core", lambda: core)
     monkeypatch.setattr("platform.machine", lambda: machine)
@@ -131,7 +131,7 @@ def test_the_processor_tells_which_form_is_the_fastest(monkeypatch, capabilities
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_a_broken_openvino_is_said_in_one_line_for_the_bundled_model_too(monkeypatch):
+def test_a_broken_openvino_gives_a_one_line_error_for_the_bundled_model_too(monkeypatch):
     monkeypatch.setattr(openvino_backend, "_core", openvino_backend._core.__wrapped__)  # as in a new process
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises
     monkeypatch.setattr(OpenVinoBackend, "is_installed", classmethod(lambda *_: True))
@@ -220,7 +220,7 @@ def test_a_missing_file_is_named(tmp_path):
     ],
     ids=["empty", "text", "noise", "pointer"],
 )
-def test_a_file_that_is_no_model_is_refused(tmp_path, content, said):
+def test_a_file_that_is_not_a_model_is_refused(tmp_path, content, said):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     assert opening(path).startswith(f"{path} {said}")
@@ -279,7 +279,7 @@ def test_a_backend_that_does_not_run_on_the_device_is_refused(tiny_model):
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_the_remedy_for_an_engine_without_a_card_is_no_option_that_is_set_already(tmp_path):
+def test_the_remedy_for_an_engine_without_a_card_is_not_an_option_that_is_already_set(tmp_path):
     engine = tmp_path / "model.engine"
     engine.touch()
     assert opening(engine, device="auto") == (
@@ -327,7 +327,7 @@ def test_a_broken_installation_is_named(tiny_model, tmp_path, monkeypatch):
     assert "onnxruntime is installed but cannot be imported" in opening(tiny_model, backend="onnxruntime", device="cpu")
 
 
-def test_onnxruntime_is_not_asked_for_another_precision_than_the_file_s(tiny_model):
+def test_onnxruntime_refuses_another_precision_than_the_file_s(tiny_model):
     message = opening(tiny_model, backend="onnxruntime", precision="bf16", device="cpu")
     assert "bf16 was requested" in message
     assert "--precision bf16" in message
@@ -338,7 +338,7 @@ def test_a_quantised_file_is_not_run_as_a_floating_point_one(make_model):
     assert "the model was exported in int8" in opening(path, backend="openvino", precision="bf16")
 
 
-def test_bf16_is_refused_where_the_processor_has_none(tiny_model, monkeypatch):
+def test_bf16_is_refused_on_a_cpu_without_it(tiny_model, monkeypatch):
     import openvino
 
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
@@ -372,7 +372,7 @@ def test_tensorrt_inside_onnxruntime_has_a_cache_on_a_fresh_account(tiny_model, 
 
 
 @pytest.mark.usefixtures("one_gpu")
-def test_onnxruntime_does_not_go_on_without_its_gpu_provider(tiny_model, monkeypatch):
+def test_onnxruntime_does_not_continue_without_its_gpu_provider(tiny_model, monkeypatch):
     monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: True))
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # onnxruntime's own
         message = opening(tiny_model, backend="onnxruntime", device="cuda")
@@ -380,7 +380,7 @@ def test_onnxruntime_does_not_go_on_without_its_gpu_provider(tiny_model, monkeyp
 
 
 @pytest.mark.parametrize("name", CPU_BACKENDS)
-def test_a_processor_needs_no_torch(tiny_model, name):
+def test_a_cpu_needs_no_torch(tiny_model, name):
     program = (
         "import sys; from sal360.predictor import Predictor; "
         f"Predictor({str(tiny_model)!r}, backend={name!r}, device='cpu').close(); "
@@ -391,7 +391,7 @@ def test_a_processor_needs_no_torch(tiny_model, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello"], ids=["empty", "text"])
-def test_a_file_that_is_no_torch_program_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_torch_program_is_refused(tmp_path, content):
     pytest.importorskip("torch")
     path = tmp_path / "model.pt2"
     path.write_bytes(content)
@@ -407,7 +407,7 @@ def test_a_torch_program_is_opened_only_with_consent(tmp_path):
     assert "--allow-pickled-programs" in message
 
 
-def test_errors_of_the_two_kinds_are_told_apart(tiny_model, tmp_path):
+def test_errors_of_the_two_kinds_are_distinguished(tiny_model, tmp_path):
     with pytest.raises(ParameterError):
         open_model(tiny_model, backend="caffe")
     with pytest.raises(ModelError):
@@ -432,7 +432,7 @@ def test_the_automatic_choice_takes_a_runtime_that_has_the_precision(make_model)
 
 
 @pytest.mark.usefixtures("one_gpu")
-def test_what_is_missing_on_a_gpu_is_the_package_for_gpus(tiny_model, monkeypatch):
+def test_the_remedy_for_a_missing_gpu_runtime_is_the_gpu_package(tiny_model, monkeypatch):
     monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: False))
     message = opening(tiny_model, backend="onnxruntime", device="cuda")
     assert message.startswith("onnxruntime is not installed for CUDA; pip install onnxruntime-gpu[cuda,cudnn] ")

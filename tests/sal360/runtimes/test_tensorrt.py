@@ -132,7 +132,7 @@ def test_an_engine_that_cannot_be_captured_runs_without_a_graph_and_says_so(
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["running without a CUDA graph"]
 
 
-def test_a_failure_during_inference_is_one_line_and_the_next_frame_may_work(make_gpu, tiny_model, frames):
+def test_a_failure_during_inference_gives_a_one_line_error_and_the_next_frame_may_work(make_gpu, tiny_model, frames):
     gpu = make_gpu()
     with open_model(tiny_model, device="cuda") as backend:
         gpu.refuses_to_run = True
@@ -187,7 +187,7 @@ def test_two_nodes_that_start_together_build_one_engine(make_gpu, tiny_model, fr
     assert sorted((gpu.cache / "sal360_ros" / "engines").glob("*.lock")) == []
 
 
-def test_what_a_killed_build_left_is_removed(make_gpu, tiny_model):
+def test_leftovers_of_a_killed_build_are_removed(make_gpu, tiny_model):
     gpu = make_gpu()
     engine = built_engine(gpu, tiny_model)
     engine.unlink()
@@ -277,7 +277,7 @@ def test_a_larger_batch_replaces_the_engine_and_serves_smaller_ones(make_gpu, ti
         (["none.onnx"], "there is no model file none.onnx"),
     ],
 )
-def test_what_the_command_cannot_build_is_one_line(make_gpu, tiny_model, capsys, options, said):
+def test_an_impossible_build_gives_a_one_line_error(make_gpu, tiny_model, capsys, options, said):
     gpu = make_gpu()
     model = [] if options[0].endswith(".onnx") else [str(tiny_model)]
     assert main(["build-engine", *model, *options]) == 2
@@ -327,7 +327,7 @@ def test_an_engine_of_the_cache_that_the_runtime_refuses_is_built_again(make_gpu
     assert gpu.cuda.leaks == []
 
 
-def test_after_a_fault_of_the_gpu_closing_frees_what_it_can_and_says_the_rest(make_gpu, tiny_model, frames, caplog):
+def test_after_a_gpu_error_closing_frees_what_it_can_and_reports_the_rest(make_gpu, tiny_model, frames, caplog):
     gpu = make_gpu("tensorrt")
     backend = open_model(tiny_model, device="cuda")
     backend.infer(frames[:1])
@@ -344,7 +344,7 @@ def test_after_a_fault_of_the_gpu_closing_frees_what_it_can_and_says_the_rest(ma
     open_model(tiny_model, device="cuda").close()
 
 
-def test_what_rtx_compiled_for_the_card_is_kept(make_gpu, tiny_model, frames):
+def test_kernels_that_rtx_compiled_for_the_card_are_kept(make_gpu, tiny_model, frames):
     gpu = make_gpu("tensorrt_rtx")
     for _ in range(2):
         with open_model(tiny_model, device="cuda") as backend:
@@ -352,7 +352,7 @@ def test_what_rtx_compiled_for_the_card_is_kept(make_gpu, tiny_model, frames):
     assert gpu.seen_caches == [b"compiled kernels"]
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(make_gpu, tiny_model):
+def test_a_cache_that_cannot_be_written_gives_a_one_line_error(make_gpu, tiny_model):
     gpu = make_gpu()
     gpu.cache.write_text("a file where the folder should be")
     message = opening(tiny_model)
@@ -361,7 +361,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(make_gpu, tiny_model):
     assert gpu.builds == []  # noticed before the build
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_engine_whole(make_gpu, tiny_model, monkeypatch):
+def test_a_full_disk_gives_a_one_line_error_and_leaves_the_old_engine_whole(make_gpu, tiny_model, monkeypatch):
     gpu = make_gpu()
     engine = built_engine(gpu, tiny_model)
     before = engine.read_bytes()
@@ -456,7 +456,7 @@ def test_a_cut_engine_is_refused(make_gpu, tiny_model):
     assert gpu.cuda.leaks == []
 
 
-def test_an_engine_that_the_runtime_refuses_is_one_line(make_gpu, tiny_model):
+def test_an_engine_that_the_runtime_refuses_gives_a_one_line_error(make_gpu, tiny_model):
     gpu = make_gpu()
     engine = built_engine(gpu, tiny_model)
     gpu.engines.clear()
@@ -464,7 +464,7 @@ def test_an_engine_that_the_runtime_refuses_is_one_line(make_gpu, tiny_model):
     assert gpu.cuda.leaks == []
 
 
-def test_the_refusal_of_the_real_runtime_without_a_card_is_one_line(make_gpu, tiny_model, monkeypatch):
+def test_the_refusal_of_the_real_runtime_without_a_card_gives_a_one_line_error(make_gpu, tiny_model, monkeypatch):
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -480,7 +480,7 @@ def test_the_refusal_of_the_real_runtime_without_a_card_is_one_line(make_gpu, ti
     assert gpu.cuda.leaks == []
 
 
-def test_without_a_driver_there_is_one_line(tiny_model, make_gpu, monkeypatch):
+def test_without_a_driver_there_is_a_one_line_error(tiny_model, make_gpu, monkeypatch):
     gpu = make_gpu()
     engine = built_engine(gpu, tiny_model)
     monkeypatch.setattr(selection, "cuda_device_count", lambda: 0)

@@ -95,7 +95,9 @@ def test_the_only_image_topic_is_taken_and_unknown_messages_beside_it_do_not_mat
         ("/quiet", r"has no messages on /quiet"),
     ],
 )
-def test_a_topic_that_cannot_be_taken_is_one_clear_line(any_bag: Any, tmp_path: Path, topic: str, line: str) -> None:
+def test_a_topic_that_cannot_be_taken_gives_one_clear_error(
+    any_bag: Any, tmp_path: Path, topic: str, line: str
+) -> None:
     message = any_bag.image(START, picture(0), "rgb8")
     path = any_bag.write_typed(
         tmp_path / "run.bag",
@@ -119,7 +121,7 @@ def test_an_empty_bag_is_named_as_such(any_bag: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".bag", ".mcap", ".db3"])
 @pytest.mark.parametrize("content", [b"", b"neither this nor that" * 100])
-def test_a_file_that_is_no_bag_is_one_clear_line(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_file_that_is_not_a_bag_gives_one_clear_error(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"run{suffix}"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"cannot be read .*\); .*copy the recording again") as caught:
@@ -137,7 +139,7 @@ def test_a_bag_without_metadata_is_read_from_its_storage_files(any_bag: Any, tmp
     assert len(list(open_source(storage))) == 4
 
 
-def test_a_folder_with_nothing_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_empty_folder_gives_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no pictures"):
         open_source(tmp_path)
     (tmp_path / "metadata.yaml").write_text("rosbag2_bagfile_information: {version: 9}")
@@ -153,7 +155,7 @@ def written_in_chunks(writer: Any, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("metadata", [True, False])
-def test_a_truncated_mcap_is_read_up_to_the_cut_and_then_said_to_be_cut(
+def test_a_truncated_mcap_is_read_up_to_the_cut_and_then_reported_as_cut(
     mcap_bag: Any, tmp_path: Path, metadata: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -186,7 +188,7 @@ def test_an_mcap_cut_in_its_index_loses_no_message(mcap_bag: Any, tmp_path: Path
     assert "is cut off" in line
 
 
-def test_a_truncated_sqlite3_or_ros1_bag_is_one_clear_line(sqlite_bag: Any, ros1_bag: Any, tmp_path: Path) -> None:
+def test_a_truncated_sqlite3_or_ros1_bag_gives_one_clear_error(sqlite_bag: Any, ros1_bag: Any, tmp_path: Path) -> None:
     (database,) = written_in_chunks(sqlite_bag, tmp_path / "run").glob("*.db3")
     old = written_in_chunks(ros1_bag, tmp_path / "run.bag")
     for path in (database, old):
@@ -210,7 +212,7 @@ def test_damaged_bytes_anywhere_never_raise_anything_but_our_errors(any_bag: Any
     assert len(frames) + len(bad) == 40 or line
 
 
-def test_a_bad_message_is_raised_or_told_and_left_out(mcap_bag: Any, tmp_path: Path) -> None:
+def test_a_bad_message_is_raised_or_reported_and_skipped(mcap_bag: Any, tmp_path: Path) -> None:
     good, broken = (mcap_bag.image(START, picture(1), name) for name in ("rgb8", "novel"))
     entries = [(START, good), (START + 1, broken), (START + 2, b"\0\1\0\0xx"), (START + 3, good)]
     path = mcap_bag.write_typed(tmp_path / "run", {"/a": ("sensor_msgs/msg/Image", entries)})
@@ -222,7 +224,7 @@ def test_a_bad_message_is_raised_or_told_and_left_out(mcap_bag: Any, tmp_path: P
         list(open_source(path))
 
 
-def test_a_looped_bag_repeats_with_rising_stamps(mcap_bag: Any, tmp_path: Path) -> None:
+def test_a_looped_bag_repeats_with_increasing_stamps(mcap_bag: Any, tmp_path: Path) -> None:
     entries = [
         (START + i * SECOND // 10, mcap_bag.image(START + i * SECOND // 10, picture(i), "rgb8")) for i in range(3)
     ]
@@ -271,7 +273,7 @@ def test_the_real_stream_is_read_whole(shared_data: Path) -> None:
     np.testing.assert_allclose(np.diff([frame.stamp_s for frame in frames]), 0.1, atol=1e-5)
 
 
-def test_without_the_bag_library_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_bag_library_the_remedy_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run.mcap").write_bytes(b"\x89MCAP0\r\n")
     monkeypatch.setitem(sys.modules, "rosbags.rosbag2", None)
     with pytest.raises(DataError, match=r"rosbags\.rosbag2, which reads bags, is missing; pip install rosbags"):
@@ -298,7 +300,7 @@ def edit_metadata(folder: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("any_bag", ["sqlite3", "mcap"], indirect=True)
-def test_frames_are_found_whatever_qos_the_metadata_tell(any_bag: Any, tmp_path: Path) -> None:
+def test_frames_are_found_regardless_of_the_qos_in_the_metadata(any_bag: Any, tmp_path: Path) -> None:
     path = camera_bag(any_bag, tmp_path / "run")
     edit_metadata(
         path,
@@ -341,7 +343,7 @@ def test_a_part_that_cannot_be_read_is_named_and_the_others_are_read(mcap_bag: A
     assert f"{path / 'run.mcap'} cannot be read (it is empty); 3 of 6 messages were read" in line
 
 
-def test_messages_that_the_metadata_count_and_that_do_not_come_are_said(mcap_bag: Any, tmp_path: Path) -> None:
+def test_messages_that_the_metadata_count_but_the_bag_lacks_are_reported(mcap_bag: Any, tmp_path: Path) -> None:
     path = camera_bag(mcap_bag, tmp_path / "run")
     edit_metadata(path, "message_count: 6", "message_count: 9")
     frames, line = collect(path)
@@ -356,7 +358,7 @@ def test_files_converted_beside_their_old_metadata_are_read(mcap_bag: Any, tmp_p
     assert (len(frames), line) == (6, "")
 
 
-def test_a_file_that_the_metadata_do_not_list_is_told_and_not_read(mcap_bag: Any, tmp_path: Path) -> None:
+def test_a_file_that_the_metadata_do_not_list_is_reported_and_not_read(mcap_bag: Any, tmp_path: Path) -> None:
     path = camera_bag(mcap_bag, tmp_path / "run", 3)
     other = camera_bag(mcap_bag, tmp_path / "other", 2)
     shutil.copy(other / "other.mcap", path / "other.mcap")
@@ -389,7 +391,7 @@ def with_open_log(path: Path, pending: int) -> Path:
 
 
 @pytest.mark.parametrize("metadata", [True, False])
-def test_rows_that_are_still_in_the_log_of_a_database_are_read_and_said(
+def test_rows_that_are_still_in_the_log_of_a_database_are_read_and_reported(
     sqlite_bag: Any, tmp_path: Path, metadata: bool
 ) -> None:
     path = with_open_log(camera_bag(sqlite_bag, tmp_path / "run"), 2)
@@ -402,7 +404,7 @@ def test_rows_that_are_still_in_the_log_of_a_database_are_read_and_said(
     assert {each.name: each.read_bytes() for each in path.iterdir()}.items() <= before.items(), "the bag was changed"
 
 
-def test_a_log_that_holds_nothing_more_is_no_damage(sqlite_bag: Any, tmp_path: Path) -> None:
+def test_a_log_without_further_rows_is_not_damage(sqlite_bag: Any, tmp_path: Path) -> None:
     path = camera_bag(sqlite_bag, tmp_path / "run")
     (path / "run.db3-wal").touch()
     assert collect(path)[1] == ""
@@ -411,7 +413,7 @@ def test_a_log_that_holds_nothing_more_is_no_damage(sqlite_bag: Any, tmp_path: P
     assert collect(killed)[1] == ""
 
 
-def test_files_are_known_by_their_content_whatever_they_are_called(any_bag: Any, tmp_path: Path) -> None:
+def test_files_are_recognised_by_content_and_not_by_name(any_bag: Any, tmp_path: Path) -> None:
     path = camera_bag(any_bag, tmp_path / "run.bag")
     storage = path if path.is_file() else next(each for each in path.iterdir() if each.suffix != ".yaml")
     names = {"ros1": "RUN.BAG", "mcap": "RUN 1#2%20?.MCAP", "sqlite3": "RUN 1#2%20?.DB3"}
@@ -453,7 +455,7 @@ def test_compressed_bags_are_read_with_and_without_metadata(
 
 
 @pytest.mark.parametrize("profile", ["", "ros1"])
-def test_an_mcap_file_of_another_profile_is_one_true_line(mcap_bag: Any, tmp_path: Path, profile: str) -> None:
+def test_an_mcap_file_of_another_profile_gives_one_true_error(mcap_bag: Any, tmp_path: Path, profile: str) -> None:
     (storage,) = camera_bag(mcap_bag, tmp_path / "run").glob("*.mcap")
     content = storage.read_bytes()
     start = 8 + 1 + 8
@@ -492,12 +494,12 @@ def test_a_bag_is_called_by_its_name_without_the_suffix_of_a_bag_alone(tmp_path:
     assert bag_name(path) == called
 
 
-def test_the_folder_that_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert bag_name(Path(".")) == tmp_path.name
 
 
-def test_pictures_beside_some_other_metadata_are_no_bag(tmp_path: Path) -> None:
+def test_pictures_beside_other_metadata_are_not_a_bag(tmp_path: Path) -> None:
     (tmp_path / "metadata.yaml").write_text("author: me")
     cv2.imwrite(str(tmp_path / "room.png"), picture(1))
     assert len(list(open_source(tmp_path))) == 1

@@ -82,7 +82,7 @@ def test_pictures_are_scaled_before_they_are_panned(folder: Path) -> None:
     assert frame.image.shape == (8, 16, 3)
 
 
-def test_an_unreadable_picture_is_raised_or_told_and_left_out(folder: Path) -> None:
+def test_an_unreadable_picture_is_raised_or_reported_and_skipped(folder: Path) -> None:
     (folder / "pano2.jpg").write_bytes(b"\xff\xd8\xff nothing")
     with pytest.raises(FrameError, match=r"pano2\.jpg is damaged or cut short"):
         list(open_source(folder))
@@ -101,7 +101,7 @@ def test_nothing_but_unreadable_pictures_is_an_error_with_the_reason(tmp_path: P
         list(open_source(tmp_path, loop=loop, on_bad_frame=lambda *_: None))
 
 
-def test_what_is_no_source_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_invalid_source_gives_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     (tmp_path / "model.bin").write_bytes(b"?")
     with pytest.raises(DataError, match="cannot be opened as a video"):
@@ -132,13 +132,13 @@ def cluttered(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_hidden_files_thumbnails_and_overlays_are_no_pictures_of_a_folder(cluttered: Path) -> None:
+def test_hidden_files_thumbnails_and_overlays_are_not_pictures_of_a_folder(cluttered: Path) -> None:
     assert [path.name for path in pictures_in(cluttered)] == ["2.png", "10.JPG"]
     below = [str(path.relative_to(cluttered)) for path in pictures_in(cluttered, recursive=True)]
     assert below == ["2.png", "10.JPG", "sub/3.png", "sub/deep/4.png"]
 
 
-def test_what_is_left_out_of_a_folder_is_told(cluttered: Path) -> None:
+def test_files_left_out_of_a_folder_are_reported(cluttered: Path) -> None:
     told = look_into(cluttered).left_out()
     for text in ("pictures in subfolders (such as ", "sub/3.png", "phone.HEIC", "clip.mp4"):
         assert text in told

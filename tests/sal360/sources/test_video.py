@@ -72,7 +72,7 @@ def index_of(image: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_whole_video_gives_every_frame_in_order_with_rising_stamps_from_0(tmp_path: Path, kind: str) -> None:
+def test_a_whole_video_gives_every_frame_in_order_with_increasing_stamps_from_0(tmp_path: Path, kind: str) -> None:
     name, codec, options = WHOLE[kind]
     frames = list(open_source(write_video(tmp_path / name, codec, options)))
     assert [index_of(frame.image) for frame in frames] == list(range(40))
@@ -92,7 +92,7 @@ def test_stamps_are_those_of_the_container_and_no_whole_video_is_called_cut(
 
 @pytest.mark.parametrize("keep", [0.3, 0.7, 0.93])
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_cut_video_gives_what_it_has_and_is_then_said_to_be_cut(tmp_path: Path, kind: str, keep: float) -> None:
+def test_a_cut_video_gives_what_it_has_and_is_then_reported_as_cut(tmp_path: Path, kind: str, keep: float) -> None:
     name, codec, options = WHOLE[kind]
     path = write_video(tmp_path / name, codec, options)
     path.write_bytes(path.read_bytes()[: round(keep * path.stat().st_size) // 188 * 188 + 40])
@@ -102,7 +102,7 @@ def test_a_cut_video_gives_what_it_has_and_is_then_said_to_be_cut(tmp_path: Path
     assert shown == sorted(set(shown))
 
 
-def test_boxes_that_only_a_device_knows_and_what_it_appends_are_no_cut(tmp_path: Path) -> None:
+def test_boxes_of_a_device_and_data_that_it_appends_do_not_count_as_a_cut(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", times=range(5))
     content = path.read_bytes()
     at = int.from_bytes(content[:4], "big")  # behind the first box
@@ -113,7 +113,7 @@ def test_boxes_that_only_a_device_knows_and_what_it_appends_are_no_cut(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.avi", "clip.mpg", "clip.mp4"])
-def test_bytes_that_are_appended_are_no_cut(tmp_path: Path, name: str) -> None:
+def test_appended_bytes_do_not_count_as_a_cut(tmp_path: Path, name: str) -> None:
     codec = {"clip.avi": "mjpeg", "clip.mpg": "mpeg2video"}.get(name, "libx264")
     path = write_video(tmp_path / name, codec, times=range(5))
     end = b"\0\0\1\xb9" if name == "clip.mpg" else b""
@@ -121,7 +121,7 @@ def test_bytes_that_are_appended_are_no_cut(tmp_path: Path, name: str) -> None:
     assert len(list(open_source(path))) == 5
 
 
-def test_a_damaged_frame_is_raised_or_told_and_left_out(tmp_path: Path) -> None:
+def test_a_damaged_frame_is_raised_or_reported_and_skipped(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.avi", "mjpeg")
     content = path.read_bytes()
     at = content.index(b"\xff\xd8\xff", len(content) // 3)
@@ -179,7 +179,7 @@ def test_frames_that_a_damaged_container_hides_are_not_left_out_silently(tmp_pat
     assert 0 < len(read) < 200
 
 
-def test_a_frame_that_the_decoder_swallows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_that_the_decoder_swallows_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "clip.mp4")
     decoded, calls = video._decoded, itertools.count()
     monkeypatch.setattr(video, "_decoded", lambda packet: decoded(packet) if next(calls) != 20 else [])
@@ -256,14 +256,14 @@ def test_frames_are_upright_as_players_show_them(tmp_path: Path, display: tuple[
     assert np.abs(turned.astype(int) - expected).max() <= 2
 
 
-def test_a_looped_video_goes_on_also_if_its_first_stamp_is_late(tmp_path: Path) -> None:
+def test_a_looped_video_continues_even_if_its_first_stamp_is_late(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mkv", times=range(100, 105))
     frames = list(itertools.islice(open_source(path, loop=True), 12))
     assert [index_of(frame.image) for frame in frames] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
     np.testing.assert_allclose(np.diff([frame.stamp_s for frame in frames]), 1 / RATE, atol=2e-3)
 
 
-def test_what_is_no_video_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_gives_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_bytes(b"no video")
     with wave.open(str(tmp_path / "sound.mp4"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -275,7 +275,7 @@ def test_what_is_no_video_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 10])
-def test_a_video_of_hardly_any_bytes_is_one_clear_line(tmp_path: Path, size: int) -> None:
+def test_a_video_of_hardly_any_bytes_gives_one_clear_error(tmp_path: Path, size: int) -> None:
     """PyAV seeks before the start of such a file, which is an error of the system and not one of its own."""
     path = write_video(tmp_path / "clip.avi", times=range(3))
     path.write_bytes(path.read_bytes()[:size])
@@ -296,7 +296,7 @@ def test_frames_too_large_to_decode_are_refused(tmp_path: Path) -> None:
     assert len(list(open_source(path, max_pixels=8192))) == 3
 
 
-def test_without_pyav_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyav_the_remedy_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "clip.mp4", times=range(3))
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(DataError, match="pip install av"):

@@ -79,7 +79,7 @@ def test_blur_is_the_sum_over_all_pixels_and_keeps_the_mean():
     np.testing.assert_allclose(blur_sphere(values, 20.0), expected, rtol=1e-9)
 
 
-def test_surrounded_regions_go_on_across_the_seam_and_never_touch_a_pole():
+def test_surrounded_regions_continue_across_the_seam_and_never_touch_a_pole():
     boolean = np.zeros((8, 12), np.uint8)
     boolean[3:5, 10:] = boolean[3:5, :2] = 1  # one region across the seam
     boolean[0:3, 4:6] = 1  # touches the first row
