@@ -61,7 +61,7 @@ class BagWriter:
         return self.write_typed(path, {topic: (each[0][1].__msgtype__, each) for topic, each in topics.items()})
 
     def write_typed(self, path: Path, topics: Mapping[str, tuple[str, Sequence[tuple[int, Any]]]]) -> Path:
-        """`write` with types, so that a topic may be empty; bytes in place of a message are taken as they are."""
+        """`write` with types, so that a topic may be empty; bytes instead of a message are written unchanged."""
         with self._open(path) as bag:
             connections = {
                 topic: bag.add_connection(topic, message_type, typestore=self.store)

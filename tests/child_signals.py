@@ -1,4 +1,4 @@
-"""What children of the tests do with Ctrl-C, whatever the tests themselves inherited."""
+"""Resets how child processes of the tests handle Ctrl-C, regardless of what the tests inherited."""
 
 from __future__ import annotations
 

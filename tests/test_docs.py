@@ -1,4 +1,4 @@
-"""The pages say what the code does: links lead somewhere, Python compiles, defaults and formulas are the real ones."""
+"""The pages match the code: links are valid, Python compiles, options exist, defaults and formulas agree."""
 
 from __future__ import annotations
 

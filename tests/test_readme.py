@@ -1,4 +1,4 @@
-"""The README says what is so: its names exist, its defaults are the node's, its links lead somewhere."""
+"""The README matches the code: its names exist, its defaults are the node's, its links are valid."""
 
 from __future__ import annotations
 

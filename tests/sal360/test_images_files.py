@@ -1,4 +1,4 @@
-"""Picture files: every format, whole or named, upright, at 8 bits, whatever the file is called."""
+"""Picture files: every format is read completely or refused by name, upright, at 8 bits, under any file name."""
 
 from __future__ import annotations
 

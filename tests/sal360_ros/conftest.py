@@ -88,7 +88,7 @@ class Graph:
         while not condition():
             if self._error is not None:
                 raise self._error
-            assert time.monotonic() < deadline, f"waited {TIMEOUT_S:g} s in vain for: {what or condition}"
+            assert time.monotonic() < deadline, f"timed out after {TIMEOUT_S:g} s waiting for: {what or condition}"
             time.sleep(0.005)
 
     def wait_for_line(self, part: str) -> str:
@@ -139,7 +139,7 @@ def driver() -> Iterator[Node]:
 
 
 class Camera:
-    """Publishes images on a topic, each with a stamp of its own."""
+    """Publishes images on a topic, each with a unique stamp."""
 
     def __init__(self, graph: Graph, kind: type[Any] = Image, topic: str = "image") -> None:
         self._graph = graph
@@ -158,7 +158,7 @@ class Camera:
         return image_message(pixels, "rgb8", self.header())
 
     def publish(self, message: Any) -> Any:
-        """Send a message once somebody listens."""
+        """Send a message once there is a subscriber."""
         self._graph.wait_for(self._publisher.get_subscription_count, "a subscriber of the camera")
         self._publisher.publish(message)
         return message

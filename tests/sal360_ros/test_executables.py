@@ -1,4 +1,4 @@
-"""The executables as processes of their own."""
+"""The executables as separate processes."""
 
 from __future__ import annotations
 

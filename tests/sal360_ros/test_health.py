@@ -42,7 +42,7 @@ def status(graph):
 
 @pytest.fixture
 def other_process():
-    """A node of a DDS participant of its own, which may have topics of other types than the node under test."""
+    """A node in a separate DDS participant, which may have topics of other types than the node under test."""
     context = Context()
     rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = Node("camera", context=context)
@@ -222,7 +222,7 @@ def test_the_remedy_for_silence_leads_to_frames(
 
 
 def test_subscribers_can_ask_for_a_heartbeat(graph, camera, active_node):
-    """Alive while active, also without frames; late maps and a node that stopped are told."""
+    """Alive while active, even without frames; late maps and a node that stopped cause events."""
     alive, late = [], []
     qos = QoSProfile(
         depth=1,

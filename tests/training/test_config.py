@@ -1,4 +1,4 @@
-"""Settings: what is wrong is said under the name of an option that the command has."""
+"""Settings: errors name an option that the command has."""
 
 from __future__ import annotations
 

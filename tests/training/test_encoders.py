@@ -188,7 +188,7 @@ class Skipping(Plain):
 
 @pytest.fixture
 def more_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table with two rows more, as if somebody had added them."""
+    """The table with two more rows, as a contributor would add them."""
     monkeypatch.setitem(ENCODERS, "plain", EncoderKind(Plain, "none", "one convolution"))
     monkeypatch.setitem(ENCODERS, "skipping", EncoderKind(Skipping, "none", "one convolution"))
 

@@ -63,7 +63,7 @@ class LaterTiny(Tiny):
 
 
 class Regression(Task):
-    """A small network with batch normalisation, dropout and a memory of its own."""
+    """A small network with batch normalisation, dropout and its own memory."""
 
     kind = "saliency"
 

@@ -73,7 +73,7 @@ def test_a_cache_holds_the_same_pixels_and_is_decoded_once(
     for i, panorama in enumerate(plain):
         for other in (cached, again, copied):
             np.testing.assert_array_equal(panorama, other[i])
-    assert len(pickle.dumps(cached)) < 10_000  # a loader process maps the file anew
+    assert len(pickle.dumps(cached)) < 10_000  # a loader process maps the file again
 
 
 def test_a_changed_folder_gets_another_cache(folder: Path, tmp_path: Path) -> None:

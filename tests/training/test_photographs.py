@@ -1,4 +1,4 @@
-"""Photographs as they lie on disk: read, split, blurred; and what is said of a copy that is not whole."""
+"""Photographs on disk: read, split and blurred; and the report on an incomplete copy."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_maps_stand_for_fixations(write_osie: WriteOsie) -> None:
     assert density.shape == (30, 45)
     assert density[:14].mean() > 100 * density[16:].mean()
     np.savez(root / "maps.npz", names=np.array(["1000.jpg", "1001.jpg"]), maps=maps)
-    with pytest.raises(DataError, match=r"the map of 1000\.jpg in .* is no map"):
+    with pytest.raises(DataError, match=r"the map of 1000\.jpg in .* is invalid"):
         photographs_with_maps.read_photographs(root)
     np.savez(root / "maps.npz", names=np.array(["1000.jpg"]), maps=maps)
     with pytest.raises(DataError, match=r"maps of shape \(2, 56, 56\).*expected \(1, h, w\)"):

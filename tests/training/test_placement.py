@@ -112,7 +112,7 @@ def test_several_photographs_lie_flat_side_by_side() -> None:
 
 
 def test_every_photograph_occurs_in_an_epoch() -> None:
-    """Pictures are told apart by their brightness."""
+    """Pictures are distinguished by their brightness."""
     placed = _placed(seed=0, count=12)
     seen = set()
     for index in range(len(placed)):

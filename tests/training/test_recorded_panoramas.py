@@ -79,7 +79,7 @@ def test_viewings_may_have_several_numbers(write: Write) -> None:
         (GAZE | {"lat_rad": np.array([0.0, 2.0, 0.0])}, r"row 1 .* latitude 2"),
         (GAZE | {"lon_rad": np.array([0.0, np.nan, 0.0])}, r"row 1 .* longitude nan"),
         (GAZE | {"image": np.array([0, 2, 0])}, "panoramas without a name"),
-        (GAZE | {"observer": np.array([1])}, "not whole"),
+        (GAZE | {"observer": np.array([1])}, "incomplete gaze"),
         ({"maps": np.ones((2, 16, 16))}, r"maps of shape \(2, 16, 16\)"),
         ({"maps": np.zeros((2, 16, 32))}, "are no maps"),
     ],

@@ -1,4 +1,4 @@
-"""Every command of docs/reproduce.md and the shipped evaluation settings are accepted by their command's own reader."""
+"""Every command of docs/reproduce.md and the shipped evaluation settings are accepted by the command's parser."""
 
 from __future__ import annotations
 

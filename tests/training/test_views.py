@@ -1,4 +1,4 @@
-"""Views of a panorama: exact on the sphere, and the same whoever draws them."""
+"""Views of a panorama: exact on the sphere, and the same in every process."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Make the folder of OSIE that training reads out of the published files.
+"""Create the OSIE folder that training reads from the published files.
 
     git clone https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels
     python -m training.data.prepare_osie --source predicting-human-gaze-beyond-pixels/data --output data/osie
 
-The output holds `stimuli/*.jpg`, unchanged, and `fixations.npz` (docs/gaze_data.md). Of the 700 published photographs
-the bundled model's data leave out every seventh, from 1004.jpg on, and so does this command unless told otherwise.
+The output contains `stimuli/*.jpg`, unchanged, and `fixations.npz` (docs/gaze_data.md). Of the 700 published
+photographs, the bundled model's data leave out every seventh, from 1004.jpg on; so does this command without
+`--all_photographs true`.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _REMEDY = "give the folder `data` of a complete clone of the published repositor
 
 @dataclass(frozen=True)
 class PrepareOsieConfig:
-    """Where the published files are, and where the data set goes."""
+    """The published files, and the folder for the data set."""
 
     source: str
     """Folder `data` of the published repository, with eye/fixations.mat and stimuli/*.jpg."""
     output: str
     """Folder of the data set, for `--data.root`."""
     all_photographs: bool = False
-    """Take all 700 photographs; false: the 600 of the bundled model's data."""
+    """Include all 700 photographs; false: the 600 of the bundled model's data."""
 
     def __post_init__(self) -> None:
         require_path("source", self.source, "the folder of the published files")
@@ -107,7 +108,7 @@ def read_trials(path: Path) -> Iterator[Trial]:
         for photograph in np.atleast_1d(loadmat(path, simplify_cells=True)["fixations"]):
             for subject, person in enumerate(np.atleast_1d(photograph["subjects"])):
                 yield Trial(str(photograph["img"]), subject, _fixations(person))
-    except Exception as error:  # SciPy has exceptions of several kinds for files that are cut or of another format
+    except Exception as error:  # SciPy raises several kinds of exceptions for files that are cut or of another format
         raise DataError(f"{path} cannot be read ({error})", _REMEDY) from None
 
 
@@ -118,7 +119,7 @@ def _fixations(person: Mapping[str, Any]) -> NDArray[np.float32]:
 
 def main() -> None:
     """The command `python -m training.data.prepare_osie`."""
-    prepare_osie(read_config(PrepareOsieConfig, "Make the folder of OSIE out of the published files."))
+    prepare_osie(read_config(PrepareOsieConfig, "Create the OSIE folder from the published files."))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def test_frames_of_another_shape_or_type_are_refused(backend, wrong, frames):
     with pytest.raises(FrameError, match=r"\(N, 32, 64, 3\) uint8") as raised:
         backend.infer(wrong)
     assert raised.value.reason == "wrong_size"
-    backend.infer(frames)  # and it goes on
+    backend.infer(frames)  # and it still works
 
 
 def test_a_closed_model_refuses_and_can_be_opened_again(open_here, tiny_model, frames):

@@ -57,7 +57,7 @@ def test_each_call_is_declared_as_in_the_header(header, name):
 
 
 class Driver:
-    """A driver library that starts when it is told to."""
+    """A driver library that starts on command."""
 
     def __init__(self):
         self.is_there, self.status, self.loads = False, 0, 0

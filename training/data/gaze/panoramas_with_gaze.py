@@ -1,7 +1,7 @@
-"""Panoramas with gaze of their own: read in the form `stimuli/*` and `gaze.npz`, and as training samples.
+"""Panoramas with recorded gaze: read in the format `stimuli/*` and `gaze.npz`, and as training samples.
 
-docs/gaze_data.md describes the file and how it is made from what a data set publishes. `GazePanoramas` varies panoramas
-and their gaze together.
+docs/gaze_data.md describes the file and how to create it from published data. `GazePanoramas` augments panoramas and
+their gaze together.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OPTIONAL = ("maps", *_GAZE, "t_s")
 
 
 class RecordedPanoramas(GazeRecords):
-    """Panoramas or video frames and where people looked in them with a headset on; names are those of the files.
+    """Panoramas or video frames with gaze recorded in a headset; names are those of the files.
 
     The density is the recorded map where the file has maps, else the gaze directions blurred by `sigma_deg`.
 
@@ -104,10 +104,10 @@ def _check(table: Mapping[str, NDArray[Any]], index: Path) -> None:
         if not panoramic:
             raise DataError(f"{index} has maps of shape {maps.shape}", COPY_AGAIN, expected=f"({len(names)}, h, 2h)")
         if not (np.isfinite(maps).all() and maps.min() >= 0 and (maps.max(axis=(1, 2)) > 0).all()):
-            raise DataError(f"{index} has maps that are no maps", COPY_AGAIN, expected="values from 0, not all 0")
+            raise DataError(f"{index} has invalid maps", COPY_AGAIN, expected="values from 0, not all 0")
     given = [table[name] for name in (*_GAZE, "t_s") if name in table]
     if len({len(each) for each in given}) > 1 or 0 < len([name for name in _GAZE if name in table]) < len(_GAZE):
-        raise DataError(f"{index} has gaze that is not whole", COPY_AGAIN, expected=", ".join(_GAZE) + " of one length")
+        raise DataError(f"{index} has incomplete gaze", COPY_AGAIN, expected=", ".join(_GAZE) + " of one length")
     if "image" in table:
         _check_directions(table, index)
 

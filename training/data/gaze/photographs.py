@@ -1,8 +1,8 @@
-"""A photograph of any size and where people looked in it, as fixations or as a map.
+"""A photograph of any size with its gaze, as fixations or as a map.
 
 `photographs_with_fixations.py` and `photographs_with_maps.py` read them from disk. For evaluation, `PhotographRecords`
-puts each in front on a real panorama, valid inside its viewport; for training, `placed_photographs.py` and
-`mixed_photographs.py` lay several on one panorama.
+places each in front on a real panorama, valid inside its viewport; for training, `placed_photographs.py` and
+`mixed_photographs.py` place several on one panorama.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.data.gaze.records import GazeRecords
 COPY_AGAIN = "copy the data set again"
 SIGMA_SHARE = 0.03
 """Blur of a fixation in the ground truth, as a share of the picture's long side. On OSIE's 800 pixels these are 24, one
-degree of visual angle in the recording; people look at photographs on screens from much the same distance."""
+degree of visual angle in the recording; the viewing distance for photographs on screens is usually similar."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Photograph:
     duration_ms: NDArray[np.float32]
     """(n,) milliseconds; NaN where it is unknown."""
     gaze_map: NDArray[Any] | None = None
-    """(h, w), of any scale, over the whole picture: the gaze, where no fixations are known."""
+    """(h, w), of any scale, over the whole picture: the gaze, if no fixations are known."""
 
     @property
     def sigma_px(self) -> float:
@@ -151,7 +151,7 @@ def size_of(path: Path) -> tuple[int, int]:
     """Rows and columns of a picture by its header.
 
     Raises:
-        DataError: the header does not say.
+        DataError: the header does not contain the size.
     """
     try:
         content = path.read_bytes()
@@ -159,7 +159,7 @@ def size_of(path: Path) -> tuple[int, int]:
         raise DataError(f"{path} cannot be read ({error.strerror})", COPY_AGAIN) from None
     height, width = picture_size(content)
     if height * width == 0:
-        raise DataError(f"{path} is no picture, or its header is damaged", COPY_AGAIN)
+        raise DataError(f"{path} is not a picture, or its header is damaged", COPY_AGAIN)
     return height, width
 
 
@@ -168,7 +168,7 @@ class PhotographRecords(GazeRecords):
 
     Args:
         photographs: at least one.
-        backgrounds: panoramas (H, W, 3) uint8 RGB on which they lie in turn.
+        backgrounds: panoramas (H, W, 3) uint8 RGB, used in turn.
         fov_deg: field of view of the longer side of a photograph, degrees.
         map_height: rows of the densities.
     """

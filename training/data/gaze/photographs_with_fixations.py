@@ -1,6 +1,6 @@
-"""Photographs of any size with fixations: `stimuli/*` and `fixations.npz`, the form of OSIE and most other sets.
+"""Photographs of any size with fixations: `stimuli/*` and `fixations.npz`, the format of OSIE and most other data sets.
 
-docs/gaze_data.md describes the file and how it is made from what a data set publishes.
+docs/gaze_data.md describes the file and how to create it from published data.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Photographs of any size with maps of gaze: `stimuli/*` and `maps.npz`, for sets that publish no fixations.
+"""Photographs of any size with maps of gaze: `stimuli/*` and `maps.npz`, for data sets that publish no fixations.
 
-docs/gaze_data.md describes the file and how it is made from what a data set publishes.
+docs/gaze_data.md describes the file and how to create it from published data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def read_photographs(root: str | Path) -> list[Photograph]:
     photographs = []
     for name, gaze_map in zip(names.tolist(), maps, strict=True):
         if not (np.isfinite(gaze_map).all() and gaze_map.min() >= 0 and gaze_map.max() > 0):
-            raise DataError(f"the map of {name} in {index} is no map", COPY_AGAIN, expected="values from 0, not all 0")
+            raise DataError(f"the map of {name} in {index} is invalid", COPY_AGAIN, expected="values from 0, not all 0")
         path = stimulus(root, str(name), index)
         photographs.append(Photograph(str(name), path, *size_of(path), none, none, nobody, none, gaze_map))
     return photographs
