@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 from sal360.errors import CheckpointError, TrainingError
 from training.checkpoint import load_state, load_weights, newest_checkpoint, plain_settings, save_checkpoint
-from training.config import config_from_dict, require_at_least, require_path, require_together
+from training.config import config_from_dict, require_at_least, require_between, require_path, require_together
 from training.curves import Curves
+from training.ema import MovingAverage
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
 from training.sync_batchnorm import synchronise
 
@@ -69,6 +70,8 @@ class LoopConfig:
     """Number of checkpoints to keep; older ones are removed."""
     evaluate_every_epochs: int = 1
     """Number of epochs between evaluations; the last step always gets one."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, 0 to 1, which checkpoints and evaluations then hold; 0: none."""
     resume: bool | Literal["auto"] = False
     """true: continue from the newest checkpoint of `run`, and fail if there is none; false: start a new run, and fail
     if there is one; auto: continue if there is one, else start, for jobs that a scheduler restarts."""
@@ -86,6 +89,7 @@ class LoopConfig:
             "evaluate_every_epochs",
         ):
             require_at_least(name, getattr(self, name), 1)
+        require_between("ema", self.ema, 0, 0.99999)
         one = (self.steps > 0) != (self.epochs > 0)
         require_together(self, ("steps", "epochs"), one, "exactly one of the two above 0")
 
@@ -102,6 +106,14 @@ class Task(ABC):
     steps_per_epoch: int
     """Number of optimiser steps per pass over the data."""
 
+    @property
+    def trained(self) -> nn.Module:
+        """What is trained: the model, and perhaps parts around it that its checkpoints leave out.
+
+        Such parts belong into `state_dict`.
+        """
+        return self.model
+
     @abstractmethod
     def batches(self, start: int, stop: int) -> Iterable[Any]:
         """Batches of this process for the steps start … stop − 1, `accumulate` for each step."""
@@ -111,7 +123,7 @@ class Task(ABC):
         """Scalars of a batch: "loss" is minimised, the others become curves.
 
         Args:
-            model: `self.model`, wrapped for the devices; call this one.
+            model: `self.trained`, wrapped for the devices; call this one.
             batch: one of `batches`, on the device.
         """
 
@@ -180,7 +192,8 @@ def train(
     first_process = fabric.global_rank == 0
     model, optimiser = _set_up(task, config, optimiser_config, fabric)
     to_match = settings_to_match(task, config, optimiser_config)
-    start = restore_run(checkpoint, task, optimiser, to_match, steps) if checkpoint else 0
+    average = MovingAverage(task.model, config.ema)
+    start = restore_run(checkpoint, task, optimiser, to_match, steps, average) if checkpoint else 0
     batches = iter(task.batches(start, steps))
     every = config.evaluate_every_epochs * task.steps_per_epoch
 
@@ -190,7 +203,7 @@ def train(
         task.begin()
     with Curves(config.run, start, enabled=first_process) as curves:
         if start == 0:
-            curves.write(0, _evaluate(task, fabric, 0))
+            curves.write(0, _evaluate(task, fabric, 0, average))
         for step in tqdm(
             range(start, steps), initial=start, total=steps, unit="step", disable=None if first_process else True
         ):
@@ -209,14 +222,15 @@ def train(
                 optimiser.step()
                 optimiser.zero_grad()
                 task.after_step()
+                average.update(step)
 
             done = step + 1
             if done % config.log_every_steps == 0 or done == steps:
                 curves.write_means(done, rate)
             if done % every == 0 or done == steps:
-                curves.write(done, _evaluate(task, fabric, done))
+                curves.write(done, _evaluate(task, fabric, done, average))
             if (done % config.checkpoint_every_steps == 0 or done == steps) and first_process:
-                save_run(task, optimiser, config, to_match, done)
+                save_run(task, optimiser, config, to_match, done, average)
         fabric.barrier()
         return curves.last
 
@@ -229,9 +243,10 @@ def _set_up(
         task.model = synchronise(task.model, fabric.device)
     if config.channels_last:
         task.model = task.model.to(memory_format=torch.channels_last)
-    task.model.train()
-    compiled = cast(nn.Module, torch.compile(task.model)) if config.compile else task.model
-    model, optimiser = fabric.setup(compiled, make_optimiser(task.model, optimiser_config))
+    trained = task.trained
+    trained.train()
+    compiled = cast(nn.Module, torch.compile(trained)) if config.compile else trained
+    model, optimiser = fabric.setup(compiled, make_optimiser(trained, optimiser_config))
     return model, optimiser
 
 
@@ -246,11 +261,11 @@ def _check_finite(loss: Tensor, step: int, config: LoopConfig, fabric: Fabric) -
         )
 
 
-def _evaluate(task: Task, fabric: Fabric, done: int) -> dict[str, float]:
+def _evaluate(task: Task, fabric: Fabric, done: int, average: MovingAverage) -> dict[str, float]:
     values: dict[str, float] = {}
     if fabric.global_rank == 0:
         task.model.eval()
-        with torch.no_grad(), fabric.autocast():
+        with torch.no_grad(), fabric.autocast(), average.in_place():
             values = dict(task.evaluate(done))
         task.model.train()
     fabric.barrier()
@@ -299,25 +314,46 @@ def starting_point(config: LoopConfig) -> Path | None:
 
 def settings_to_match(task: Task, config: LoopConfig, optimiser_config: OptimiserConfig) -> dict[str, Any]:
     """Settings that must be the same when a run is resumed: model, samples, task and kind of optimiser."""
-    sampling = {"seed": config.seed, "batch_size": config.batch_size, "steps_per_epoch": task.steps_per_epoch}
+    sampling: dict[str, Any] = {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "steps_per_epoch": task.steps_per_epoch,
+        "ema": config.ema,
+    }
     return {**plain_settings(task.config), **sampling, **task.settings_to_match(), "optimiser": optimiser_config.name}
 
 
 def save_run(
-    task: Task, optimiser: torch.optim.Optimizer, config: LoopConfig, to_match: Mapping[str, Any], done: int
+    task: Task,
+    optimiser: torch.optim.Optimizer,
+    config: LoopConfig,
+    to_match: Mapping[str, Any],
+    done: int,
+    average: MovingAverage,
 ) -> None:
-    """Write a checkpoint from which the run can continue after `done` steps."""
+    """Write a checkpoint from which the run can continue after `done` steps.
+
+    Its weights are the averaged ones, if there are any; those of the last step are then part of the run's state.
+    """
     state = {
         "optimiser": optimiser.state_dict(),
         "task": task.state_dict(),
         "randomness": capture_random_state(),
         "same": dict(to_match),
     }
-    save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
+    if config.ema:
+        state["weights"] = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
+    with average.in_place():
+        save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
 
 
 def restore_run(
-    checkpoint: Path, task: Task, optimiser: torch.optim.Optimizer, to_match: Mapping[str, Any], steps: int
+    checkpoint: Path,
+    task: Task,
+    optimiser: torch.optim.Optimizer,
+    to_match: Mapping[str, Any],
+    steps: int,
+    average: MovingAverage,
 ) -> int:
     """Restore the state of a run whose settings agree with `to_match`, and return its step.
 
@@ -351,5 +387,8 @@ def restore_run(
             "resume with --frozen as that run had it, or start a new run with another --loop.run",
         ) from None
     task.load_state_dict(state["task"])
+    average.restart()
+    if "weights" in state:
+        task.model.load_state_dict(state["weights"])
     restore_random_state(state["randomness"])
     return header.step

@@ -60,7 +60,8 @@ def make_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Opt
                 parameter
                 for name, parameter in model.named_parameters()
                 if parameter.requires_grad
-                and name.startswith("encoder.") == in_encoder
+                # parts around a model call it "model"
+                and name.removeprefix("model.").startswith("encoder.") == in_encoder
                 and (parameter.ndim <= 1) == is_vector
             ]
             decay = config.weight_decay if config.decay_vectors or not is_vector else 0.0

@@ -1,0 +1,256 @@
+"""Training on several data sets at once: samples, heads of the sets, moving average, resuming, and what is learnt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sal360.errors import ParameterError
+from training.checkpoint import load_state, read_header, read_tensors
+from training.data.gaze.mixed_photographs import (
+    MixedPhotographs,
+    MixingConfig,
+    PhotographSets,
+    PhotographSetsConfig,
+    open_parts,
+)
+from training.ema import MovingAverage
+from training.evaluation.photograph_sets import centre_prior_of, figures_in_plane, measure_people, measure_set
+from training.loop import LoopConfig
+from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
+from training.models.set_heads import CELLS, SetHeads, in_planes
+from training.optimiser import OptimiserConfig
+from training.train_photographs import TrainPhotographsConfig, train_photographs
+from training.trained_models import read_saliency_model
+
+Write = Callable[..., Path]
+SIZES = {"osie": (60, 80), "eyecrowd": (80, 50)}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, write_osie: Write) -> TrainPhotographsConfig:
+    """Two sets of dark photographs, of different shapes, with one bright square that everybody looks at."""
+    generator = np.random.default_rng(0)
+    count = 5
+    for name, (height, width) in SIZES.items():
+        x, y = generator.uniform(0.25, 0.75, count) * width, generator.uniform(0.25, 0.75, count) * height
+        image = np.repeat(np.arange(count), 4)
+        subject = np.tile([0, 1, 2, 3], count)
+        root = write_osie(
+            count, image=image, x=x[image], y=y[image], subject=subject, size=(height, width), folder=name
+        )
+        for i in range(count):
+            picture = np.full((height, width, 3), 30, np.uint8)
+            cv2.rectangle(picture, (int(x[i]) - 8, int(y[i]) - 8), (int(x[i]) + 8, int(y[i]) + 8), (250,) * 3, -1)
+            cv2.imwrite(str(root / "stimuli" / f"{1000 + i}.jpg"), picture)
+    panoramas = tmp_path / "panoramas"
+    panoramas.mkdir()
+    for i in range(2):
+        cv2.imwrite(str(panoramas / f"{i}.png"), np.full((64, 128, 3), 100 + 20 * i, np.uint8))
+    return TrainPhotographsConfig(
+        loop=LoopConfig(run=str(tmp_path / "run"), steps=40, batch_size=2, workers=0, evaluate_every_epochs=1000),
+        data=PhotographSetsConfig(
+            root=str(tmp_path),
+            panoramas=str(panoramas),
+            sets={"osie": 1.0, "eyecrowd": 1.0},
+            folds=5,
+            mixing=MixingConfig(fov_deg=(60.0, 110.0), plain_width=(0.3, 0.5), crop=1.0, exposure=0, saturation=0),
+        ),
+        optimiser=OptimiserConfig(learning_rate=5e-3, schedule="constant"),
+        model=SaliencyModelConfig(input_height=64, channels=8, strides=(4, 8)),
+        imagenet=False,
+    )
+
+
+def samples_of(config: TrainPhotographsConfig) -> MixedPhotographs:
+    return PhotographSets(config.data, 64, SaliencyModel.map_size_of(config.model), 0).training
+
+
+def test_it_learns_from_both_sets_and_its_checkpoint_is_a_saliency_model(tiny: TrainPhotographsConfig) -> None:
+    figures = train_photographs(tiny)
+    assert min(figures["osie/nss"], figures["eyecrowd/nss"]) > 1.0  # on photographs that were kept; chance is 0
+    assert read_header(tiny.loop.run).kind == "saliency"
+    assert not [name for name in read_tensors(tiny.loop.run) if "heads" in name]
+    read_saliency_model(tiny.loop.run)
+    state = load_state(Path(tiny.loop.run) / "last")["task"]
+    assert state["sets"] == ["osie", "eyecrowd"]
+    assert float(state["heads"]["centre"].abs().max()) > 0  # they are trained, and kept for resuming
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_run_that_was_interrupted_ends_as_if_it_was_not(
+    tiny: TrainPhotographsConfig, tmp_path: Path, ema: float
+) -> None:
+    whole = dataclasses.replace(
+        tiny, loop=dataclasses.replace(tiny.loop, steps=4, ema=ema, checkpoint_every_steps=2, keep_checkpoints=9)
+    )
+    train_photographs(whole)
+    parts = dataclasses.replace(whole, loop=dataclasses.replace(whole.loop, run=str(tmp_path / "parts"), resume="auto"))
+    train_photographs(dataclasses.replace(parts, loop=dataclasses.replace(parts.loop, steps=2)))
+    train_photographs(parts)
+    one, other = read_tensors(whole.loop.run), read_tensors(parts.loop.run)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("plain_share", [0.0, 1.0])
+def test_the_cells_of_a_photograph_lie_where_it_was_drawn(tiny: TrainPhotographsConfig, plain_share: float) -> None:
+    """The brightness of the frame, looked up at the cells, is bright where the photograph's gaze is."""
+    mixing = dataclasses.replace(tiny.data.mixing, plain_share=plain_share, grey_share=1.0)
+    data = dataclasses.replace(tiny.data, mixing=mixing)
+    samples = PhotographSets(data, 64, (64, 128), 0).training  # a map as fine as the frame
+    seen = 0
+    for index in range(4):
+        sample = samples[0, index]
+        bright = torch.from_numpy(sample.frame[..., 0])[None].float()
+        found = in_planes(bright, torch.from_numpy(sample.grids)[None])[0].numpy()
+        for slot in np.flatnonzero(sample.sets >= 0):
+            mask, truth = sample.masks[slot], sample.truths[slot]
+            rows, columns = mask.any(1).sum(), mask.any(0).sum()
+            assert mask[:rows, :columns].all()
+            assert not mask[rows:].any()
+            height, width = SIZES[("osie", "eyecrowd")[sample.sets[slot]]]
+            assert rows / columns == pytest.approx(height / width, rel=0.06)
+            assert max(rows, columns) == CELLS
+            assert found[slot].flat[truth.argmax()] > 160
+            assert np.median(found[slot][mask]) < 60
+            seen += 1
+    assert seen > 8
+
+
+def test_a_sample_depends_on_its_key_alone_and_photographs_leave_the_rest(tiny: TrainPhotographsConfig) -> None:
+    one, other = samples_of(tiny), samples_of(tiny)
+    other[0, 1]
+    for first, second in zip(one[3, 0], other[3, 0], strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert not all(sample.rest.all() for sample in (one[0, 0], one[0, 1]))
+
+
+def test_sets_are_drawn_by_their_weights(tiny: TrainPhotographsConfig) -> None:
+    data = dataclasses.replace(tiny.data, sets={"osie": 9.0, "eyecrowd": 1.0})
+    samples = samples_of(dataclasses.replace(tiny, data=data))
+    drawn = np.concatenate([samples[epoch, 0].sets for epoch in range(40)])
+    assert 0.02 < (drawn == 1).sum() / (drawn >= 0).sum() < 0.25
+
+
+def test_folds_and_the_set_that_is_left_out(tiny: TrainPhotographsConfig) -> None:
+    names = {name: {each.name for each in part.training} for name, part in open_parts(tiny.data).items()}
+    for name, part in open_parts(tiny.data).items():
+        assert len(part.measured) == 1
+        assert not names[name] & {each.name for each in part.measured}
+    left_out = dataclasses.replace(tiny.data, leave_out="eyecrowd")
+    parts = open_parts(left_out)
+    assert (len(parts["eyecrowd"].training), len(parts["eyecrowd"].measured)) == (0, 5)
+    sets = PhotographSets(left_out, 64, (16, 32), 0)
+    assert sets.names == ("osie",)
+    everything = open_parts(dataclasses.replace(tiny.data, fold=-1))
+    assert [len(part.training) for part in everything.values()] == [5, 5]
+
+
+def test_unknown_sets_are_refused() -> None:
+    for sets, leave_out, message in (
+        ({"nowhere": 1.0}, "", "sets is .*expected one or more of osie, mit1003"),
+        ({"osie": 0.0}, "", "weights above 0"),
+        ({"osie": 1.0}, "ham", "leave_out is 'ham'"),
+        ({"osie": 1.0}, "osie", "nothing is left"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            PhotographSetsConfig("root", "panoramas", sets=sets, leave_out=leave_out)
+
+
+def plane(rows: int = 36, columns: int = CELLS) -> torch.Tensor:
+    mask = torch.zeros(1, CELLS, CELLS, dtype=torch.bool)
+    mask[:, :rows, :columns] = True
+    return mask
+
+
+def test_new_heads_leave_the_content_nearly_as_it_is() -> None:
+    heads, mask = SetHeads(3), plane()
+    content = torch.randn(1, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
+    content = nn.functional.avg_pool2d(content[:, None], 5, stride=1, padding=2)[:, 0] * 5
+    window = torch.tensor([[-1.0, -1.0, 2.0, 2.0]])
+    one = torch.exp(heads(content, mask, window, torch.tensor([1])))[mask]
+    expected = torch.softmax(content[mask], 0)
+    assert float((one - expected).abs().sum().detach()) < 0.1
+    assert float(one.sum().detach()) == pytest.approx(1, abs=1e-4)
+
+
+def test_heads_find_the_centre_bias_of_each_set_and_leave_what_they_share() -> None:
+    """Two sets look alike but for the centre: the difference goes to the heads."""
+    heads, mask = SetHeads(2), plane()
+    window, content = torch.tensor([[-1.0, -1.0, 2.0, 2.0]]), torch.zeros(1, CELLS, CELLS)
+    place = (torch.arange(CELLS) + 0.5) / CELLS * 2 - 1
+    truth = torch.exp(-3 * place**2)[None].repeat(CELLS, 1)[None] * mask
+    truth = truth / truth.sum()
+    optimiser = torch.optim.Adam(heads.parameters(), lr=0.2)
+    for _ in range(30):
+        central, flat = (heads(content, mask, window, torch.tensor([each])) for each in (0, 1))
+        loss = -(truth * central).sum() - (mask / mask.sum() * flat).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert heads.centre[0, 0] < heads.centre[1, 0] - 1
+    density = torch.exp(heads(content, mask, window, torch.tensor([0]))).detach()
+    assert float(density[0, 10, 24] / density[0, 10, 2]) > 3
+
+
+def test_a_cropped_photograph_has_the_centre_of_the_whole() -> None:
+    heads, mask = SetHeads(2), plane()
+    with torch.no_grad():
+        heads.centre[0, 0] = -4.0
+    content = torch.zeros(1, CELLS, CELLS)
+    right_half = torch.tensor([[0.0, -1.0, 1.0, 2.0]])  # its left edge is the middle of the photograph
+    density = torch.exp(heads(content, mask, right_half, torch.tensor([0])))[0, 10]
+    assert density[1] > density[20] > density[40]
+
+
+def test_content_is_looked_up_across_the_seam() -> None:
+    content = torch.arange(8.0)[None, None].repeat(1, 4, 1)  # (1, 4, 8): the value is the column
+    grid = torch.zeros(1, 1, CELLS, CELLS, 2)
+    grid[..., 0], grid[..., 1] = 7.5, 1.0
+    assert float(in_planes(content, grid)[0, 0, 0, 0]) == pytest.approx(3.5)  # halfway between columns 7 and 0
+    grid[..., 0] = -1.0
+    assert float(in_planes(content, grid)[0, 0, 0, 0]) == pytest.approx(7.0)
+
+
+def test_a_moving_average_lags_behind_and_gives_the_weights_back() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(0.0)
+    average = MovingAverage(model, 0.5)
+    for step, value in enumerate((8.0, 8.0), start=100):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.update(step)
+    with average.in_place():
+        assert float(model.weight.detach()) == pytest.approx(6.0)
+    assert float(model.weight.detach()) == 8.0
+
+
+def test_plain_photographs_are_measured_where_they_lie(tiny: TrainPhotographsConfig) -> None:
+    """A model that returns the frame's brightness finds the bright squares, at both sizes."""
+    parts = open_parts(tiny.data)
+    for part in parts.values():
+        prior = centre_prior_of(part)
+        for size in (64, 32):
+            scores = measure_set(lambda frames: frames[..., 0] / 255 + 0.0, part.training, prior, 64, size)
+            assert scores.shape == (4, 5)
+            nss, cc, _, auc, _ = scores.mean(axis=0)
+            assert nss > 1.5
+            assert cc > 0.5
+            assert auc > 0.9
+
+
+def test_the_prior_gains_nothing_over_itself_and_people_predict_each_other(tiny: TrainPhotographsConfig) -> None:
+    part = open_parts(tiny.data)["osie"]
+    prior = centre_prior_of(part)
+    assert figures_in_plane(prior, part.measured[0], prior)[4] == pytest.approx(0, abs=1e-6)
+    people = measure_people(part.measured[0], prior)
+    assert people[0] > 3
+    assert people[4] > 1

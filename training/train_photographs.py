@@ -1,0 +1,238 @@
+r"""Train a saliency model on photographs of several data sets of gaze at once.
+
+    python -m training.train_photographs --config training/recipes/photographs.yaml \
+        --data.root GAZE --data.panoramas PANORAMAS
+
+GAZE has a folder for each data set, named like it (docs/gaze_data.md). The content network is shared; a dozen numbers
+for each set (`models/set_heads.py`) are learnt beside it and left out of its checkpoints, which are those of
+`training.train_decoder`: calibrate, average, export and evaluate them in the same way.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from sal360.arrays import Density, Pixels
+from sal360.errors import one_line_errors
+from training.checkpoint import load_weights, plain_settings
+from training.config import option_names, read_config, require_at_least, require_together, write_config
+from training.data.gaze.mixed_photographs import PhotographSets, PhotographSetsConfig, Sample
+from training.data.loader import StepSampler, load, steps_per_epoch
+from training.evaluation.photograph_sets import FIGURES, centre_prior_of, lay_out, measure_set
+from training.loop import LoopConfig, Task, make_fabric, starting_point, train
+from training.models.encoders import ENCODERS
+from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
+from training.models.set_heads import SetHeads, in_planes
+from training.optimiser import OptimiserConfig
+from training.pictures import write_predictions
+from training.saliency_loss import SaliencyLossConfig, saliency_losses
+
+_FOLDERS = ("root", "panoramas", "measured", "cache")
+_MEASURED_PX = 384
+
+
+@dataclass(frozen=True)
+class TrainPhotographsConfig:
+    """A training run on photographs of several data sets."""
+
+    loop: LoopConfig
+    """The run."""
+    data: PhotographSetsConfig
+    """The data sets."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser and learning-rate schedule."""
+    model: SaliencyModelConfig = field(default_factory=SaliencyModelConfig)
+    """The model."""
+    loss: SaliencyLossConfig = field(default_factory=SaliencyLossConfig)
+    """The loss in the photographs' planes; `solid_angle` concerns taught maps alone."""
+    taught_weight: float = 0.5
+    """Weight of the loss against taught maps, relative to that of the photographs."""
+    set_heads: bool = True
+    """Learn centre bias, scales and noise of each data set beside the content; false: the content alone."""
+    start: str = ""
+    """Checkpoint of a saliency model from whose weights this run starts; the schedule is new."""
+    encoder_weights: str = ""
+    """Checkpoint of a contrastive run from whose encoder this run starts."""
+    imagenet: bool = True
+    """Start the compact encoder from its ImageNet weights unless another start is given; false: random weights."""
+    frozen: Frozen = "none"
+    """Part of the model that is not trained. early: the compact encoder's stages up to stride 4."""
+
+    def __post_init__(self) -> None:
+        one = not (self.start and self.encoder_weights)
+        require_together(self, ("start", "encoder_weights"), one, "at most one of the two")
+        require_at_least("taught_weight", self.taught_weight, 0)
+        packaged = ENCODERS[self.model.encoder].packaged or self.start != "" or self.encoder_weights != ""
+        require_together(
+            self,
+            ("encoder_weights", "imagenet", "model.encoder"),
+            packaged or not self.imagenet,
+            "encoder_weights from contrastive pretraining, or imagenet false for random weights",
+        )
+
+
+class ContentWithHeads(nn.Module):
+    """The content network with what is learnt of each data set beside it."""
+
+    def __init__(self, model: nn.Module, heads: SetHeads | None) -> None:
+        super().__init__()
+        self.model, self.heads = model, heads
+
+    def forward(self, batch: Sample) -> tuple[Tensor, Tensor]:
+        """A batch of samples → content (B, h, w), and log-density of the N photographs in it, (N, CELLS, CELLS)."""
+        frames, grids, log_areas, _, masks, windows, sets, *_ = (torch.as_tensor(part) for part in batch)
+        content = self.model(frames.permute(0, 3, 1, 2)).float()
+        used = sets >= 0  # (B, K)
+        per_area = (in_planes(content, grids) + log_areas)[used]
+        if self.heads is None:
+            return content, per_area
+        return content, self.heads(per_area, masks[used], windows[used], sets[used])
+
+
+class PhotographsTask(Task):
+    """Training on photographs of several data sets as the loop takes it.
+
+    Args:
+        config: the settings.
+        data: what to train on and to measure.
+        fabric: the process's rank and device.
+
+    Raises:
+        CheckpointError: the initial weights are missing or belong to another model.
+    """
+
+    kind: ClassVar[str] = "saliency"
+
+    def __init__(self, config: TrainPhotographsConfig, data: PhotographSets, fabric: Fabric) -> None:
+        self.settings, self.data, self.fabric = config, data, fabric
+        from_imagenet = config.imagenet and not config.encoder_weights and ENCODERS[config.model.encoder].packaged
+        model = SaliencyModel(config.model, pretrained=from_imagenet)
+        if config.start:
+            load_weights(config.start, model, kind=self.kind)
+        elif config.encoder_weights:
+            load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
+        model.freeze(config.frozen)
+        self.model: nn.Module = model
+        self.config = config.model
+        self._around = ContentWithHeads(model, SetHeads(len(data.names)) if config.set_heads else None)
+        with option_names("loop"):
+            self.steps_per_epoch = steps_per_epoch(len(data.training), config.loop.batch_size)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The content network and the heads of the data sets."""
+        self._around.model = self.model
+        return self._around
+
+    def settings_to_match(self) -> Mapping[str, Any]:
+        """Which photographs are trained on, how they are mixed, and the loss. Folders may have moved."""
+        data = {name: value for name, value in plain_settings(self.settings.data).items() if name not in _FOLDERS}
+        data["taught"] = "given" if self.settings.data.taught else "none"
+        alone = {"taught_weight": self.settings.taught_weight, "set_heads": self.settings.set_heads}
+        settings = {"data": data, "loss": plain_settings(self.settings.loss)}
+        return alone | {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
+
+    def begin(self) -> None:
+        """Write the settings into the run's folder."""
+        write_config(self.settings, Path(self.settings.loop.run) / "config.yaml")
+
+    def batches(self, start: int, stop: int) -> Iterable[Sample]:
+        """Samples, each part with a first axis B."""
+        loop = self.settings.loop
+        with option_names("loop"):
+            sampler = StepSampler(
+                len(self.data.training),
+                batch_size=loop.batch_size,
+                seed=loop.seed,
+                start=start,
+                stop=stop,
+                rank=self.fabric.global_rank,
+                world=self.fabric.world_size,
+                parts=loop.accumulate,
+            )
+            return load(self.data.training, sampler, loop.workers)
+
+    def losses(self, model: nn.Module, batch: Sample) -> Mapping[str, Tensor]:
+        """Losses of the photographs in their planes, and of the content against taught maps beside them."""
+        content, log_densities = model(batch)
+        *_, sets, taught, rest = batch
+        used = torch.as_tensor(sets) >= 0
+        truths, masks = (torch.as_tensor(part)[used][:, None] for part in (batch.truths, batch.masks))
+        losses = saliency_losses(log_densities, truths, masks, replace(self.settings.loss, solid_angle=False))
+        if not self.settings.data.taught:
+            return losses
+        maps, areas = torch.as_tensor(taught)[:, None], torch.as_tensor(rest)[:, None]
+        of_taught = saliency_losses(content, maps, areas, self.settings.loss)
+        total = losses["loss"] + self.settings.taught_weight * of_taught["loss"]
+        return losses | {"taught_kld": of_taught["kld"], "loss": total}
+
+    def evaluate(self, done: int) -> Mapping[str, float]:
+        """Figures of the content on each data set's measured photographs, shown plainly, and a picture of some."""
+        figures: dict[str, float] = {}
+        rows = []
+        height = self.config.input_height
+        for name, part in self.data.parts.items():
+            chosen = part.measured[: self.settings.data.measured]
+            if not chosen:
+                continue
+            prior = centre_prior_of(part)
+            scores = measure_set(self.predict, chosen, prior, height, min(_MEASURED_PX, height))
+            means = np.nanmean(scores, axis=0).tolist() if scores.size else []
+            figures |= {f"{name}/{figure}": value for figure, value in zip(FIGURES, means, strict=True)}
+            frame, truth = lay_out(chosen[:1], height, min(_MEASURED_PX, height))[:2]
+            rows.append((frame, truth, self.predict(frame[None])[0]))
+        if rows:
+            write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)
+        return {name: value for name, value in figures.items() if np.isfinite(value)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt of the data sets, which checkpoints of the model leave out."""
+        heads = self._around.heads
+        return {} if heads is None else {"sets": list(self.data.names), "heads": heads.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        if self._around.heads is not None:
+            self._around.heads.load_state_dict(state["heads"])
+
+    def predict(self, frames: Pixels) -> Density:
+        """Densities (B, h, w) of panoramas (B, H, W, 3) RGB, without prior and calibration."""
+        with torch.no_grad():
+            content = self.model(torch.from_numpy(frames).to(self.fabric.device).permute(0, 3, 1, 2)).float()
+            density = torch.exp(content - content.amax(dim=(1, 2), keepdim=True)).cpu().numpy()
+        return np.asarray(density / density.mean(axis=(1, 2), keepdims=True))
+
+
+def train_photographs(config: TrainPhotographsConfig) -> dict[str, float]:
+    """Train and return the newest point of each curve.
+
+    Raises:
+        Sal360Error: a setting, the data or a checkpoint is unusable, or the loss is not finite.
+    """
+    checkpoint = starting_point(config.loop)
+    fabric = make_fabric(config.loop)
+    height = config.model.input_height
+    with option_names("data"):
+        data = PhotographSets(config.data, height, SaliencyModel.map_size_of(config.model), config.loop.seed)
+    task = PhotographsTask(config, data, fabric)
+    return train(task, config.loop, config.optimiser, fabric, checkpoint)
+
+
+def main() -> None:
+    """The command `python -m training.train_photographs`."""
+    description = "Train a saliency model on photographs of several data sets of gaze."
+    figures = train_photographs(read_config(TrainPhotographsConfig, description))
+    print("  ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items()) if "/" in name or name == "loss"))
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
