@@ -1,4 +1,4 @@
-"""Pictures in every format that is read, and what can be wrong with them."""
+"""Pictures in every supported format, and damaged variants of them."""
 
 from __future__ import annotations
 

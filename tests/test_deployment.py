@@ -1,4 +1,4 @@
-"""Docker and systemd files: what they name exists, and their entry points run outside of containers too."""
+"""Docker and systemd files: the files they name exist, and their entry points also run outside containers."""
 
 from __future__ import annotations
 

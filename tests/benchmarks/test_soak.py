@@ -1,4 +1,4 @@
-"""benchmarks/soak.py finds what grows and what stays down, and nothing else."""
+"""benchmarks/soak.py reports growth and slow recovery, and nothing else."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_a_fixation_near_the_pole_has_the_map_of_one_on_the_equator_turned():
     assert near_pole[0, 2] > 0.998
     turned = rotate_erp(spherical_density(equator, 256, 512, 8.0), turn)
     direct = spherical_density(near_pole, 256, 512, 8.0)
-    np.testing.assert_allclose(turned, direct, atol=0.01 * direct.max())  # what bilinear resampling leaves
+    np.testing.assert_allclose(turned, direct, atol=0.01 * direct.max())  # the error of bilinear resampling
 
 
 def test_turning_the_fixations_turns_the_density_exactly():

@@ -142,7 +142,7 @@ def test_a_library_that_cannot_be_loaded_gives_a_one_line_error(capsys: pytest.C
 
 
 def reasons_in_the_code(repository: Path) -> set[str]:
-    """Every string that is passed as `reason` or given to the counter of rejected frames."""
+    """Every string that is passed as `reason` or to the counter of rejected frames."""
     used: set[str] = set()
     for path in (
         path for package in ("sal360", "sal360_ros", "training") for path in (repository / package).rglob("*.py")

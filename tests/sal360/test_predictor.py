@@ -245,7 +245,7 @@ def test_shrinking_agrees_with_the_mean_of_each_block(predictor, monkeypatch):
 
 
 def test_a_grey_frame_whose_channel_is_shown_three_times_is_answered_like_its_copy(predictor):
-    grey = np.broadcast_to(picture(100, 200)[..., :1], (100, 200, 3))  # stride 0: how mono8 comes, without a copy
+    grey = np.broadcast_to(picture(100, 200)[..., :1], (100, 200, 3))  # stride 0: mono8 without a copy
     np.testing.assert_array_equal(predictor.predict(grey), predictor.predict(grey.copy()))
 
 

@@ -1,4 +1,4 @@
-"""The model spec: written into an ONNX file and read from it; what is newer or malformed is refused in one line."""
+"""The model spec: written into an ONNX file and read from it; newer or malformed ones are refused in one line."""
 
 from __future__ import annotations
 

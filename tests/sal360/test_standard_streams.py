@@ -31,7 +31,7 @@ sys.exit(one_line_errors(main))
 
 
 def run(repository: Path, folder: Path, redirections: str) -> subprocess.CompletedProcess[str]:
-    """The script in a shell with these redirections; its status and what came out on stderr."""
+    """Runs the script in a shell with these redirections; returns its status and its stderr."""
     environment = {**os.environ, "PYTHONPATH": str(repository), "PY": sys.executable, "SCRIPT": SCRIPT}
     command = f'"$PY" -c "$SCRIPT" {redirections}'
     return subprocess.run(

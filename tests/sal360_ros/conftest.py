@@ -40,7 +40,7 @@ TIMEOUT_S = 30.0
 
 
 class Graph:
-    """Nodes in this process, spun by a thread; what they log and diagnose is kept."""
+    """Nodes in this process, spun by a thread; their logs and diagnostics are kept."""
 
     def __init__(self) -> None:
         self.context = Context()

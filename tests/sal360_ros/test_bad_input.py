@@ -76,7 +76,7 @@ def test_each_malformed_image_is_named_in_one_line_and_counted_and_the_next_fram
         graph.wait_for(lambda reason=reason, count=count: rejected(reason) == count, f"{count} x {reason}")
     lines = [line for line in graph.log if "frame rejected" in line]
     assert len(lines) == len(expected)  # repetitions within the period were suppressed
-    assert all(re.search(r": .+; .+", line) and "\n" not in line for line in lines)  # what was found; what to do
+    assert all(re.search(r": .+; .+", line) and "\n" not in line for line in lines)  # the finding; the remedy
 
 
 def test_each_malformed_compressed_image_is_named_and_counted(graph, compressed_camera, make_node, activate):

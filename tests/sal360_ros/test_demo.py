@@ -77,7 +77,7 @@ def test_two_demos_at_the_same_time_do_not_disturb_each_other(tmp_path: Path, ti
     for demo in demos:
         said, _ = demo.communicate(timeout=TIMEOUT_S)
         assert demo.returncode == 0, said
-        assert "measuring, 3 s\n" in said  # and no progress bar, for this is no terminal
+        assert "measuring, 3 s\n" in said  # and no progress bar, because this is not a terminal
         assert "\r" not in said
 
 

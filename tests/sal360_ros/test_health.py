@@ -1,4 +1,4 @@
-"""What the node says in /diagnostics and in its log when it, its inputs or its outputs are not well."""
+"""The node's reports in /diagnostics and in its log if it, its inputs or its outputs have problems."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def make_camera(graph):
 
 @pytest.fixture
 def picture(tmp_path):
-    """A file with a panorama (32, 64) whose columns can be told from each other; no compression changes it."""
+    """A file with a panorama (32, 64) whose columns can be distinguished; no compression changes it."""
     columns = np.broadcast_to(4 * np.arange(64, dtype=np.uint8)[None, :, None], (32, 64, 3)).copy()
     cv2.imwrite(str(tmp_path / "columns.png"), columns)
     return tmp_path / "columns.png"
@@ -49,7 +49,7 @@ def test_pans_a_picture_as_a_camera_that_turns_to_the_left(graph, make_camera, p
     make_camera(source=str(picture), rate_hz=50.0, yaw_rate_deg_s=50 * 360 / 64)  # one column a frame
     graph.wait_for(lambda: len(frames) >= 5, "frames")
     first, second = (decode_frame(frame)[0][0, :, 0].astype(int) for frame in frames[:2])
-    # what was in column u of one frame lies further right in the next, by as many columns as frames were between
+    # the content of column u moves to the right by one column per frame
     steps = [shift for shift in range(64) if np.abs(np.roll(first, shift) - second).max() <= 1]
     assert steps in ([1], [2])
 

@@ -57,7 +57,7 @@ def test_every_parameter_is_described_and_every_number_has_a_range(values):
 
 
 def test_ranges_of_settings_are_those_that_their_classes_hold():
-    """The ends of a described range are taken, and what lies beyond is refused by the settings themselves."""
+    """The ends of a described range are accepted, and values beyond it are refused by the settings themselves."""
     defaults = SaliencyParameters()
     for name, default, rule in flatten(defaults):
         if "." not in name or rule.minimum is None or name.endswith("height_px"):

@@ -32,7 +32,7 @@ GPU_LOST = ModelError("CUDA's cuStreamSynchronize failed (an illegal memory acce
 
 
 class Faults:
-    """Faults of the coming calls: each takes the next one of its list, and raises it or waits for it."""
+    """Injected faults: each call takes the next one of its list, and raises it or waits for it."""
 
     def __init__(self):
         self.predict, self.open, self.close = [], [], []

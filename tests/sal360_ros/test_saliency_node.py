@@ -54,7 +54,7 @@ def test_maps_are_smoothed_by_the_time_between_stamps(array_of, graph, camera, m
 
 
 def test_the_smoothed_map_turns_with_the_camera(array_of, graph, camera, make_node, activate, density_of):
-    """Told by the IMU of a quarter turn to the left, what was in front comes to lie on the right: 8 of 32 columns."""
+    """After a quarter turn to the left, reported by the IMU, the content in front is on the right: 8 of 32 columns."""
     smoothing = {"smoothing__time_constant_s": 60.0, "smoothing__cut_distance": 1.0, "smoothing__reset_gap_s": 9.0}
     activate(make_node(encoding="32FC1", orientation="imu", **smoothing))
     maps = graph.received(Image, "saliency")
@@ -174,7 +174,7 @@ def test_names_the_incompatible_policy_and_the_remedy(graph):
 
 
 def test_quality_of_service_can_be_overridden_from_outside(graph, make_node, activate):
-    """Reliable frames asked of a best-effort camera: incompatible, and said so."""
+    """Requesting reliable frames from a best-effort camera: incompatible, and reported as such."""
     override = {"qos_overrides./image.subscription.reliability": "reliable"}
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     graph.call(graph.node.create_publisher, Image, "image", best_effort)

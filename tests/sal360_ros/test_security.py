@@ -1,4 +1,4 @@
-"""The SROS2 policy allows what the nodes do on a live graph, and nothing else."""
+"""The SROS2 policy allows exactly the topics and services that the nodes use on a live graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ros
 
 @pytest.fixture
 def allowed(repository):
-    """Full names that the policy allows a node: what it publishes, subscribes to and serves."""
+    """Full names that the policy allows a node to publish, subscribe to and serve."""
     policy = ElementTree.parse(repository / "config" / "sros2_policy.xml").getroot()
 
     def names(node):

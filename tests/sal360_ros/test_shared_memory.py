@@ -21,7 +21,7 @@ SEGMENT = "fastrtps_0123456789abcdef"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """In place of /dev/shm; no profile is chosen, and none has been made."""
+    """Replaces /dev/shm; no profile is configured, and none has been made."""
     monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(shared_memory, "_record", None)
     for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "RMW_IMPLEMENTATION"):
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def leave(folder: Path, name: str, *segments: str) -> Path:
-    """What a killed process leaves behind."""
+    """The leftovers of a killed process."""
     for segment in segments:
         (folder / segment).write_bytes(b"frames")
         (folder / f"{segment}_el").touch()

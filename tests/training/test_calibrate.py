@@ -1,4 +1,4 @@
-"""Calibration reaches what it aims at, on contents whose truth is known."""
+"""Calibration reaches its targets, on contents whose truth is known."""
 
 from __future__ import annotations
 

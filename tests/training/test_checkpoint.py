@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, and name what is wrong."""
+"""Checkpoints are complete or absent, and errors name the problem."""
 
 from __future__ import annotations
 

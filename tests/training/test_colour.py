@@ -83,7 +83,7 @@ def test_strengths_and_probabilities_hold_over_many_draws() -> None:
 
 
 def test_draws_do_not_depend_on_outcomes() -> None:
-    """What comes after the jitter is the same whether it jitters or not."""
+    """Random choices after the jitter are the same whether it is applied or not."""
     after = []
     for probability in (0.0, 1.0):
         generator = np.random.default_rng(0)

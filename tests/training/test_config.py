@@ -95,7 +95,7 @@ def refusal(kind: type[Any], values: dict[str, str]) -> SettingError | None:
         read(kind, values)
     except SettingError as error:
         return error
-    except ParameterError:  # of the wrong type: jsonargparse has said so
+    except ParameterError:  # of the wrong type: reported by jsonargparse
         return None
     return None
 

@@ -1,4 +1,4 @@
-"""Two processes learn what one learns from the whole batch."""
+"""Two processes learn the same as one from the whole batch."""
 
 from __future__ import annotations
 

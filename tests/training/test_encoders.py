@@ -96,7 +96,7 @@ def test_pretrained_compact_is_the_same_every_time() -> None:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_vgg16_starts_from_a_local_file(tmp_path: Path, suffix: str) -> None:
     whole = {f"features.{name}": tensor for name, tensor in make_layers(cfgs["D"]).state_dict().items()}
-    whole["classifier.6.bias"] = torch.zeros(1000)  # what an encoder does not need is left
+    whole["classifier.6.bias"] = torch.zeros(1000)  # tensors that an encoder does not need are ignored
     path = tmp_path / f"vgg16{suffix}"
     torch.save(whole, path) if suffix == ".pth" else save_file(whole, path)
     encoder = build_encoder("vgg16", pretrained=True, weights_file=str(path))

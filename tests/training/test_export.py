@@ -51,7 +51,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
         smooth = "strides" if name == SMOOTH else "none"
         config = SaliencyModelConfig(encoder=encoder, decoder=decoder, input_height=64, smooth_columns=smooth)
         model = SaliencyModel(config, pretrained=encoder == "compact")
-        if encoder == "compact":  # so that the map says something
+        if encoder == "compact":  # so that the map is not uniform
             torch.nn.init.normal_(model.decoder.head.weight, std=0.005 if name == SMOOTH else 0.03)
         run = tmp_path_factory.mktemp(name)
         found[name] = save_checkpoint(run, 1, model, "saliency", plain_settings(config), {})
@@ -75,7 +75,7 @@ def exported(checkpoints, tmp_path_factory):
                 calibration_frames=4,
                 tensorrt_rtx=True,
                 compute_capability="86,89,120",
-                force=precision == "int8",  # an untrained network is not what int8 is judged by
+                force=precision == "int8",  # int8 limits do not apply to an untrained network
             )
             command.export(config)
             done[encoder, precision] = folder

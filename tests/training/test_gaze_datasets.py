@@ -1,4 +1,4 @@
-"""Gaze data sets written small in their exact formats, read whole, and refused by name when broken."""
+"""Small gaze data sets in their exact formats are read completely, and refused by name if damaged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_map(path, peak=(512, 1024)):
 
 @pytest.fixture
 def salient360_root(tmp_path):
-    """P1, P75 and P98; each map has its peak where its picture's number says."""
+    """P1, P75 and P98; the peak of each map depends on its picture's number."""
     root = tmp_path / "salient360"
     for number in (98, 1, 75):
         write_picture(root / f"Stimuli/P{number}_64x32.jpg", value=number)

@@ -1,4 +1,4 @@
-"""Headset logs: both layouts written as they are, and the fixation lists that the toolbox made from real ones."""
+"""Headset logs: both layouts, and the fixation lists that the toolbox made from real ones."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_short_fixations_and_single_samples_are_dropped():
 
 @pytest.mark.parametrize(("name", "share"), [("Static1", 0.9), ("Static2", 0.9), ("Static3", 0.9), ("Dyn1", 0.75)])
 def test_real_logs_agree_with_the_lists_of_the_toolbox(shared_data, name, share):
-    """The columns and frames are right if the gaze is where the list says; in Dyn1 blinks move some borders."""
+    """The columns and frames are right if the gaze matches the list; in Dyn1 blinks move some borders."""
     folder = shared_data / "salient360_raw"
     listed = read_fixation_list(folder / f"fixations_{name}.csv")
     time_s, directions = read_hmd_log(folder / f"rawData{name}.csv")

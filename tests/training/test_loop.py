@@ -1,4 +1,4 @@
-"""The loop resumes to the same numbers, stops on what is wrong, and leaves whole checkpoints behind."""
+"""The loop resumes to the same numbers, stops on errors, and leaves complete checkpoints."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ def test_a_compiled_model_trains_and_its_checkpoint_fits_the_plain_one(
 
     def compile_fast(model: nn.Module, **_options: Any) -> nn.Module:
         compiled.append(model)
-        return compile_model(model, backend="eager")  # without the minute that a C++ compiler takes
+        return compile_model(model, backend="eager")  # saves the minute that a C++ compiler takes
 
     compile_model = torch.compile
     monkeypatch.setattr(torch, "compile", compile_fast)

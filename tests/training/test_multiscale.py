@@ -23,7 +23,7 @@ def make_model(scales: int, height: int = 128, **settings: object) -> SaliencyMo
     config = SaliencyModelConfig(input_height=height, channels=8, scales=scales, **settings)  # type: ignore[arg-type]
     model = SaliencyModel(config).eval()
     with torch.no_grad():
-        model.decoder.head.weight.normal_()  # an untrained head says the same everywhere
+        model.decoder.head.weight.normal_()  # an untrained head gives a uniform map
         if model.scale_attention is not None:
             model.scale_attention.weight[-1].weight.normal_()
     return model

@@ -1,4 +1,4 @@
-"""Folders and shards of panoramas: what is unusable is named and skipped, the rest comes back the same every time."""
+"""Folders and shards of panoramas: unusable files are named and skipped, the rest is the same every time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `training.pretrain`: what it writes, resumes, refuses; and the settings that are shipped."""
+"""The command `training.pretrain`: its output, resuming and refusals; and the shipped settings."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_retrieval_of_a_collapsed_model_is_zero() -> None:
 
 
 class QueryAlone(torch.nn.Module):
-    """The worst attention there could be: what it selects is the query."""
+    """The worst possible attention: it selects the query."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -81,7 +81,7 @@ def test_viewings_may_have_several_numbers(write: Write) -> None:
         (GAZE | {"image": np.array([0, 2, 0])}, "panoramas without a name"),
         (GAZE | {"observer": np.array([1])}, "incomplete gaze"),
         ({"maps": np.ones((2, 16, 16))}, r"maps of shape \(2, 16, 16\)"),
-        ({"maps": np.zeros((2, 16, 32))}, "are no maps"),
+        ({"maps": np.zeros((2, 16, 32))}, "has invalid maps"),
     ],
 )
 def test_a_malformed_index_is_named(write: Write, arrays: dict[str, Any], message: str) -> None:

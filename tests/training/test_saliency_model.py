@@ -1,4 +1,4 @@
-"""The saliency model: what stays frozen, what the prior adds, what the output sums to, and that the seam is nowhere."""
+"""The saliency model: frozen parts, the prior, the normalisation of the output, and no seam."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_settings_that_do_not_fit_are_named(settings: dict[str, object], message
     ],
 )
 def test_every_trained_parameter_gets_a_gradient(config: SaliencyModelConfig) -> None:
-    """Processes that train together wait for the gradient of every parameter that is trained."""
+    """In distributed training, every trained parameter needs a gradient."""
     model = SaliencyModel(config)
     model.freeze("none")
     model(torch.rand(1, 3, 64, 128)).square().sum().backward()

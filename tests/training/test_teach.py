@@ -1,4 +1,4 @@
-"""Taught maps: the mean of what models say of larger pictures, paired by name, learnt where no photograph lies."""
+"""Taught maps: the mean prediction of models for larger pictures, paired by name, learnt outside the photographs."""
 
 from __future__ import annotations
 

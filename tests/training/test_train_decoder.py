@@ -96,7 +96,7 @@ def test_a_refused_resume_leaves_the_settings_of_the_run(tiny: TrainDecoderConfi
 def test_a_run_on_other_gaze_or_for_another_loss_is_not_resumed(
     tiny: TrainDecoderConfig, part: str, changes: dict[str, Any], message: str
 ) -> None:
-    """Going on with another fold would measure on what was trained on."""
+    """Continuing with another fold would measure on training data."""
     train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
     loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
     other = dataclasses.replace(tiny, loop=loop, **{part: dataclasses.replace(getattr(tiny, part), **changes)})
@@ -105,7 +105,7 @@ def test_a_run_on_other_gaze_or_for_another_loss_is_not_resumed(
 
 
 def _taught_maps(config: TrainDecoderConfig, folder: Path) -> Path:
-    """A file that says of every panorama: look anywhere."""
+    """A file with a uniform map for every panorama."""
     names = [path.name for path in Path(config.data.panoramas).iterdir()]
     even = np.ones(SaliencyModel.map_size_of(config.model), np.float32)
     write_taught(folder / "taught.npz", dict.fromkeys(names, even))

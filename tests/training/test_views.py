@@ -147,7 +147,7 @@ def test_views_depend_on_seed_epoch_and_index_alone(family: str) -> None:
     pair = ViewPair(1, config)
     first = pair(panorama, 3, 5)
     for index in range(4):
-        pair(panorama, 0, index)  # what was drawn in between does not matter
+        pair(panorama, 0, index)  # draws in between do not matter
     again = ViewPair(1, config)(panorama, 3, 5)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     for other in (ViewPair(2, config)(panorama, 3, 5), pair(panorama, 4, 5), pair(panorama, 3, 6)):

@@ -51,7 +51,7 @@ def expected_scores(scene: Any, model: Path, index: int, density: np.ndarray) ->
 def test_metrics_equal_those_computed_directly(
     any_bag: Any, turning_scene: Any, run_evaluate: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
-    known = 2  # of the six frames: the paper's protocol works at 1024 x 2048 and takes its time
+    known = 2  # of the six frames: the paper's protocol works at 1024 x 2048 and is slow
     bag = any_bag.write(
         tmp_path / "run.bag",
         {

@@ -16,7 +16,7 @@ from sal360.cli import main, predict
 
 @pytest.fixture
 def run(capfd, tiny_model, tmp_path):
-    """Runs the command on the tiny model; gives its status, what it printed and what it complained of."""
+    """Runs the command on the tiny model; returns its status, its output and its errors."""
     pytest.importorskip("onnxruntime")
 
     def run_it(*arguments):

@@ -279,7 +279,7 @@ def make_gpu(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def exact(tiny_model):
-    """The maps that ONNX's own reference evaluator, written in numpy, gives."""
+    """The maps of ONNX's reference evaluator, which is written in numpy."""
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(str(tiny_model))

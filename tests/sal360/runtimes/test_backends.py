@@ -1,4 +1,4 @@
-"""Every runtime that is installed answers alike: the same maps, the same refusals, from any thread."""
+"""All installed runtimes behave alike: the same maps, the same refusals, from any thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py without a card: its one line, and a whole run on the fake one."""
+"""benchmarks/gpu.py without a GPU: its one-line error, and a complete run on a fake GPU."""
 
 from __future__ import annotations
 

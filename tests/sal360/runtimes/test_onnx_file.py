@@ -60,7 +60,7 @@ def external(location: str, offset: int = 0, length: int = 4 * HEIGHT * WIDTH) -
 
 
 def with_weights(path: Path, weights: TensorProto) -> Path:
-    """A model that gives its external weights as the map: what a file holds can be read there."""
+    """A model that returns its external weights as the map, which reveals the contents of a file."""
     nodes = [
         helper.make_node("Cast", ["frame"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["f", "axes"], ["m"], keepdims=0),

@@ -1,4 +1,4 @@
-"""open_model: what it chooses, and the one line for everything that cannot be opened."""
+"""open_model: its choices, and the one-line error for everything that cannot be opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The TensorRT backend: what it does per frame, what it keeps between starts, and every refusal in one line."""
+"""The TensorRT backend: its work per frame, its cache between starts, and every refusal in one line."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def ctypes_of(declaration: str):
 def test_each_call_is_declared_as_in_the_header(header, name):
     aliases = dict(re.findall(r"#define\s+(cu\w+)\s+(?:__CUDA_API_PT[DS][SZ]\()?(cu\w+)", header))
     public = next((alias for alias, symbol in aliases.items() if symbol == name), name)
-    # the first declaration is the one that the alias stands for
+    # the alias stands for the first declaration
     parameters = re.search(rf"CUresult CUDAAPI {public}\(([^)]*)\);", header)[1]
     assert SIGNATURES[name] == tuple(ctypes_of(each) for each in parameters.split(","))
 

@@ -27,7 +27,7 @@ START = 1_700_000_000 * SECOND
 
 
 def picture(index: int) -> np.ndarray:
-    """A flat colour that says which frame it is, (32, 64, 3)."""
+    """A flat colour that identifies the frame, (32, 64, 3)."""
     return np.full((32, 64, 3), (10 * index, 100, 200 - 10 * index), np.uint8)
 
 
@@ -281,7 +281,7 @@ def test_without_the_bag_library_the_remedy_is_reported(tmp_path: Path, monkeypa
 
 
 def camera_bag(writer: Any, path: Path, count: int = 6, first: int = 0) -> Path:
-    """A bag of `count` frames, whose blue or red says which it is."""
+    """A bag of `count` frames, each identified by its blue or red."""
     indices = range(first, first + count)
     return writer.write(
         path, {"/a": [(START + i * SECOND, writer.image(START + i * SECOND, picture(i), "rgb8")) for i in indices]}
@@ -369,7 +369,7 @@ def test_a_file_that_the_metadata_do_not_list_is_reported_and_not_read(mcap_bag:
 
 
 def with_open_log(path: Path, pending: int) -> Path:
-    """Make of a bag what a killed recorder leaves: its last rows are only in the write-ahead log."""
+    """Turn a bag into one of a killed recorder: its last rows are only in the write-ahead log."""
     (database,) = path.glob("*.db3")
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY timestamp DESC").fetchall()

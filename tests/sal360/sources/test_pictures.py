@@ -120,7 +120,7 @@ def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
 
 @pytest.fixture
 def cluttered(tmp_path: Path) -> Path:
-    """Two pictures among what devices, systems and this project leave in folders."""
+    """Two pictures among files that devices, operating systems and this project leave in folders."""
     picture = np.full((16, 32, 3), 50, np.uint8)
     pictures = ("2.png", "10.JPG", "._2.png", ".hidden.png", "2_overlay.png", "sub/3.png", "sub/deep/4.png")
     thumbnails = ("@eaDir/2.png", ".thumbnails/2.png", "__MACOSX/2.png", "sub/@eaDir/3.png")
