@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from sal360.errors import ParameterError, one_line_errors
+from sal360.errors import ParameterError, one_line_errors, require_modules
 from sal360.files import check_folder_is_writable
 from training.analysis.change import ChangeConfig, analyse_change
 from training.analysis.correlation import CorrelationConfig, analyse_correlation
@@ -49,6 +49,7 @@ def main() -> None:
     kind, analyse = ANALYSES[name]
     config = read_config(kind, kind.__doc__ or "", options, subcommand=name)
     check_folder_is_writable(config.output)
+    require_modules("matplotlib")  # which draws the figure at the end
     analyse(config)
 
 

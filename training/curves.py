@@ -11,6 +11,7 @@ from types import TracebackType
 
 from torch import Tensor
 
+from sal360.errors import require_modules
 from sal360.files import written_beside
 
 
@@ -30,6 +31,7 @@ class Curves:
         if enabled:
             from torch.utils.tensorboard import SummaryWriter  # starts slowly
 
+            require_modules("matplotlib")  # which draws the summary when the run ends
             self._writer = SummaryWriter(str(run), purge_step=start + 1 if start else 0)
         self._sums: dict[str, Tensor] = {}
         self._steps = self._images = 0

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sal360.arrays import Density
 from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, in_range, model_options
-from sal360.errors import DataError, FrameError
+from sal360.errors import DataError, FrameError, require_modules
 from sal360.files import written_beside
 from sal360.images import read_picture, write_picture
 from sal360.outputs.overlay import FULL_SCALE, MAX_FULL_SCALE, MIN_FULL_SCALE, draw_overlay
@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Predict all pictures and videos; 1 if anything was skipped."""
     options = _parser().parse_args(arguments)
     inputs = find_inputs(options.inputs, recursive=options.recursive)
+    if any(each.is_video for each in inputs):
+        require_modules("av")  # before the pictures among them are predicted
     outcome = Outcome()
     with Predictor(**model_options(options)) as predictor:
         for each in _with_progress(inputs):

@@ -16,10 +16,10 @@ import torch
 from sal360.errors import CheckpointError, one_line_errors
 from sal360.sphere import erp_directions, solid_angles
 from training import analyse
-from training.analysis.change import layer_changes
+from training.analysis.change import encoder_tensors, layer_changes
 from training.analysis.embedding import EmbeddingConfig, embed_views, to_plane
 from training.analysis.equator import equator_distance, equator_rows
-from training.analysis.view_coverage import TURNS, coverage
+from training.analysis.view_coverage import TURNS, ViewCoverageConfig, coverage
 from training.checkpoint import save_checkpoint
 from training.data.panoramas import PanoramaConfig, open_panoramas, read_panorama
 from training.data.views import ViewConfig, ViewPair
@@ -93,6 +93,26 @@ def test_change_is_the_norm_of_the_difference_by_that_of_the_weights() -> None:
     assert "bias" not in changes
     with pytest.raises(CheckpointError, match="a is missing"):
         layer_changes(before, {})
+
+
+def test_a_module_of_the_figure_is_missed_before_the_analysis(
+    run: Run, panoramas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(analyse.ANALYSES, "views", (ViewCoverageConfig, lambda _: pytest.fail("it has begun")))
+    assert run(["views", f"--data.root={panoramas}", f"--output={tmp_path}"]) == 2
+    assert capsys.readouterr().err.startswith("error: the Python module matplotlib is missing; ")
+
+
+def test_change_takes_a_setting_that_a_checkpoint_lacks_from_the_defaults_and_refuses_one_of_another_type(
+    tmp_path: Path,
+) -> None:
+    model = SaliencyModel(SaliencyModelConfig(input_height=64))
+    for number, encoder in ((1, {}), (2, {"encoder": ["compact"]})):
+        save_checkpoint(tmp_path / str(number), 1, model, "saliency", encoder, {})
+    assert "stem.weight" in encoder_tensors(str(tmp_path / "1"))
+    with pytest.raises(CheckpointError, match=r"the setting encoder is \['compact'\]; expected one of"):
+        encoder_tensors(str(tmp_path / "2"))
 
 
 def test_change_finds_the_layer_that_moved(run: Run, contrastive_run: Path, tmp_path: Path) -> None:

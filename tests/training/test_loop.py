@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,15 @@ def test_a_run_is_only_resumed_with_the_same_samples(tmp_path: Path, changes: di
     run(settings(tmp_path, steps=1))
     with pytest.raises(CheckpointError, match=message):
         run(settings(tmp_path, resume=True, **changes))
+
+
+def test_a_module_of_the_summary_is_missed_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"):
+        run(settings(tmp_path))
+    assert not list(tmp_path.glob("step-*"))
 
 
 def test_a_run_of_another_optimiser_is_not_resumed(tmp_path: Path) -> None:

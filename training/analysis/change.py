@@ -12,8 +12,10 @@ from torch import Tensor
 from sal360.errors import CheckpointError
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.checkpoint import read_header, read_tensors
-from training.config import require, require_together
+from training.config import config_from_dict, require, require_together
+from training.models.contrastive import ContrastiveConfig
 from training.models.encoders import build_encoder
+from training.models.saliency_model import SaliencyModelConfig
 from training.trained_models import checkpoint_name
 
 
@@ -61,7 +63,11 @@ def layer_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[s
 def encoder_tensors(path: str) -> dict[str, Tensor]:
     """The encoder's tensors of a contrastive or saliency checkpoint, in the order of the layers."""
     tensors = read_tensors(path, part="encoder")  # sorted by name
-    order = build_encoder(read_header(path).config["encoder"]).state_dict()
+    header = read_header(path)
+    kind: type[ContrastiveConfig | SaliencyModelConfig] = (
+        ContrastiveConfig if header.kind == "contrastive" else SaliencyModelConfig
+    )
+    order = build_encoder(config_from_dict(kind, header.config).encoder).state_dict()
     return {name: tensors[name] for name in order if name in tensors}
 
 

@@ -56,6 +56,15 @@ def test_pictures_of_more_pixels_than_allowed_are_skipped(run, tmp_path):
     assert run(*pictures, "--max-pixels", 64 * 128)[0] == 0
 
 
+def test_a_missing_reader_of_videos_is_missed_before_any_picture_is_predicted(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    status, _, err = run(write_picture(tmp_path / "room.jpg"), tmp_path / "clip.mp4")
+    assert status == 2
+    assert err.startswith('error: the Python module av is missing; pip install ".[replay]"')
+    assert not (tmp_path / "out").exists()
+
+
 def test_folders_stand_for_their_pictures_and_nothing_is_done_twice(run, tmp_path):
     for name in ("b.png", "a.jpg"):
         write_picture(tmp_path / "in" / name)
