@@ -1,4 +1,4 @@
-"""Small valid files of every kind that is read, and ways to spoil them; for `fuzz_files.py`.
+"""Small valid files of every supported kind, and ways to corrupt them; for `fuzz_files.py`.
 
 `write_originals` makes the files once; `Spoiler` draws one of them and mutations of it by a seed and a number, so that
 each case can be made again alone.
@@ -327,7 +327,7 @@ RENAMED, MISSING = "rename", "remove"
 
 @dataclass(frozen=True)
 class Case:
-    """A spoilt copy of an original."""
+    """A corrupted copy of an original."""
 
     number: int
     kind: str

@@ -1,4 +1,4 @@
-"""Runs the commands of this project on one spoilt file, in this process, and judges how they end; for `fuzz_files.py`.
+"""Runs the commands of this project on a corrupted file, in this process, and judges how they end; for `fuzz_files.py`.
 
 A command either succeeds with everything that it promises, or ends with a status above 0 and one line on stderr.
 """
@@ -52,11 +52,11 @@ class Result:
     command: str
     status: int
     lines: tuple[str, ...]
-    """What it, or a library, wrote to stderr."""
+    """The output of the command and its libraries on stderr."""
     crash: str
     """A traceback, if an exception came through."""
     lacks: str
-    """What is missing although the status is 0."""
+    """Missing results, although the status is 0."""
     is_unnoticed: bool = False
     """Whether frames are missing, and nothing in the file shows it."""
 
@@ -131,7 +131,7 @@ class Commands:
         return lambda: main(arguments), lacks
 
     def _source(self, case: Case, rng: random.Random) -> tuple[Command, Callable[[], str]]:
-        """What the camera node and the demo read."""
+        """The reader of the camera node and the demo."""
         height_px = rng.choice((0, 0, 16, 100))
 
         def command() -> int:
@@ -162,7 +162,7 @@ class Commands:
         return lambda: main(arguments), lacks
 
     def _panoramas(self, case: Case, _: random.Random) -> tuple[Command, Callable[[], str]]:
-        """What pretraining reads: the spoilt picture among enough good ones to be skipped alone."""
+        """The reader of pretraining: the corrupted picture is among enough good ones to be skipped."""
         folder = self._output / "panoramas"
         good = self._originals / "picture/PNG.png"
 
@@ -191,7 +191,7 @@ class Commands:
         return command, lambda: ""
 
     def _records(self, case: Case, _: random.Random) -> tuple[Command, Callable[[], str]]:
-        """What training reads."""
+        """The readers of training."""
         openers: dict[str, Callable[[], Any]] = {
             "salient360": partial(Salient360, case.path, "all", panorama_height=32),
             "sitzmann": partial(Sitzmann, case.path, map_height=32, panorama_height=32),
@@ -244,7 +244,7 @@ class Commands:
         return _map_problem(maps, 3) or self._lacks_frames(case, len(maps))
 
     def _lacks_frames(self, case: Case, count: int) -> str:
-        """Fewer frames than the original has are a loss, whichever byte was spoilt."""
+        """Fewer frames than the original has are a loss, no matter which byte was corrupted."""
         expected = FRAMES if case.kind in ("video", "bag", "gaze") else 1
         if count < expected and case.original.endswith(UNCOUNTED):
             self._is_unnoticed = True
@@ -279,7 +279,7 @@ def _captured(path: Path) -> Iterator[Callable[[], list[str]]]:
 
 
 def finding(result: Result) -> str:
-    """What is wrong with how a command ended, "" if nothing is."""
+    """The problem with the end of a command; "" if there is none."""
     if result.crash:
         return f"traceback: {result.crash.strip().splitlines()[-1]}"
     if any("Traceback" in line for line in result.lines):

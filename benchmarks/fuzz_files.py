@@ -2,11 +2,11 @@
 
     python benchmarks/fuzz_files.py [--files 10000] [--seed 0] [--only NUMBER] [--json]
 
-Small valid pictures, videos, bags, models, tables of gaze and gaze data sets are spoilt (bits flipped, cut, zeros and
-noise inserted, header fields edited, renamed) and given to `predict`, `evaluate`, the sources of demo and camera, and
-the readers of training. The commands run in a worker process, which is replaced when it dies or hangs. A finding is a
-traceback, a signal, more than 30 s of CPU time, a status of 0 with something missing, a refusal without a line or with
-more than one, and memory that grows. `--only` repeats one case and shows all that it printed.
+Small valid pictures, videos, bags, models, tables of gaze and gaze data sets are corrupted (bits flipped, cut, zeros
+and noise inserted, header fields edited, renamed) and given to `predict`, `evaluate`, the sources of demo and camera,
+and the readers of training. The commands run in a worker process, which is replaced when it dies or hangs. A finding is
+a traceback, a signal, more than 30 s of CPU time, a status of 0 with something missing, a refusal without a line or
+with more than one, and memory that grows. `--only` repeats one case and shows all that it printed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_PEAK_MB = 2500.0
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to make and run cases."""
+    """The settings with which a worker makes and runs cases."""
 
     originals: str
     folder: str
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass
 class Tally:
-    """What became of all cases so far."""
+    """The outcomes of all cases so far."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     """By "kind: outcome"."""
@@ -109,7 +109,7 @@ class Worker:
         self._receive(START_S)
 
     def run(self, number: int) -> dict[str, Any]:
-        """What became of a case; only a finding if the worker died or hung."""
+        """The outcome of a case; only a finding if the worker died or hung."""
         self._connection.send(number)
         return self._receive(HANG_S)
 
@@ -217,7 +217,7 @@ def verdict(figures: dict[str, Any], seconds: float) -> str:
     outcomes = ", ".join(f"{count} {name}" for name, count in figures["outcomes"].items())
     found = f"{len(figures['troubles'])} findings" if figures["troubles"] else "no finding"
     return (
-        f"{figures['files']} spoilt files in {seconds:.0f} s, {found}. {outcomes}. Memory of the last worker: "
+        f"{figures['files']} corrupted files in {seconds:.0f} s, {found}. {outcomes}. Memory of the last worker: "
         f"{memory['first']:.0f} MB after its first case, {memory['last']:.0f} MB after its last one; of any worker, "
         f"{memory['peak']:.0f} MB at most."
     )
@@ -225,13 +225,13 @@ def verdict(figures: dict[str, Any], seconds: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=10000, help="number of spoilt files (default: %(default)d)")
+    parser.add_argument("--files", type=int, default=10000, help="number of corrupted files (default: %(default)d)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all cases (default: %(default)d)")
     parser.add_argument("--only", type=int, help="run the case of this number alone, and show what it printed")
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a summary")
     arguments = parser.parse_args()
     if arguments.files < 1:
-        raise ParameterError(f"--files is {arguments.files}", "give the number of files", expected="at least 1")
+        raise ParameterError(f"--files is {arguments.files}", "set the number of files", expected="at least 1")
     numbers = range(arguments.files) if arguments.only is None else range(arguments.only, arguments.only + 1)
     begin_s = time.monotonic()
     with TemporaryDirectory(prefix="sal360-fuzz-") as name:

@@ -3,7 +3,7 @@
     python benchmarks/fuzz_node.py [--messages 100000] [--seed 0] [--model FILE] [--json]
 
 The real node runs as a child process with a tiny model. It gets images of all encodings with fields that contradict
-each other, spoilt compressed pictures, IMU and odometry with impossible quaternions, garbled bytes on every topic,
+each other, corrupted compressed pictures, IMU and odometry with impossible quaternions, garbled bytes on every topic,
 stamps from all times, valid and invalid values of every parameter, and transitions in any order. Again and again the
 node is brought back to its defaults, and then a good frame must be answered, the counters in `/diagnostics` must add
 up, and its memory is measured. At the end it must stop with status 0 and without a traceback in its log.
@@ -80,7 +80,7 @@ _MEANT_TO_EXIT = {"health.hang_s": 10.0, "health.on_failure": "deactivate"}
 
 
 class Fuzz:
-    """The driver: everything that the node hears, and the observer of what it says.
+    """The driver: it sends the node's inputs and observes its outputs.
 
     Args:
         process: the node under test.
@@ -171,7 +171,7 @@ class Fuzz:
         return int(self._call(self._get_state, GetState.Request()).current_state.id)
 
     def transition(self, number: int) -> bool:
-        """Ask for a transition; returns whether it succeeded."""
+        """Request a transition; returns whether it succeeded."""
         request = ChangeState.Request(transition=Transition(id=number))
         return bool(self._call(self._change, request).success)
 
@@ -368,7 +368,7 @@ def _values(status: DiagnosticStatus) -> dict[str, str]:
 
 
 def _miscounted(status: Mapping[str, str]) -> str:
-    """What is wrong with the counters of a status, "" if nothing is."""
+    """The problem with the counters of a status; "" if there is none."""
     if "received" not in status:
         return "a status without counters"
     received, answered, dropped, rejected = (

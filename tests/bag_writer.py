@@ -34,7 +34,7 @@ class BagWriter:
         return self.new("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id, **sequence)
 
     def image(self, stamp_ns: int, pixels: np.ndarray, encoding: str, **changes: Any) -> Any:
-        """A sensor_msgs/Image of an array (H, W[, C]); `changes` spoil single fields."""
+        """A sensor_msgs/Image of an array (H, W[, C]); `changes` replace single fields."""
         rows = np.ascontiguousarray(pixels).reshape(pixels.shape[0], -1).view(np.uint8)
         fields = {
             "header": self.header(stamp_ns),

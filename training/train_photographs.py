@@ -57,7 +57,7 @@ class TrainPhotographsConfig:
     taught_weight: float = 0.5
     """Weight of the loss against taught maps, relative to that of the photographs."""
     set_heads: bool = True
-    """Learn centre bias, scales and noise of each data set beside the content; false: the content alone."""
+    """Learn centre bias, scales and noise of each data set together with the content; false: only the content."""
     start: str = ""
     """Checkpoint of a saliency model from whose weights this run starts; the schedule is new."""
     encoder_weights: str = ""
@@ -81,7 +81,7 @@ class TrainPhotographsConfig:
 
 
 class ContentWithHeads(nn.Module):
-    """The content network with what is learnt of each data set beside it."""
+    """The content network with the heads of the data sets."""
 
     def __init__(self, model: nn.Module, heads: SetHeads | None) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class ContentWithHeads(nn.Module):
 
 
 class PhotographsTask(Task):
-    """Training on photographs of several data sets as the loop takes it.
+    """Training on photographs of several data sets, as a task for the loop.
 
     Args:
         config: the settings.
@@ -134,7 +134,7 @@ class PhotographsTask(Task):
         return self._around
 
     def settings_to_match(self) -> Mapping[str, Any]:
-        """Which photographs are trained on, how they are mixed, and the loss. Folders may have moved."""
+        """The training photographs, their mixture, and the loss. Folders may have moved."""
         data = {name: value for name, value in plain_settings(self.settings.data).items() if name not in _FOLDERS}
         data["taught"] = "given" if self.settings.data.taught else "none"
         alone = {"taught_weight": self.settings.taught_weight, "set_heads": self.settings.set_heads}
@@ -195,7 +195,7 @@ class PhotographsTask(Task):
         return {name: value for name, value in figures.items() if np.isfinite(value)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learnt of the data sets, which checkpoints of the model leave out."""
+        """The heads of the data sets, which checkpoints of the model leave out."""
         heads = self._around.heads
         return {} if heads is None else {"sets": list(self.data.names), "heads": heads.state_dict()}
 

@@ -1,4 +1,4 @@
-"""benchmarks/fuzz_files.py makes the same spoilt files each time, judges how commands end, and finds no trouble."""
+"""benchmarks/fuzz_files.py makes the same corrupted files each time, judges how commands end, and finds no trouble."""
 
 from __future__ import annotations
 

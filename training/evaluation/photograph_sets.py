@@ -1,4 +1,4 @@
-"""How well a model predicts gaze on plain photographs of any data set, measured in each photograph's plane.
+"""Measures how well a model predicts gaze on plain photographs of any data set, in each photograph's plane.
 
 Photographs are laid on a grey panorama without any change but their size, their longer side 384 or 192 pixels wide at
 768 columns, several on a panorama as far as there is room. NSS, AUC and information gain use the fixations themselves;
@@ -30,7 +30,7 @@ from training.evaluation.photographs import (
 FIGURES = ("nss", "cc", "kld", "auc", "information_gain")
 _GREY = 114
 _MIN_DENSITY = 1e-3
-"""Relative to uniform: what a density says at least before its logarithm is taken."""
+"""Relative to uniform: lower limit of a density before its logarithm is taken."""
 _PRIOR_PHOTOGRAPHS = 400
 
 
@@ -146,5 +146,5 @@ def measure_people(photograph: Photograph, prior: Density) -> list[float]:
 
 
 def centre_prior_of(part: Parts) -> Density:
-    """The centre prior of a data set, from photographs that are not measured where there are some."""
+    """The centre prior of a data set, from photographs that are not measured, if there are any."""
     return centre_prior((part.training or part.measured)[:_PRIOR_PHOTOGRAPHS])

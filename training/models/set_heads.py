@@ -1,11 +1,11 @@
-"""What differs between data sets of gaze, in a dozen numbers a set; what they share is the content network.
+"""The differences between gaze data sets, in a dozen numbers per set; the content network is shared.
 
 Sets differ in their centre bias, in how their fixations were recorded, in viewing time and task; under twenty
-parameters a set close most of what is lost between sets (Kümmerer, Bethge, "DeepGaze MSDB", 2025). `SetHeads` learns
-them beside the content network and is not part of checkpoints and model files.
+parameters per set close most of the gap between sets (Kümmerer, Bethge, "DeepGaze MSDB", 2025). `SetHeads` learns them
+together with the content network and is not part of checkpoints and model files.
 
-All but the noise are deviations from the mean over the sets. What all sets share, such as some centre bias, is thereby
-left to the content network, so that its maps are those of the average set.
+All except the noise are deviations from the mean over the sets. Properties that all sets share, such as some centre
+bias, are thus left to the content network, so that its maps are those of the average set.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from training.data.views import scale_colours
 from training.models.set_heads import CELLS
 
 _GRID = (40, 80)
-"""Size of the coarse panorama on which viewports are kept apart."""
+"""Size of the coarse panorama that is used to keep viewports from overlapping."""
 _FINE = 192
 """Pixels of the longer side of a density before it is cropped and averaged over cells."""
 _NOT_KEPT = -1
@@ -43,24 +43,24 @@ _NOT_KEPT = -1
 
 @dataclass(frozen=True)
 class MixingConfig:
-    """How photographs are varied and laid on panoramas."""
+    """How photographs are augmented and placed on panoramas."""
 
     plain_share: float = 0.5
-    """Fraction of the panoramas that are filled with photographs laid flat, 0 to 1."""
+    """Fraction of the panoramas that are filled with photographs placed flat, 0 to 1."""
     plain_width: tuple[float, float] = (0.15, 0.6)
-    """Min and max of the longer side of a flat photograph, as a fraction of the panorama's width."""
+    """Minimum and maximum of the longer side of a flat photograph, as a fraction of the panorama's width."""
     grey_share: float = 0.5
     """Fraction of those panoramas that are grey instead of a picture around the photographs, 0 to 1."""
     fov_deg: tuple[float, float] = (12.0, 120.0)
-    """Min and max field of view of the longer side of other photographs, degrees, uniform in the logarithm."""
+    """Minimum and maximum field of view of the longer side of other photographs, degrees, uniform in the logarithm."""
     elevation_deg: float = 25.0
-    """Max elevation of a photograph's centre near the equator, up or down, degrees."""
+    """Maximum elevation of a photograph's centre near the equator, up or down, degrees."""
     equator_share: float = 0.7
     """Fraction of the photographs near the equator, 0 to 1; the others are uniform on the sphere."""
     roll_deg: float = 8.0
-    """Max roll of a photograph, degrees."""
+    """Maximum roll of a photograph, degrees."""
     slots: int = 8
-    """Max number of photographs on a panorama."""
+    """Maximum number of photographs on a panorama."""
     attempts: int = 40
     """Number of places tried on a panorama."""
     mean_photographs: float = 4.0
@@ -68,7 +68,7 @@ class MixingConfig:
     flip: bool = True
     """Mirror photographs left to right with probability 1/2."""
     crop: float = 0.7
-    """Min fraction of a photograph's width that is shown, 0.2 to 1; 1 always shows all of it."""
+    """Minimum fraction of a photograph's width that is shown, 0.2 to 1; 1 always shows all of it."""
     exposure: float = 0.3
     """Strength of random gain and offset of a photograph's colours, 0 to 1."""
     saturation: float = 0.3
@@ -90,36 +90,36 @@ class MixingConfig:
 
 @dataclass(frozen=True)
 class PhotographSetsConfig:
-    """Data sets of photographs, how they are mixed, and which part is kept for measuring."""
+    """Data sets of photographs, how they are mixed, and the part that is kept for measuring."""
 
     root: str
-    """Folder that has a folder for each data set, named like it (links will do)."""
+    """Folder with a subfolder or link for each data set, named like it."""
     panoramas: str
-    """Folder of the panoramas on which photographs are laid."""
+    """Folder of the panoramas on which photographs are placed."""
     sets: dict[str, float] = field(default_factory=lambda: {"osie": 1.0, "eyecrowd": 1.0, "nus_scene": 1.0})
-    """Names of the data sets, and how often each is drawn, relative to the others."""
+    """Names of the data sets, each with the relative frequency at which it is drawn."""
     leave_out: str = ""
-    """Data set that is not trained on, and measured as a whole; empty: none."""
+    """Data set that is not used for training, and measured as a whole; empty: none."""
     folds: int = 5
     """Number of folds of each data set."""
     fold: int = 0
     """The fold of each data set that is kept for measuring, from 0; −1: none, everything is trained on."""
     split_seed: int = 0
-    """Seed of the draw of the folds."""
+    """Seed of the random folds."""
     picture_px: int = 512
     """Longer side to which photographs are reduced when they are read, pixels."""
     cache: bool = True
-    """Keep photographs in memory once they are read; some 0.5 MB each."""
+    """Keep photographs in memory once they are read; about 0.5 MB each."""
     taught: str = ""
     """File of `training.teach` with maps of the panoramas, learnt where no photograph lies; or empty."""
     measured: int = 40
-    """Max number of photographs of each data set that are measured while a model trains."""
+    """Maximum number of photographs of each data set that are measured while a model trains."""
     mixing: MixingConfig = field(default_factory=MixingConfig)
-    """How photographs are varied and laid on panoramas."""
+    """How photographs are augmented and placed on panoramas."""
 
     def __post_init__(self) -> None:
         require_path("root", self.root, "the folder of the data sets")
-        require_path("panoramas", self.panoramas, "a folder of panoramas to lay the photographs on")
+        require_path("panoramas", self.panoramas, "a folder of panoramas on which to place the photographs")
         known = [name for name, row in DATASETS.items() if row.photographs is not None]
         names = f"one or more of {', '.join(known)}"
         require("sets", self.sets, len(self.sets) > 0 and set(self.sets) <= set(known), names)
@@ -179,7 +179,7 @@ class Sample(NamedTuple):
     masks: Mask
     """(K, CELLS, CELLS): the cells on the photograph."""
     windows: NDArray[np.float32]
-    """(K, 4): left, top, width and height of what is shown, from −1 to 1 across the whole photograph."""
+    """(K, 4): left, top, width and height of the part that is shown, from −1 to 1 across the whole photograph."""
     sets: Integers
     """(K,): the data set of each photograph, or −1."""
     taught: Density
@@ -199,7 +199,7 @@ class _Place(NamedTuple):
 
 
 class MixedPhotographs:
-    """Panoramas with photographs of several sets; the item of key (epoch, index) depends on (seed, epoch, index) alone.
+    """Panoramas with photographs of several sets; the item of key (epoch, index) depends only on (seed, epoch, index).
 
     Args:
         photographs: those to draw from, by data set; none may be empty.

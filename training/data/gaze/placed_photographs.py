@@ -30,7 +30,7 @@ _GRID = (40, 80)
 _SAME_ASPECT = 0.02
 """Difference from 4:3, relative, below which a picture fills a 4:3 place: cropping rounds to whole pixels."""
 _MOST_PARTS = 6
-"""Max number of places along each side of a map's cell at which gaze is looked up for the cell's mean."""
+"""Maximum number of places along each side of a map's cell at which gaze is looked up for the cell's mean."""
 
 
 @dataclass(frozen=True)
