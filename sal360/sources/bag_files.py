@@ -23,8 +23,9 @@ from sal360.sources.pictures import natural_key
 STORAGE_SUFFIXES = (".mcap", ".db3")
 BAG_SUFFIXES = (*STORAGE_SUFFIXES, ".bag")
 METADATA = "metadata.yaml"
-MAX_DECOMPRESSED_BYTES = 2**30
-"""Limit for a message or an MCAP chunk, which recorders close after a few megabytes."""
+MAX_DECOMPRESSED_BYTES = 2**29
+"""Limit for a message (16-bit frames of 2^26 pixels with four channels fit) or an MCAP chunk, which recorders close
+after a few megabytes."""
 _COPY = "copy the recording again"
 
 
@@ -286,14 +287,20 @@ def _limit_chunks() -> None:
         return
 
     def zstd(data: bytes, size: int) -> bytes:
-        return zstd_decompressed(data, min(size, MAX_DECOMPRESSED_BYTES))
+        return zstd_decompressed(data, _allowed(size))
 
     def lz4(data: bytes, size: int) -> bytes:
         from lz4.frame import LZ4FrameDecompressor
 
-        return bytes(LZ4FrameDecompressor().decompress(data, min(size, MAX_DECOMPRESSED_BYTES) + 1))
+        return bytes(LZ4FrameDecompressor().decompress(data, _allowed(size) + 1))
 
     table.update(zstd=zstd, lz4=lz4)
+
+
+def _allowed(chunk_bytes: int) -> int:
+    if chunk_bytes > MAX_DECOMPRESSED_BYTES:
+        raise ValueError(f"a chunk of {chunk_bytes} bytes; at most {MAX_DECOMPRESSED_BYTES} are read")
+    return chunk_bytes
 
 
 def _decompressed(path: Path, temporary: Path) -> Path:

@@ -536,4 +536,5 @@ def test_a_chunk_that_would_fill_the_memory_is_refused(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert "bomb.mcap cannot be read" in line
+    assert (f"a chunk of {stated} bytes; at most 1048576 are read" in line) == honest
     assert peak < 10_000_000

@@ -274,12 +274,13 @@ def test_a_file_that_is_not_a_video_gives_one_clear_error(tmp_path: Path) -> Non
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [0, 1, 3, 10])
-def test_a_video_of_hardly_any_bytes_gives_one_clear_error(tmp_path: Path, size: int) -> None:
-    """PyAV seeks before the start of such a file, which is an operating-system error and not one of PyAV."""
-    path = write_video(tmp_path / "clip.avi", times=range(3))
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+@pytest.mark.parametrize("size", [0, 1, 10])
+def test_a_video_of_hardly_any_bytes_gives_one_clear_error(tmp_path: Path, suffix: str, size: int) -> None:
+    """PyAV seeks before the start of an empty MP4, which is an operating-system error and not one of PyAV."""
+    path = write_video(tmp_path / f"clip{suffix}", times=range(3))
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(DataError, match=r"clip\.avi (is empty; |cannot be opened as a video|is cut off)"):
+    with pytest.raises(DataError, match=rf"clip{suffix} (is empty; |cannot be opened as a video|is cut off)"):
         open_source(path)
 
 
