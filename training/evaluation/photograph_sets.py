@@ -1,6 +1,6 @@
 """Measures how well a model predicts gaze on plain photographs of any data set, in each photograph's plane.
 
-Photographs are laid on a grey panorama without any change but their size, their longer side 384 or 192 pixels wide at
+Photographs are placed on a grey panorama with no change except their size, their longer side 384 or 192 pixels wide at
 768 columns, several on a panorama as far as there is room. NSS, AUC and information gain use the fixations themselves;
 CC and KLD the density, blurred with σ = .03 of the longer side. Information gain is over the centre prior of the
 photographs' own data set, bits per fixation.

@@ -2,7 +2,7 @@
 
 From gaze on disk to a training sample, in this order: `DATASETS` here says who opens a data set; its own module
 (`salient360.py`, …) reads `GazeRecord`s; `panoramas_with_gaze.py` makes training samples of them. Photographs are
-read by `photographs_with_fixations.py` and `photographs_with_maps.py`, and `placed_photographs.py` lays several on a
+read by `photographs_with_fixations.py` and `photographs_with_maps.py`, and `placed_photographs.py` places several on a
 panorama for each sample. The sets that need no code here share a form on disk: docs/gaze_data.md.
 
 To add a data set, write its module and a row in `DATASETS`; settings, `python -m training.data.check` and the table in
@@ -213,11 +213,11 @@ DATASETS = {
     "rydel35": _photographs(
         "photographs, gaze of 25 people for 5 s, to be recalled later",
         "published with the recordings",
-        "pictures keep theirs; for the gaze none stated",
+        "pictures: their own; gaze: none stated",
     ),
     "ham": GazeDataset(
         content="photographs with maps of gaze, no fixations",
-        source="published without its origin",
+        source="published without a source",
         licence=_NONE_STATED,
         split="folds by photograph",
         inventory=photographs_with_maps.inventory,
@@ -229,7 +229,7 @@ DATASETS = {
     "ceap": _headset(
         "frames of 8 videos, eye fixations of up to 32 people in a headset",
         "[Xue et al., CEAP-360VR 2021](https://github.com/cwi-dis/CEAP-360VR-Dataset)",
-        "CC BY-NC 4.0: not for weights that are given away",
+        "CC BY-NC 4.0: not for redistributed weights",
     ),
     "avtrack": _headset(
         "frames of videos, head directions of 48 people over up to 30 s; strong bias to the front",
@@ -237,12 +237,12 @@ DATASETS = {
         "GPL-3.0",
     ),
     "rcqoea": _headset(
-        "frames of 3 videos, head directions of 32 people, one frame a second",
+        "frames of 3 videos, head directions of 32 people, one frame per second",
         "published with the recordings",
-        "CC BY-NC 4.0: not for weights that are given away",
+        "CC BY-NC 4.0: not for redistributed weights",
     ),
     "nasrabadi": _headset(
-        "frames of videos, head directions of 30 people, one frame a second",
+        "frames of videos, head directions of 30 people, one frame per second",
         "[Nasrabadi et al., MMSys 2019](https://github.com/acmmmsys/2019-360dataset)",
         "MIT",
     ),
