@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -39,8 +40,16 @@ FRAME_REJECTIONS = {
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    r"""A text or path that every terminal, log and JSON file accepts: bytes that are not UTF-8 are shown as \udce9."""
-    return os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""A text or path as one line that every terminal, log and JSON file accepts.
+
+    Bytes that are not UTF-8 are shown as \udce9, control characters, which may change a terminal, as \x1b, and line
+    breaks as spaces.
+    """
+    line = os.fspath(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    return _CONTROL.sub(lambda match: " " if match[0].isspace() else f"\\x{ord(match[0]):02x}", line)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Sal360Error(Exception):

@@ -181,7 +181,7 @@ def _print(report: Report, folder: Path) -> None:
         print(f"rejected for {reason}: {count}")
     for each in report.requirements:
         print(f"{'met' if each not in report.unmet else 'NOT MET'}: {each}")
-    print(f"report: {folder / 'report.html'}")
+    print(f"report: {printable(folder / 'report.html')}")
 
 
 def _status(report: Report, recording: Recording, gaze: RecordedGaze | None) -> int:
@@ -192,7 +192,7 @@ def _status(report: Report, recording: Recording, gaze: RecordedGaze | None) -> 
     """
     for remark in report.remarks:
         if remark not in recording.damage:
-            print(f"note: {remark}", file=sys.stderr)
+            print(f"note: {printable(remark)}", file=sys.stderr)
     if recording.damage:
         *others, last = recording.damage.values()
         for error in others:

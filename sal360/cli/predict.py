@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sal360.arrays import Density
 from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, in_range, model_options
-from sal360.errors import DataError, FrameError, require_modules
+from sal360.errors import DataError, FrameError, printable, require_modules
 from sal360.files import written_beside
 from sal360.images import read_picture, write_picture
 from sal360.outputs.overlay import FULL_SCALE, MAX_FULL_SCALE, MIN_FULL_SCALE, draw_overlay
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _say(f"skipped {each.path}: {error}")
                 outcome.skipped += 1
     total = outcome.written + outcome.skipped
-    print(f"{outcome.written} of {total} maps in {options.output} ({predictor.description})")
+    print(f"{outcome.written} of {total} maps in {printable(options.output)} ({predictor.description})")
     return 1 if outcome.skipped else 0
 
 
@@ -136,7 +136,7 @@ def _with_progress(inputs: Sequence[Input]) -> Iterable[Input]:
 
 
 def _say(text: str) -> None:
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
 
 
 def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:

@@ -93,6 +93,16 @@ def test_unreadable_files_are_named_and_skipped_and_the_rest_is_done(run, tmp_pa
     assert written(tmp_path) == ["good.npy", "good_overlay.png"]
 
 
+def test_the_line_about_a_file_is_one_line_and_leaves_the_terminal_alone(run, tmp_path):
+    for name in ("two\nlines.jpg", "red\x1b[31m.jpg", "\u009b31m.jpg"):
+        (tmp_path / name).write_bytes(b"no picture")
+        status, _, err = run(tmp_path / name)
+        assert status == 1
+        assert err.count("\n") == 1
+        assert err.removesuffix("\n").isprintable()
+        assert name.split(".")[0].translate({10: " ", 0x1B: r"\x1b", 0x9B: r"\x9b"}) in err
+
+
 def test_pictures_of_the_same_name_do_not_overwrite_each_other(run, tmp_path):
     first = write_picture(tmp_path / "a" / "room.png", seed=1)
     second = write_picture(tmp_path / "b" / "room.png", seed=2)
