@@ -29,6 +29,9 @@ FRAMES = 6
 """Of each video and bag."""
 SPLIT = 75
 """A picture number of Salient360!; all cases of it read this one picture."""
+TOPIC = "/camera/image"
+GAZE = "-gaze"
+"""Part of the names of bags with gaze, on /gaze/points and /gaze/maps."""
 _SECOND_NS = 10**9
 _START_NS = 1_700_000_000 * _SECOND_NS
 _VIDEOS = (
@@ -118,8 +121,32 @@ def _write_bags(folder: Path) -> None:
         raw = [(stamp, bag.image(stamp, picture(), "bgr8")) for stamp in stamps]
         jpeg = [(stamp, bag.compressed(stamp, picture())) for stamp in stamps]
         suffix = ".bag" if kind == "ros1" else ""
-        bag.write(folder / f"{kind}{suffix}", {"/camera/image": raw})
+        bag.write(folder / f"{kind}{suffix}", {TOPIC: raw})
         bag.write(folder / f"{kind}-jpeg{suffix}", {"/camera/image/compressed": jpeg})
+        gaze = {"/gaze/points": [(stamp, _cloud(bag, stamp)) for stamp in stamps]}
+        gaze["/gaze/maps"] = [(stamp, bag.image(stamp, picture()[..., 0], "mono8")) for stamp in stamps]
+        bag.write(folder / f"{kind}{GAZE}{suffix}", {TOPIC: raw, **gaze})
+
+
+def _cloud(bag: Any, stamp_ns: int) -> Any:
+    """Three points that people looked at, as a PointCloud2."""
+    fields = [
+        bag.new("sensor_msgs/msg/PointField", name=name, offset=4 * index, datatype=7, count=1)
+        for index, name in enumerate("xyz")
+    ]
+    points = np.array([[1, 0, 0], [0.7, 0.7, 0], [0, 1, 0.1]], "<f4")
+    return bag.new(
+        "sensor_msgs/msg/PointCloud2",
+        header=bag.header(stamp_ns),
+        height=1,
+        width=3,
+        fields=fields,
+        is_bigendian=False,
+        point_step=12,
+        row_step=36,
+        data=np.frombuffer(points.tobytes(), np.uint8),
+        is_dense=True,
+    )
 
 
 def _write_models(folder: Path) -> None:

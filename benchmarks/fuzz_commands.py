@@ -21,7 +21,7 @@ from typing import Any
 
 import av
 import numpy as np
-from fuzz_cases import FRAMES, Case
+from fuzz_cases import FRAMES, GAZE, TOPIC, Case
 
 from sal360.cli import evaluate, main
 from sal360.errors import FrameError, one_line_errors
@@ -36,8 +36,8 @@ from training.data.panoramas import PanoramaConfig, open_panoramas
 
 MAX_LOST_PIXELS = 0.13
 """Share of a cut picture of 128 x 64 that may differ: a JPEG's last block with halved chroma, and what is beside it."""
-UNCOUNTED = (".mpg", ".ts")
-"""Streams for broadcasting, in which nothing counts frames or bytes, so that one may be lost without a trace."""
+UNCOUNTED = (".mpg", ".ts", ".wmv")
+"""Formats for streaming, in which nothing counts frames or bytes, so that one may be lost without a trace."""
 _OUR_LINES = ("error: ", "skipped ", "note: ", "left out of ", "  skipped ")
 _REMARKS = ("note: ", "left out of ")
 _SUMMARY = re.compile(r"\d+ panoramas, \d+ unusable files skipped")
@@ -133,10 +133,13 @@ class Commands:
     def _source(self, case: Case, rng: random.Random) -> tuple[Command, Callable[[], str]]:
         """The reader of the camera node and the demo."""
         height_px = rng.choice((0, 0, 16, 100))
+        topic = TOPIC if GAZE in case.original else ""
 
         def command() -> int:
             bad: list[FrameError] = []
-            frames = open_source(case.path, height_px=height_px, on_bad_frame=lambda error, _: bad.append(error))
+            frames = open_source(
+                case.path, topic=topic, height_px=height_px, on_bad_frame=lambda error, _: bad.append(error)
+            )
             for frame, _ in zip(frames, range(_MAX_FRAMES), strict=False):
                 assert frame.image.ndim == 3, frame.image.shape
                 self._counted.append(frame.name)
@@ -149,6 +152,9 @@ class Commands:
     def _evaluate(self, case: Case, rng: random.Random) -> tuple[Command, Callable[[], str]]:
         # the other protocol takes seconds for each frame, and reads nothing more
         truth = ["--ground-truth", str(case.path), "--protocol", "standard"] if case.kind == "gaze" else []
+        if GAZE in case.original:
+            topics = rng.choice((["/gaze/points"], ["/gaze/maps"], ["/gaze/points", "/gaze/maps"]))
+            truth = ["--topic", TOPIC, "--protocol", "standard", *(f"--ground-truth={each}" for each in topics)]
         path = self._originals / "recording" if case.kind == "gaze" else case.path
         outputs = ["--no-video", "--no-bag"] if rng.random() < 0.7 else []
         arguments = ["evaluate", str(path), "--output", str(self._output), *outputs, *truth, *self._model(case, rng)]

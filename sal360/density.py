@@ -49,8 +49,10 @@ def as_density(values: Reals, name: str) -> Density:
     Raises:
         DataError: it has values that are negative or not finite, or it is 0 everywhere.
     """
-    mean = sphere_mean(values)
-    if not (math.isfinite(mean) and values.min() >= 0):
+    with np.errstate(invalid="ignore", over="ignore"):  # of sums with infinity or NaN
+        mean = sphere_mean(values)
+        is_valid = math.isfinite(mean) and values.min() >= 0
+    if not is_valid:
         raise DataError(f"the map {name} has values that are negative or not finite", _WRITE_AGAIN)
     if mean == 0:
         raise DataError(f"the map {name} is zero everywhere", _WRITE_AGAIN)

@@ -608,4 +608,5 @@ def read_map(message: Any) -> Density:
     values: NDArray[Any] = np.ndarray(
         (height, width), dtype, np.frombuffer(message.data, np.uint8), strides=(step, dtype.itemsize)
     )
-    return values.astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are refused where the map is used
+        return values.astype(np.float32)

@@ -124,7 +124,9 @@ class RecordedGaze:
         for _, entry in maps:
             assert entry.read_map is not None
             values = entry.read_map()
-            if values.any():
+            with np.errstate(invalid="ignore"):
+                is_empty = not values.any()
+            if not is_empty:
                 return as_density(values, entry.name), True
             self.lost += 1
         return None, bool(maps)
@@ -257,7 +259,11 @@ _POINT_FIELDS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 
 def _cloud_points(cloud: Any, name: str) -> tuple[Floats, Integers]:
     """The points of a PointCloud2 (n, 3), and their observers from the field `observer`, 0 without it."""
     order = ">" if cloud.is_bigendian else "<"
-    offsets = {field.name: (order + _POINT_FIELDS.get(field.datatype, "V1"), field.offset) for field in cloud.fields}
+    offsets = {
+        field.name: (order + _POINT_FIELDS[field.datatype], field.offset)
+        for field in cloud.fields
+        if field.datatype in _POINT_FIELDS
+    }
     count = cloud.width * cloud.height
     missing = {"x", "y", "z"} - set(offsets)
     if (
@@ -286,8 +292,9 @@ def _cloud_points(cloud: Any, name: str) -> tuple[Floats, Integers]:
             "record it again",
         ) from None
     points = np.frombuffer(cloud.data, point, count)
-    observer = points["observer"].astype(np.int64) if "observer" in names else np.zeros(count, np.int64)
-    return np.stack([points[axis].astype(np.float64) for axis in "xyz"], axis=-1), observer
+    with np.errstate(invalid="ignore"):  # of NaN
+        observer = points["observer"].astype(np.int64) if "observer" in names else np.zeros(count, np.int64)
+        return np.stack([points[axis].astype(np.float64) for axis in "xyz"], axis=-1), observer
 
 
 def _folder_entries(folder: Path) -> Iterator[GazeEntry]:
@@ -327,7 +334,8 @@ def _read_npy(path: Path) -> Reals:
         raise DataError(f"{path} cannot be read ({error})", "recreate it with numpy.save") from None
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise DataError(f"{path} holds {values.dtype} {values.shape}", "recreate it", expected="a map (h, w)")
-    return np.asarray(values, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are refused where the map is used
+        return np.asarray(values, np.float32)
 
 
 def _read_picture(path: Path) -> Reals:

@@ -25,7 +25,7 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
     *(".vob", ".wmv", ".asf", ".flv", ".ogv"),
 )
-_A_FRAME_A_PACKET = ("h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video")
+_A_FRAME_A_PACKET = ("flv", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video")
 """Codecs without packets that show nothing, so that a decoder which gives fewer frames than it got has lost some."""
 _CUT_REMEDY = "copy it again; if the recorder was interrupted, repair it: ffmpeg -i VIDEO -c copy REPAIRED.mkv"
 

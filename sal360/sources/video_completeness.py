@@ -312,17 +312,21 @@ def _flv_is_cut(file: BinaryIO, size: int) -> bool:
 
 def _ogg_is_damaged(content: mmap.mmap) -> bool:
     """RFC 3533, section 6: each page has a checksum, and the pages of a stream are numbered."""
-    position, next_numbers = 0, dict[bytes, int]()
+    position, next_numbers, unfinished = 0, dict[bytes, int](), set[bytes]()
     while position < len(content):
         head = content[position : position + 27 + 255]
         if not head.startswith(b"OggS") or len(head) < 27:
-            return content.find(b"OggS", position) >= 0  # else something appended
+            return bool(unfinished) or content.find(b"OggS", position) >= 0  # else something appended
         length = 27 + head[26] + sum(head[27 : 27 + head[26]])
         page, stream, number = content[position : position + length], head[14:18], int.from_bytes(head[18:22], "little")
         is_first = bool(head[5] & 2)
         if number != (number if is_first else next_numbers.get(stream, number)) or _ogg_checksum(page) != head[22:26]:
             return True
         next_numbers[stream] = number + 1
+        if head[5] & 4:  # the last page of a stream
+            unfinished.discard(stream)
+        else:
+            unfinished.add(stream)
         position += length
     return False
 

@@ -358,6 +358,15 @@ def test_half_a_picture_with_an_end_mark_is_not_whole_and_one_with_padding_is(sa
     assert [each for each in problems if "jpg" in each] == [f"{cut} is damaged or cut short (JPEG)"]
 
 
+def test_a_map_with_a_signalling_nan_is_refused_and_nothing_else_is_said(salient360_root):
+    path = salient360_root / "HE/SalMaps/HEsalmap_1_2048x1024_32b.bin"
+    values = np.fromfile(path, np.uint32)
+    values[1000] = 0x7F800001
+    values.tofile(path)
+    with pytest.raises(DataError, match="negative or not finite"):
+        read_density(path)
+
+
 def test_vr_eyetracking_names_what_is_wrong(vr_eyetracking_root):
     gaze = vr_eyetracking_root / "Gaze_txt_files/p007/004._2017-10-13-10-28_ori_0.txt"
     lines = gaze.read_text()
@@ -367,7 +376,10 @@ def test_vr_eyetracking_names_what_is_wrong(vr_eyetracking_root):
     gaze.write_text(lines.replace("eye", "eye,"))
     with pytest.raises(DataError, match=r"p007/004.* malformed"):
         VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
-    gaze.write_text(lines)
+    for number in ("nan", "0", "2.5", "1e30"):
+        gaze.write_text(lines.replace("frame,2,", f"frame,{number},"))
+        with pytest.raises(DataError, match=r"line 2 of .*p007/004.* has the frame number"):
+            VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
     gaze.write_text("\n\n")
     with pytest.raises(DataError, match=r"p007/004.* has no lines"):
         VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)

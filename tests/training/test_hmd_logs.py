@@ -118,6 +118,9 @@ def test_broken_logs_are_named(tmp_path):
     log.write_text(header + "\n" + "\n".join(f"{i * 70},0,0,0,1,0,0,1,True,True" for i in range(50)) + "\n")
     with pytest.raises(DataError, match="timestamps"):
         read_hmd_log(log)
+    log.write_text(header + "\n0,0,0,0,1,0,0,1,True,True\n")
+    with pytest.raises(DataError):
+        read_hmd_log(log)
 
 
 def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path):

@@ -343,8 +343,9 @@ def test_shards_are_not_overwritten(folder: Path, shards: Shards) -> None:
         write_shards(WriteShardsConfig(config(folder), shards.root))
 
 
-def test_a_broken_index_is_named(shards: Shards) -> None:
-    (Path(shards.root) / "shards.json").write_text("{}")
+@pytest.mark.parametrize("text", ["{}", '{"shards": []}', '{"shards": [{"name": "000000.tar", "count": "many"}]}'])
+def test_a_broken_index_is_named(shards: Shards, text: str) -> None:
+    (Path(shards.root) / "shards.json").write_text(text)
     with pytest.raises(DataError, match=r"shards.json cannot be read"):
         open_shards(shards.root)
 

@@ -88,7 +88,9 @@ def open_shards(root: str) -> Shards | None:
     try:
         with gopen(f"{root}/{INDEX}") as file:
             entries = json.loads(file.read())["shards"]
-        return Shards(root, tuple(each["name"] for each in entries), tuple(each["count"] for each in entries))
+        if not entries:
+            raise ValueError("it has no shards")
+        return Shards(root, tuple(str(each["name"]) for each in entries), tuple(int(each["count"]) for each in entries))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{root}/{INDEX} cannot be read ({reason})", "write the shards again") from None

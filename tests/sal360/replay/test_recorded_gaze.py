@@ -164,7 +164,20 @@ def test_a_malformed_folder_gives_one_clear_error(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [-np.ones((4, 8)), np.full((4, 8), np.nan)])
+SIGNALLING_NAN = np.full((4, 8), 0x7F800001, np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        -np.ones((4, 8)),
+        np.full((4, 8), np.nan),
+        np.full((4, 8), 1e300),
+        np.full((4, 8), [np.inf, -np.inf] * 4),
+        SIGNALLING_NAN,
+    ],
+    ids=["negative", "NaN", "too large", "infinite", "signalling NaN"],
+)
 def test_a_map_that_is_not_a_density_is_refused(
     recording: Any, turning_scene: Any, tmp_path: Path, values: Any
 ) -> None:
@@ -289,7 +302,7 @@ def test_a_topic_of_another_type_is_refused(mcap_bag: Any, turning_scene: Any, t
 
 @pytest.mark.parametrize(
     "changes",
-    [{"point_step": 4}, {"width": 1000}, {"fields": []}, {"row_step": 7}],
+    [{"point_step": 4}, {"width": 1000}, {"fields": []}, {"row_step": 7}, {"datatype": 99}],
     ids=lambda change: next(iter(change)),
 )
 def test_a_malformed_cloud_gives_one_clear_error(
@@ -297,7 +310,7 @@ def test_a_malformed_cloud_gives_one_clear_error(
 ) -> None:
     (when, cloud), *_ = turning_scene.cloud_messages(mcap_bag)
     for name, value in changes.items():
-        object.__setattr__(cloud, name, value)
+        object.__setattr__(cloud.fields[0] if name == "datatype" else cloud, name, value)
     topics = {"/camera": turning_scene.image_messages(mcap_bag), "/cloud": [(when, cloud)]}
     with (
         Bag(mcap_bag.write(tmp_path / "run", topics)) as bag,

@@ -140,6 +140,12 @@ def zeroed(content: bytes, at: int, length: int) -> bytes:
 
 
 DAMAGED = {
+    "a last page without a start": (
+        "clip.ogv",
+        "libvpx",
+        {},
+        lambda content: zeroed(content, content.rindex(b"OggS"), 4),
+    ),
     "a page with a wrong checksum": ("clip.ogv", "libvpx", {}, lambda content: zeroed(content, len(content) // 2, 1)),
     "a cluster without a start": (
         "clip.mkv",

@@ -204,13 +204,15 @@ def _read_columns(path: Path, columns: list[int], header_rows: int = 1) -> Float
 
 def _seconds(stamps: Floats, path: Path) -> Floats:
     """Seconds since the first stamp: the unit is the one in which samples are 1 to 50 ms apart."""
-    since_first = stamps - stamps[0]
+    with np.errstate(invalid="ignore"):  # of infinity
+        since_first = stamps - stamps[0]
+        step = np.median(np.diff(since_first)) if len(stamps) > 1 else np.nan
     for unit_s in _SECONDS:
-        if 1e-3 <= np.median(np.diff(since_first)) * unit_s <= 0.05:
+        if 1e-3 <= step * unit_s <= 0.05:
             in_seconds: Floats = since_first * unit_s
             return in_seconds
     raise DataError(
-        f"the timestamps of {path} have a median step of {np.median(np.diff(since_first)):g}",
+        f"the timestamps of {path} have a median step of {step:g}",
         "check the time column",
         expected="1 to 50 ms, in seconds, milliseconds, microseconds or nanoseconds",
     )

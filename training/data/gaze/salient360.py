@@ -118,8 +118,9 @@ def read_density(path: str | Path, frame: int = 0) -> Density:
     if not 0 <= frame < frames:
         raise DataError(f"{path} has no frame {frame}", "choose another frame", expected=f"0 to {frames - 1}")
     pixels = height * width
-    values = np.fromfile(path, dtype, count=pixels, offset=frame * pixels * dtype.itemsize).astype(np.float64)
-    values = values.reshape(height, width)  # (height · width,) → (height, width)
+    stored = np.fromfile(path, dtype, count=pixels, offset=frame * pixels * dtype.itemsize)
+    with np.errstate(invalid="ignore"):  # NaN is refused below
+        values = stored.astype(np.float64).reshape(height, width)  # (height · width,) → (height, width)
     return as_density(values, str(path))
 
 

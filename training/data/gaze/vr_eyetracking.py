@@ -179,13 +179,19 @@ def read_gaze(path: Path) -> tuple[Integers, Floats]:
         raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields per line") from None
     if len(table) == 0:
         raise DataError(f"{path} has no lines", "copy it again")
+    number = table[:, 0]
+    is_frame = (number >= 1) & (number < 2**31) & (number % 1 == 0)  # NaN is none
+    if not is_frame.all():
+        line = int(np.flatnonzero(~is_frame)[0]) + 1
+        found = f"line {line} of {path} has the frame number {number[line - 1]:g}"
+        raise DataError(found, "copy it again", expected="whole numbers from 1")
     position = table[:, 1:]
     position[(position == 0).all(axis=1)] = np.nan  # some trackers write a lost sample as zeros instead of NaN
     outside = ((position < 0) | (position > 1)).any(axis=1)
     if outside.any():
         line = int(np.flatnonzero(outside)[0]) + 1
         raise DataError(f"line {line} of {path} has gaze outside the panorama", "copy it again", expected="0 to 1")
-    return table[:, 0].astype(np.int64), directions_of_positions(position[:, 0], 1 - position[:, 1])
+    return number.astype(np.int64), directions_of_positions(position[:, 0], 1 - position[:, 1])
 
 
 class _Place(NamedTuple):
