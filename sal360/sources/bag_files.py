@@ -112,7 +112,7 @@ def unreadable(path: Path, cause: str, where: str = "") -> DataError:
     """The error for a file that cannot be read, with the remedy for its kind."""
     remedies = {
         ".mcap": f"try `mcap recover`, or {_COPY}",
-        ".db3": f"try `sqlite3 {path.name} .recover`, or {_COPY}",
+        ".db3": f"try `sqlite3 {path.name} .recover | sqlite3 recovered.db3`, or {_COPY}",
         ".bag": f"run `rosbag reindex` on it, or {_COPY}",
     }
     remedy = remedies.get(path.suffix.lower(), _COPY)

@@ -197,6 +197,8 @@ def test_a_truncated_sqlite3_or_ros1_bag_gives_one_clear_error(sqlite_bag: Any, 
         assert len(frames) < 40
         assert f"{path} cannot be read" in line
         assert line.count("; ") == 1
+        if path == database:  # .recover alone prints SQL
+            assert f"`sqlite3 {path.name} .recover | sqlite3 recovered.db3`" in line
 
 
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.7, 0.999])
