@@ -6,6 +6,7 @@
     python -m training.analyse embedding    Figure 5: t-SNE of the embeddings of several encoders
     python -m training.analyse views        Figure 7: the views, and the share of each that lay near the poles
     python -m training.analyse photographs  Model card: NSS, CC and KLD on photographs
+    python -m training.analyse sets         NSS, CC, KLD, AUC and information gain on photographs of several data sets
 
 Each subcommand writes a figure (PNG) and its numbers (CSV) to --output; `python -m training.analyse NAME --help` lists
 its options.
@@ -24,6 +25,7 @@ from training.analysis.correlation import CorrelationConfig, analyse_correlation
 from training.analysis.embedding import EmbeddingConfig, analyse_embedding
 from training.analysis.equator import EquatorConfig, analyse_equator
 from training.analysis.photograph_scores import PhotographScoresConfig, analyse_photographs
+from training.analysis.set_scores import SetScoresConfig, analyse_sets
 from training.analysis.view_coverage import ViewCoverageConfig, analyse_views
 from training.config import read_config
 
@@ -34,6 +36,7 @@ ANALYSES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "embedding": (EmbeddingConfig, analyse_embedding),
     "views": (ViewCoverageConfig, analyse_views),
     "photographs": (PhotographScoresConfig, analyse_photographs),
+    "sets": (SetScoresConfig, analyse_sets),
 }
 """Subcommand → its settings, and the function that runs it."""
 

@@ -1,10 +1,14 @@
 """Make the bundled model from its data: five training stages, averages, taught maps, calibration, export.
 
     python -m training.make_weights --osie OSIE --panoramas PANORAMAS
+    python -m training.make_weights --recipe permissive --gaze GAZE --panoramas PANORAMAS --runs runs/permissive
+
+The recipe `bundled` makes the files that the package has. `permissive` and `all` train on several data sets of gaze,
+each in its folder below GAZE (docs/gaze_data.md), and leave the package as it is.
 
 Every step is a command that can also be run by itself; `--dry_run true` prints them. Finished steps are skipped, and a
 training step continues from its newest checkpoint, so an interrupted run continues where it stopped. All steps take
-about three hours on two cores.
+about three hours on two cores, those of the other recipes about five.
 """
 
 from __future__ import annotations
@@ -17,17 +21,26 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sal360.errors import TrainingError, one_line_errors
 from sal360.weights import bundled_model
-from training.config import read_config, require, require_path
+from training.config import read_config, require, require_path, require_together
 
 VERSION = "1.3.0"
 """Version of the weights that these steps make; each version has its own run folders."""
 TRAINED_ON = (
     "ImageNet (encoder), OSIE gaze on photographs placed on panoramas, and maps of enlarged copies of these panoramas"
 )
+SETS_TRAINED_ON = {
+    "permissive": "ImageNet (encoder), gaze on photographs of OSIE, EyeCrowd and NUS scenes, shown plainly and on "
+    "panoramas",
+    "all": "ImageNet (encoder), gaze on photographs of OSIE, MIT1003, PASCAL-S, EyeCrowd, NUS scenes, HAM and Rydel35, "
+    "shown plainly and on panoramas",
+}
+SETS_VERSION = "2.0.0"
+"""Version of the weights that the recipes `permissive` and `all` make."""
+_RUNS = f"runs/sal360-compact-{VERSION}"
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -39,15 +52,21 @@ class MakeWeightsConfig:
     """Folder of the OSIE data set; with `dry_run` it may be left out."""
     panoramas: str = ""
     """Folder of panoramas without gaze; with `dry_run` it may be left out."""
-    runs: str = f"runs/sal360-compact-{VERSION}"
-    """Folder for the results of the steps."""
+    runs: str = _RUNS
+    """Folder for the results of the steps; each recipe needs its own."""
+    recipe: Literal["bundled", "permissive", "all"] = "bundled"
+    """bundled: the files in the package; permissive: data sets under permissive licences; all: all data sets."""
+    gaze: str = ""
+    """Recipes permissive and all: folder with a folder for each data set of photographs."""
     dry_run: bool = False
     """Print the commands instead of running them."""
 
     def __post_init__(self) -> None:
         if self.dry_run:
             return
-        for name in ("osie", "panoramas"):
+        own = self.recipe == "bundled" or self.runs != _RUNS
+        require_together(self, ("recipe", "runs"), own, "another folder for the results of another recipe")
+        for name in ("osie" if self.recipe == "bundled" else "gaze", "panoramas"):
             folder = getattr(self, name)
             require_path(name, folder, "a folder")
             require(name, folder, Path(folder).is_dir(), "a folder that exists")
@@ -96,6 +115,37 @@ class Train:
         }
         configs = [part for recipe in recipes for part in ("--config", str(recipe))]
         return ["train_decoder", *configs, *_as_options(options)]
+
+    @property
+    def runs_again(self) -> bool:
+        return True  # it continues from its newest checkpoint
+
+
+@dataclass(frozen=True)
+class TrainPhotographs:
+    """Training on several data sets with `recipes/photographs.yaml`, the recipe's sets and perhaps one more overlay."""
+
+    name: str
+    seed: int
+    overlay: str = ""
+    start: str = ""
+    """Name of an earlier step from whose weights this one starts."""
+    taught: str = ""
+    """Name of an earlier `Teach` step."""
+
+    def command(self, config: MakeWeightsConfig) -> list[str]:
+        recipes = ["photographs", f"photographs_{config.recipe}", *([self.overlay] if self.overlay else [])]
+        options = {
+            "data.root": config.gaze,
+            "data.panoramas": config.panoramas,
+            "loop.run": f"{config.runs}/{self.name}",
+            "loop.resume": "auto",
+            "loop.seed": self.seed,
+            **({"start": f"{config.runs}/{self.start}"} if self.start else {}),
+            **({"data.taught": f"{config.runs}/{self.taught}"} if self.taught else {}),
+        }
+        configs = [part for recipe in recipes for part in ("--config", str(RECIPES / f"{recipe}.yaml"))]
+        return ["train_photographs", *configs, *_as_options(options)]
 
     @property
     def runs_again(self) -> bool:
@@ -173,8 +223,8 @@ class Export:
         options = {
             "checkpoint": f"{config.runs}/{self.checkpoint}",
             "panoramas": config.panoramas,
-            "version": VERSION,
-            "trained_on": TRAINED_ON,
+            "version": VERSION if config.recipe == "bundled" else SETS_VERSION,
+            "trained_on": TRAINED_ON if config.recipe == "bundled" else SETS_TRAINED_ON[config.recipe],
             "precision": self.precision,
             "output": f"{config.runs}/{self.name}",
             **self.options,
@@ -233,21 +283,41 @@ STEPS: tuple[Step, ...] = (
 )
 
 
+SETS_STEPS: tuple[Step, ...] = (
+    TrainPhotographs("photographs", seed=0),
+    Teach("photographs.npz", "photographs", (384, 576, 768)),
+    *(
+        TrainPhotographs(f"panoramas_{seed}", seed, "photographs_panoramas", "photographs", "photographs.npz")
+        for seed in (1, 2)
+    ),
+    Average("panoramas", ("panoramas_1", "panoramas_2")),
+    Calibrate("calibrated", "panoramas"),
+    Export(FILES[0].name, "calibrated", "fp32"),
+    Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),
+)
+"""The steps of the recipes `permissive` and `all`."""
+
+
 def commands(config: MakeWeightsConfig) -> Iterator[tuple[Step, list[str]]]:
     """Each step with its command line."""
-    for step in STEPS:
+    for step in STEPS if config.recipe == "bundled" else SETS_STEPS:
         module, *options = step.command(config)
         yield step, [sys.executable, "-m", f"training.{module}", *options]
 
 
 def make_weights(config: MakeWeightsConfig) -> None:
-    """Run every step whose result is missing, then copy the model files into the package.
+    """Run every step whose result is missing, then copy the model files of the recipe `bundled` into the package.
 
     Raises:
         TrainingError: a step failed; its own message gives the reason.
     """
     if config.dry_run:
-        named = replace(config, osie=config.osie or "OSIE", panoramas=config.panoramas or "PANORAMAS")
+        named = replace(
+            config,
+            osie=config.osie or "OSIE",
+            gaze=config.gaze or "GAZE",
+            panoramas=config.panoramas or "PANORAMAS",
+        )
         print("\n".join(shlex.join(command) for _, command in commands(named)))
         return
     for step, command in commands(config):
@@ -261,6 +331,9 @@ def make_weights(config: MakeWeightsConfig) -> None:
                     f"the step {step.name} failed", "fix what its message says, then run this command again"
                 )
             print(f"{step.name}: {(time.monotonic() - begin_s) / 60:.1f} min", flush=True)
+    if config.recipe != "bundled":
+        print("made " + " and ".join(str(Path(config.runs) / path.name) for path in FILES))
+        return
     for path in FILES:  # at the end, so that both files name the revision of an unchanged source tree
         shutil.copyfile(Path(config.runs) / path.name, path)
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from sal360.arrays import Density, Pixels
 from sal360.errors import one_line_errors
 from training.checkpoint import load_weights, plain_settings
-from training.config import option_names, read_config, require_at_least, require_together, write_config
+from training.config import option_names, read_config, require_at_least, require_path, require_together, write_config
 from training.data.gaze.mixed_photographs import PhotographSets, PhotographSetsConfig, Sample
 from training.data.loader import StepSampler, load, steps_per_epoch
-from training.evaluation.photograph_sets import FIGURES, centre_prior_of, lay_out, measure_set
+from training.evaluation.photograph_sets import centre_prior_of, lay_out, mean_figures, measure_set
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
 from training.models.encoders import ENCODERS
 from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
@@ -70,6 +70,7 @@ class TrainPhotographsConfig:
     def __post_init__(self) -> None:
         one = not (self.start and self.encoder_weights)
         require_together(self, ("start", "encoder_weights"), one, "at most one of the two")
+        require_path("data.panoramas", self.data.panoramas, "a folder of panoramas to lay the photographs on")
         require_at_least("taught_weight", self.taught_weight, 0)
         packaged = ENCODERS[self.model.encoder].packaged or self.start != "" or self.encoder_weights != ""
         require_together(
@@ -186,13 +187,12 @@ class PhotographsTask(Task):
                 continue
             prior = centre_prior_of(part)
             scores = measure_set(self.predict, chosen, prior, height, min(_MEASURED_PX, height))
-            means = np.nanmean(scores, axis=0).tolist() if scores.size else []
-            figures |= {f"{name}/{figure}": value for figure, value in zip(FIGURES, means, strict=True)}
+            figures |= {f"{name}/{figure}": value for figure, value in mean_figures(scores).items()}
             frame, truth = lay_out(chosen[:1], height, min(_MEASURED_PX, height))[:2]
             rows.append((frame, truth, self.predict(frame[None])[0]))
         if rows:
             write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)
-        return {name: value for name, value in figures.items() if np.isfinite(value)}
+        return figures
 
     def state_dict(self) -> dict[str, Any]:
         """The heads of the data sets, which checkpoints of the model leave out."""

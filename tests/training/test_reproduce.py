@@ -24,6 +24,7 @@ from training.make_weights import MakeWeightsConfig
 from training.pretrain import PretrainConfig
 from training.teach import TeachConfig
 from training.train_decoder import TrainDecoderConfig
+from training.train_photographs import TrainPhotographsConfig
 
 KINDS = {"pretrain": PretrainConfig, "train_decoder": TrainDecoderConfig, "evaluate": EvaluateConfig}
 
@@ -93,6 +94,43 @@ def test_every_step_of_make_weights_is_accepted_and_starts_from_what_came_before
     assert {f"runs/weights/{bundled_model(form).name}" for form in ("fp32", "int8")} <= made
     assert make_weights.VERSION in MakeWeightsConfig.runs  # nothing of another version is taken for this one's
     assert settings.version == make_weights.VERSION == read_onnx_spec(bundled_model()).version
+
+
+@pytest.mark.parametrize("recipe", ["permissive", "all"])
+def test_the_recipes_of_several_sets_are_accepted_and_start_from_what_came_before(recipe):
+    config = MakeWeightsConfig("", "pictures", runs="runs/weights", dry_run=True, recipe=recipe, gaze="gaze")
+    kinds = {
+        "training.train_photographs": TrainPhotographsConfig,
+        "training.average": AverageConfig,
+        "training.teach": TeachConfig,
+        "training.calibrate": CalibrateConfig,
+        "training.export": ExportConfig,
+    }
+    made, trained = set(), []
+    for step, (_, _, module, *options) in make_weights.commands(config):
+        settings = read_config(kinds[module], "", options)
+        if isinstance(settings, TrainPhotographsConfig):
+            assert (settings.data.root, settings.data.panoramas) == ("gaze", "pictures")
+            needs, result = {settings.start, settings.data.taught}, settings.loop.run
+            trained.append(settings)
+        else:
+            needs = {getattr(settings, "checkpoint", ""), *getattr(settings, "checkpoints", ())}
+            result = settings.output
+        assert needs - {""} <= made, step.name
+        made.add(result)
+    assert {f"runs/weights/{bundled_model(form).name}" for form in ("fp32", "int8")} <= made
+    assert len({str(each.model) for each in trained}) == 1  # every stage has the same network
+    for settings in trained:
+        licences = {DATASETS[name].licence for name in settings.data.sets}
+        assert (licences == {"MIT"}) == (recipe == "permissive")
+        assert not [licence for licence in licences if "NC" in licence]
+
+
+def test_another_recipe_needs_a_folder_for_its_runs(tmp_path):
+    with pytest.raises(ParameterError, match="another folder for the results"):
+        MakeWeightsConfig("", str(tmp_path), recipe="all", gaze=str(tmp_path))
+    with pytest.raises(ParameterError, match="gaze is ''"):
+        MakeWeightsConfig("", str(tmp_path), recipe="all", runs="runs/all")
 
 
 def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path, monkeypatch, capsys):

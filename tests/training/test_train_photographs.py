@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import torch
 from torch import nn
 
 from sal360.errors import ParameterError
-from training.checkpoint import load_state, read_header, read_tensors
+from training.analysis.set_scores import SetScoresConfig, analyse_sets
+from training.checkpoint import load_state, read_header, read_tensors, save_checkpoint
 from training.data.gaze.mixed_photographs import (
     MixedPhotographs,
     MixingConfig,
@@ -254,3 +257,25 @@ def test_the_prior_gains_nothing_over_itself_and_people_predict_each_other(tiny:
     people = measure_people(part.measured[0], prior)
     assert people[0] > 3
     assert people[4] > 1
+
+
+def test_sets_are_compared_with_their_prior_and_people(
+    tiny: TrainPhotographsConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SaliencyModelConfig(input_height=64, strides=(16, 32), channels=8)
+    save_checkpoint(tmp_path / "model", 1, SaliencyModel(settings), "saliency", settings, {})
+    maps = np.full((2, 8, 8), 1, np.uint8)
+    root = tmp_path / "osie"
+    (tmp_path / "ham").symlink_to(root)  # the same pictures, with maps alone
+    np.savez(root / "maps.npz", names=np.array(["1000.jpg", "1001.jpg"]), maps=maps)
+    data = dataclasses.replace(tiny.data, panoramas="", sets={"osie": 1.0, "ham": 1.0}, fold=-1)
+    analyse_sets(
+        SetScoresConfig(data, str(tmp_path / "out"), models=(str(tmp_path / "model"),), sizes_px=(384, 192), draws=20)
+    )
+    table = capsys.readouterr().out
+    assert re.search(r"osie +\| 5 +\| half of the people +\| \d", table)
+    assert re.search(r"ham +\| 2 +\| compact model @1, 192 px +\| – +\| -?\d", table)  # no fixations, so no NSS
+    with open(tmp_path / "out" / "sets.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == (5 + 2) * 4
+    assert all((row["nss"] == "") == (row["set"] == "ham") for row in rows)

@@ -68,6 +68,12 @@ def measure_set(
     return np.array(figures)
 
 
+def mean_figures(scores: Floats) -> dict[str, float]:
+    """Means over photographs of scores (n, 5), by the names in `FIGURES`; without those that no photograph has."""
+    columns = {name: column[np.isfinite(column)] for name, column in zip(FIGURES, scores.T, strict=True)}
+    return {name: float(column.mean()) for name, column in columns.items() if len(column)}
+
+
 def _groups(photographs: Sequence[Photograph], height: int, long_side_px: int) -> Iterator[Sequence[Photograph]]:
     together = (height // long_side_px) * (2 * height // long_side_px)
     for first in range(0, len(photographs), together):

@@ -94,8 +94,8 @@ class PhotographSetsConfig:
 
     root: str
     """Folder with a subfolder or link for each data set, named like it."""
-    panoramas: str
-    """Folder of the panoramas on which photographs are placed."""
+    panoramas: str = ""
+    """Folder of the panoramas on which photographs are placed; only training needs it."""
     sets: dict[str, float] = field(default_factory=lambda: {"osie": 1.0, "eyecrowd": 1.0, "nus_scene": 1.0})
     """Names of the data sets, each with the relative frequency at which it is drawn."""
     leave_out: str = ""
@@ -119,7 +119,6 @@ class PhotographSetsConfig:
 
     def __post_init__(self) -> None:
         require_path("root", self.root, "the folder of the data sets")
-        require_path("panoramas", self.panoramas, "a folder of panoramas on which to place the photographs")
         known = [name for name, row in DATASETS.items() if row.photographs is not None]
         names = f"one or more of {', '.join(known)}"
         require("sets", self.sets, len(self.sets) > 0 and set(self.sets) <= set(known), names)

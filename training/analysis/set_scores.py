@@ -1,0 +1,140 @@
+"""How well models predict gaze on plain photographs of several data sets, beside centre priors and people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sal360.arrays import Density, Floats, Pixels
+from training.analysis.results import new_figure, write_results
+from training.config import require, require_at_least
+from training.data.gaze.mixed_photographs import Parts, PhotographSetsConfig, open_parts
+from training.data.gaze.photographs import Photograph
+from training.evaluation.photograph_sets import (
+    FIGURES,
+    centre_prior_of,
+    figures_in_plane,
+    mean_figures,
+    measure_people,
+    measure_set,
+)
+from training.evaluation.summary import NAMES, bootstrap_interval, markdown
+from training.trained_models import TrainedPredictor, read_content_predictor, read_predictor
+
+_NAMES = {"auc": "AUC-J", "information_gain": "gain over the centre prior, bit"}
+_COLUMNS = 768
+"""Columns of the panorama for which the sizes of photographs are given."""
+
+
+@dataclass(frozen=True)
+class SetScoresConfig:
+    """NSS, CC, KLD, AUC and information gain on plain photographs of several data sets."""
+
+    data: PhotographSetsConfig
+    """The data sets and the fold of each, or the set that is left out, that is measured; fold −1 measures all."""
+    output: str
+    """Folder for sets.csv and sets.png."""
+    models: tuple[str, ...] = ("bundled",)
+    """Model files (.onnx, engines) or saliency checkpoints; `bundled` is the bundled model."""
+    content_alone: bool = True
+    """Remove the equator prior and, from checkpoints, the calibration. Model files keep their calibration."""
+    sizes_px: tuple[int, ...] = (384, 192)
+    """Longer sides of the photographs on a panorama of 768 columns, pixels."""
+    limit: int = 0
+    """Max number of photographs of each data set; 0: all."""
+    draws: int = 10_000
+    """Number of bootstrap samples for the 95 % intervals."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        require("models", self.models, len(self.models) > 0, "at least one model")
+        fits = len(self.sizes_px) > 0 and all(16 <= size <= _COLUMNS // 2 for size in self.sizes_px)
+        require("sizes_px", self.sizes_px, fits, f"at least one, from 16 to {_COLUMNS // 2}")
+        for name in ("limit", "seed"):
+            require_at_least(name, getattr(self, name), 0)
+        require_at_least("draws", self.draws, 1)
+
+
+class _Row(NamedTuple):
+    """How one predictor did on one data set."""
+
+    of: str
+    predictor: str
+    photographs: list[Photograph]
+    scores: Floats
+    """(n, 5)"""
+
+
+def analyse_sets(config: SetScoresConfig) -> None:
+    """Measure models, centre priors and people on each data set; print the table, write sets.csv and sets.png.
+
+    Raises:
+        ModelError, CheckpointError, DataError: a model or the photographs cannot be read.
+        OSError: the results cannot be written.
+    """
+    read = read_content_predictor if config.content_alone else read_predictor
+    models = [read(name) for name in config.models]
+    rows = []
+    for name, part in open_parts(config.data).items():
+        chosen = part.measured or part.training
+        rows += _measure(name, part, chosen[: config.limit or None], models, config)
+    print(markdown(_table(rows, config)))
+    figure = new_figure(11, 1.5 + 0.4 * len(rows))
+    for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("nss", "cc"), strict=True):
+        axes.barh(range(len(rows)), [mean_figures(row.scores).get(metric, 0.0) for row in rows])
+        axes.set_yticks(range(len(rows)), [f"{row.of}: {row.predictor}" for row in rows])
+        axes.invert_yaxis()
+        axes.set_title(NAMES[metric])
+    write_results(config.output, "sets", list(_records(rows)), figure)
+
+
+def _measure(
+    name: str, part: Parts, photographs: list[Photograph], models: list[TrainedPredictor], config: SetScoresConfig
+) -> list[_Row]:
+    prior = centre_prior_of(part)
+    rows = [
+        _Row(
+            name, "centre prior", photographs, np.array([figures_in_plane(prior, each, prior) for each in photographs])
+        ),
+        _Row(name, "half of the people", photographs, np.array([measure_people(each, prior) for each in photographs])),
+    ]
+    for model in models:
+
+        def predict(frames: Pixels, model: TrainedPredictor = model) -> Density:
+            return np.asarray(model.predict(frames[0])[None], np.float32)
+
+        for size in config.sizes_px:
+            scaled = round(size * 2 * model.height / _COLUMNS)
+            scores = measure_set(predict, photographs, prior, model.height, scaled)
+            rows.append(_Row(name, f"{model.name}, {size} px", photographs, scores))
+    return rows
+
+
+def _records(rows: list[_Row]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        for photograph, scores in zip(row.photographs, row.scores, strict=True):
+            figures = dict(zip(FIGURES, scores.tolist(), strict=True))
+            yield {"set": row.of, "model": row.predictor, "photograph": photograph.name} | {
+                figure: "" if math.isnan(value) else value for figure, value in figures.items()
+            }
+
+
+def _table(rows: list[_Row], config: SetScoresConfig) -> list[list[str]]:
+    table = [["set", "photographs", "", *(_NAMES.get(each) or NAMES[each] for each in FIGURES)]]
+    for row in rows:
+        names, cells = [each.name for each in row.photographs], []
+        for column in row.scores.T:
+            known = np.isfinite(column)
+            if not known.any():
+                cells.append("–")
+                continue
+            kept = [name for name, keep in zip(names, known, strict=True) if keep]
+            low, high = bootstrap_interval(column[known], kept, config.draws, config.seed)
+            cells.append(f"{column[known].mean():.3f} [{low:.3f}, {high:.3f}]")
+        table.append([row.of, str(len(names)), row.predictor, *cells])
+    return table
