@@ -43,7 +43,9 @@ class PanoramaCamera(Node):
 
     def __init__(self, name: str = "panorama_camera", **node_options: Any) -> None:
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **node_options)
-        self._values = ParameterTable(self, CameraParameters()).read()
+        table = ParameterTable(self, CameraParameters())
+        table.warn_of_unknown(self.get_logger().warning)
+        self._values = table.read()
         self._frames = open_source(
             self._values.source or bundled_panoramas(),
             topic=self._values.source_topic,

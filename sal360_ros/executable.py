@@ -250,10 +250,15 @@ def parse_arguments(name: str, description: str, flags: Mapping[str, str] = Mapp
     Args:
         flags: flag → help text.
     """
-    parser = ArgumentParser(prog=name, description=description, epilog="ROS arguments follow --ros-args.")
+    parser = _OneLineParser(prog=name, description=description, epilog="ROS arguments follow --ros-args.")
     for flag, text in flags.items():
         parser.add_argument(flag, action="store_true", help=text)
     return parser.parse_args(_own_arguments(sys.argv[1:]))
+
+
+class _OneLineParser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help; ROS arguments follow --ros-args\n")
 
 
 def _own_arguments(arguments: Sequence[str]) -> list[str]:

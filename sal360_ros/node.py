@@ -94,8 +94,7 @@ class SaliencyNode(LifecycleNode):
         self._table = ParameterTable(
             self, SaliencyParameters(), is_fixed=lambda: self._state != "unconfigured", check=self._check
         )
-        for unknown in self._table.unknown:
-            self.get_logger().warning(f"there is no parameter {unknown}; `ros2 param list` shows the names")
+        self._table.warn_of_unknown(self.get_logger().warning)
         TransitionService(self, self._state_machine, self._open_first, self.get_logger().error)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._watchdog = Watchdog(self._watch, _CHECK_S, self._watch_error)

@@ -83,6 +83,11 @@ class ParameterTable(Generic[AnySettings]):
                 node.declare_parameter(name, default, describe(rule, default), ignore_override=True)
                 self._refused[name] = _refused(name, given.get(name), default, rule)
 
+    def warn_of_unknown(self, warn: Callable[[str], object]) -> None:
+        """Say, in one line each, which names that were given at the start are not parameters."""
+        for unknown in self.unknown:
+            warn(f"there is no parameter {unknown}; `ros2 param list` shows the names")
+
     @property
     def current(self) -> AnySettings:
         """The current values."""

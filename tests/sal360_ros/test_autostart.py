@@ -48,4 +48,5 @@ def test_an_unknown_option_is_refused() -> None:
     command = [sys.executable, "-m", "sal360_ros.saliency_node", "--autostrat", "--ros-args", "-p", "threads:=1"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
-    assert "unrecognized arguments: --autostrat" in ended.stderr
+    line = "unrecognized arguments: --autostrat; see saliency_node --help; ROS arguments follow --ros-args"
+    assert ended.stderr == f"error: {line}\n"

@@ -76,6 +76,11 @@ def test_leaves_out_pictures_that_cannot_be_read_and_names_them(graph, make_came
     graph.wait_for(lambda: len(frames) >= 2, "the other picture")
 
 
+def test_a_name_that_no_parameter_has_is_said(graph, make_camera, picture):
+    make_camera(source=str(picture), rate_hx=5.0)
+    graph.wait_for_line("there is no parameter rate_hx")
+
+
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
