@@ -126,8 +126,11 @@ def _own_stderr() -> int | None:
     close_range = _close_range()
     if close_range is None or close_range(3, 0xFFFFFFFF, _CLOSE_RANGE_UNSHARE) != 0:
         return None
-    caught = os.memfd_create("stderr")
-    os.dup2(caught, 2)
+    try:
+        caught = os.memfd_create("stderr")
+        os.dup2(caught, 2)
+    except OSError:  # forbidden, or there is no memory: the text goes to stderr
+        return None
     return caught
 
 

@@ -100,3 +100,14 @@ def test_a_call_continues_where_nothing_can_be_caught(
     monkeypatch.setattr(standard_streams, "_close_range", lambda: lambda *_: -1)
     assert call_with_stderr(lambda: os.write(2, b"printed")) == (7, "")
     assert capfd.readouterr().err == "printed"
+
+
+def test_a_call_goes_on_where_a_file_in_memory_is_forbidden(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(_: str) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", forbid)
+    assert call_with_stderr(lambda: os.write(2, b"printed")) == (7, "")
+    assert capfd.readouterr().err == "printed"
