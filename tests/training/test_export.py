@@ -329,11 +329,11 @@ def run(monkeypatch, capsys, *arguments):
     ("options", "named"),
     [
         (["--precision", "fp8"], "precision"),
-        (["--input-size", "64x100"], "input_size is 64x100"),
-        (["--input-size", "60x120"], "model.input_height is 60"),
+        (["--input-size", "64x100"], "input_size is '64x100'"),
+        (["--input-size", "60x120"], "input_size is 60"),
         (["--frame-size", "32x64"], "frame_size is 32x64"),
         (["--batch", "-1"], "batch is -1"),
-        (["--compute-capability", "86"], "compute_capability is 86"),
+        (["--compute-capability", "86"], "compute_capability is '86'"),
         (["--tensorrt-rtx", "--compute-capability", "ampere"], "compute_capability is 'ampere'"),
         (["--panoramas", "nowhere"], "nowhere"),
         (["--tensorrt"], "tensorrt is not installed"),
@@ -396,5 +396,5 @@ def test_an_engine_ends_with_its_spec_in_readable_form(exported):
 
 def test_without_nncf_there_is_a_one_line_error(monkeypatch, exported):
     monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(ModelError, match="NNCF cannot be imported"):
+    with pytest.raises(ModelError, match="NNCF, which int8 needs, cannot be imported"):
         quantise.quantise(exported("compact", "fp32") / "compact-fp32.onnx", panorama_frames("", 1, 64, turned=True))
