@@ -313,7 +313,7 @@ _WORDS = (b"nan", b"inf", b"-1", b"1e999", b"9" * 400, b"", b"\x00", b'"', b"\xf
 
 
 def _edit_text(data: bytes, rng: random.Random) -> bytes:
-    """Another word in place of a number or a name, as in tables, headers of arrays, YAML and JSON."""
+    """Replace a number or a name with another word, as in tables, headers of arrays, YAML and JSON."""
     words = list(re.finditer(rb"[\w.+-]+|[,;:{}\[\]\n]", data[:20000]))
     if not words:
         return _flip_bits(data, rng)

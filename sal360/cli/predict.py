@@ -86,7 +86,7 @@ def find_inputs(paths: Iterable[Path], *, recursive: bool = False) -> list[Input
     has the same name. Files that are left out of a folder are reported on stderr.
 
     Raises:
-        DataError: a folder holds no pictures, or a path is a bag.
+        DataError: a folder has no pictures, or a path is a bag.
     """
     paths = list(paths)
     given = {path.name for path in paths}
@@ -125,7 +125,7 @@ def _pictures_of(folder: Path, recursive: bool) -> list[Path]:
     remedies += ["name videos one by one"] if content.videos else []
     remedies += ["convert pictures to JPEG or PNG"] if content.other_formats else []
     if not content.pictures:
-        raise DataError(f"the folder {folder} holds no pictures, but {left_out}", ", and ".join(remedies))
+        raise DataError(f"the folder {folder} has no pictures, but {left_out}", ", and ".join(remedies))
     _say("; ".join([f"left out of {folder}: {left_out}", *remedies]))
     return content.pictures
 

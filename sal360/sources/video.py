@@ -92,7 +92,7 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
 
 @contextlib.contextmanager
 def open_container(path: Path) -> Iterator[InputContainer]:
-    """A video file as PyAV reads it, of any name, and whatever text and lengths a damaged one holds.
+    """A video file opened by PyAV, under any name, even if a damaged one contains invalid text and lengths.
 
     Raises:
         av.FFmpegError: it is not a container that FFmpeg knows.
@@ -184,7 +184,7 @@ def _report_damaged(path: Path, count: int, index: int, on_bad_frame: BadFrame) 
 
 
 class _LostFrames:
-    """Counts what a decoder swallows without a word: packets that should have become frames."""
+    """Counts packets that a decoder drops silently although they should have become frames."""
 
     def __init__(self, stream: av.VideoStream) -> None:
         self._is_countable = stream.codec_context.name in _A_FRAME_A_PACKET

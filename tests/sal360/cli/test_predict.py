@@ -195,7 +195,7 @@ def test_a_folder_whose_pictures_are_all_left_out_gives_a_one_line_error_with_it
     path.touch()
     status, out, err = run(tmp_path / "in")
     assert (status, out) == (2, "")
-    assert err.startswith(f"error: the folder {tmp_path / 'in'} holds no pictures, but ")
+    assert err.startswith(f"error: the folder {tmp_path / 'in'} has no pictures, but ")
     assert err.endswith(f"(such as {path}); {remedy}\n")
 
 
