@@ -473,7 +473,7 @@ _DAMAGE = re.compile(
     r"|^libpng error|^\[ERROR:",
     re.IGNORECASE | re.MULTILINE,
 )
-"""What libjpeg, libpng and OpenCV (for TIFF) print when they fill a picture up that is damaged."""
+"""Messages that libjpeg, libpng and OpenCV (for TIFF) print when they fill the gaps of a damaged picture."""
 _HARMLESS_BYTES = 16
 """Cameras put a few bytes too many before a marker; where damaged data went out of step, there are more."""
 

@@ -108,7 +108,7 @@ class Task(ABC):
 
     @property
     def trained(self) -> nn.Module:
-        """What is trained: the model, and perhaps parts around it that its checkpoints leave out.
+        """The trained module: the model, and possibly parts around it that its checkpoints leave out.
 
         Such parts belong into `state_dict`.
         """

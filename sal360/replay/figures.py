@@ -37,7 +37,7 @@ MEANINGS = {
     "targets_per_minute": "gaze targets per minute, as saliency/target chooses them by default",
     "frames_with_truth": "answered frames with ground truth",
 }
-"""What each figure means; those of `_PERCENTILES_OF` get a prefix of `_PREFIXES`."""
+"""Meaning of each figure; those of `_PERCENTILES_OF` get a prefix of `_PREFIXES`."""
 _ONLY_LIVE = {"jitter_ms", "cpu_percent", "threads", "map_hz", "max_publish_delay_ms"}
 _ONLY_OFFLINE = {"cpu_ms_per_frame"}
 _PERCENTILES_OF = ("latency_ms", "age_at_publish_ms", "cost_ms")

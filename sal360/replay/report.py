@@ -25,7 +25,7 @@ class Report:
     """Everything that is reported about one run."""
 
     about: Mapping[str, str]
-    """What ran: bag or video (its path) first, then topic, mode, model, …"""
+    """Description of the run: bag or video (its path) first, then topic, mode, model, …"""
     figures: Mapping[str, float]
     results: Sequence[FrameResult]
     """One for each frame."""

@@ -1,4 +1,4 @@
-"""What every encoder f_θ has: the base class to inherit, with the defaults of those that have nothing special."""
+"""The base class of every encoder f_θ, with the usual defaults."""
 
 from __future__ import annotations
 

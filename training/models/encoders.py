@@ -186,7 +186,7 @@ def build_encoder(
 
 
 def _weights_trouble(name: str, kind: EncoderKind, pretrained: bool, weights_file: str) -> str:
-    """What to do where `pretrained` and `weights_file` do not fit this encoder; "" where they do."""
+    """The remedy if `pretrained` and `weights_file` are not valid for this encoder; "" if they are."""
     if kind.imagenet == "file" and pretrained and not weights_file:
         return "set --model.weights_file to torchvision's ImageNet weights of this encoder"
     if kind.imagenet == "file" and weights_file and not pretrained:

@@ -24,7 +24,7 @@ LAPLACE_SCALE_DEG = 17.91
 the top, slightly below the horizon, and scale 17.91°, of the number of fixations per degree of latitude."""
 
 Measure = Literal["latitude", "solid_angle"]
-"""What a Laplace density in elevation counts gaze by."""
+"""The unit per which a Laplace density in elevation counts gaze."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _check_directions(table: Mapping[str, NDArray[Any]], index: Path) -> None:
 
 
 def inventory(root: str | Path) -> Inventory:
-    """What a copy holds: every panorama that the index names."""
+    """The contents of a copy: every panorama that the index lists."""
     found = Inventory()
     try:
         records = RecordedPanoramas(root)

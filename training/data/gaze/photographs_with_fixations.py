@@ -72,7 +72,7 @@ def _check_inside(photograph: Photograph, index: Path) -> None:
 
 
 def inventory(root: str | Path, *, photographs: int = 0, fixations: int = 0, people: int = 0) -> Inventory:
-    """What a copy holds: every photograph that the index names, and the numbers of the complete data set, if known."""
+    """The contents of a copy: every photograph in the index, and the numbers of the complete data set, if known."""
     folder = require_folder(root)
     found = Inventory()
     try:

@@ -41,7 +41,7 @@ def read_photographs(root: str | Path) -> list[Photograph]:
 
 
 def inventory(root: str | Path) -> Inventory:
-    """What a copy holds: every photograph that the index names."""
+    """The contents of a copy: every photograph that the index lists."""
     folder = require_folder(root)
     found = Inventory()
     try:

@@ -1,4 +1,4 @@
-"""What every gaze data set gives: a sequence of `GazeRecord`s, and how it is split.
+"""The interface of every gaze data set: a sequence of `GazeRecord`s, and its split.
 
 A module for a data set (salient360, sitzmann, vr_eyetracking) or for a form on disk has one class that inherits
 `GazeRecords` and reads the files, and one function that takes inventory of a copy. `datasets.py` lists them.
