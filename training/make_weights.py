@@ -317,6 +317,7 @@ def make_weights(config: MakeWeightsConfig) -> None:
             osie=config.osie or "OSIE",
             gaze=config.gaze or "GAZE",
             panoramas=config.panoramas or "PANORAMAS",
+            runs="RUNS" if config.recipe != "bundled" and config.runs == _RUNS else config.runs,
         )
         print("\n".join(shlex.join(command) for _, command in commands(named)))
         return

@@ -149,6 +149,11 @@ def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path
     assert "longer: done before" in capsys.readouterr().out
 
 
+def test_the_printed_plan_of_another_recipe_is_not_in_the_folder_of_the_bundled_one(capsys):
+    make_weights.make_weights(read_config(MakeWeightsConfig, "", ["--dry_run=true", "--recipe=all"]))
+    assert make_weights.VERSION not in capsys.readouterr().out
+
+
 def test_the_plan_of_make_weights_is_printed_without_any_folder(capsys):
     make_weights.make_weights(read_config(MakeWeightsConfig, "", ["--dry_run=true"]))
     lines = capsys.readouterr().out.splitlines()
