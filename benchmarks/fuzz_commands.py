@@ -36,7 +36,7 @@ from training.data.panoramas import PanoramaConfig, open_panoramas
 
 MAX_LOST_PIXELS = 0.13
 """Share of a cut picture of 128 x 64 that may differ: a JPEG's last block with halved chroma, and what is beside it."""
-UNCOUNTED = (".mpg", ".ts", ".wmv")
+UNCOUNTED = (".flv", ".mpg", ".ts", ".wmv")
 """Formats for streaming, in which nothing counts frames or bytes, so that one may be lost without a trace."""
 _OUR_LINES = ("error: ", "skipped ", "note: ", "left out of ", "  skipped ")
 _REMARKS = ("note: ", "left out of ")
