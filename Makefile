@@ -10,8 +10,10 @@ DEMO_VENV := .venv/demo$(ROS_EXTRA:ros%=%)
 TEST_VENV := .venv/test$(ROS_EXTRA:ros%=%)
 # set by the ROS wheels in a process that has found its libraries; the mark of another environment would hide ours
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
-# with PYTEST_ARGS, one of the two runs may select no test (status 5)
+# with PYTEST_ARGS, some of the runs may select no test (status 5)
 PYTEST = $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS) $(1) || { [ $$? = 5 ] && [ -n "$(PYTEST_ARGS)" ]; }
+# two tests at a time, each on one core
+IN_PARALLEL = --numprocesses 2 --dist worksteal
 # --quiet twice: errors only, without setuptools' notes on editable installations
 PIP_INSTALL = install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -25,9 +27,11 @@ test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/lint-imports --no-cache
-# two processes: the training tests fork data loaders, which is unsafe beside the middleware's threads
-	$(call PYTEST,--ignore tests/training)
-	$(call PYTEST,tests/training)
+# in runs apart: training's tests fork data loaders, which is unsafe beside the middleware's threads, and the tests of the
+# node leave each other no time when they run in parallel
+	$(call PYTEST,--ignore tests/training --ignore tests/sal360)
+	OMP_NUM_THREADS=1 $(call PYTEST,$(IN_PARALLEL) tests/sal360)
+	OMP_NUM_THREADS=1 $(call PYTEST,$(IN_PARALLEL) tests/training)
 
 # Rebuild the bundled model from its data: make weights OSIE=folder PANORAMAS=folder (about three hours on two cores).
 weights: $(TEST_VENV)/ready

@@ -95,6 +95,7 @@ setup(
         "tensorrt-rtx": ["tensorrt-rtx>=1.2"],
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.2",  # the first with `--dist worksteal`
             "hypothesis",
             "ruff==0.17.6",  # formatting differs between releases
             "mypy==2.4.1",  # so do findings
