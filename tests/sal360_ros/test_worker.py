@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from sal360_ros.pipeline import NewestSlot, Worker
+
+
+def wait_until(condition):
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited 10 s"
+        time.sleep(0.001)
 
 
 def test_a_newer_item_replaces_the_waiting_one():
@@ -60,8 +68,7 @@ def test_stop_finishes_the_item_in_hand_and_drops_the_waiting_one():
     worker.offer("waiting")
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
-    while not worker._slot._is_closed:
-        pass
+    wait_until(lambda: worker._slot.is_closed)
     go_on.set()
     stopper.join(10)
     assert handled == ["in hand"]
@@ -79,8 +86,7 @@ def test_any_exception_of_an_item_is_reported_and_the_next_one_is_handled(error)
 
     worker = Worker("surviving", handle, told.append)
     worker.offer("bad")
-    while not told:
-        pass
+    wait_until(lambda: told)
     worker.offer("good")
     assert handled.wait(10)
     assert [type(each) for each in told] == [error]
@@ -101,8 +107,7 @@ def test_an_error_that_cannot_be_reported_ends_nothing():
 
     worker = Worker("surviving", handle, fail)
     worker.offer(1)
-    while failures:
-        pass
+    wait_until(lambda: not failures)
     worker.offer(2)
     assert handled.wait(10)
     assert worker.stop(10)
@@ -114,8 +119,7 @@ def test_a_thread_that_hangs_is_left_behind_when_its_time_is_over():
     assert worker.busy_s == 0
     worker.offer("item")
     assert begun.wait(10)
-    while not worker.busy_s:
-        pass
+    wait_until(lambda: worker.busy_s)
     assert not worker.stop(0.05)
     go_on.set()
     assert worker.stop(10)
