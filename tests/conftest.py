@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,16 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 # No deadline: time on a busy machine is no property of the code. The same examples in every CI run: it judges a commit.
 hypothesis.settings.register_profile("sal360", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("sal360")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangup_reaches_children() -> None:
+    """Children can be ended by SIGHUP even if `nohup make test` has this process ignore it, as it still does.
+
+    A child inherits that a signal is ignored, but not a handler.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)
