@@ -9,28 +9,22 @@ ground truth. `python -m training.export` turns it into a model file.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sal360.arrays import Density, Pixels
 from sal360.errors import one_line_errors
-from training.checkpoint import load_weights, plain_settings
-from training.config import option_names, read_config, require_together, write_config
+from training.config import option_names, read_config
 from training.data.gaze.datasets import Gaze, GazeConfig, load_gaze
-from training.data.loader import StepSampler, load, steps_per_epoch
-from training.loop import LoopConfig, Task, make_fabric, starting_point, train
-from training.models.encoders import ENCODERS
+from training.loop import LoopConfig, make_fabric, starting_point, train
 from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
 from training.optimiser import OptimiserConfig
 from training.pictures import write_predictions
 from training.saliency_loss import SaliencyLossConfig, saliency_losses
+from training.saliency_task import SaliencyTask, check_start
 
 
 @dataclass(frozen=True)
@@ -59,22 +53,13 @@ class TrainDecoderConfig:
     not tell them apart."""
 
     def __post_init__(self) -> None:
-        one = not (self.start and self.encoder_weights)
-        require_together(self, ("start", "encoder_weights"), one, "at most one of the two")
-        packaged = ENCODERS[self.model.encoder].packaged or self.start != "" or self.encoder_weights != ""
-        require_together(
-            self,
-            ("encoder_weights", "imagenet", "model.encoder"),
-            packaged or not self.imagenet,
-            "encoder_weights from contrastive pretraining, or imagenet false for random weights",
-        )
+        check_start(self)
 
 
 _ROWS_OF_PICTURE = 6
-_FOLDERS = ("root", "panoramas")
 
 
-class DecoderTask(Task):
+class DecoderTask(SaliencyTask):
     """Decoder training as a task for the loop.
 
     Args:
@@ -86,48 +71,9 @@ class DecoderTask(Task):
         CheckpointError: the initial weights are missing or belong to another model.
     """
 
-    kind: ClassVar[str] = "saliency"
-
     def __init__(self, config: TrainDecoderConfig, gaze: Gaze, fabric: Fabric) -> None:
-        self.settings, self.gaze, self.fabric = config, gaze, fabric
-        from_imagenet = config.imagenet and not config.encoder_weights and ENCODERS[config.model.encoder].packaged
-        model = SaliencyModel(config.model, pretrained=from_imagenet)
-        if config.start:
-            load_weights(config.start, model, kind=self.kind)
-        elif config.encoder_weights:
-            load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
-        model.freeze(config.frozen)
-        self.model: nn.Module = model
-        self.config = config.model
-        with option_names("loop"):
-            self.steps_per_epoch = steps_per_epoch(len(gaze.training), config.loop.batch_size)
-
-    def settings_to_match(self) -> Mapping[str, Any]:
-        """Which gaze is trained on, its augmentation, and the loss. Folders may have moved."""
-        data = {name: value for name, value in plain_settings(self.settings.data).items() if name not in _FOLDERS}
-        data["taught"] = "given" if self.settings.data.taught else "none"
-        settings = {"data": data, "loss": plain_settings(self.settings.loss)}
-        return {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
-
-    def begin(self) -> None:
-        """Write the settings into the run's folder."""
-        write_config(self.settings, Path(self.settings.loop.run) / "config.yaml")
-
-    def batches(self, start: int, stop: int) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Frames (B, H, W, 3) uint8, densities (B, K, h, w), masks (B, K, h, w)."""
-        loop = self.settings.loop
-        with option_names("loop"):
-            sampler = StepSampler(
-                len(self.gaze.training),
-                batch_size=loop.batch_size,
-                seed=loop.seed,
-                start=start,
-                stop=stop,
-                rank=self.fabric.global_rank,
-                world=self.fabric.world_size,
-                parts=loop.accumulate,
-            )
-            return load(self.gaze.training, sampler, loop.workers)
+        super().__init__(config, gaze.training, fabric)
+        self.settings, self.gaze = config, gaze
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Losses of the content against the gaze; prior and calibration are not trained."""
@@ -143,13 +89,6 @@ class DecoderTask(Task):
             rows.append((frame, densities.sum(axis=0), self.predict(frame[None])[0]))
         write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)
         return {f"measured/{name}": value for name, value in figures.items()}
-
-    def predict(self, frames: Pixels) -> Density:
-        """Densities (B, h, w) of panoramas (B, H, W, 3) RGB, without prior and calibration."""
-        with torch.no_grad():
-            content = self.model(torch.from_numpy(frames).to(self.fabric.device).permute(0, 3, 1, 2)).float()
-            density = torch.exp(content - content.amax(dim=(1, 2), keepdim=True)).cpu().numpy()
-        return np.asarray(density / density.mean(axis=(1, 2), keepdims=True))
 
 
 def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:

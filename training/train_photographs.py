@@ -11,32 +11,27 @@ for each set (`models/set_heads.py`) are learnt beside it and left out of its ch
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sal360.arrays import Density, Pixels
 from sal360.errors import one_line_errors
-from training.checkpoint import load_weights, plain_settings
-from training.config import option_names, read_config, require_at_least, require_path, require_together, write_config
+from training.config import option_names, read_config, require_at_least, require_path
 from training.data.gaze.mixed_photographs import PhotographSets, PhotographSetsConfig, Sample
-from training.data.loader import StepSampler, load, steps_per_epoch
 from training.evaluation.photograph_sets import centre_prior_of, lay_out, mean_figures, measure_set
-from training.loop import LoopConfig, Task, make_fabric, starting_point, train
-from training.models.encoders import ENCODERS
+from training.loop import LoopConfig, make_fabric, starting_point, train
 from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
 from training.models.set_heads import SetHeads, in_planes
 from training.optimiser import OptimiserConfig
 from training.pictures import write_predictions
 from training.saliency_loss import SaliencyLossConfig, saliency_losses
+from training.saliency_task import SaliencyTask, check_start
 
-_FOLDERS = ("root", "panoramas", "measured", "cache")
 _MEASURED_PX = 384
 
 
@@ -68,17 +63,9 @@ class TrainPhotographsConfig:
     """Part of the model that is not trained. early: the compact encoder's stages up to stride 4."""
 
     def __post_init__(self) -> None:
-        one = not (self.start and self.encoder_weights)
-        require_together(self, ("start", "encoder_weights"), one, "at most one of the two")
+        check_start(self)
         require_path("data.panoramas", self.data.panoramas, "a folder of panoramas to lay the photographs on")
         require_at_least("taught_weight", self.taught_weight, 0)
-        packaged = ENCODERS[self.model.encoder].packaged or self.start != "" or self.encoder_weights != ""
-        require_together(
-            self,
-            ("encoder_weights", "imagenet", "model.encoder"),
-            packaged or not self.imagenet,
-            "encoder_weights from contrastive pretraining, or imagenet false for random weights",
-        )
 
 
 class ContentWithHeads(nn.Module):
@@ -99,7 +86,7 @@ class ContentWithHeads(nn.Module):
         return content, self.heads(per_area, masks[used], windows[used], sets[used])
 
 
-class PhotographsTask(Task):
+class PhotographsTask(SaliencyTask):
     """Training on photographs of several data sets, as a task for the loop.
 
     Args:
@@ -111,22 +98,12 @@ class PhotographsTask(Task):
         CheckpointError: the initial weights are missing or belong to another model.
     """
 
-    kind: ClassVar[str] = "saliency"
+    folders: ClassVar[tuple[str, ...]] = ("root", "panoramas", "measured", "cache")
 
     def __init__(self, config: TrainPhotographsConfig, data: PhotographSets, fabric: Fabric) -> None:
-        self.settings, self.data, self.fabric = config, data, fabric
-        from_imagenet = config.imagenet and not config.encoder_weights and ENCODERS[config.model.encoder].packaged
-        model = SaliencyModel(config.model, pretrained=from_imagenet)
-        if config.start:
-            load_weights(config.start, model, kind=self.kind)
-        elif config.encoder_weights:
-            load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
-        model.freeze(config.frozen)
-        self.model: nn.Module = model
-        self.config = config.model
-        self._around = ContentWithHeads(model, SetHeads(len(data.names)) if config.set_heads else None)
-        with option_names("loop"):
-            self.steps_per_epoch = steps_per_epoch(len(data.training), config.loop.batch_size)
+        super().__init__(config, data.training, fabric)
+        self.settings, self.data = config, data
+        self._around = ContentWithHeads(self.model, SetHeads(len(data.names)) if config.set_heads else None)
 
     @property
     def trained(self) -> nn.Module:
@@ -136,31 +113,8 @@ class PhotographsTask(Task):
 
     def settings_to_match(self) -> Mapping[str, Any]:
         """The training photographs, their mixture, and the loss. Folders may have moved."""
-        data = {name: value for name, value in plain_settings(self.settings.data).items() if name not in _FOLDERS}
-        data["taught"] = "given" if self.settings.data.taught else "none"
         alone = {"taught_weight": self.settings.taught_weight, "set_heads": self.settings.set_heads}
-        settings = {"data": data, "loss": plain_settings(self.settings.loss)}
-        return alone | {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
-
-    def begin(self) -> None:
-        """Write the settings into the run's folder."""
-        write_config(self.settings, Path(self.settings.loop.run) / "config.yaml")
-
-    def batches(self, start: int, stop: int) -> Iterable[Sample]:
-        """Samples, each part with a first axis B."""
-        loop = self.settings.loop
-        with option_names("loop"):
-            sampler = StepSampler(
-                len(self.data.training),
-                batch_size=loop.batch_size,
-                seed=loop.seed,
-                start=start,
-                stop=stop,
-                rank=self.fabric.global_rank,
-                world=self.fabric.world_size,
-                parts=loop.accumulate,
-            )
-            return load(self.data.training, sampler, loop.workers)
+        return alone | dict(super().settings_to_match())
 
     def losses(self, model: nn.Module, batch: Sample) -> Mapping[str, Tensor]:
         """Losses of the photographs in their planes, and of the content against taught maps beside them."""
@@ -203,13 +157,6 @@ class PhotographsTask(Task):
         """Restore what `state_dict` returned."""
         if self._around.heads is not None:
             self._around.heads.load_state_dict(state["heads"])
-
-    def predict(self, frames: Pixels) -> Density:
-        """Densities (B, h, w) of panoramas (B, H, W, 3) RGB, without prior and calibration."""
-        with torch.no_grad():
-            content = self.model(torch.from_numpy(frames).to(self.fabric.device).permute(0, 3, 1, 2)).float()
-            density = torch.exp(content - content.amax(dim=(1, 2), keepdim=True)).cpu().numpy()
-        return np.asarray(density / density.mean(axis=(1, 2), keepdims=True))
 
 
 def train_photographs(config: TrainPhotographsConfig) -> dict[str, float]:
