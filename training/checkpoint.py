@@ -75,6 +75,11 @@ def newest_checkpoint(run: str | Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
+def holds_checkpoint(folder: str | Path) -> bool:
+    """Whether a folder is a checkpoint, or a run with one."""
+    return (Path(folder) / _WEIGHTS).is_file() or newest_checkpoint(folder) is not None
+
+
 def _checkpoints(run: Path) -> list[Path]:
     found = [path for path in run.glob("step-*") if path.name.removeprefix("step-").isdigit() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))

@@ -1,25 +1,27 @@
-"""Measure models and baselines against human gaze.
+"""Measure models, baselines and maps of other models against human gaze.
 
     python -m training.evaluate --data.dataset salient360 --data.root SALIENT360 --output out \\
-        --models '[bundled, runs/resnet50]'
+        --models '[bundled, runs/resnet50, maps/atsal]'
 
+A folder such as `maps/atsal` holds the maps that another model wrote, named like the pictures: see
+`evaluation.map_folders`.
 Writes scores.csv (every record), summary.csv (means, deviations, intervals), turned.csv (rolled and pitched panoramas)
-and report.html. Each record goes through `evaluation.scoring`; `evaluation.summary` and `evaluation.report` show it.
+and report.html (the tables, and the maps side by side). Each record goes through `evaluation.scoring`;
+`evaluation.summary` and `evaluation.report` show it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
-from sal360.arrays import Floats
-from sal360.errors import ParameterError, one_line_errors, require_modules
+from sal360.errors import ParameterError, one_line_errors, printable, require_modules
 from sal360.files import check_folder_is_writable, write_text
 from training.config import (
     option_names,
@@ -31,15 +33,18 @@ from training.config import (
     require_together,
 )
 from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
-from training.data.gaze.records import GazeRecords, GazeSubset
-from training.evaluation.baselines import Predict, fit_priors, open_baselines
-from training.evaluation.report import render_report, worst_and_best_cases
-from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Score, score, score_people
+from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset
+from training.evaluation.baselines import fit_priors, open_baselines
+from training.evaluation.map_folders import MapFolder, is_map_folder
+from training.evaluation.predictions import Predict, Predictor, RecordedGaze, seeing
+from training.evaluation.report import render_report, side_by_side, worst_and_best_cases
+from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Protocol, Reference, Score, score, score_people
 from training.evaluation.summary import scores_csv, summaries_csv, summarise, text_table, turned_csv
 from training.evaluation.turning import measure_turning
-from training.trained_models import read_predictor
+from training.trained_models import BUNDLED, read_predictor
 
 Baseline = Literal["uniform", "equator", "mean", "spectral_residual", "bms360", "people", "ground_truth"]
+_NOT_MODELS = get_args(Baseline)
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,15 @@ class EvaluateConfig:
     output: str
     """Folder for scores.csv, summary.csv, turned.csv and report.html."""
     models: tuple[str, ...] = ("bundled",)
-    """Model files (.onnx, engines) or saliency checkpoints; `bundled` is the bundled model."""
+    """Model files (.onnx, engines), saliency checkpoints, folders of maps named like the pictures, or names of
+    baselines; `bundled` is the bundled model."""
     prior_strengths: tuple[float, ...] = (1.0,)
     """Exponents of the model's own equator prior; each model is measured at each of them. 0 removes the prior."""
     baselines: tuple[Baseline, ...] = ("uniform", "equator", "mean", "spectral_residual", "bms360", "people")
     """people: half of the observers predict the other half; ground_truth: the true density ("infinite humans")."""
-    protocols: tuple[Literal["standard", "paper"], ...] = ("standard", "paper")
-    """standard: weighted by solid angle; paper: as in the paper's evaluation (docs/metrics.md)."""
+    protocols: tuple[Protocol, ...] = ("standard", "paper", "planar")
+    """standard: weighted by solid angle; paper: as in the paper's evaluation; planar: every pixel of the picture counts
+    the same, as in benchmarks of photographs (docs/metrics.md)."""
     every_fold: bool = False
     """Measure on every fold in turn, each with priors fitted to the others; for data sets without a published split.
     The models are not retrained: one that was trained on OSIE has seen all folds except one."""
@@ -71,6 +78,8 @@ class EvaluateConfig:
     """Field of view of the longer side of photographs on the panoramas, degrees."""
     turned: int = 12
     """Number of records on which models also see the panorama rolled and pitched; 0 skips this test."""
+    examples: int = 6
+    """Number of records, spread evenly, whose maps the report shows side by side."""
     cases: int = 3
     """Number of worst and of best records of the first model to show in the report."""
     draws: int = 10_000
@@ -83,7 +92,7 @@ class EvaluateConfig:
         some = len(self.models) + len(self.baselines) > 0
         require_together(self, ("models", "baselines"), some, "at least one model or baseline")
         require("prior_strengths", self.prior_strengths, len(self.prior_strengths) > 0, "at least one strength")
-        require("protocols", self.protocols, len(self.protocols) > 0, "standard, paper or both")
+        require("protocols", self.protocols, len(self.protocols) > 0, "at least one protocol")
         cuts = DATASETS[self.data.dataset].has_folds
         foldable = cuts or not self.every_fold
         require_together(
@@ -91,10 +100,15 @@ class EvaluateConfig:
         )
         require_between("fov_deg", self.fov_deg, 20, 120)
         require_at_least("panorama_height", self.panorama_height, 64)
-        for name in ("limit", "turned", "cases", "seed"):
+        for name in ("limit", "turned", "examples", "cases", "seed"):
             require_at_least(name, getattr(self, name), 0)
         for name in ("prior_limit", "draws"):
             require_at_least(name, getattr(self, name), 1)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The baselines to measure: those of `models` and of `baselines`."""
+        return tuple(dict.fromkeys([*(each for each in self.models if each in _NOT_MODELS), *self.baselines]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,39 +118,56 @@ class Part:
     records: GazeRecords
     description: str
     """The split and the fit in words, for the report."""
-    baselines: Mapping[str, Predict]
-    prior: Floats
-    """The fitted equator prior, (256, 512), the reference of the information gain."""
+    predictors: Mapping[str, Predictor]
+    """Models, maps and baselines by their names in tables."""
+    reference: Reference
+    """The reference of the information gain."""
 
 
 def evaluate(config: EvaluateConfig) -> list[Score]:
     """Measure, write the files, print the tables.
 
     Raises:
-        Sal360Error: a setting, a model or the data is unusable.
+        Sal360Error: a setting, a model, a map or the data is unusable, or maps are missing.
         OSError: the results cannot be written; the folder is tried before anything is measured.
     """
     output = check_folder_is_writable(config.output)
     require_modules("matplotlib", "jinja2")  # which make the report at the end
-    models = open_models(config.models, config.prior_strengths)
-    parts = list(_parts(config))
-    scores = [each for part in parts for each in _measure(part, models, config)]
+    opened = open_models([each for each in config.models if each not in _NOT_MODELS], config.prior_strengths)
+    models = {name: each for name, each in opened.items() if not isinstance(each, MapFolder)}
+    folders = [each for each in opened.values() if isinstance(each, MapFolder)]
+    splits = [_open_split(data, config) for data in _folds(config)]
+    known = [*splits[0].training.names, *splits[0].measuring.names]
+    splits = [split._replace(measuring=_spread(split.measuring, config.limit)) for split in splits]
+    for folder in folders:
+        folder.pair(known, [name for split in splits for name in split.measuring.names])
+        if folder.unused:
+            print(printable(f"{folder.path}: {folder.unused}"), file=sys.stderr)
+    parts = [_fitted(split, opened, config) for split in splits]
+    scores = [each for part in parts for each in _measure(part, config)]
+    resampled = [f"{each.name}: {each.resampled}" for each in folders if each.resampled]
+    unused = [f"{each.name}: {each.unused}" for each in folders if each.unused]
     turned = measure_turning(models, parts[0].records[: config.turned]) if models else []
     summaries = summarise(scores, config.draws, config.seed)
+    first, protocol = parts[0], config.protocols[0]
     report = render_report(
         f"Gaze prediction on {config.data.dataset}",
         f"{sum(len(part.records) for part in parts)} records of {config.data.dataset}: "
         f"{'; '.join(part.description for part in parts)}.",
+        [*unused, *resampled],
         scores=scores,
         summaries=summaries,
         turned=turned,
-        cases=worst_and_best_cases(
-            parts[0].records, {**models, **parts[0].baselines}, scores, config.protocols[0], config.cases
-        ),
+        cases={
+            **side_by_side(first.records, first.predictors, scores, protocol, config.examples),
+            **worst_and_best_cases(first.records, first.predictors, scores, protocol, config.cases),
+        },
     )
     for protocol in config.protocols:
         print(f"\n{protocol} protocol: mean ± standard deviation [95 % interval of the mean]\n")
         print(text_table(summaries, protocol))
+    for each in resampled:
+        print(printable(f"\n{each}"))
     write_text(output / "scores.csv", scores_csv(scores))
     write_text(output / "summary.csv", summaries_csv(summaries))
     write_text(output / "turned.csv", turned_csv(turned))
@@ -145,43 +176,59 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     return scores
 
 
-def open_models(models: Sequence[str], prior_strengths: Sequence[float]) -> dict[str, Predict]:
-    """Every model at every strength of its own equator prior, by its name in tables.
+def open_models(models: Sequence[str], prior_strengths: Sequence[float]) -> dict[str, Predict | MapFolder]:
+    """Every model at every strength of its own equator prior, and every folder of maps, by its name in tables.
 
     Raises:
-        ModelError, CheckpointError: a model is missing or damaged.
+        ModelError, CheckpointError, DataError: a model is missing or damaged, or a folder has no maps.
         ParameterError: two models have the same name, or a model has no prior to change.
     """
-    opened: dict[str, Predict] = {}
-    for model in models:
-        for strength in prior_strengths:
-            with option_names(strength="prior_strengths"):
-                predictor = read_predictor(model, strength)
-            name = predictor.name if strength == 1 else f"{predictor.name}, prior × {strength:g}"
-            if name in opened:
-                raise ParameterError(
-                    f"two models have the name {name}",
-                    "rename a file or run folder, or list each model once in --models",
-                )
-            opened[name] = predictor.predict
+    opened: dict[str, Predict | MapFolder] = {}
+    for name, model in _named_models(models, prior_strengths):
+        if name in opened or name in _NOT_MODELS:
+            found = (
+                f"two models have the name {name}" if name in opened else f"a model has the name {name}, a baseline's"
+            )
+            raise ParameterError(found, "rename a file or folder, or list each model once in --models")
+        opened[name] = model
     return opened
 
 
-def _parts(config: EvaluateConfig) -> Iterator[Part]:
-    for data in _folds(config):
-        with option_names("data"):
-            split = open_gaze(data, config.panorama_height, config.fov_deg)
-        priors = fit_priors(split.training, config.prior_limit)
-        count = len(split.measuring)
-        chosen = np.unique(np.linspace(0, count - 1, min(config.limit or count, count)).astype(int))
-        laplace = priors.laplace
-        fit = f"equator prior fitted to the rest: {laplace.mean_deg:.1f}°, scale {laplace.scale_deg:.1f}°"
-        yield Part(
-            GazeSubset(split.measuring, chosen),
-            f"{split.description} ({fit})",
-            open_baselines(config.baselines, priors),
-            laplace.density(256),
-        )
+def _named_models(models: Iterable[str], prior_strengths: Sequence[float]) -> Iterator[tuple[str, Predict | MapFolder]]:
+    for model in models:
+        if model != BUNDLED and is_map_folder(model):
+            folder = MapFolder(model)
+            yield folder.name, folder
+            continue
+        for strength in prior_strengths:
+            with option_names(strength="prior_strengths"):
+                predictor = read_predictor(model, strength)
+            yield predictor.name if strength == 1 else f"{predictor.name}, prior × {strength:g}", predictor.predict
+
+
+def _open_split(data: GazeConfig, config: EvaluateConfig) -> GazeSplit:
+    with option_names("data"):
+        return open_gaze(data, config.panorama_height, config.fov_deg)
+
+
+def _spread(records: GazeRecords, limit: int) -> GazeRecords:
+    """At most `limit` records, spread evenly over all; 0 takes all."""
+    count = len(records)
+    return GazeSubset(records, np.unique(np.linspace(0, count - 1, min(limit or count, count)).astype(int)))
+
+
+def _fitted(split: GazeSplit, opened: Mapping[str, Predict | MapFolder], config: EvaluateConfig) -> Part:
+    priors = fit_priors(split.training, config.prior_limit)
+    laplace = priors.laplace
+    fit = f"equator prior fitted to the rest: {laplace.mean_deg:.1f}°, scale {laplace.scale_deg:.1f}°"
+    predictors = {name: each.predict if isinstance(each, MapFolder) else seeing(each) for name, each in opened.items()}
+    baselines = open_baselines(config.rows, priors)
+    return Part(
+        split.measuring,
+        f"{split.description} ({fit})",
+        predictors | {name: seeing(each) for name, each in baselines.items()},
+        Reference(laplace.density(256), priors.of_picture),
+    )
 
 
 def _folds(config: EvaluateConfig) -> list[GazeConfig]:
@@ -190,16 +237,15 @@ def _folds(config: EvaluateConfig) -> list[GazeConfig]:
     return [dataclasses.replace(config.data, fold=fold) for fold in range(config.data.folds)]
 
 
-def _measure(part: Part, models: Mapping[str, Predict], config: EvaluateConfig) -> Iterator[Score]:
-    predictors = {**models, **part.baselines}
+def _measure(part: Part, config: EvaluateConfig) -> Iterator[Score]:
     for record in tqdm(part.records, desc="measure", unit="record", disable=None):
         panorama = record.panorama()
-        for name, predict in predictors.items():
-            yield from score(name, predict(panorama), record, config.protocols, part.prior)
-        if PEOPLE in config.baselines:
-            yield from score_people(record, part.records.sigma_deg, config.protocols, part.prior)
-        if GROUND_TRUTH in config.baselines and record.density is not None:
-            yield from score(GROUND_TRUTH, record.density, record, config.protocols, part.prior)
+        for name, predict in part.predictors.items():
+            yield from score(name, predict(record, panorama), record, config.protocols, part.reference)
+        if PEOPLE in config.rows:
+            yield from score_people(record, part.records.sigma_deg, config.protocols, part.reference)
+        if GROUND_TRUTH in config.rows and record.density is not None:
+            yield from score(GROUND_TRUTH, RecordedGaze(record), record, config.protocols, part.reference)
 
 
 def main() -> None:

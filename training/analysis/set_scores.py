@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sal360.arrays import Density, Floats, Pixels
+from sal360.errors import ParameterError, printable
 from training.analysis.results import new_figure, write_results
 from training.config import require, require_at_least
 from training.data.gaze.mixed_photographs import Parts, PhotographSetsConfig, open_parts
 from training.data.gaze.photographs import Photograph
+from training.evaluation.map_folders import MapFolder, is_map_folder
 from training.evaluation.photograph_sets import (
     FIGURES,
     centre_prior_of,
@@ -23,7 +27,7 @@ from training.evaluation.photograph_sets import (
     measure_set,
 )
 from training.evaluation.summary import NAMES, bootstrap_interval, markdown
-from training.trained_models import TrainedPredictor, read_content_predictor, read_predictor
+from training.trained_models import BUNDLED, TrainedPredictor, read_content_predictor, read_predictor
 
 _NAMES = {"auc": "AUC-J", "information_gain": "gain over the centre prior, bit"}
 _COLUMNS = 768
@@ -39,7 +43,8 @@ class SetScoresConfig:
     output: str
     """Folder for sets.csv and sets.png."""
     models: tuple[str, ...] = ("bundled",)
-    """Model files (.onnx, engines) or saliency checkpoints; `bundled` is the bundled model."""
+    """Model files (.onnx, engines), saliency checkpoints, or folders of maps named like the photographs, with a
+    subfolder for each set or without; `bundled` is the bundled model."""
     content_alone: bool = True
     """Remove the equator prior and, from checkpoints, the calibration. Model files keep their calibration."""
     sizes_px: tuple[int, ...] = (384, 192)
@@ -78,11 +83,17 @@ def analyse_sets(config: SetScoresConfig) -> None:
         OSError: the results cannot be written.
     """
     read = read_content_predictor if config.content_alone else read_predictor
-    models = [read(name) for name in config.models]
+    models = [read(each) for each in config.models if each == BUNDLED or not is_map_folder(each)]
+    parts = open_parts(config.data)
+    chosen = {name: (part.measured or part.training)[: config.limit or None] for name, part in parts.items()}
+    maps = {name: _map_folders(name, parts[name], chosen[name], config) for name in parts}
     rows = []
-    for name, part in open_parts(config.data).items():
-        chosen = part.measured or part.training
-        rows += _measure(name, part, chosen[: config.limit or None], models, config)
+    for name, part in parts.items():
+        prior = centre_prior_of(part)
+        rows += _measure(name, prior, chosen[name], models, config)
+        for folder_name, folder in maps[name].items():
+            values = [np.asarray(folder.read(each.name), np.float32) for each in chosen[name]]
+            rows.append(_row(name, folder_name, chosen[name], values, prior))
     print(markdown(_table(rows, config)))
     figure = new_figure(11, 1.5 + 0.4 * len(rows))
     for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("nss", "cc"), strict=True):
@@ -93,14 +104,38 @@ def analyse_sets(config: SetScoresConfig) -> None:
     write_results(config.output, "sets", list(_records(rows)), figure)
 
 
+def _row(of: str, predictor: str, photographs: list[Photograph], maps: Sequence[Density], prior: Density) -> _Row:
+    """The row of a predictor that has a map of each photograph alone."""
+    figures = [figures_in_plane(each, photograph, prior) for each, photograph in zip(maps, photographs, strict=True)]
+    return _Row(of, predictor, photographs, np.array(figures))
+
+
+def _map_folders(name: str, part: Parts, chosen: list[Photograph], config: SetScoresConfig) -> dict[str, MapFolder]:
+    """The folders of maps for one data set, by their names in the table."""
+    folders: dict[str, MapFolder] = {}
+    for path in config.models:
+        if path != BUNDLED and is_map_folder(path):
+            if Path(path).resolve().name in folders:
+                found = f"two folders of maps have the name {Path(path).resolve().name}"
+                raise ParameterError(found, "rename one, or list each once in --models")
+            own = Path(path) / name
+            folder = MapFolder(own if own.is_dir() else path)
+            folder.pair([each.name for each in (*part.training, *part.measured)], [each.name for each in chosen])
+            if folder.unused:
+                print(printable(f"{folder.path}, {name}: {folder.unused}"), file=sys.stderr)
+            folders[Path(path).resolve().name] = folder
+    return folders
+
+
 def _measure(
-    name: str, part: Parts, photographs: list[Photograph], models: list[TrainedPredictor], config: SetScoresConfig
+    name: str,
+    prior: Density,
+    photographs: list[Photograph],
+    models: list[TrainedPredictor],
+    config: SetScoresConfig,
 ) -> list[_Row]:
-    prior = centre_prior_of(part)
     rows = [
-        _Row(
-            name, "centre prior", photographs, np.array([figures_in_plane(prior, each, prior) for each in photographs])
-        ),
+        _row(name, "centre prior", photographs, [prior] * len(photographs), prior),
         _Row(name, "half of the people", photographs, np.array([measure_people(each, prior) for each in photographs])),
     ]
     for model in models:

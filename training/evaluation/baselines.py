@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,17 +11,18 @@ import torch
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from sal360.arrays import Floats, Pixels, Reals
+from sal360.arrays import Density, Floats, Reals
 from sal360.density import nearest_index
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.sphere import solid_angles, vector_to_angles
+from training.data.gaze.photographs import PlacedPhotograph
 from training.data.gaze.records import mean_over_cells
 from training.evaluation.classical import boolean_map_saliency, spectral_residual
+from training.evaluation.photographs import centre_prior
+from training.evaluation.predictions import Predict
 from training.models.prior import log_laplace, row_elevations_deg
 
-Predict = Callable[[Pixels], Reals]
-"""From a panorama (H, W, 3) RGB to a map (h, w), not negative, of any scale."""
 _HEIGHT = 256
 
 
@@ -39,11 +40,12 @@ class Laplace:
         return np.repeat(rows * area.sum() / (rows * area).sum(), 2 * height, axis=1)
 
 
-def fit_laplace(elevation_rad: Floats, seen: Floats | None = None) -> Laplace:
+def fit_laplace(elevation_rad: Floats, seen: Floats | None = None, weight: Floats | None = None) -> Laplace:
     """The maximum-likelihood `Laplace` of fixations.
 
     Args:
         elevation_rad: elevations of the fixations (n,), n > 0.
+        weight: (n,) how much each counts, such as the gaze in the rows of a map; None: all the same.
         seen: (h,) share of each row of the sphere, from the top, in which fixations could lie; None: everywhere.
     """
     elevation_deg = np.degrees(elevation_rad)
@@ -54,9 +56,10 @@ def fit_laplace(elevation_rad: Floats, seen: Floats | None = None) -> Laplace:
     def negative_log_likelihood(parameters: Floats) -> float:
         mean, scale = parameters[0], math.exp(parameters[1])
         integral = float((np.exp(_log_laplace(row_deg, mean, scale)) * area).sum())
-        return math.log(integral) - float(_log_laplace(elevation_deg, mean, scale).mean())
+        return math.log(integral) - float(np.average(_log_laplace(elevation_deg, mean, scale), weights=weight))
 
-    start = np.array([np.median(elevation_deg), math.log(max(np.abs(elevation_deg).mean(), 1.0))])
+    middle = np.median(elevation_deg) if weight is None else np.average(elevation_deg, weights=weight)
+    start = np.array([middle, math.log(max(np.average(np.abs(elevation_deg), weights=weight), 1.0))])
     # scales in [1, 1000] degrees: beyond, the fixations are a single point or practically uniform
     found = minimize(negative_log_likelihood, start, method="Nelder-Mead", bounds=[(-89, 89), (0, math.log(1000))]).x
     return Laplace(float(found[0]), math.exp(found[1]))
@@ -73,16 +76,23 @@ class Priors:
     laplace: Laplace
     mean_map: Floats | None
     """Mean density, (256, 512); None if the records have no densities."""
+    centre: Density | None = None
+    """Mean density over photographs, in their plane; None for panoramas."""
+
+    @property
+    def of_picture(self) -> Reals:
+        """What is known of the gaze on a picture without looking at it: the centre prior or the equator prior."""
+        return self.laplace.density(_HEIGHT) if self.centre is None else self.centre
 
 
 def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
-    """Fit the priors to at most `limit` records, spread evenly over all.
+    """Fit the priors to at most `limit` records, spread evenly over all; without fixations, to their densities.
 
     Raises:
-        DataError: the records have no fixations, or one is broken.
+        DataError: the records have neither fixations nor densities, or one is broken.
     """
     chosen = np.unique(np.linspace(0, len(records) - 1, min(limit, len(records))).astype(int))
-    elevations, seen = [], np.zeros(_HEIGHT)
+    elevations, photographs, seen = [], [], np.zeros(_HEIGHT)
     total, densities = np.zeros((_HEIGHT, 2 * _HEIGHT)), 0
     for index in tqdm(chosen, desc="priors", unit="record", leave=False, disable=None):
         record = records[index]
@@ -92,13 +102,19 @@ def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
         if record.density is not None:
             total += mean_over_cells(record.density, _HEIGHT, 2 * _HEIGHT)
             densities += 1
-    elevation = np.concatenate(elevations)
+        if isinstance(record, PlacedPhotograph):
+            photographs.append(record.photograph)
+    elevation, weight = np.concatenate(elevations), None
+    if len(elevation) == 0 and densities:
+        elevation = np.radians(row_elevations_deg(_HEIGHT))
+        weight = (total * solid_angles(*total.shape)).sum(axis=1)
     if len(elevation) == 0:
         raise DataError(
-            "the training part has no fixations, so no equator prior can be fitted",
+            "the training part has no fixations and no maps, so no equator prior can be fitted",
             "check the gaze files below --data.root, or set another --data.fold",
         )
-    return Priors(fit_laplace(elevation, seen), total / densities if densities else None)
+    mean_map = total / densities if densities else None
+    return Priors(fit_laplace(elevation, seen, weight), mean_map, centre_prior(photographs) if photographs else None)
 
 
 def open_baselines(names: Sequence[str], priors: Priors) -> dict[str, Predict]:

@@ -17,7 +17,7 @@ from sal360.outputs.overlay import FULL_SCALE, draw_overlay
 from sal360.sphere import vector_to_pixel
 from training.analysis.results import new_figure
 from training.data.views import resize
-from training.evaluation.baselines import Predict
+from training.evaluation.predictions import Predictor
 from training.evaluation.scoring import Score
 from training.evaluation.summary import NAMES
 from training.evaluation.turning import TURNS_DEG, Turned
@@ -77,10 +77,11 @@ def draw_turning(results: Sequence[Turned]) -> bytes:
     return _png(figure)
 
 
-def draw_case(record: GazeRecord, predictors: Mapping[str, Predict]) -> bytes:
+def draw_case(record: GazeRecord, predictors: Mapping[str, Predictor], titles: Mapping[str, str]) -> bytes:
     """JPEG: the panorama with its fixations, with the true density, and with each prediction (Figures 2, 3 and 6).
 
-    All maps share one colour scale. If only part of a record is valid, only that part is shown.
+    All maps share one colour scale. If only part of a record is valid, only that part is shown. `titles` stand above
+    the predictions, by their names.
     """
     panorama = record.panorama()
     frame = np.ascontiguousarray(resize(panorama, _frame_height(record))[..., ::-1])  # BGR, as OpenCV draws
@@ -96,8 +97,8 @@ def draw_case(record: GazeRecord, predictors: Mapping[str, Predict]) -> bytes:
     for name, predict in predictors.items():
         if name == "uniform":
             continue  # nothing to see
-        density = _inside_density(predict(panorama), record)
-        tiles[name] = draw_overlay(frame, density, full_scale=full_scale)[cut]
+        density = _inside_density(predict(record, panorama).on_panorama, record)
+        tiles[titles.get(name, name)] = draw_overlay(frame, density, full_scale=full_scale)[cut]
     _, encoded = cv2.imencode(".jpg", _grid(tiles), [cv2.IMWRITE_JPEG_QUALITY, 85])
     return encoded.tobytes()
 

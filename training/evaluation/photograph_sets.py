@@ -26,6 +26,7 @@ from training.evaluation.photographs import (
     measure_in_plane,
     to_plane,
 )
+from training.evaluation.scoring import gain_over
 
 FIGURES = ("nss", "cc", "kld", "auc", "information_gain")
 _GREY = 114
@@ -120,8 +121,7 @@ def figures_in_plane(saliency_map: Density, photograph: Photograph, prior: Densi
     counts = count_in_plane(photograph)
     if not counts.any():
         return [*figures, math.nan, math.nan]
-    gains = [np.log2(np.maximum(each / each.mean(), _MIN_DENSITY)) for each in (in_plane, to_plane(prior, photograph))]
-    gain = float(((gains[0] - gains[1]) * counts).sum() / counts.sum())
+    gain = gain_over(in_plane, to_plane(prior, photograph), counts, np.ones((len(in_plane), 1)), _MIN_DENSITY)
     return [*figures, auc_judd(in_plane, counts, weights=None), gain]
 
 
@@ -135,19 +135,8 @@ def measure_people(photograph: Photograph, prior: Density) -> list[float]:
         return [math.nan] * len(FIGURES)
     ways = []
     for half in (people[::2], people[1::2]):
-        mine = np.isin(photograph.subject, half)
-        truth = Photograph(
-            photograph.name,
-            photograph.path,
-            photograph.height,
-            photograph.width,
-            photograph.x[mine],
-            photograph.y[mine],
-            photograph.subject[mine],
-            photograph.duration_ms[mine],
-        )
         others = photograph.density(LONG_SIDE, subjects=np.setdiff1d(people, half).tolist())
-        ways.append(figures_in_plane(others, truth, prior))
+        ways.append(figures_in_plane(others, photograph.seen_by(half), prior))
     return [float(each) for each in np.mean(ways, axis=0)]
 
 

@@ -11,7 +11,6 @@ are measured with 200 pixels on that side. `python -m training.analyse photograp
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -113,9 +112,9 @@ def measure_in_plane(saliency_map: Density, photograph: Photograph) -> tuple[flo
     )
 
 
-def to_plane(saliency_map: Density, photograph: Photograph) -> Density:
-    """A map (h, w) over a photograph at the size at which the photograph is measured."""
-    height, width = photograph.size(LONG_SIDE)
+def to_plane(saliency_map: Density, photograph: Photograph, long_side: int | None = LONG_SIDE) -> Density:
+    """A map (h, w) over a photograph whose longer side is measured with `long_side` pixels; None: as stored."""
+    height, width = photograph.size(long_side)
     if saliency_map.shape == (height, width):
         return saliency_map
     shrinks = saliency_map.shape[0] >= height and saliency_map.shape[1] >= width
@@ -123,9 +122,9 @@ def to_plane(saliency_map: Density, photograph: Photograph) -> Density:
     return np.asarray(cv2.resize(saliency_map, (width, height), interpolation=how), np.float32)
 
 
-def count_in_plane(photograph: Photograph) -> Integers:
-    """Number of fixations on each pixel of the plane in which a photograph is measured, (h, w)."""
-    height, width = photograph.size(LONG_SIDE)
+def count_in_plane(photograph: Photograph, long_side: int | None = LONG_SIDE) -> Integers:
+    """Number of fixations on each pixel of a photograph, (h, w), with `long_side` as in `to_plane`."""
+    height, width = photograph.size(long_side)
     counts = np.zeros((height, width), np.int64)
     row = np.clip((photograph.y * (height / photograph.height)).astype(int), 0, height - 1)
     column = np.clip((photograph.x * (width / photograph.width)).astype(int), 0, width - 1)
@@ -149,9 +148,5 @@ def measure_one_person(photograph: Photograph) -> Floats:
     figures = []
     for person in np.unique(photograph.subject):
         others = photograph.density(LONG_SIDE, subjects=photograph.subject[photograph.subject != person])
-        own = photograph.subject == person
-        alone = dataclasses.replace(
-            photograph, x=photograph.x[own], y=photograph.y[own], subject=photograph.subject[own]
-        )
-        figures.append(measure_in_plane(others, alone))
+        figures.append(measure_in_plane(others, photograph.seen_by(person)))
     return np.asarray(np.mean(figures, axis=0))

@@ -6,10 +6,12 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from sal360.metrics import METRICS
 from training.data.gaze.records import GazeRecords
-from training.evaluation.baselines import Predict
 from training.evaluation.figures import draw_case, draw_distributions, draw_turning
+from training.evaluation.predictions import Predictor
 from training.evaluation.scoring import GROUND_TRUTH, LARGER_IS_BETTER, PEOPLE, Score
 from training.evaluation.summary import NAMES, Summary, Table, tabulate
 from training.evaluation.turning import Turned
@@ -19,6 +21,8 @@ _NOTES = {
     "paper": "As in the paper's evaluation, for comparison with its tables: both maps at 1024 × 2048 times the sine of "
     "the colatitude, scaled to [0, 1]; CC, SIM and KLD averaged over both orders; half of AUC and NSS is the ground "
     "truth's own score against the other half of the observers and does not depend on the model.",
+    "planar": "As in benchmarks of photographs: every pixel of the picture counts the same. A photograph is measured "
+    "in its own plane, a panorama as it is stored. KLD has the benchmark's epsilon: gaze on a 0 costs up to 36 nats.",
 }
 
 
@@ -32,13 +36,17 @@ class CaptionedPicture(NamedTuple):
 def render_report(
     title: str,
     about: str,
+    notes: Sequence[str] = (),
     *,
     scores: Sequence[Score],
     summaries: Sequence[Summary],
     turned: Sequence[Turned],
     cases: Mapping[str, Sequence[CaptionedPicture]],
 ) -> str:
-    """The page: a table and a plot for each protocol in `scores`, the turned input, and the cases by heading."""
+    """The page: a table and a plot for each protocol in `scores`, the turned input, and the cases by heading.
+
+    `notes` are about the maps that other models wrote.
+    """
     from jinja2 import Environment, PackageLoader  # imported here, so that training alone does not need it
 
     protocols = list(dict.fromkeys(each.protocol for each in scores))
@@ -54,6 +62,7 @@ def render_report(
         turning=draw_turning(turned) if turned else None,
         turned_records=len({each.record for each in turned}),
         cases=cases,
+        map_notes=notes,
         notes=_NOTES,
         names=NAMES,
         larger_is_better=LARGER_IS_BETTER,
@@ -63,7 +72,7 @@ def render_report(
 
 
 def worst_and_best_cases(
-    records: GazeRecords, predictors: Mapping[str, Predict], scores: Sequence[Score], protocol: str, count: int
+    records: GazeRecords, predictors: Mapping[str, Predictor], scores: Sequence[Score], protocol: str, count: int
 ) -> dict[str, list[CaptionedPicture]]:
     """Pictures of the `count` worst and best records of the first predictor, by KLD or, without densities, by NSS."""
     if not predictors:
@@ -81,18 +90,33 @@ def worst_and_best_cases(
         f"Best cases of {first}": best_first[:count],
     }
     return {
-        heading: [_case(records, index, predictors, values_of[records.names[index]]) for index in indices]
+        heading: [_case(records, index, predictors, scores, protocol) for index in indices]
         for heading, indices in chosen.items()
         if indices
     }
 
 
+def side_by_side(
+    records: GazeRecords, predictors: Mapping[str, Predictor], scores: Sequence[Score], protocol: str, count: int
+) -> dict[str, list[CaptionedPicture]]:
+    """Pictures of at most `count` records, spread evenly: the picture, the truth and the map of each predictor."""
+    if not predictors or count == 0:
+        return {}
+    indices = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).astype(int))
+    return {"Maps side by side": [_case(records, int(each), predictors, scores, protocol) for each in indices]}
+
+
 def _case(
-    records: GazeRecords, index: int, predictors: Mapping[str, Predict], values: Mapping[str, float]
+    records: GazeRecords, index: int, predictors: Mapping[str, Predictor], scores: Sequence[Score], protocol: str
 ) -> CaptionedPicture:
+    """The maps of one record, each with its first figure, and all figures of the first predictor in the caption."""
     record = records[index]
-    scores = ", ".join(f"{NAMES[metric]} {values[metric]:.2f}" for metric in METRICS if metric in values)
-    return CaptionedPicture(f"{record.name}: {scores}", draw_case(record, predictors))
+    values = {each.model: each.values for each in scores if (each.record, each.protocol) == (record.name, protocol)}
+    first = next(iter(predictors))
+    caption = ", ".join(f"{NAMES[metric]} {values[first][metric]:.2f}" for metric in METRICS if metric in values[first])
+    metric = "cc" if "cc" in values[first] else "nss"
+    titles = {name: f"{name}: {NAMES[metric]} {each[metric]:.2f}" for name, each in values.items() if metric in each}
+    return CaptionedPicture(f"{record.name}: {first} has {caption}", draw_case(record, predictors, titles))
 
 
 def _best_means(table: Table) -> dict[str, float]:

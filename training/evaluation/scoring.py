@@ -1,30 +1,40 @@
-"""Scores of predictions against recorded gaze by both protocols, and of people against each other."""
+"""Scores of predictions against recorded gaze by each protocol, and of people against each other.
+
+`standard` and `paper` compare maps on the panorama (`sal360.metrics`); `planar` compares them on the picture alone, in
+which every pixel counts the same, as benchmarks of photographs and pysaliency do.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sal360.arrays import Reals
+from sal360.arrays import Floats, Integers, Reals
 from sal360.density import resize_map, spherical_density
 from sal360.ground_truth import GazeRecord, count_fixations
 from sal360.metrics import METRICS, paper_protocol, standard_protocol
 from sal360.metrics.measures import valid_weights
 from sal360.metrics.pixel_sums import weighted_mean
 from sal360.sphere import solid_angles
+from training.data.gaze.photographs import PlacedPhotograph
+from training.evaluation.predictions import PictureTruth, Prediction, RecordedGaze, picture_truth
 
-Protocol = Literal["standard", "paper"]
-PROTOCOLS = {"standard": standard_protocol, "paper": paper_protocol}
+Protocol = Literal["standard", "paper", "planar"]
+_ON_PANORAMA = {"standard": standard_protocol, "paper": paper_protocol}
 PEOPLE, GROUND_TRUTH = "people", "ground_truth"
 """Rows of the tables that do not predict from the picture."""
 INFORMATION_GAIN = "information_gain"
 COLUMNS = (*METRICS, INFORMATION_GAIN)
 """All figures, in the order of the tables."""
 LARGER_IS_BETTER = {**{name: metric.larger_is_better for name, metric in METRICS.items()}, INFORMATION_GAIN: True}
-_MIN_DENSITY = 1e-6
+MIN_DENSITY = 1e-6
+"""Lower limit of a density, relative to uniform, before its logarithm is taken."""
+_EPSILON = 2.2204e-16
+"""As the MIT/Tuebingen benchmark writes it; more digits would change KLD by 1e-5."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,40 +48,106 @@ class Score:
     """Figures by their names in `COLUMNS`; those that the record does not support are missing."""
 
 
+class Reference(NamedTuple):
+    """What is known of the gaze without looking at the picture: the baseline of information gain."""
+
+    on_panorama: Reals
+    """(h, w), gaze per solid angle."""
+    on_picture: Reals
+    """(h, w) over the photograph, if photographs are measured; else the same map."""
+
+
 def score(
-    model: str, prediction: Reals, record: GazeRecord, protocols: Sequence[Protocol], prior: Reals
+    model: str, prediction: Prediction, record: GazeRecord, protocols: Sequence[Protocol], reference: Reference
 ) -> list[Score]:
-    """Score a prediction (h, w) against its record; the standard protocol includes information gain over `prior`."""
-    scores = []
-    for protocol in protocols:
-        values = PROTOCOLS[protocol](prediction, record)
-        if protocol == "standard" and "nss" in values:
-            values[INFORMATION_GAIN] = information_gain(prediction, prior, record)
-        scores.append(Score(model, record.name, protocol, values))
-    return scores
+    """Score a prediction against its record; all protocols except `paper` include information gain."""
+    return [Score(model, record.name, each, _figures(prediction, record, each, reference)) for each in protocols]
 
 
-def score_people(record: GazeRecord, sigma_deg: float, protocols: Sequence[Protocol], prior: Reals) -> list[Score]:
+def _figures(prediction: Prediction, record: GazeRecord, protocol: Protocol, reference: Reference) -> dict[str, float]:
+    if protocol == "planar":
+        baseline = Prediction(reference.on_picture, record, of_picture=True)
+        return planar_protocol(prediction.on_picture, picture_truth(record), baseline.on_picture)
+    figures = _ON_PANORAMA[protocol](prediction.on_panorama, record)
+    if protocol == "standard" and "nss" in figures:
+        figures[INFORMATION_GAIN] = information_gain(prediction.on_panorama, reference.on_panorama, record)
+    return figures
+
+
+def planar_protocol(prediction: Reals, truth: PictureTruth, baseline: Reals) -> dict[str, float]:
+    """The metrics by their plain definitions, every pixel of the picture counting the same, and information gain.
+
+    KLD is that of the MIT/Tuebingen benchmark, whose epsilon lies inside the logarithm: gaze where the prediction is 0
+    costs up to 36 nats.
+
+    Args:
+        prediction, baseline: (h, w), from 0 up, of any scale and of the truth's size.
+        truth: the picture's gaze.
+
+    Returns:
+        Value by the names in `COLUMNS`, without those whose form of ground truth is missing.
+    """
+    known: dict[str, NDArray[Any]] = {"fixations": truth.counts} if truth.counts.any() else {}
+    if truth.density is not None:
+        known["density"] = truth.density
+    figures = {
+        name: metric.function(prediction, known[metric.against], weights=None)
+        for name, metric in METRICS.items()
+        if metric.against in known
+    }
+    if truth.density is not None:
+        figures["kld"] = _benchmark_kld(prediction, truth.density)
+    if "fixations" in known:
+        every_pixel = np.ones((len(prediction), 1))
+        figures[INFORMATION_GAIN] = gain_over(prediction, baseline, truth.counts, every_pixel, MIN_DENSITY)
+    return figures
+
+
+def _benchmark_kld(prediction: Reals, truth: Reals) -> float:
+    p, q = (_probabilities(each.astype(np.float64)) for each in (truth, prediction))
+    # equal maps sum to −1e-16
+    return max(0.0, float((p * np.log(_EPSILON + p / (q + _EPSILON))).sum()))
+
+
+def _probabilities(values: Floats) -> Floats:
+    total = values.sum()
+    return values / total if total > 0 else np.full_like(values, 1 / values.size)
+
+
+def score_people(
+    record: GazeRecord, sigma_deg: float, protocols: Sequence[Protocol], reference: Reference
+) -> list[Score]:
     """Predict the gaze of half of the observers by that of the other half, both ways, and average the scores.
 
     Empty for a record with fewer than two observers or without a density.
     """
-    first, second = record.observer_halves()
-    if record.density is None or len(first) == 0 or len(second) == 0:
-        return []
-    height, width = record.density.shape
-    ways = []
-    for by, of in ((first, second), (second, first)):
-        truth = dataclasses.replace(
-            record,
-            fixations=of,
-            observer=np.arange(len(of)) % 2,  # the paper's protocol halves the observers again
-            time_s=np.full(len(of), np.nan),
-            density=spherical_density(of, height, width, sigma_deg),
-        )
-        prediction = spherical_density(by, height, width, sigma_deg)
-        ways.append(score(PEOPLE, prediction, truth, protocols, prior))
+    ways = [score(PEOPLE, RecordedGaze(by), of, protocols, reference) for by, of in _halves(record, sigma_deg)]
     return [dataclasses.replace(one, values=_mean(one.values, other.values)) for one, other in zip(*ways, strict=True)]
+
+
+def _halves(record: GazeRecord, sigma_deg: float) -> list[tuple[GazeRecord, GazeRecord]]:
+    """What one half of the observers did, and what the other half did, both ways."""
+    everyone = np.unique(record.observer)
+    if record.density is None or len(everyone) < 2:
+        return []
+    first, second = (_seen_by(record, half, sigma_deg) for half in (everyone[::2], everyone[1::2]))
+    return [(first, second), (second, first)]
+
+
+def _seen_by(record: GazeRecord, people: Integers, sigma_deg: float) -> GazeRecord:
+    assert record.density is not None
+    height, width = record.density.shape
+    mine = np.isin(record.observer, people)
+    fixations = record.fixations[mine]
+    changes: dict[str, Any] = {
+        "fixations": fixations,
+        "observer": np.arange(len(fixations)) % 2,  # the paper's protocol halves the observers again
+        "time_s": np.full(len(fixations), np.nan),
+        "density": spherical_density(fixations, height, width, sigma_deg),
+    }
+    if isinstance(record, PlacedPhotograph):
+        changes["photograph"] = record.photograph.seen_by(people)
+    return dataclasses.replace(record, **changes)
 
 
 def _mean(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
@@ -89,9 +165,24 @@ def information_gain(prediction: Reals, baseline: Reals, record: GazeRecord) -> 
     shape = (height, max(prediction.shape[1], baseline.shape[1]))
     weights = valid_weights(record, solid_angles(*shape), shape)
     counts = count_fixations(record.fixations, *shape) * (weights > 0)
+    own, other = (resize_map(each, *shape) for each in (prediction, baseline))
+    return gain_over(own, other, counts, weights, MIN_DENSITY)
+
+
+def gain_over(
+    prediction: Reals, baseline: Reals, counts: NDArray[np.integer[Any]], weights: Floats, floor: float
+) -> float:
+    """Mean over the fixations of log2(prediction / baseline), bits.
+
+    Args:
+        prediction, baseline: (h, w) from 0 up, of any scale; a map that is 0 everywhere counts as uniform.
+        counts: (h, w) number of fixations in each pixel, not all 0.
+        weights: (h, 1) or (h, w) how much each pixel counts in the mean of a map.
+        floor: lower limit of both, relative to uniform.
+    """
     logs = []
     for each in (prediction, baseline):
-        density = resize_map(each, *shape)
-        mean = weighted_mean(weights, lambda values: values, density)
-        logs.append(np.log2(np.maximum(density / mean, _MIN_DENSITY)))
+        mean = weighted_mean(weights, lambda values: values, each)
+        relative = each.astype(np.float64) / mean if mean > 0 else np.ones(each.shape)
+        logs.append(np.log2(np.maximum(relative, floor)))
     return float(((logs[0] - logs[1]) * counts).sum() / counts.sum())

@@ -13,7 +13,7 @@ from sal360.ground_truth import GazeRecord
 from sal360.metrics import cc, kld
 from sal360.projection import rotate_erp
 from sal360.sphere import rotation_yaw_pitch_roll
-from training.evaluation.baselines import Predict
+from training.evaluation.predictions import Predict
 
 TURNS_DEG = (
     ("yaw", 90.0),

@@ -63,6 +63,14 @@ def test_priors_are_fitted_to_the_training_part():
         fit_priors([record([])], limit=1)
 
 
+@pytest.mark.parametrize(("mean_deg", "scale_deg"), [(-1.4, 17.9), (12.0, 40.0)])
+def test_priors_of_records_without_fixations_are_fitted_to_their_maps(mean_deg, scale_deg):
+    density = Laplace(mean_deg, scale_deg).density(512).astype(np.float32)
+    found = fit_priors([record([], density), record([], 3 * density)], limit=10).laplace
+    assert found.mean_deg == pytest.approx(mean_deg, abs=0.1)
+    assert found.scale_deg == pytest.approx(scale_deg, rel=0.01)
+
+
 def test_the_mean_map_is_left_out_where_there_are_no_densities():
     names = ("uniform", "mean", "people", "bms360")
     assert list(open_baselines(names, fit_priors([record([10])], 1))) == ["uniform", "bms360"]

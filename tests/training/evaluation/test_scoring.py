@@ -13,8 +13,11 @@ from sal360.density import spherical_density
 from sal360.ground_truth import GazeRecord
 from sal360.metrics import paper_protocol, standard_protocol
 from sal360.sphere import angles_to_vector, erp_directions
-from training.evaluation.scoring import Score, information_gain, score, score_people
+from training.evaluation.predictions import Prediction
+from training.evaluation.scoring import Reference, Score, information_gain, score, score_people
 from training.evaluation.summary import bootstrap_interval, scores_csv, summaries_csv, summarise, text_table
+
+UNIFORM = Reference(np.ones((2, 4)), np.ones((2, 4)))
 
 
 @pytest.fixture
@@ -29,7 +32,8 @@ def gaze():
 
 def test_a_prediction_is_scored_by_both_protocols_and_against_the_prior(gaze):
     prediction = np.exp(erp_directions(16, 32)[..., 0])
-    standard, paper = score("m", prediction, gaze, ["standard", "paper"], np.ones((2, 4)))
+    shown = Prediction(prediction, gaze, of_picture=False)
+    standard, paper = score("m", shown, gaze, ["standard", "paper"], UNIFORM)
     gain = standard.values.pop("information_gain")
     assert standard.values == standard_protocol(prediction, gaze)
     assert paper.values == paper_protocol(prediction, gaze)
@@ -59,17 +63,17 @@ def test_information_gain_counts_the_valid_part_alone(gaze):
 
 
 def test_people_predict_each_other_better_than_chance_and_worse_than_themselves(gaze):
-    people = score_people(gaze, 8.0, ["standard", "paper"], np.ones((2, 4)))
+    people = score_people(gaze, 8.0, ["standard", "paper"], UNIFORM)
     assert [each.protocol for each in people] == ["standard", "paper"]
     assert 0.6 < people[0].values["cc"] < 1
     assert people[0].values["information_gain"] > 1
     alone = GazeRecord("a", gaze.panorama, gaze.fixations, np.zeros(40, int), gaze.time_s, gaze.density)
-    assert score_people(alone, 8.0, ["standard"], np.ones((2, 4))) == []
+    assert score_people(alone, 8.0, ["standard"], UNIFORM) == []
 
 
 def test_people_of_whom_one_half_made_a_single_fixation_have_what_both_ways_give(gaze):
     few = GazeRecord("a", gaze.panorama, gaze.fixations[:3], np.array([0, 1, 1]), np.zeros(3), gaze.density)
-    standard, paper = score_people(few, 8.0, ["standard", "paper"], np.ones((2, 4)))
+    standard, paper = score_people(few, 8.0, ["standard", "paper"], UNIFORM)
     assert standard.values.keys() >= {"auc_judd", "nss", "kld"}
     assert paper.values.keys() == {"cc", "sim", "kld"}
 

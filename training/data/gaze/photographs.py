@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sal360.arrays import Density, Floats, Pixels, Reals
 from sal360.density import normalised
@@ -84,6 +84,13 @@ class Photograph:
             height, width = self.size(long_side)
             picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         return np.ascontiguousarray(picture[:, :, ::-1])
+
+    def seen_by(self, people: ArrayLike) -> Photograph:
+        """The photograph with the fixations of some observers alone."""
+        mine = np.isin(self.subject, people)
+        return replace(
+            self, x=self.x[mine], y=self.y[mine], subject=self.subject[mine], duration_ms=self.duration_ms[mine]
+        )
 
     def density(
         self, long_side: int | None = None, sigma_px: float | None = None, subjects: Sequence[int] | None = None
@@ -163,6 +170,16 @@ def size_of(path: Path) -> tuple[int, int]:
     return height, width
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlacedPhotograph(GazeRecord):
+    """A photograph that lies on a panorama."""
+
+    photograph: Photograph
+    """The photograph, with its gaze in its own plane."""
+    viewport: Viewport
+    """Where it lies: a window as large as the photograph is stored."""
+
+
 class PhotographRecords(GazeRecords):
     """Photographs at azimuth and elevation 0, each on a panorama; names are those of the photographs.
 
@@ -181,12 +198,12 @@ class PhotographRecords(GazeRecords):
         self.names = tuple(each.name for each in photographs)
         self.sigma_deg = math.degrees(2 * SIGMA_SHARE * math.tan(self._fov_rad / 2))
 
-    def read(self, index: int) -> GazeRecord:
+    def read(self, index: int) -> PlacedPhotograph:
         photograph = self._photographs[index]
         viewport = viewport_of(photograph.height, photograph.width, self._fov_rad)
         gaze, valid = gaze_on_sphere(photograph.density(), viewport, self._map_height, 2 * self._map_height)
         background = self._backgrounds[index % len(self._backgrounds)]
-        return GazeRecord(
+        return PlacedPhotograph(
             name=photograph.name,
             panorama=partial(_draw, photograph, background, viewport),
             # a photograph's x counts from its left edge, a viewport's from the middle of its first pixel
@@ -197,6 +214,8 @@ class PhotographRecords(GazeRecords):
             time_s=np.full(len(photograph.x), np.nan),
             density=normalised(gaze.astype(np.float64), valid),
             valid=valid,
+            photograph=photograph,
+            viewport=viewport,
         )
 
 

@@ -92,10 +92,13 @@ def split_folds(names: Sequence[str], folds: int, seed: int) -> list[Integers]:
 def mean_over_cells(values: Reals, height: int, width: int) -> Density:
     """A map on the sphere (h, w) on another grid (height, width): the mean over each cell, weighted by solid angle.
 
-    On a grid that is finer in rows or columns, it is looked up bilinearly, for there is no more to know.
+    Along an axis on which the grid is finer, it is looked up bilinearly, for there is no more to know.
     """
     if height > values.shape[0] or width > values.shape[1]:
-        return np.asarray(resize_map(values, height, width), np.float32)
+        coarse = mean_over_cells(values, min(height, values.shape[0]), min(width, values.shape[1]))
+        return np.asarray(resize_map(coarse, height, width), np.float32)
+    if values.shape == (height, width):
+        return np.asarray(values, np.float32)
     area = solid_angles(*values.shape)
     mass, whole = (
         cv2.resize(each.astype(np.float64), (width, height), interpolation=cv2.INTER_AREA)
