@@ -269,13 +269,14 @@ _LIFECYCLE_SERVICES = (
 
 
 def sros2_policy() -> str:
-    """`config/sros2_policy.xml`: what the two nodes may publish, subscribe to and serve."""
+    """`config/sros2_policy.xml`: what the two nodes may publish, subscribe to, serve and request."""
     frames = [topic.name for topic in INPUTS if topic.name.startswith("image")]
     saliency_node = _enclave(
         "saliency_node",
         publish=[*(topic.name for topic in (*OUTPUTS, DIAGNOSTICS)), *_NODE_TOPICS, "~/transition_event"],
         subscribe=[*(topic.name for topic in INPUTS), "/clock"],
         services=[*_LIFECYCLE_SERVICES, *_PARAMETER_SERVICES],
+        requests=["change_state"],  # its own, with --autostart
     )
     camera = _enclave(
         "panorama_camera", publish=[*frames, *_NODE_TOPICS], subscribe=["/clock"], services=_PARAMETER_SERVICES
@@ -290,10 +291,14 @@ def sros2_policy() -> str:
 """
 
 
-def _enclave(node: str, publish: Iterable[str], subscribe: Iterable[str], services: Iterable[str]) -> str:
+def _enclave(
+    node: str, publish: Iterable[str], subscribe: Iterable[str], services: Iterable[str], requests: Iterable[str] = ()
+) -> str:
     def names(element: str, values: Iterable[str]) -> str:
         return "".join(f"            <{element}>{value}</{element}>\n" for value in values)
 
+    asked = names("service", (f"~/{service}" for service in requests))
+    asked = f'          <services request="ALLOW">\n{asked}          </services>\n' if asked else ""
     return f"""    <enclave path="/{node}">
       <profiles>
         <profile ns="/" node="{node}">
@@ -303,7 +308,7 @@ def _enclave(node: str, publish: Iterable[str], subscribe: Iterable[str], servic
 {names("topic", subscribe)}          </topics>
           <services reply="ALLOW">
 {names("service", (f"~/{service}" for service in services))}          </services>
-        </profile>
+{asked}        </profile>
       </profiles>
     </enclave>
 """

@@ -116,15 +116,21 @@ def max_message_bytes(parameters: Mapping[str, Any]) -> int:
 
 
 def _max_pixels(values: CameraParameters) -> int:
-    """Number of pixels of the source's largest frame; for a video or bag, of its first frame."""
+    """Number of pixels of the source's largest usable frame; for a video or bag, of its first one."""
     source = Path(values.source or bundled_panoramas())
     is_picture = source.suffix.lower() in PICTURE_SUFFIXES and source.is_file()
     if is_picture or any(each.suffix.lower() in PICTURE_SUFFIXES for each in source.glob("*")):
-        return max(math.prod(_stored_size(path)) for path in ([source] if is_picture else pictures_in(source)))
-    frame = next(open_source(source, topic=values.source_topic), None)
+        sizes = map(_stored_pixels, [source] if is_picture else pictures_in(source))
+        return max((pixels for pixels in sizes if pixels <= values.max_pixels), default=0)
+    frames = open_source(source, topic=values.source_topic, max_pixels=values.max_pixels, on_bad_frame=lambda *_: None)
+    frame = next(frames, None)
     return 0 if frame is None else math.prod(frame.image.shape[:2])
 
 
-def _stored_size(path: Path) -> tuple[int, int]:
-    with path.open("rb") as file:
-        return picture_size(file.read(_HEADER_BYTES))
+def _stored_pixels(path: Path) -> int:
+    """The size of a picture by its header; 0 if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return math.prod(picture_size(file.read(_HEADER_BYTES)))
+    except (FrameError, OSError):
+        return 0

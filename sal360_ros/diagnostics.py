@@ -203,10 +203,16 @@ def frame_findings(snapshot: Snapshot, limits: HealthSettings) -> Iterator[Findi
         yield Finding(WARN, "lost", f"{lost_share:.0%} of the frames are lost in transport; see docs/diagnostics.md")
     if snapshot.recently_stood_still:
         line = (
-            f"{snapshot.recently_stood_still} frames in {WINDOW_S:g} s with a timestamp of zero or equal to the last; "
+            f"{snapshot.recently_stood_still} frames in {WINDOW_S:g} s with a timestamp of zero or that stands still; "
             "using arrival times; make the camera driver set header.stamp"
         )
         yield Finding(WARN, "stamps", line)
+    if snapshot.recently_went_back > 1:  # a recording that repeats does that once
+        line = (
+            f"{snapshot.recently_went_back} frames in {WINDOW_S:g} s with a timestamp before the previous one; "
+            "smoothing and target selection start over at each; check that only one camera publishes on the topic"
+        )
+        yield Finding(WARN, "stamps back", line)
 
 
 def _is_slow(snapshot: Snapshot, limits: HealthSettings) -> bool:

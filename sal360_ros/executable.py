@@ -1,4 +1,4 @@
-"""Start and stop of the executables: they exit cleanly on SIGINT, on SIGTERM, and with the process that started them.
+"""Start and stop of the executables: they exit cleanly on a signal, and with the process that started them.
 
 This module imports only light modules, because signals must be blocked before the slow imports begin.
 """
@@ -29,7 +29,7 @@ from sal360_ros.shared_memory import (
     use_shared_memory_profile,
 )
 
-STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
+STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 GRACE_S = 4.0  # `ros2 launch` sends the next signal after 5 s
 PARENT_VARIABLE = "SAL360_PARENT_PID"
 """Environment variable: an executable ends when the process of this ID ends."""
@@ -43,7 +43,7 @@ def run(
     max_message_bytes: Callable[[Mapping[str, Any]], int],
     started: Callable[[Any, Stop], object] = lambda *_: None,
 ) -> int:
-    """Run one node until SIGINT, SIGTERM or the end of the parent process.
+    """Run one node until SIGINT, SIGTERM, SIGHUP (unless nohup ignores it) or the end of the parent process.
 
     Args:
         module: module of the node's class; imported here, after the signals are blocked.
@@ -57,13 +57,14 @@ def run(
     """
     # Blocked in this thread and all later ones, a signal stays pending until a thread waits for it, so it never
     # interrupts any code.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signals = STOP_SIGNALS - ({signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     open_standard_streams()
     keep_freed_memory()
     stop = Stop()
-    for number in STOP_SIGNALS:  # an import may have started threads before, in which signals are not blocked
+    for number in signals:  # an import may have started threads before, in which signals are not blocked
         signal.signal(number, lambda *_: threading.Thread(target=stop.end, daemon=True).start())
-    threading.Thread(target=stop.await_signal, name="signals", daemon=True).start()
+    threading.Thread(target=stop.await_signal, args=(signals,), name="signals", daemon=True).start()
     _end_with_parent()
     others = set(threading.enumerate())
     try:
@@ -145,9 +146,9 @@ class Stop:
         self.is_requested.set()
         self.wake()
 
-    def await_signal(self) -> None:
-        """Wait for a signal, and end the process."""
-        signal.sigwait(STOP_SIGNALS)
+    def await_signal(self, signals: Collection[signal.Signals]) -> None:
+        """Wait for one of these signals, and end the process."""
+        signal.sigwait(signals)
         self.end()
 
     def end(self) -> None:
@@ -228,7 +229,7 @@ def _parameters_in(content: Any, nodes: Collection[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in content.items() if isinstance(content, dict) else ():
         if isinstance(value, dict) and "ros__parameters" in value:
-            found.update(_flat(value["ros__parameters"]) if name.rpartition("/")[2] in nodes else {})
+            found.update(_flat(value["ros__parameters"]) if str(name).rpartition("/")[2] in nodes else {})
         else:
             found.update(_parameters_in(value, nodes))
     return found

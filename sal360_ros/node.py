@@ -29,6 +29,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from sal360.errors import Sal360Error
 from sal360.predictor import Predictor, check_prior_strength
+from sal360.spec import ModelSpec
 from sal360_ros.diagnostics import (
     ERROR,
     PERIOD_S,
@@ -88,6 +89,8 @@ class SaliencyNode(LifecycleNode):
         self._remembered: list[Finding] = []  # problems since the last successful configure or activate
         self._progress_s = _PROGRESS_S
         self._next_status_s = 0.0
+        self._watch_failures: list[str] = []  # of the watchdog's last check
+        self._spec: ModelSpec | None = None  # of the configured model, even while it is closed after failures
         self._output_watch = OutputWatch()
         self._warnings = ThrottledWarnings(self.get_logger().warning, period_s=30.0)
         self._library_log = LibraryLog(self.get_logger())
@@ -186,6 +189,7 @@ class SaliencyNode(LifecycleNode):
     def _configure(self) -> None:
         values = self._table.read()
         predictor = self._model.get()
+        self._spec = predictor.spec
         self._check(values)
         self._saliency, *self._outputs = make_outputs(self)
         self.get_logger().info(f"model: {predictor.description}")
@@ -263,7 +267,7 @@ class SaliencyNode(LifecycleNode):
         """Free everything that configure and activate made."""
         self._stop()
         outputs = [self._saliency, *self._outputs]
-        self._saliency, self._outputs = None, []
+        self._saliency, self._outputs, self._spec = None, [], None
         steps = [(f"remove {output.topic}", output.destroy) for output in outputs if output is not None]
         self._attempt_each([*steps, ("free the model", self._model.close)])
 
@@ -272,8 +276,13 @@ class SaliencyNode(LifecycleNode):
     def _watch(self) -> None:
         if not self.context.ok():
             return
-        self._watch_opening()
-        self._watch_inference()
+        failures = []
+        for check in (self._watch_opening, self._watch_inference):
+            try:
+                check()
+            except Exception as error:  # the diagnostics must continue, and report it
+                failures.append(describe(error))
+        self._watch_failures = failures
         if time.monotonic() >= self._next_status_s:
             self._next_status_s = time.monotonic() + PERIOD_S
             self._publish_diagnostics()
@@ -367,9 +376,8 @@ class SaliencyNode(LifecycleNode):
         return is_needed
 
     def _check(self, values: SaliencyParameters) -> None:
-        predictor = self._model.predictor
-        if predictor is not None:
-            check_prior_strength(predictor.spec, values.prior_strength)
+        if self._spec is not None:
+            check_prior_strength(self._spec, values.prior_strength)
 
     def _publish_diagnostics(self) -> None:
         predictor, opening_s, state = self._model.predictor, self._model.opening_s, self._state
@@ -404,6 +412,7 @@ class SaliencyNode(LifecycleNode):
         findings = list(self._remembered)
         troubles = {"same name": same_name_trouble(self), "clock": clock_trouble(self)}
         findings += [Finding(WARN, kind, line) for kind, line in troubles.items() if line]
+        findings += [Finding(ERROR, "watchdog", f"the watchdog fails: {line}") for line in self._watch_failures]
         if self._state == "finalized":
             findings.append(Finding(ERROR, "", "finalized: restart this process to use the node again"))
         if self._jobs.blocked_s > _EXECUTOR_LIMIT_S:

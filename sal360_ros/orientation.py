@@ -26,6 +26,9 @@ from sal360_ros.qos import input_qos, overridable
 KEPT_S = 2.0
 MAX_DISTANCE_S = 0.1
 _SILENCE_S = 1.0
+_MIN_LEVEL = 0.1  # horizontal part of a unit x axis; below it, less than 6° from the vertical, yaw is noise
+_JUMP_RAD, _MAX_RATE_RAD_S = 0.5, 30.0  # a larger change at a higher rate is no turn: the fixed frame was changed
+_MAX_FRAMES = 8
 
 
 class YawHistory:
@@ -39,10 +42,11 @@ class YawHistory:
     def add(self, stamp_ns: int, yaw_rad: float) -> None:
         """Add a yaw in radians; one with the last stamp replaces it, and a clock that was set back starts over.
 
-        A sample that is late by less than `KEPT_S` is dropped: best-effort delivery does not preserve the order.
+        A sample that is late by less than `MAX_DISTANCE_S` is dropped: best-effort delivery does not preserve the
+        order. After a longer step back, the samples of the first pass would be those of another moment.
         """
         with self._lock:
-            if self._stamps_ns and stamp_ns < self._stamps_ns[-1] - round(KEPT_S * 1e9):
+            if self._stamps_ns and stamp_ns < self._stamps_ns[-1] - round(MAX_DISTANCE_S * 1e9):
                 self._stamps_ns, self._yaws_rad = [], []
             if self._stamps_ns and stamp_ns < self._stamps_ns[-1]:
                 return
@@ -68,6 +72,11 @@ class YawHistory:
                 return yaws_rad[first]
             share = (stamp_ns - stamps_ns[first]) / (stamps_ns[last] - stamps_ns[first])
             return yaws_rad[first] + share * (yaws_rad[last] - yaws_rad[first])
+
+    def newest(self) -> tuple[int, float] | None:
+        """Stamp in nanoseconds and yaw in radians of the newest sample; None if there is none."""
+        with self._lock:
+            return (self._stamps_ns[-1], self._yaws_rad[-1]) if self._stamps_ns else None
 
     def distance_s(self, stamp_ns: int) -> float:
         """Seconds from a time to the nearest sample; infinite if there is none."""
@@ -97,6 +106,9 @@ class OrientationInput:
         )
         self._topic = node.resolve_topic_name(self._name)
         self._last_arrival_s = -math.inf
+        self._stamp_ns, self._stamp_since_s = 0, 0.0  # stamp of the last sample, and when it was first seen
+        self._offsets_rad: dict[str, float] = {}  # fixed frame → what is added to its yaws
+        self._frame: str | None = None  # that of the last sample
         self._refused = ""  # why the last message had no usable orientation
         self._distance_s = math.inf  # from the last frame without an orientation to the nearest sample
         self._subscription = node.create_subscription(
@@ -142,26 +154,70 @@ class OrientationInput:
                 "to odometry",
             )
             return
-        self._add(stamp_nanoseconds(message.header), message.orientation)
+        self._add(stamp_nanoseconds(message.header), message.header.frame_id, message.orientation)
 
     def _on_odometry(self, message: Odometry) -> None:
-        self._add(stamp_nanoseconds(message.header), message.pose.pose.orientation)
+        frame = f"{message.header.frame_id} to {message.child_frame_id}"
+        self._add(stamp_nanoseconds(message.header), frame, message.pose.pose.orientation)
 
-    def _add(self, stamp_ns: int, quaternion: Any) -> None:
+    def _add(self, stamp_ns: int, frame: str, quaternion: Any) -> None:
         try:
             rotation = rotation_from_quaternion(quaternion.w, quaternion.x, quaternion.y, quaternion.z)
         except ParameterError as error:
             self._refuse("quaternion", str(error))
             return
+        if math.hypot(rotation[0, 0], rotation[1, 0]) < _MIN_LEVEL:
+            self._refuse(
+                "vertical",
+                f"the x axis of {self._topic} points up or down, so it has no yaw; publish the orientation of a frame "
+                "whose x axis is level",
+            )
+            return
         self._refused, self._last_arrival_s = "", time.monotonic()
-        if stamp_ns == 0:  # left empty by the driver: the time of arrival is the best substitute
-            stamp_ns = self._node.get_clock().now().nanoseconds
-            self._warnings.warn("no stamp", f"messages on {self._topic} have no timestamp; using their arrival times")
-        self._history.add(stamp_ns, math.atan2(rotation[1, 0], rotation[0, 0]))
+        stamp_ns = self._time_of(stamp_ns)
+        self._history.add(stamp_ns, self._aligned(stamp_ns, frame, math.atan2(rotation[1, 0], rotation[0, 0])))
+
+    def _time_of(self, stamp_ns: int) -> int:
+        """The stamp of the sample that has just arrived; if stamps are zero or stand still, its time of arrival."""
+        if stamp_ns != self._stamp_ns:
+            self._stamp_ns, self._stamp_since_s = stamp_ns, time.monotonic()
+        if stamp_ns and time.monotonic() - self._stamp_since_s <= MAX_DISTANCE_S:
+            return stamp_ns
+        what = "no timestamp" if stamp_ns == 0 else "a timestamp that stands still"
+        self._warnings.warn("no stamp", f"messages on {self._topic} have {what}; using their arrival times")
+        return self._node.get_clock().now().nanoseconds
+
+    def _aligned(self, stamp_ns: int, frame: str, yaw_rad: float) -> float:
+        """The yaw of a sample in the fixed frame of all samples.
+
+        Sources may change their fixed frame: an odometry from `odom` to `map`, an IMU by setting its heading to zero.
+        The camera has not turned meanwhile, so the first sample in another frame is given the last yaw.
+        """
+        newest = self._history.newest()
+        changed = self._frame is not None and frame != self._frame
+        self._frame = frame
+        if frame not in self._offsets_rad:
+            if len(self._offsets_rad) >= _MAX_FRAMES:
+                self._offsets_rad.clear()
+            self._offsets_rad[frame] = newest[1] - yaw_rad if newest is not None else 0.0
+        elif newest is not None and not changed and _jumps(*newest, stamp_ns, yaw_rad + self._offsets_rad[frame]):
+            changed = True
+            self._offsets_rad[frame] = newest[1] - yaw_rad
+        if changed:
+            line = f"the fixed frame of {self._topic} has changed; directions are kept as the camera sees them"
+            self._warnings.warn("frame", line)
+        return yaw_rad + self._offsets_rad[frame]
 
     def _refuse(self, kind: str, line: str) -> None:
         self._refused = line
         self._warnings.warn(kind, line)
+
+
+def _jumps(before_ns: int, before_rad: float, stamp_ns: int, yaw_rad: float) -> bool:
+    """Whether a yaw changes faster than any camera turns."""
+    change_rad = abs(math.remainder(yaw_rad - before_rad, 2 * math.pi))
+    passed_s = (stamp_ns - before_ns) * 1e-9
+    return change_rad > _JUMP_RAD and 0 <= passed_s * _MAX_RATE_RAD_S < change_rad
 
 
 class LastOrientation:

@@ -58,11 +58,13 @@ class NewestSlot(Generic[Item]):
         """Whether `close` was called."""
         return self._is_closed
 
-    def close(self) -> None:
-        """Wake the waiting thread; from now on `take` returns None."""
+    def close(self) -> bool:
+        """Wake the waiting thread; from now on `take` returns None. Returns whether an item was waiting."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            dropped, self._item = self._item is not None, None
+        return dropped
 
 
 class Worker(Generic[Item]):
@@ -100,6 +102,10 @@ class Worker(Generic[Item]):
             return False
         self._thread = self._start()
         return True
+
+    def close(self) -> bool:
+        """Drop the waiting item and let the thread end after the current one; returns whether one was waiting."""
+        return self._slot.close()
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Finish the current item, drop the waiting one and end the thread; returns whether it ended in time."""
@@ -179,7 +185,7 @@ class SaliencyPipeline:
         self._last_stamp_ns: int | None = None
         self._failures = 0  # consecutive failures of inference
         self._last_failure = ""
-        self._is_stopped = False
+        self._is_stopped = self._is_abandoned = False
         self._follower: Worker[Prediction] = Worker("outputs", self._publish_outputs, self._output_error)
         self._answerer: Worker[_Frame] = Worker("inference", self._answer, self._reject)
 
@@ -218,8 +224,11 @@ class SaliencyPipeline:
         """
         self._is_stopped = True
         end_s = time.monotonic() + timeout_s
+        if self._answerer.close():
+            self._statistics.count_superseded()
         has_answered = self._answerer.stop(timeout_s)
         if not has_answered:
+            self._is_abandoned = True
             self._statistics.count_rejected("inference_failed")
         return self._follower.stop(max(0.0, end_s - time.monotonic())) and has_answered
 
@@ -234,6 +243,8 @@ class SaliencyPipeline:
         check_frame(height, width)
         density = self._predict(image, channels)
         if self._is_stopped:
+            if not self._is_abandoned:
+                self._statistics.count_superseded()
             return
         density = scale_prior(density, self._predictor.spec, parameters.prior_strength)
         time_s = time_ns * 1e-9
@@ -289,7 +300,7 @@ class SaliencyPipeline:
 
     def _reject(self, error: BaseException) -> None:
         """Count and log why a frame has no map."""
-        if self._is_stopped:
+        if self._is_abandoned:  # it was counted then
             return
         if isinstance(error, FrameError):
             reason = error.reason

@@ -63,21 +63,28 @@ def overridable(heartbeat: bool = False) -> QoSOverridingOptions:
     return QoSOverridingOptions(_OVERRIDABLE + _HEARTBEAT if heartbeat else _OVERRIDABLE)
 
 
-def mismatch_logger(topic: str, entity: str, warn: Callable[[str], None]) -> Callable[[object], None]:
+def mismatch_logger(
+    topic: str, entity: str, warn: Callable[[str], None], heartbeat: bool = False
+) -> Callable[[object], None]:
     """A callback for incompatible-QoS events that logs the incompatible policy and the remedy.
 
     Args:
         topic: full name of the topic.
         entity: the node's side, "publisher" or "subscription".
         warn: logs one line.
+        heartbeat: whether the node's side is `overridable` in deadline and liveliness.
     """
+    kinds = _OVERRIDABLE + _HEARTBEAT if heartbeat else _OVERRIDABLE
     other = "subscriber" if entity == "publisher" else "publisher"
 
     def on_mismatch(event: object) -> None:
         policy = str(qos_policy_name_from_kind(event.last_policy_kind)).lower()  # type: ignore[attr-defined]
+        # a liveliness is incompatible by its kind or its lease
+        names = [each.name.lower() for each in kinds if each.name.lower().startswith(policy)]
+        parameters = " or ".join(f"qos_overrides.{topic}.{entity}.{name}" for name in names)
         warn(
             f"a {other} on {topic} is incompatible with this node in {policy}, so no messages pass between them; "
-            f"change the {other}, or start this node with the parameter qos_overrides.{topic}.{entity}.{policy}"
+            f"change the {other}" + (f", or start this node with the parameter {parameters}" if parameters else "")
         )
 
     return on_mismatch

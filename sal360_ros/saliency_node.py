@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from sal360.errors import ParameterError
+from sal360.settings import with_values
 from sal360_ros.executable import Stop, parse_arguments, run
 from sal360_ros.shared_memory import OVERLAY_BYTES
 
@@ -38,8 +40,12 @@ def main() -> int:
 
 def max_message_bytes(parameters: Mapping[str, Any]) -> int:
     """Size of the largest message of a node with these start parameters: that of the overlay."""
-    rows = parameters.get("overlay_height_px")
-    if not isinstance(rows, int):
+    from sal360_ros.parameters import SaliencyParameters
+
+    try:
+        given = {name: value for name, value in parameters.items() if name == "overlay_height_px"}
+        rows = with_values(SaliencyParameters(), given).overlay_height_px
+    except (ParameterError, TypeError, ValueError):  # the node itself refuses it
         return OVERLAY_BYTES
     return 6 * (rows or 1920) ** 2  # 0: the frame's rows; assume a 4K frame
 

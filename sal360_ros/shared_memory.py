@@ -50,7 +50,7 @@ def use_shared_memory_profile(max_message_bytes: int = OVERLAY_BYTES) -> None:
         max_message_bytes: size of the largest message that this process sends; messages of a few KB always fit.
 
     Raises:
-        SharedMemoryError: /dev/shm has too little free space.
+        SharedMemoryError: /dev/shm has too little free space, or cannot be written.
     """
     if not SHARED_MEMORY.is_dir():
         return
@@ -59,12 +59,20 @@ def use_shared_memory_profile(max_message_bytes: int = OVERLAY_BYTES) -> None:
         if os.environ.get(name, "").startswith(f"{SHARED_MEMORY / _RECORD_PREFIX}"):
             del os.environ[name]  # inherited from a parent process, whose messages have another size
     if _user_has_chosen():
-        _make_record("")
+        with contextlib.suppress(OSError):  # it may be UDP because shared memory cannot be used
+            _make_record("")
         return
     segment_bytes = 2 * max_message_bytes + _SMALL_MESSAGES_BYTES  # one message is read while the next is written
     _check_space(segment_bytes)
     profile = re.sub(r"(?<=[Ss]ize>)\d+(?=<)", str(segment_bytes), shared_memory_profile().read_text("utf-8"))
-    os.environ.update(dict.fromkeys(profile_variables(), os.fspath(_make_record(profile))))
+    try:
+        path = _make_record(profile)
+    except OSError as error:
+        raise SharedMemoryError(
+            f"{SHARED_MEMORY} cannot be written ({error.strerror})",
+            "make it writable, or set FASTDDS_BUILTIN_TRANSPORTS=UDPv4 to do without shared memory",
+        ) from None
+    os.environ.update(dict.fromkeys(profile_variables(), os.fspath(path)))
 
 
 def shared_memory_profile() -> Path:
@@ -136,7 +144,8 @@ _record: _Record | None = None
 def remember_segments() -> None:
     """Record the names of this process's segments; call it once the first node exists."""
     if _record is not None:
-        _record.write()
+        with contextlib.suppress(OSError):  # it is full: a later process will then not find the segments
+            _record.write()
 
 
 def release_segments() -> None:
@@ -172,12 +181,17 @@ def _own_segments() -> list[str]:
 def _remove_leftovers() -> None:
     """Remove the segments recorded by dead processes of this package and this user."""
     for path in SHARED_MEMORY.glob(f"{_RECORD_PREFIX}*.xml"):
-        with contextlib.suppress(OSError), open(path, "rb") as record:  # removed meanwhile, or another user's
+        # removed meanwhile, another user's, or no file: anybody can create a link or a pipe there
+        with contextlib.suppress(OSError), open(path, "rb", opener=_open_file) as record:
             if os.fstat(record.fileno()).st_uid != os.geteuid() or not _is_unlocked(record.fileno()):
                 continue
             for name in _SEGMENT.findall(record.read().decode(errors="replace")):
                 _remove_segment(name)
             path.unlink()
+
+
+def _open_file(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _is_unlocked(handle: int) -> bool:

@@ -55,8 +55,9 @@ class Snapshot:
     recently_lost: int
     went_back: int
     """Frames with a stamp older than the previous frame's."""
+    recently_went_back: int
     stood_still: int
-    """Frames with a stamp of zero, or the previous frame's."""
+    """Frames with a stamp that is zero, or hardly newer than the previous frame's."""
     recently_stood_still: int
     unoriented: int
     """Frames for which the camera's orientation was requested but not known."""
@@ -140,7 +141,7 @@ class FrameStatistics:
         self._count("went back")
 
     def count_stood_still(self) -> None:
-        """Count a frame whose stamp is zero, or the previous frame's."""
+        """Count a frame whose stamp is zero, or hardly newer than the previous frame's."""
         self._count("stood still")
 
     def count_orientation(self, is_known: bool) -> None:
@@ -187,6 +188,7 @@ class FrameStatistics:
                 lost=totals["frames", "lost"],
                 recently_lost=recent["frames", "lost"],
                 went_back=totals["frames", "went back"],
+                recently_went_back=recent["frames", "went back"],
                 stood_still=totals["frames", "stood still"],
                 recently_stood_still=recent["frames", "stood still"],
                 unoriented=totals["frames", "unoriented"],

@@ -121,7 +121,10 @@ class OutputPublisher(abc.ABC):
             event_callbacks=PublisherEventCallbacks(
                 matched=self._on_matched,
                 incompatible_qos=mismatch_logger(
-                    node.resolve_topic_name(output.name), "publisher", node.get_logger().warning
+                    node.resolve_topic_name(output.name),
+                    "publisher",
+                    node.get_logger().warning,
+                    output.has_heartbeat,
                 ),
             ),
             qos_overriding_options=overridable(output.has_heartbeat),

@@ -23,19 +23,26 @@ def services(repository: Path) -> dict[str, dict[str, Any]]:
 
 
 def _started_by(commands: list[str], repository: Path) -> list[Path]:
-    """The files of this package that `ros2 run` and `ros2 launch` start in these commands."""
+    """The files of this package that `ros2 launch` and `python3 -m` start in these commands."""
     found = []
     for command in commands:
-        for verb, name in re.findall(r"ros2 (run|launch) sal360_ros ([\w.]+)", command):
-            found.append(repository / {"run": "scripts", "launch": "launch"}[verb] / name)
+        found += [repository / "launch" / name for name in re.findall(r"ros2 launch sal360_ros ([\w.]+)", command)]
+        found += [repository / "sal360_ros" / f"{name}.py" for name in re.findall(r"-m sal360_ros\.(\w+)", command)]
     return found
 
 
 def test_services_start_what_the_package_has(services: dict[str, dict[str, Any]], repository: Path) -> None:
     started = _started_by([" ".join(service["command"]) for service in services.values()], repository)
     names = {path.name for path in started}
-    assert names == {"panorama_camera", "saliency.launch.py", "evaluate_bag"}
+    assert names == {"panorama_camera.py", "saliency.launch.py"}
     assert all(path.is_file() for path in started), started
+    assert services["evaluate"]["command"][:2] == ["sal360", "evaluate"]
+    assert '"sal360 = sal360.cli:main"' in (repository / "setup.py").read_text()
+
+
+def test_no_service_is_started_by_a_command_that_keeps_signals_from_it(services: dict[str, dict[str, Any]]) -> None:
+    """`ros2 run` waits for its child on SIGINT, and passes on none: `docker stop` would kill it."""
+    assert not [name for name, service in services.items() if service["command"][:2] == ["ros2", "run"]]
 
 
 def test_a_node_that_fails_ends_its_launch_and_is_started_again(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+MIN_STEP_NS = 100_000
+"""Stamps that advance by less stand still: no camera has 10 kHz, but drivers that count frames or write microseconds
+into the field of nanoseconds exist."""
+
 
 class FrameTime(NamedTuple):
     """When a frame was taken, for everything that depends on time: smoothing, dwell times."""
@@ -11,15 +15,15 @@ class FrameTime(NamedTuple):
     time_ns: int
     """The stamp, in nanoseconds, as long as stamps advance."""
     stands_still: bool
-    """Whether the stamp is 0 or that of the previous frame, so that arrival times are used instead."""
+    """Whether the stamp is 0 or advances by less than `MIN_STEP_NS`, so that arrival times are used instead."""
 
 
 class StreamTime:
     """Turns the stamps of one stream into times that advance.
 
-    A stamp of 0, or one that repeats the last, carries no information about the time that passed; the difference of the
-    arrival times is used instead. Stamps that go back or jump are passed on: the consumer handles a stream that starts
-    over.
+    A stamp of 0, or one that hardly differs from the last, carries no information about the time that passed; the
+    difference of the arrival times is used instead. Stamps that go back or jump are passed on: the consumer handles a
+    stream that starts over.
     """
 
     def __init__(self) -> None:
@@ -33,7 +37,7 @@ class StreamTime:
             stamp_ns: stamp in its header.
             arrival_ns: when it arrived or was recorded, by any clock that does not jump.
         """
-        stands_still = stamp_ns == 0 or (self._newest is not None and stamp_ns == self._newest[0])
+        stands_still = stamp_ns == 0 or (self._newest is not None and 0 <= stamp_ns - self._newest[0] < MIN_STEP_NS)
         by_arrival_ns = arrival_ns
         if self._last is not None:
             by_arrival_ns = self._last[1] + max(1, arrival_ns - self._last[0])

@@ -57,7 +57,7 @@ class Graph:
         )
         self.node.create_subscription(Log, "/rosout", lambda line: self.log.append(line.msg), every_line)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self._thread = threading.Thread(target=self._spin)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
@@ -108,9 +108,10 @@ class Graph:
         return messages
 
     def close(self) -> None:
-        """Destroy the nodes and leave the graph."""
+        """Destroy the nodes and leave the graph; a node that blocks the executor is a failure, and stays."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive(), "the executor is blocked"
         for node in reversed(self._nodes):
             node.destroy_node()
         self._executor.shutdown()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -32,13 +33,18 @@ def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def read_until(process: subprocess.Popen[str], part: str) -> None:
-    """Read the output of a process up to a text."""
+    """Read the output of a process up to a text; one that does not print it in time is killed."""
     assert process.stdout is not None
     said = ""
-    while part not in said:
-        character = process.stdout.read(1)
-        assert character, said
-        said += character
+    limit = threading.Timer(TIMEOUT_S, process.kill)
+    limit.start()
+    try:
+        while part not in said:
+            character = process.stdout.read(1)
+            assert character, said
+            said += character
+    finally:
+        limit.cancel()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from sensor_msgs.msg import Image
 from sal360.spec import read_onnx_spec
 from sal360.sphere import solid_angles
 from sal360.weights import bundled_model
+from sal360_ros.executable import start_parameters
 from sal360_ros.processes import NodeProcess, ProcessError, bring_up
+from sal360_ros.saliency_node import max_message_bytes
 
 pytestmark = pytest.mark.ros
 MODULES = ("sal360_ros.saliency_node", "sal360_ros.panorama_camera")
@@ -46,7 +49,7 @@ def wait_until_signals_are_in_hand(process):
 
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize(
-    ("stop", "delay_s"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.3), (signal.SIGINT, 0.7), (signal.SIGINT, 1.5)]
+    ("stop", "delay_s"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.3), (signal.SIGINT, 0.7), (signal.SIGHUP, 1.5)]
 )
 def test_a_signal_at_any_moment_of_the_start_ends_the_process_cleanly(module, stop, delay_s):
     process = start(module)
@@ -57,6 +60,21 @@ def test_a_signal_at_any_moment_of_the_start_ends_the_process_cleanly(module, st
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     assert "Traceback" not in output
+
+
+def test_a_hangup_that_is_ignored_does_not_end_the_process():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        process = start(MODULES[1], "--ros-args", "-p", "height_px:=64")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_until_signals_are_in_hand(process)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.terminate()
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
 
 
 def test_a_process_that_cannot_finish_says_so_ends_and_leaves_nothing_in_shared_memory(tmp_path):
@@ -77,6 +95,7 @@ def test_a_process_that_cannot_finish_says_so_ends_and_leaves_nothing_in_shared_
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    assert select.select([process.stdout], [], [], TIMEOUT_S)[0], "no output"
     assert process.stdout.readline() == "busy\n"
     own = segments_of(process.pid)
     process.terminate()
@@ -176,6 +195,18 @@ def test_the_scripts_that_ros2_run_starts_are_the_executables(repository, name):
     process.terminate()
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
+
+
+def test_start_parameters_are_read_from_files_that_rcl_may_refuse(tmp_path):
+    path = tmp_path / "parameters.yaml"
+    path.write_text("1: {ros__parameters: {threads: 1}}\n/**: {ros__parameters: {overlay_height_px: 320, 2: 3}}\n")
+    arguments = ["node", "--ros-args", "--params-file", str(path), "-p", "rate_hz:=5.0"]
+    assert start_parameters(arguments, "node") == {"overlay_height_px": 320, "2": 3, "rate_hz": 5.0}
+
+
+@pytest.mark.parametrize("rows", [10**9, -1, "many", [1], float("nan")])
+def test_an_overlay_that_is_refused_takes_no_shared_memory(rows):
+    assert max_message_bytes({"overlay_height_px": rows}) == max_message_bytes({})
 
 
 def await_node(graph, name):

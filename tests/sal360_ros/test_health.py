@@ -248,3 +248,14 @@ def test_the_heartbeat_can_be_overridden(graph, make_node, activate):
     (offered,) = graph.node.get_publishers_info_by_topic("/saliency")
     assert offered.qos_profile.deadline == Duration(seconds=5)
     assert offered.qos_profile.liveliness == LivelinessPolicy.MANUAL_BY_TOPIC
+
+
+def test_a_watchdog_whose_check_fails_reports_it_and_the_diagnostics_continue(graph, active_node, monkeypatch, status):
+    def fail():
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(active_node._pipeline, "revive", fail)
+    found = status("the watchdog fails: RuntimeError: can't start new thread")
+    assert found.level == DiagnosticStatus.ERROR
+    monkeypatch.undo()
+    graph.wait_for(lambda: "watchdog" not in status("").message, "the error to be gone")

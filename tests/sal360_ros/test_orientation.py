@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from geometry_msgs.msg import PointStamped, Quaternion
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import Imu
 
+from sal360_ros import orientation
 from sal360_ros.orientation import KEPT_S, MAX_DISTANCE_S, LastOrientation, OrientationInput, YawHistory
 
 SECOND_NS = 1_000_000_000
@@ -183,3 +185,81 @@ def test_the_last_orientation_is_kept_for_its_time_and_not_longer():
     assert last.update(None, 2.0, 1.0) is north
     assert last.update(None, 2.1, 1.0) is None
     assert last.update(None, 1.5, 1.0) is None  # and does not come back
+
+
+def test_samples_of_the_first_pass_are_forgotten_when_the_clock_is_set_back_a_little():
+    made = history(*[(10 + step / 100, 0.0) for step in range(100)])
+    made.add(round(10.5 * SECOND_NS), 1.0)  # half a second back
+    assert made.at(round(10.5 * SECOND_NS)) == 1.0
+    assert made.at(round(10.55 * SECOND_NS)) == 1.0
+
+
+def about_z(yaw_rad):
+    return Quaternion(z=math.sin(yaw_rad / 2), w=math.cos(yaw_rad / 2))
+
+
+def odometry(stamp_ms, yaw_rad, frame="odom", child="base_link"):
+    message = Odometry(child_frame_id=child)
+    message.header.frame_id = frame
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ms * 1_000_000, SECOND_NS)
+    message.pose.pose.orientation = about_z(yaw_rad)
+    return message
+
+
+def yaw_at(made, stamp_ms):
+    rotation = made.at(stamp_ms * 1_000_000)
+    return math.atan2(rotation[1, 0], rotation[0, 0])
+
+
+@pytest.mark.ros
+def test_another_fixed_frame_does_not_turn_the_camera(graph):
+    made = graph.call(OrientationInput, graph.node, "odometry")
+    made._on_odometry(odometry(1000, 0.5))
+    made._on_odometry(odometry(1050, 2.0, frame="map"))
+    assert yaw_at(made, 1050) == pytest.approx(0.5)
+    graph.wait_for_line("the fixed frame of /odom has changed")
+    made._on_odometry(odometry(1100, 2.1, frame="map"))
+    assert yaw_at(made, 1100) == pytest.approx(0.6)
+    made._on_odometry(odometry(1150, 0.7))  # back again: both frames are known now
+    assert yaw_at(made, 1150) == pytest.approx(0.7)
+    made._on_odometry(odometry(1200, 1.0, child="head"))
+    assert yaw_at(made, 1200) == pytest.approx(0.7)
+    for number in range(100):
+        made._on_odometry(odometry(1300 + number, 1.0, frame=str(number)))
+    assert len(made._offsets_rad) < 10
+
+
+@pytest.mark.ros
+def test_a_heading_that_is_set_to_zero_does_not_turn_the_camera(graph):
+    made = graph.call(OrientationInput, graph.node, "odometry")
+    for step in range(10):
+        made._on_odometry(odometry(1000 + 10 * step, 1.5 + 0.01 * step))
+    made._on_odometry(odometry(1100, 0.0))
+    made._on_odometry(odometry(1110, 0.01))
+    assert yaw_at(made, 1110) == pytest.approx(1.6)
+    made._on_odometry(odometry(1410, 2.5))  # a fast turn while no sample arrived
+    assert yaw_at(made, 1410) == pytest.approx(1.59 + 2.5 - 2 * math.pi)
+
+
+@pytest.mark.ros
+def test_an_orientation_whose_x_axis_is_vertical_gives_no_yaw(graph):
+    made = graph.call(OrientationInput, graph.node, "odometry")
+    message = odometry(1000, 0.0)
+    message.pose.pose.orientation = Quaternion(y=-math.sin(math.pi / 4 - 0.02), w=math.cos(math.pi / 4 - 0.02))
+    made._on_odometry(message)
+    graph.wait_for_line("the x axis of /odom points up or down")
+    assert made.at(SECOND_NS) is None
+
+
+@pytest.mark.ros
+def test_an_imu_whose_stamps_stand_still_is_taken_by_arrival(graph, monkeypatch):
+    made = graph.call(OrientationInput, graph.node, "odometry")
+    now_s = [100.0]
+    monkeypatch.setattr(orientation, "time", types.SimpleNamespace(monotonic=lambda: now_s[0]))
+    made._on_odometry(odometry(1000, 0.5))
+    made._on_odometry(odometry(1000, 0.5))  # one that is sent twice is not enough
+    assert made._history.newest()[0] == SECOND_NS
+    now_s[0] += 1.0
+    made._on_odometry(odometry(1000, 0.6))
+    graph.wait_for_line("messages on /odom have a timestamp that stands still")
+    assert made.at(graph.node.get_clock().now().nanoseconds) is not None

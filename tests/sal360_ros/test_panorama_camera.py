@@ -8,7 +8,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from sal360.errors import DataError, ParameterError
-from sal360_ros.camera import PanoramaCamera
+from sal360_ros.camera import PanoramaCamera, max_message_bytes
 from sal360_ros.messages import decode_frame, stamp_nanoseconds
 
 pytestmark = pytest.mark.ros
@@ -114,3 +114,19 @@ def test_names_that_are_not_utf_8_do_not_end_the_camera(graph, make_camera, pict
     make_camera(source=str(picture.parent), hold_s=0.0)
     graph.wait_for_line(r"broken_\udce9.png skipped")
     graph.wait_for(lambda: len(frames) >= 3, "the other pictures, again and again")
+
+
+def test_room_is_made_for_the_frames_that_are_sent_beside_those_that_are_skipped(picture):
+    """Otherwise the segment would be too small for the good frames, and they would be lost."""
+    (picture.parent / "gone.jpg").symlink_to("/no/such.jpg")
+    cv2.imwrite(str(picture.parent / "large.png"), np.zeros((128, 256, 3), np.uint8))
+    folder = {"source": str(picture.parent)}
+    assert max_message_bytes(folder) == 3 * 128 * 256
+    assert max_message_bytes({**folder, "max_pixels": 128 * 256 - 1}) == 3 * 32 * 64
+
+
+def test_room_is_made_for_a_bag_whose_first_frame_is_damaged(mcap_bag, tmp_path):
+    black = np.zeros((32, 64, 3), np.uint8)
+    frames = [(1, mcap_bag.image(1, black, "rgb8", step=3)), (2, mcap_bag.image(2, black, "rgb8"))]
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": frames})
+    assert max_message_bytes({"source": str(bag)}) == 3 * 32 * 64

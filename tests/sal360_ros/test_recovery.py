@@ -15,6 +15,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -248,6 +249,46 @@ def test_a_hanging_inference_is_replaced_by_a_model_that_is_opened_again(graph, 
     graph.wait_for(lambda: not first._backend._is_open, "the first model to be freed once its inference returned")
 
 
+def counters(statistics):
+    """Frames received, and what became of them."""
+    found = statistics.snapshot()
+    return found.received, found.answered + found.superseded + sum(found.rejected.values())
+
+
+def test_every_frame_is_counted_when_the_model_is_opened_again(graph, camera, make_node, activate, faults):
+    faults.predict += [faults.hang()]
+    node = activate(make_node(health__hang_s=0.5))
+    camera.stream_until(lambda: "the model is open again" in str(graph.log), "the model to be opened again")
+    camera.stream_until(lambda: node._pipeline.answered, "a map")
+    faults.release()  # the thread that hung adds nothing
+
+    def all_counted():
+        received, counted = counters(node._statistics)
+        assert counted <= received
+        return counted == received
+
+    graph.wait_for(all_counted, f"{counters(node._statistics)} to be equal")
+
+
+def test_a_value_that_the_model_cannot_have_is_refused_while_it_is_closed(
+    graph, camera, make_node, make_model, activate, faults
+):
+    """Otherwise every frame would be rejected once the model is open again."""
+    node = activate(make_node(model=str(make_model(prior_log_rows=())), health__max_failures=3))
+    opening = faults.hang()
+    faults.predict += [GPU_LOST] * 1000
+    faults.open.append(opening)
+    camera.stream_until(lambda: not faults.open, "the model to be opened again")
+    faults.predict.clear()
+    assert node._model.predictor is None
+    result = graph.call(node.set_parameters, [Parameter("prior_strength", value=0.5)])[0]
+    assert not result.successful
+    assert "has no equator prior" in result.reason
+    opening.set()
+    maps = graph.received(Image, "saliency")
+    camera.stream_until(lambda: maps, "a map")
+
+
 def test_a_model_whose_opening_hangs_as_well_is_abandoned(
     graph, camera, make_node, activate, faults, status, monkeypatch
 ):
@@ -410,8 +451,9 @@ def test_a_process_that_is_stopped_while_it_opens_its_model_ends_at_once_and_lea
         assert client.wait_for_service(30)
         client.call_async(ChangeState.Request(transition=Transition(id=CONFIGURE)))
         states = driver.create_client(GetState, "/saliency_node/get_state")
-        state = ""
+        state, deadline_s = "", time.monotonic() + 60
         while state != "configuring":
+            assert time.monotonic() < deadline_s, state
             future = states.call_async(GetState.Request())
             rclpy.spin_until_future_complete(driver, future, timeout_sec=30)
             state = future.result().current_state.label

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 
 import cv2
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PointStamped, Quaternion
+from rclpy.duration import Duration
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, Imu
 
 from sal360.outputs.overlay import saliency_to_mono8
@@ -139,7 +141,7 @@ def test_stamps_that_stand_still_are_counted_and_time_advances_by_arrival(
         return len({(round(each.point.x, 3), round(each.point.y, 3)) for each in targets}) > 1
 
     graph.wait_for(moved, "another target")
-    graph.wait_for_line("with a timestamp of zero or equal to the last; using arrival times")
+    graph.wait_for_line("with a timestamp of zero or that stands still; using arrival times")
     graph.wait_for(lambda: int(graph.values().get("stamps_standing_still", 0)) > 0, "the count")
     assert graph.diagnostics["/saliency_node: saliency"].level == DiagnosticStatus.WARN
 
@@ -171,6 +173,26 @@ def test_names_the_incompatible_policy_and_the_remedy(graph):
     graph.received(Image, "saliency", lasting)
     line = graph.wait_for_line("incompatible with this node in durability")
     assert "parameter qos_overrides./saliency.publisher.durability" in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "topic", "policy", "parameters"),
+    [
+        (Image, "saliency", "deadline", ["deadline"]),
+        (Image, "saliency", "liveliness", ["liveliness", "liveliness_lease_duration"]),
+        (PointStamped, "saliency/target", "deadline", []),
+    ],
+)
+def test_the_remedy_for_an_incompatible_policy_names_only_parameters_that_exist(
+    graph, active_node, kind, topic, policy, parameters
+):
+    lease = {"liveliness": LivelinessPolicy.MANUAL_BY_TOPIC, "liveliness_lease_duration": Duration(seconds=0.5)}
+    wanted = {"deadline": Duration(seconds=0.5)} if policy == "deadline" else lease
+    graph.received(kind, topic, QoSProfile(depth=1, **wanted))
+    line = graph.wait_for_line(f"incompatible with this node in {policy}")
+    named = re.findall(r"qos_overrides\.[\w/.]+", line)
+    assert named == [f"qos_overrides./{topic}.publisher.{each}" for each in parameters]
+    assert all(active_node.has_parameter(each) for each in named)
 
 
 def test_quality_of_service_can_be_overridden_from_outside(graph, make_node, activate):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +107,46 @@ def test_too_little_room_is_refused_with_what_is_needed(monkeypatch):
     use_shared_memory_profile(0)
     with pytest.raises(SharedMemoryError, match=r"4 MB free.* need 13 MB; .* --shm-size=128m"):
         use_shared_memory_profile(5_529_600)
+
+
+@pytest.fixture
+def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/dev/shm/.sal360_abc.xml")
+
+    monkeypatch.setattr(shared_memory.tempfile, "mkstemp", refuse)
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_memory_that_cannot_be_written_is_refused_with_a_way_out(monkeypatch):
+    with pytest.raises(SharedMemoryError, match=r"cannot be written \(Read-only.*set FASTDDS_BUILTIN_TRANSPORTS=UDPv4"):
+        use_shared_memory_profile()
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")  # the way out
+    use_shared_memory_profile()
+    shared_memory.remember_segments()
+    shared_memory.release_segments()
+
+
+def test_memory_that_is_full_does_not_end_a_process_that_runs(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    use_shared_memory_profile()
+    monkeypatch.setattr(os, "pwrite", refuse)
+    shared_memory.remember_segments()
+
+
+def test_pipes_and_links_that_look_like_records_are_left_alone(folder):
+    """Anybody can create them in /dev/shm; opening a pipe would wait for its writer."""
+    os.mkfifo(folder / "sal360_pipe.xml")
+    target = leave(folder, "somebody_else.xml", SEGMENT)
+    (folder / "sal360_link.xml").symlink_to(target)
+    opening = threading.Thread(target=use_shared_memory_profile, daemon=True)
+    opening.start()
+    opening.join(10)
+    assert not opening.is_alive()
+    assert (folder / SEGMENT).exists()
 
 
 def test_nothing_is_made_where_there_is_no_shared_memory(folder, monkeypatch):

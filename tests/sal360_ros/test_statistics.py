@@ -193,6 +193,19 @@ def test_loss_in_transport_is_a_warning_while_it_lasts(clock):
     assert judged(statistics)[0] == DiagnosticStatus.OK
 
 
+def test_timestamps_that_go_back_again_and_again_are_a_warning_and_one_of_a_loop_is_none(clock):
+    statistics = FrameStatistics(clock)
+    stream(statistics, clock, 1)
+    statistics.count_went_back()
+    assert judged(statistics) == (DiagnosticStatus.OK, "all is well")
+    statistics.count_went_back()
+    level, message = judged(statistics)
+    assert level == DiagnosticStatus.WARN
+    assert message.startswith("2 frames in 5 s with a timestamp before the previous one")
+    stream(statistics, clock, WINDOW_S + 1)
+    assert judged(statistics) == (DiagnosticStatus.OK, "all is well")
+
+
 def test_an_output_is_judged_by_its_recent_results():
     watch = OutputWatch()
 

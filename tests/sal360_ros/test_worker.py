@@ -26,7 +26,7 @@ def test_a_newer_item_replaces_the_waiting_one():
 def test_a_closed_slot_returns_nothing_and_wakes_the_waiting_thread():
     slot = NewestSlot()
     taken = []
-    waiter = threading.Thread(target=lambda: taken.append(slot.take()))
+    waiter = threading.Thread(target=lambda: taken.append(slot.take()), daemon=True)
     waiter.start()
     slot.close()
     waiter.join(10)
@@ -50,7 +50,7 @@ def test_a_slow_worker_skips_to_the_newest():
     begun.clear()
     go_on.set()
     assert begun.wait(10)
-    worker.stop()
+    assert worker.stop(10)
     assert handled == [1, 4]
 
 
@@ -66,7 +66,7 @@ def test_stop_finishes_the_item_in_hand_and_drops_the_waiting_one():
     worker.offer("in hand")
     assert begun.wait(10)
     worker.offer("waiting")
-    stopper = threading.Thread(target=worker.stop)
+    stopper = threading.Thread(target=worker.stop, daemon=True)
     stopper.start()
     wait_until(lambda: worker._slot.is_closed)
     go_on.set()

@@ -26,6 +26,15 @@ def test_time_advances_by_arrival_while_stamps_stand_still(stamp):
     assert [each.stands_still for each in found] == [stamp == 0, True, True]
 
 
+@pytest.mark.parametrize("step_ns", [1, 33, 33_333])
+def test_stamps_that_hardly_advance_stand_still(step_ns):
+    """Frame numbers, milliseconds and microseconds in the field of nanoseconds."""
+    stream = StreamTime()
+    found = [stream.update(5000 * MS + step_ns * index, 33 * MS * index) for index in range(30)]
+    assert [each.time_ns - found[0].time_ns for each in found] == [33 * MS * index for index in range(30)]
+    assert sum(each.stands_still for each in found) >= 20
+
+
 def test_a_stamp_given_twice_makes_time_neither_stop_nor_run_ahead():
     """60 Hz frames with stamps of 30 Hz."""
     found = times((1000, 0), (1000, 16), (1033, 33), (1033, 49), (1066, 66))
