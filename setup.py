@@ -38,7 +38,8 @@ def ros(distribution):
     ]
 
 
-REPLAY = ["rosbags>=0.10", "av>=12", "matplotlib>=3.10", "psutil", "jinja2"]  # matplotlib 3.10: horizontal box plots
+# rosbags 0.11.9 checks the checksums of chunks; matplotlib 3.10: horizontal box plots
+REPLAY = ["rosbags>=0.11.9", "av>=12", "matplotlib>=3.10", "psutil", "jinja2"]
 
 VERSION = re.search(r'__version__ = "(.+)"', Path("sal360/__init__.py").read_text(encoding="utf-8"))[1]
 

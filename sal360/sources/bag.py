@@ -133,7 +133,7 @@ class Bag:
             # by topic alone: the QoS in the metadata and in the files may differ
             connections = [each for each in storage.reader.connections if each.topic in topics]
             try:
-                for connection, recorded_ns, data in storage.reader.messages(connections) if connections else ():
+                for connection, recorded_ns, data in storage.messages(connections) if connections else ():
                     yield _message(connection, recorded_ns, data, storage)
                     count += 1
             except Exception as error:  # damaged bytes raise arbitrary exceptions

@@ -9,10 +9,13 @@ import shutil
 import sqlite3
 import struct
 import tempfile
+import zlib
+from bz2 import BZ2Decompressor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 import yaml
@@ -58,6 +61,22 @@ class Storage:
     """A rosbags reader, inside its context; it may read a temporary copy of the file."""
     ros1: bool = False
 
+    def messages(self, connections: Sequence[Any]) -> Iterator[tuple[Any, int, bytes]]:
+        """Connection, recording time in nanoseconds and data of each message of these connections.
+
+        An MCAP file without an index is read in the order of the file: rosbags would end at the first recording time
+        that is earlier than the one before, as after a change of the clock.
+        """
+        mcap = getattr(self.reader, "storage", None)
+        is_unindexed = hasattr(mcap, "messages_scan") and not getattr(mcap, "chunks", True)
+        read = mcap.messages_scan if is_unindexed else self.reader.messages
+        messages: Iterator[tuple[Any, int, bytes]] = read(connections)
+        return messages
+
+    def without_topic(self) -> int:
+        """Number of messages that belong to no topic, because the list of topics is damaged."""
+        return int(self.reader.message_count) - sum(each.msgcount for each in self.reader.connections)
+
 
 def is_bag(path: Path) -> bool:
     """Whether a path looks like a bag: a file by its name, a folder by the files in it."""
@@ -96,6 +115,10 @@ def open_files(path: Path, stack: contextlib.ExitStack) -> BagFiles:
             files.storages.append(_opened(each, stack, files.damage))
         except DataError as error:
             failed.append(error)
+        except (FileNotFoundError, PermissionError) as error:  # a link that leads nowhere, another user's file
+            failed.append(
+                DataError(f"{each} cannot be opened ({error.strerror})", "check where it is and who may read it")
+            )
     if failed and not files.storages:
         raise DataError(*files.damage[0]) if files.damage else failed[0]
     files.damage += [Damage(error.found, error.remedy) for error in failed]
@@ -136,7 +159,8 @@ def _bag_suffix(path: Path, suffixes: tuple[str, ...]) -> str:
 
 def _storage_files(folder: Path) -> list[Path]:
     """In natural order: sorted as text, part 10 of a split recording would come before part 2."""
-    paths = sorted((each for each in folder.iterdir() if _bag_suffix(each, STORAGE_SUFFIXES)), key=natural_key)
+    entries = (each for each in folder.iterdir() if _bag_suffix(each, STORAGE_SUFFIXES) and not each.is_dir())
+    paths = sorted(entries, key=natural_key)
     names = {each.name for each in paths}
     # a compressed file beside the same file uncompressed holds nothing more
     return [each for each in paths if _uncompressed(each) == each.name or _uncompressed(each) not in names]
@@ -155,7 +179,7 @@ def _read_metadata(folder: Path, present: list[Path], files: BagFiles) -> list[P
         for topic in content["topics_with_message_count"]:
             name = topic["topic_metadata"]["name"]
             files.counted[name] = files.counted.get(name, 0) + int(topic["message_count"])
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError):
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, RecursionError):
         damage = Damage(f"{metadata} does not describe a recording", f"run `ros2 bag reindex {folder}`")
         if not present:
             raise DataError(*damage) from None
@@ -219,16 +243,21 @@ def _opened(path: Path, stack: contextlib.ExitStack, damage: list[Damage]) -> St
         file = _with_log(file, temporary, damage)
     if kind == ".mcap":
         _check_profile(path, file)
+        damage += _checksum_damage(path, file)
     try:
-        return Storage(path, _reader(path, file, kind, temporary, stack), ros1=kind == ".bag")
+        if kind == ".mcap" and not _has_sound_index(file):
+            raise unreadable(path, "its index does not match its checksum")
+        storage = Storage(path, _reader(path, file, kind, temporary, stack), ros1=kind == ".bag")
     except DataError:
         salvaged = _salvaged(file, temporary / "salvaged.mcap") if kind == ".mcap" else None
         if salvaged is None:
             raise
-    file, found = salvaged
-    reader = _reader(path, file, kind, temporary, stack)
-    damage.append(Damage(f"{path} {found}", f"try `mcap recover`, or {_COPY}"))
-    return Storage(path, reader)
+        file, found = salvaged
+        storage = Storage(path, _reader(path, file, kind, temporary, stack))
+        damage.append(Damage(f"{path} {found}", f"try `mcap recover`, or {_COPY}"))
+    if (count := storage.without_topic()) > 0:
+        damage.append(Damage(f"{path} has {count} messages that belong to none of its topics", _COPY))
+    return storage
 
 
 def _identified(path: Path, temporary: Path) -> tuple[Path, str]:
@@ -261,11 +290,15 @@ def _reader(path: Path, file: Path, kind: str, temporary: Path, stack: contextli
         if kind == ".bag":
             from rosbags.rosbag1 import Reader as Ros1Reader
 
+            _limit_ros1_chunks()
             return stack.enter_context(Ros1Reader(file))
         from rosbags.rosbag2 import Reader
 
         _limit_chunks()
-        return stack.enter_context(Reader(file))
+        reader = stack.enter_context(Reader(file))
+        _limit_messages(reader)
+        _count_if_not_counted(reader)
+        return reader
     except ModuleNotFoundError as error:
         raise DataError(
             f"the Python module {error.name}, which reads bags, is missing", "pip install rosbags"
@@ -297,6 +330,45 @@ def _limit_chunks() -> None:
     table.update(zstd=zstd, lz4=lz4)
 
 
+@lru_cache(maxsize=1)
+def _limit_ros1_chunks() -> None:
+    """The same for the chunks of ROS 1 bags, which do not state their size."""
+    from rosbags.rosbag1 import reader
+
+    def limited(decompressor: Any, data: bytes) -> bytes:
+        content = bytes(decompressor.decompress(data, MAX_DECOMPRESSED_BYTES + 1))
+        if not decompressor.eof:
+            raise ValueError(f"a chunk is cut off, or holds more than {MAX_DECOMPRESSED_BYTES} bytes")
+        return content
+
+    def lz4(data: bytes) -> bytes:
+        from lz4.frame import LZ4FrameDecompressor
+
+        return limited(LZ4FrameDecompressor(), data)
+
+    getattr(reader, "decompressors", {}).update(bz2=lambda data: limited(BZ2Decompressor(), data), lz4=lz4)
+
+
+def _limit_messages(reader: Any) -> None:
+    """Limit the rows of a database: a column that is computed could be as large as its author likes."""
+    database = getattr(getattr(reader, "storage", None), "dbconn", None)
+    if hasattr(database, "limit"):  # a connection of apsw
+        database.limit(_SQLITE_LIMIT_LENGTH, MAX_DECOMPRESSED_BYTES)
+
+
+_SQLITE_LIMIT_LENGTH = 0
+
+
+def _count_if_not_counted(reader: Any) -> None:
+    """Count the messages of an MCAP file whose statistics have no counts by channel, which the format allows."""
+    mcap = reader.storage
+    if not hasattr(mcap, "meta_scan") or not reader.message_count or any(each.msgcount for each in mcap.connections):
+        return
+    mcap.meta_scan()
+    counts = mcap.statistics.channel_message_counts
+    mcap.connections = [each._replace(msgcount=counts.get(each.id, 0)) for each in mcap.connections]
+
+
 def _allowed(chunk_bytes: int) -> int:
     if chunk_bytes > MAX_DECOMPRESSED_BYTES:
         raise ValueError(f"a chunk of {chunk_bytes} bytes; at most {MAX_DECOMPRESSED_BYTES} are read")
@@ -324,7 +396,7 @@ def _logs(path: Path) -> list[Path]:
 
 
 def _with_log(path: Path, temporary: Path, damage: list[Damage]) -> Path:
-    """A copy of the database with the contents of its logs; the database itself if they add nothing."""
+    """A copy of the database with the contents of its logs; the database itself if there are none."""
     logs = _logs(path)
     if not logs:
         return path
@@ -341,10 +413,20 @@ def _with_log(path: Path, temporary: Path, damage: list[Damage]) -> Path:
     except sqlite3.Error as error:
         damage.append(Damage(f"{logs[0]}, the log of {path.name}, cannot be read ({first_line(error)})", merge))
         return path
-    if not pending:
-        return path
+    if pending <= 0 and any(_is_open_transaction(each) for each in logs):
+        damage.append(Damage(f"{path} was not closed: what was written last is not complete, and is left out", _COPY))
+    if pending <= 0:
+        return copy  # without what the log takes back
     damage.append(Damage(f"{path} was not closed: {pending} of its messages are only in its log {logs[0].name}", merge))
     return copy
+
+
+def _is_open_transaction(log: Path) -> bool:
+    """Whether a log holds what an unfinished transaction has overwritten."""
+    return log.name.endswith("-journal") and _head(log).startswith(_JOURNAL)
+
+
+_JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
 
 def _row_count(path: Path) -> int:
@@ -357,11 +439,12 @@ def _row_count(path: Path) -> int:
 
 # --- MCAP: the readable part of a cut file ---
 
-_HEADER, _FOOTER, _DATA_END = 0x01, 0x02, 0x0F
+_HEADER, _FOOTER, _MESSAGE, _CHUNK, _DATA_END = 0x01, 0x02, 0x05, 0x06, 0x0F
 _RECORD = struct.Struct("<BQ")
+_FOOTER_FIELDS = struct.Struct("<QQI")
 # the end of an MCAP file without summary and checksums, which makes readers scan the data
 _ENDING = (
-    _RECORD.pack(_DATA_END, 4) + struct.pack("<I", 0) + _RECORD.pack(_FOOTER, 20) + struct.pack("<QQI", 0, 0, 0) + _MCAP
+    _RECORD.pack(_DATA_END, 4) + struct.pack("<I", 0) + _RECORD.pack(_FOOTER, 20) + _FOOTER_FIELDS.pack(0, 0, 0) + _MCAP
 )
 
 
@@ -378,6 +461,87 @@ def _check_profile(path: Path, file: Path) -> None:
             "record or export it as a ROS 2 bag",
             expected="the profile 'ros2'",
         )
+
+
+def _has_sound_index(file: Path) -> bool:
+    """Whether the index of an MCAP file matches its checksum; True without a checksum."""
+    with file.open("rb") as source:
+        footer = _read_footer(source)
+        if footer is None or not footer.index_start or not footer.index_crc:
+            return True
+        return _crc_of(source, footer.index_start, footer.end - 4) == footer.index_crc
+
+
+def _checksum_damage(path: Path, file: Path) -> list[Damage]:
+    """Damage to the data of an MCAP file that has one checksum for all of them.
+
+    Chunks with their own checksums are left to rosbags, which checks them when it reads them.
+    """
+    with file.open("rb") as source:
+        footer = _read_footer(source)
+        if footer is None or _has_chunk_checksums(source):
+            return []
+        end = (footer.index_start or footer.start) - _RECORD.size - 4
+        record = _read_at(source, end, _RECORD.size + 4)
+        if record[: _RECORD.size] != _RECORD.pack(_DATA_END, 4):
+            return []
+        (expected,) = struct.unpack_from("<I", record, _RECORD.size)
+        if not expected or _crc_of(source, 0, end) == expected:
+            return []
+    return [Damage(f"{path} does not match its checksum: some of its messages are damaged", _COPY)]
+
+
+class _Footer(NamedTuple):
+    """The last record of an MCAP file; positions in bytes."""
+
+    start: int
+    end: int
+    index_start: int
+    """0: there is no index."""
+    index_crc: int
+    """0: there is no checksum."""
+
+
+def _read_footer(source: BinaryIO) -> _Footer | None:
+    """The footer; None if the file does not end with one."""
+    length = _RECORD.size + _FOOTER_FIELDS.size
+    start = source.seek(0, 2) - len(_MCAP) - length
+    content = _read_at(source, start, length + len(_MCAP))
+    if not content.endswith(_MCAP) or not content.startswith(_RECORD.pack(_FOOTER, _FOOTER_FIELDS.size)):
+        return None
+    index_start, _, crc = _FOOTER_FIELDS.unpack_from(content, _RECORD.size)
+    return _Footer(start, start + length, index_start, crc) if index_start <= start else None
+
+
+def _has_chunk_checksums(source: BinaryIO) -> bool:
+    """Whether the first chunk has a checksum; False if a message comes before any chunk."""
+    position = len(_MCAP)
+    while len(head := _read_at(source, position, _RECORD.size)) == _RECORD.size:
+        opcode, length = _RECORD.unpack(head)
+        if opcode == _CHUNK:
+            fields = _read_at(source, position + _RECORD.size, 28)  # two times, the size, the checksum
+            return fields[24:] not in (b"", bytes(4))
+        if opcode in (0, _MESSAGE, _DATA_END):
+            return False
+        position += _RECORD.size + length
+    return False
+
+
+def _read_at(source: BinaryIO, position: int, size: int) -> bytes:
+    """The bytes at a position; none if it lies outside of the file."""
+    if not 0 <= position < 2**63:
+        return b""
+    source.seek(position)
+    return source.read(size)
+
+
+def _crc_of(source: BinaryIO, start: int, end: int) -> int:
+    """CRC-32 of a range of a file."""
+    source.seek(start)
+    crc, left = 0, end - start
+    while block := source.read(min(1 << 20, max(0, left))):
+        crc, left = zlib.crc32(block, crc), left - len(block)
+    return crc
 
 
 def _salvaged(file: Path, target: Path) -> tuple[Path, str] | None:

@@ -8,6 +8,8 @@ import struct
 import sys
 import tempfile
 import tracemalloc
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -540,3 +542,184 @@ def test_a_chunk_that_would_fill_the_memory_is_refused(
     assert "bomb.mcap cannot be read" in line
     assert (f"a chunk of {stated} bytes; at most 1048576 are read" in line) == honest
     assert peak < 10_000_000
+
+
+# --- checksums, order and counts ---
+
+MESSAGE, CHUNK, DATA_END = 0x05, 0x06, 0x0F
+
+
+def records_of(content: bytes) -> list[tuple[int, bytes]]:
+    """Opcode and bytes of each MCAP record."""
+    records, position = [], 0
+    while position < len(content):
+        opcode, length = struct.unpack_from("<BQ", content, position)
+        records.append((opcode, content[position : position + 9 + length]))
+        position += 9 + length
+    return records
+
+
+def without_chunks(storage: Path, path: Path, order: Sequence[int]) -> Path:
+    """The messages of an MCAP file in another order, without chunks or index, below one checksum of all data."""
+    head, body, messages = b"", {}, []
+    for opcode, record in records_of(storage.read_bytes()[8:-8]):
+        if opcode == CHUNK:  # header, times, size, checksum, compression and length
+            for inner, each in records_of(record[9 + 40 :]):
+                (messages if inner == MESSAGE else body.setdefault(each, [])).append(each)
+        elif opcode == DATA_END:
+            break
+        elif opcode == 1:
+            head = record
+    data = storage.read_bytes()[:8] + head + b"".join(body) + b"".join(messages[index] for index in order)
+    end = struct.pack("<BQI", DATA_END, 4, zlib.crc32(data)) + struct.pack("<BQQQI", 2, 20, 0, 0, 0)
+    path.write_bytes(data + end + b"\x89MCAP0\r\n")
+    return path
+
+
+def test_an_mcap_without_index_is_read_whole_although_the_clock_was_set_back(mcap_bag: Any, tmp_path: Path) -> None:
+    (storage,) = camera_bag(mcap_bag, tmp_path / "run").glob("*.mcap")
+    path = without_chunks(storage, tmp_path / "fast.mcap", [0, 1, 5, 2, 3, 4])
+    frames, line = collect(path)
+    assert (shown(frames), line) == ([0, 1, 5, 2, 3, 4], "")
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x55
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_data_without_chunks_are_compared_with_their_checksum(mcap_bag: Any, tmp_path: Path, damaged: bool) -> None:
+    (storage,) = camera_bag(mcap_bag, tmp_path / "run").glob("*.mcap")
+    path = without_chunks(storage, tmp_path / "fast.mcap", range(6))
+    if damaged:
+        flip(path, path.read_bytes().index(b"rgb8") + 900)  # in a picture, where nothing else would notice
+    frames, line = collect(path)
+    assert len(frames) == 6
+    found = f"{path} does not match its checksum: some of its messages are damaged; 6 messages were read"
+    assert line == (f"{found}; copy the recording again" if damaged else "")
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_chunk_is_compared_with_its_checksum(mcap_bag: Any, tmp_path: Path, damaged: bool) -> None:
+    (path,) = camera_bag(mcap_bag, tmp_path / "run").glob("*.mcap")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\x06", 17)
+    (size,) = struct.unpack_from("<Q", content, start + 25)
+    struct.pack_into("<I", content, start + 33, zlib.crc32(content[start + 49 : start + 49 + size]))
+    path.write_bytes(content)
+    if damaged:
+        flip(path, start + 2000)
+    frames, line = collect(path)
+    assert len(frames) == (0 if damaged else 6)
+    assert (f"{path} cannot be read after 0 messages (Chunk checksum mismatch.)" in line) == damaged
+
+
+def test_an_index_that_does_not_match_its_checksum_is_not_used(mcap_bag: Any, tmp_path: Path) -> None:
+    (path,) = camera_bag(mcap_bag, tmp_path / "run").glob("*.mcap")
+    content = bytearray(path.read_bytes())
+    (index,) = struct.unpack_from("<Q", content, len(content) - 28)
+    struct.pack_into("<I", content, len(content) - 12, zlib.crc32(content[index:-12]))
+    path.write_bytes(content)
+    assert collect(path)[1] == ""
+    flip(path, content.index(b"/a", index) + 1)  # the topic's name
+    frames, line = collect(path)
+    assert shown(frames) == list(range(6))
+    assert f"{path} has a damaged index" in line
+
+
+def test_an_mcap_without_counts_by_channel_is_not_empty(mcap_bag: Any, tmp_path: Path) -> None:
+    (path,) = camera_bag(mcap_bag, tmp_path / "run").glob("*.mcap")
+    content = bytearray(path.read_bytes())
+    (index,) = struct.unpack_from("<Q", content, len(content) - 28)
+    statistics = content.index(struct.pack("<BQ", 0x0B, 42 + 4 + 10), index)
+    struct.pack_into("<Q", content, statistics + 1, 42 + 4)
+    struct.pack_into("<I", content, statistics + 9 + 42, 0)
+    del content[statistics + 9 + 46 : statistics + 9 + 56]
+    path.write_bytes(content)
+    frames, line = collect(path)
+    assert (shown(frames), line) == (list(range(6)), "")
+
+
+def test_messages_without_a_topic_are_reported(sqlite_bag: Any, tmp_path: Path) -> None:
+    (path,) = camera_bag(sqlite_bag, tmp_path / "run").glob("*.db3")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE messages SET topic_id = 9 WHERE id > 4")
+        database.commit()
+    frames, line = collect(path)
+    assert shown(frames) == [0, 1, 2, 3]
+    assert f"{path} has 2 messages that belong to none of its topics; 4 messages were read" in line
+
+
+def test_a_transaction_that_was_not_finished_is_named_as_such(sqlite_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(sqlite_bag, tmp_path / "run")
+    (database,) = path.glob("*.db3")
+    killed = tmp_path / "killed.db3"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA cache_size = 1")  # rows reach the file before the end of the transaction
+        rows = connection.execute("SELECT topic_id, timestamp, data FROM messages").fetchall()
+        connection.executemany("INSERT INTO messages(topic_id, timestamp, data) VALUES (?, ?, ?)", rows * 20)
+        shutil.copy(database, killed)
+        shutil.copy(database.with_name("run.db3-journal"), tmp_path / "killed.db3-journal")
+        connection.rollback()
+    frames, line = collect(killed)
+    assert shown(frames) == list(range(6))
+    assert line.startswith(f"{killed} was not closed: what was written last is not complete, and is left out; 6 mess")
+
+
+def test_a_computed_column_cannot_fill_the_memory(
+    sqlite_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sal360.sources.bag_files.MAX_DECOMPRESSED_BYTES", 2**20)
+    (path,) = camera_bag(sqlite_bag, tmp_path / "run").glob("*.db3")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE messages RENAME COLUMN data TO was")
+        database.execute("ALTER TABLE messages ADD COLUMN data BLOB GENERATED ALWAYS AS (zeroblob(50000000))")
+        database.commit()
+    frames, line = collect(path)
+    assert not frames
+    assert f"{path} cannot be read after 0 messages (" in line
+
+
+@pytest.mark.parametrize("compression", ["BZ2", "LZ4"])
+def test_chunks_of_ros1_are_limited_too(
+    ros1_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    from rosbags.rosbag1 import Writer
+
+    writer = Writer(tmp_path / "run.bag")
+    writer.set_compression(Writer.CompressionFormat[compression])
+    message = ros1_bag.image(START, np.zeros((1024, 2048, 3), np.uint8), "rgb8")
+    with writer:
+        connection = writer.add_connection("/a", message.__msgtype__, typestore=ros1_bag.store)
+        writer.write(connection, START, ros1_bag.store.serialize_ros1(message, message.__msgtype__))
+    assert len(collect(tmp_path / "run.bag")[0]) == 1
+    monkeypatch.setattr("sal360.sources.bag_files.MAX_DECOMPRESSED_BYTES", 2**20)
+    frames, line = collect(tmp_path / "run.bag")
+    assert not frames
+    assert "a chunk is cut off, or holds more than 1048576 bytes" in line
+
+
+def test_metadata_that_are_nested_too_deeply_are_damaged_metadata(mcap_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(mcap_bag, tmp_path / "run")
+    (path / "metadata.yaml").write_text("rosbag2_bagfile_information: " + "[" * 5000)
+    frames, line = collect(path)
+    assert len(frames) == 6
+    assert f"{path / 'metadata.yaml'} does not describe a recording" in line
+
+
+def test_a_folder_named_like_a_bag_is_no_part_of_one(mcap_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(mcap_bag, tmp_path / "run")
+    (path / "metadata.yaml").unlink()
+    (path / "clips.mcap").mkdir()
+    assert len(collect(path)[0]) == 6
+
+
+def test_a_part_that_is_a_broken_link_is_named_and_the_others_are_read(mcap_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(mcap_bag, tmp_path / "run")
+    (path / "metadata.yaml").unlink()
+    (path / "run_1.mcap").symlink_to(tmp_path / "gone.mcap")
+    frames, line = collect(path)
+    assert len(frames) == 6
+    assert f"{path / 'run_1.mcap'} cannot be opened (No such file or directory)" in line
