@@ -6,7 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -321,7 +321,7 @@ def _stamp_of(path: Path) -> int:
         number = Decimal(path.stem)
         is_nanoseconds = len(path.stem) >= 16 and path.stem.isdigit()
         return int(number if is_nanoseconds else number * 10**9)
-    except (InvalidOperation, ValueError, OverflowError):
+    except (ArithmeticError, ValueError):
         raise DataError(
             f"the name of {path} is not a stamp", "rename it", expected="seconds or nanoseconds, such as 12.5.npy"
         ) from None

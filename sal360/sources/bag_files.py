@@ -67,7 +67,7 @@ class Storage:
         An MCAP file without an index is read in the order of the file: rosbags would end at the first recording time
         that is earlier than the one before, as after a change of the clock.
         """
-        mcap = getattr(self.reader, "storage", None)
+        mcap: Any = getattr(self.reader, "storage", None)
         is_unindexed = hasattr(mcap, "messages_scan") and not getattr(mcap, "chunks", True)
         read = mcap.messages_scan if is_unindexed else self.reader.messages
         messages: Iterator[tuple[Any, int, bytes]] = read(connections)
@@ -75,7 +75,8 @@ class Storage:
 
     def without_topic(self) -> int:
         """Number of messages that belong to no topic, because the list of topics is damaged."""
-        return int(self.reader.message_count) - sum(each.msgcount for each in self.reader.connections)
+        counted: int = sum(each.msgcount for each in self.reader.connections)
+        return int(self.reader.message_count) - counted
 
 
 def is_bag(path: Path) -> bool:
@@ -351,7 +352,7 @@ def _limit_ros1_chunks() -> None:
 
 def _limit_messages(reader: Any) -> None:
     """Limit the rows of a database: a column that is computed could be as large as its author likes."""
-    database = getattr(getattr(reader, "storage", None), "dbconn", None)
+    database: Any = getattr(reader.storage, "dbconn", None)
     if hasattr(database, "limit"):  # a connection of apsw
         database.limit(_SQLITE_LIMIT_LENGTH, MAX_DECOMPRESSED_BYTES)
 
