@@ -16,6 +16,7 @@ from rclpy.node import Node
 
 from sal360.errors import Sal360Error
 from sal360_ros.parameters import HealthSettings
+from sal360_ros.shared_memory import segment_bytes
 from sal360_ros.statistics import WINDOW_S, OutputCounts, Snapshot
 
 PERIOD_S = 1.0
@@ -252,6 +253,14 @@ def _output_findings(topic: str, now: OutputCounts, before: OutputCounts, limits
     if dropped_share > limits.max_dropped_share:
         line = f"{topic} skips {dropped_share:.0%} of the maps, because the outputs are slower than the stream"
         yield Finding(WARN, topic, line)
+    if published and now.message_bytes > segment_bytes():
+        line = (
+            f"{topic} has messages of {now.message_bytes / 2**20:.0f} MB, and this process took "
+            f"{segment_bytes() / 2**20:.0f} MB of shared memory when it started, so best-effort subscribers lose them; "
+            "restart it with this overlay_height_px, or with config/fastdds_shm.xml as its Fast DDS profile "
+            "(docs/diagnostics.md)"
+        )
+        yield Finding(WARN, f"{topic} too large", line)
 
 
 def saliency_status(

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import ctypes
 import fcntl
+import math
 import os
 import re
 import site
@@ -62,6 +63,7 @@ def use_shared_memory_profile(max_message_bytes: int = OVERLAY_BYTES) -> None:
         with contextlib.suppress(OSError):  # it may be UDP because shared memory cannot be used
             _make_record("")
         return
+    global _segment_bytes
     segment_bytes = 2 * max_message_bytes + _SMALL_MESSAGES_BYTES  # one message is read while the next is written
     _check_space(segment_bytes)
     profile = re.sub(r"(?<=[Ss]ize>)\d+(?=<)", str(segment_bytes), shared_memory_profile().read_text("utf-8"))
@@ -73,6 +75,12 @@ def use_shared_memory_profile(max_message_bytes: int = OVERLAY_BYTES) -> None:
             "make it writable, or set FASTDDS_BUILTIN_TRANSPORTS=UDPv4 to do without shared memory",
         ) from None
     os.environ.update(dict.fromkeys(profile_variables(), os.fspath(path)))
+    _segment_bytes = segment_bytes
+
+
+def segment_bytes() -> float:
+    """Size of this process's segment; infinite if the user has chosen it, or it is not known."""
+    return _segment_bytes
 
 
 def shared_memory_profile() -> Path:
@@ -139,6 +147,7 @@ class _Record:
 
 
 _record: _Record | None = None
+_segment_bytes = math.inf
 
 
 def remember_segments() -> None:

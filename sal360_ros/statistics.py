@@ -36,6 +36,8 @@ class OutputCounts:
     """Message of the newest failure; empty if there was none."""
     is_failing: bool
     """Whether the newest attempt failed and there is still a subscriber."""
+    message_bytes: int = 0
+    """Size of the newest message's data; 0 if it has none."""
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class OutputPublisher(abc.ABC):
         self.shows_frame = output.shows_frame
         self._node = node
         self._subscribers = 0
-        self._published = self._failed = self._dropped = 0
+        self._published = self._failed = self._dropped = self._message_bytes = 0
         self._last_error = ""
         self._last_failed = False
         self._publisher = node.create_lifecycle_publisher(
@@ -142,7 +142,9 @@ class OutputPublisher(abc.ABC):
     def counts(self) -> OutputCounts:
         """Number of predictions published, dropped and failed so far."""
         is_failing = self._last_failed and self.is_wanted
-        return OutputCounts(self._published, self._failed, self._dropped, self._last_error, is_failing)
+        return OutputCounts(
+            self._published, self._failed, self._dropped, self._last_error, is_failing, self._message_bytes
+        )
 
     def publish(self, prediction: Prediction, parameters: SaliencyParameters) -> None:
         """Make the message of a prediction and send it, if there is one.
@@ -155,6 +157,7 @@ class OutputPublisher(abc.ABC):
             if message is not None:
                 self._publisher.publish(message)
                 self._published += 1
+                self._message_bytes = len(getattr(message, "data", ()))
         except BaseException as error:
             self._failed += 1
             self._last_error = " ".join(str(error).split()) or type(error).__name__

@@ -21,7 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from sal360_ros import node as node_module
-from sal360_ros import topics
+from sal360_ros import shared_memory, topics
 
 pytestmark = pytest.mark.ros
 
@@ -259,3 +259,20 @@ def test_a_watchdog_whose_check_fails_reports_it_and_the_diagnostics_continue(gr
     assert found.level == DiagnosticStatus.ERROR
     monkeypatch.undo()
     graph.wait_for(lambda: "watchdog" not in status("").message, "the error to be gone")
+
+
+@pytest.mark.usefixtures("active_node")
+@pytest.mark.filterwarnings("ignore:.*tostring.*:DeprecationWarning")  # of cv_bridge
+def test_messages_that_do_not_fit_into_the_shared_memory_are_a_warning(graph, camera, monkeypatch):
+    """As after `overlay_height_px` was raised while the node runs."""
+    monkeypatch.setattr(shared_memory, "_segment_bytes", 3 * 32 * 64 - 1)
+    graph.received(Image, "saliency/overlay")
+
+    def status():
+        return graph.diagnostics.get("/saliency_node: saliency", DiagnosticStatus())
+
+    camera.stream_until(lambda: "saliency/overlay has messages of" in status().message, "the warning")
+    assert status().level == DiagnosticStatus.WARN
+    assert "saliency has messages" not in status().message  # the map is smaller
+    monkeypatch.setattr(shared_memory, "_segment_bytes", 3 * 32 * 64)
+    camera.stream_until(lambda: "has messages of" not in status().message, "the warning to be gone")

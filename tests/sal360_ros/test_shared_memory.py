@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import re
 import threading
@@ -26,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Replaces /dev/shm; no profile is configured, and none has been made."""
     monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(shared_memory, "_record", None)
+    monkeypatch.setattr(shared_memory, "_segment_bytes", math.inf)
     for name in (*PROFILE_VARIABLES, "FASTDDS_BUILTIN_TRANSPORTS", "RMW_IMPLEMENTATION"):
         monkeypatch.delenv(name, raising=False)
     yield tmp_path
@@ -50,6 +52,7 @@ def test_the_profile_is_the_shipped_one_with_room_for_two_messages(message_bytes
     use_shared_memory_profile(message_bytes)
     (path,) = {os.environ[name] for name in profile_variables()}
     profile = Path(path).read_text()
+    assert shared_memory.segment_bytes() == segment_bytes
     assert set(re.findall(r"[sS]ize>(\d+)<", profile)) == {str(segment_bytes)}
     assert re.sub(r"(?<=[sS]ize>)\d+", "67108864", profile) == shared_memory_profile().read_text()
 
@@ -68,6 +71,7 @@ def test_the_choice_of_the_user_is_kept(chosen, monkeypatch):
     before = dict(os.environ)
     use_shared_memory_profile()
     assert dict(os.environ) == before
+    assert shared_memory.segment_bytes() == math.inf
 
 
 def test_the_profile_of_the_parent_process_is_not_a_choice(folder, monkeypatch):
