@@ -40,10 +40,10 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, Imu
 from tqdm import tqdm
 
-from sal360.errors import FRAME_REJECTIONS, ParameterError, one_line_errors
+from sal360.errors import FRAME_REJECTIONS, ParameterError, clean_end, one_line_errors
 from sal360.settings import flatten
 from sal360_ros.parameters import ORIENTATIONS, TRANSPORTS, SaliencyParameters
-from sal360_ros.processes import NodeProcess, ProcessError, clean_end
+from sal360_ros.processes import NodeProcess, ProcessError
 from sal360_ros.qos import input_qos
 from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 

@@ -32,9 +32,9 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from tqdm import tqdm
 
-from sal360.errors import ParameterError, one_line_errors
+from sal360.errors import ParameterError, clean_end, one_line_errors
 from sal360.files import written_beside
-from sal360_ros.processes import NodeProcess, bring_up, clean_end
+from sal360_ros.processes import NodeProcess, bring_up
 from sal360_ros.qos import input_qos
 from sal360_ros.shared_memory import keep_freed_memory, use_shared_memory_profile
 

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from sal360.standard_streams import forgiving_streams
 
@@ -85,6 +89,11 @@ class FrameError(Sal360Error):
         assert reason in FRAME_REJECTIONS, reason
         self.reason = reason
 
+    def about(self, name: str | os.PathLike[str]) -> FrameError:
+        """The same error with the name of the picture or video before what was found."""
+        found = f"{os.fspath(name)}: {self.found}"
+        return FrameError(found, self.remedy, reason=self.reason, expected=self.expected)
+
 
 class ParameterError(Sal360Error):
     """An option or node parameter is out of its range."""
@@ -123,6 +132,33 @@ def one_line_errors(main: Callable[[], int | None]) -> int:
                 raise
             print(f"error: {line}", file=sys.stderr, flush=True)
             return 2
+
+
+@contextlib.contextmanager
+def clean_end() -> Iterator[None]:
+    """Within the block, SIGTERM and SIGHUP raise SystemExit, so that `with` blocks stop child processes and
+    remove temporary files.
+
+    The exit status is 128 plus the signal's number, as in shells. A signal that is ignored (nohup) stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+
+    def end(number: int, _: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the shutdown
+        raise SystemExit(128 + number)
+
+    for each, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _one_line(error: Exception) -> str:

@@ -31,6 +31,7 @@ from sal360.picture_formats import (
     jpeg_structure,
     picture_format,
     picture_size,
+    pnm_white,
     stored_size,
     unread_format,
 )
@@ -288,7 +289,10 @@ def decode_picture(content: bytes, name: str, *, min_height: int = 0, max_pixels
     """The picture in the bytes of a file, as `read_picture` returns it; errors call it `name`."""
     known = _known_format(content, name)
     _check_size(*stored_size(known, content), max_pixels, f"{name} is", _REDUCE)
-    image = _decode(known, content, min_height, upright=True)
+    try:
+        image = _decode(known, content, min_height, upright=True)
+    except FrameError as error:
+        raise error.about(name) from None
     if image is None:
         raise _undecodable(known, name)
     return image
@@ -306,7 +310,7 @@ def read_map_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
     values = _imdecode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if _is_whole(known, content) else None
     if values is None:
         raise _undecodable(known, name)
-    grey: Density = values.astype(np.float32)
+    grey: Density = _turned(known, content, values).astype(np.float32)
     return grey
 
 
@@ -391,9 +395,10 @@ def _known_format(content: bytes, name: str) -> PictureFormat:
     known = picture_format(content)
     if known is None:
         other = unread_format(content)
+        is_video = other == "MP4 or MOV"
         raise FrameError(
             f"{name} is in the format {other}" if other else f"{name} starts with bytes {content[:4].hex(' ')}",
-            "convert it to JPEG or PNG",
+            "rename it to end in .mp4, where videos are read" if is_video else "convert it to JPEG or PNG",
             expected="a picture in one of " + ", ".join(each.name for each in PICTURE_FORMATS),
             reason="unreadable_picture",
         )
@@ -441,12 +446,19 @@ def _decode(known: PictureFormat, content: bytes, min_height: int, *, upright: b
     values = _imdecode(content, _ANY_DEPTH | orientation) if _is_whole(known, content) else None
     if values is None:
         return None
+    if known.name == "PNM" and (white := pnm_white(content)) < 255:
+        values = cv2.convertScaleAbs(values, alpha=255 / white)
     image = to_8_bit(values)
-    if upright and known.name == "AVIF":
-        quarters, flip = avif_turn(content)
-        image = np.ascontiguousarray(np.rot90(image, quarters))
-        image = image if flip is None else np.ascontiguousarray(np.flip(image, flip))
-    return image
+    return _turned(known, content, image) if upright else image
+
+
+def _turned(known: PictureFormat, content: bytes, values: NDArray[Any]) -> Any:
+    """The samples (H, W[, C]) upright, where OpenCV does not turn them itself."""
+    if known.name != "AVIF":
+        return values
+    quarters, flip = avif_turn(content)
+    turned = np.ascontiguousarray(np.rot90(values, quarters))
+    return turned if flip is None else np.ascontiguousarray(np.flip(turned, flip))
 
 
 _ANY_DEPTH = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH

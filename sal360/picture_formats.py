@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -169,12 +170,21 @@ def _png_size(content: bytes) -> Size:
 
 
 def _png_is_whole(content: bytes) -> bool:
-    """Whether the chain of chunks reaches IEND."""
-    position = 8
+    """Whether the chain of chunks reaches IEND, with the right checksums if the picture is animated.
+
+    libpng checks them otherwise. OpenCV decodes an animated picture chunk by chunk, and leaves this out.
+    """
+    position, is_animated, is_right = 8, False, True
+    view = memoryview(content)
     while position + 12 <= len(content):
-        if content[position + 4 : position + 8] == b"IEND":
-            return True
-        position += 12 + int.from_bytes(content[position : position + 4], "big")
+        kind = content[position + 4 : position + 8]
+        end = position + 8 + int.from_bytes(content[position : position + 4], "big")
+        is_animated |= kind == b"acTL"
+        if is_animated and kind in (b"IDAT", b"PLTE"):
+            is_right &= zlib.crc32(view[position + 4 : end]).to_bytes(4, "big") == content[end : end + 4]
+        if kind == b"IEND":
+            return is_right
+        position = end + 4
     return False
 
 
@@ -199,18 +209,37 @@ def _webp_is_whole(content: bytes) -> bool:
 
 def _jpeg2000_size(content: bytes) -> Size:
     """From the SIZ marker segment, which decoders use (ISO/IEC 15444-1, A.5.1)."""
-    start = content.index(b"\xff\x4f\xff\x51")
+    start, _ = _jpeg2000_codestream(content)
+    if content[start : start + 4] != b"\xff\x4f\xff\x51":
+        return 0, 0
     right, bottom, left, top = struct.unpack_from(">IIII", content, start + 8)
     return bottom - top, right - left
 
 
 def _jpeg2000_is_whole(content: bytes) -> bool:
-    """Whether the codestream, which ends with its box or with the file, ends with the end marker (A.4.4)."""
-    start = content.index(b"\xff\x4f\xff\x51")
-    box_length, box_type = struct.unpack_from(">I4s", content, start - 8) if start >= 8 else (0, b"")
-    if box_type == b"jp2c" and box_length > 8:
-        return content[start - 8 + box_length - 2 : start - 8 + box_length] == b"\xff\xd9"
-    return content.rstrip(b"\0").endswith(b"\xff\xd9")
+    """Whether the codestream ends with the end marker (A.4.4)."""
+    _, end = _jpeg2000_codestream(content)
+    return content[:end].endswith(b"\xff\xd9") if end else content.rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _jpeg2000_codestream(content: bytes) -> tuple[int, int]:
+    """Where the codestream starts and ends; an end of 0: with the file.
+
+    Its box is looked for from box to box (I.4), because others, such as XML, may contain the bytes of a codestream.
+    """
+    position = 0
+    while content[position : position + 2] != b"\xff\x4f":  # without boxes, the file is the codestream
+        length, kind = struct.unpack_from(">I4s", content, position)
+        start = position + 8
+        if length == 1:  # a 64-bit length follows
+            (length,) = struct.unpack_from(">Q", content, start)
+            start += 8
+        if kind == b"jp2c":
+            return start, position + length if length else 0
+        if length < start - position:
+            raise ValueError("a box without an end before the codestream")
+        position += length
+    return position, 0
 
 
 def _avif_size(content: bytes) -> Size:
@@ -257,25 +286,40 @@ def _tiff_size(content: bytes) -> Size:
     (directory,) = struct.unpack_from(order + ("Q" if is_big else "I"), content, 8 if is_big else 4)
     (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), content, directory)
     first, entry_bytes, value_at = (directory + 8, 20, 12) if is_big else (directory + 2, 12, 8)
-    sides = {}
+    kinds = {1: "B", 3: "H", 4: "I"} | ({16: "Q"} if is_big else {})  # others do not fit into the entry
+    sides: dict[int, int] = {}
     for position in range(first, first + entry_bytes * min(count, 4096), entry_bytes):
         tag, kind = struct.unpack_from(order + "HH", content, position)
-        if tag in (256, 257):
-            (sides[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), content, position + value_at)
+        if tag in (256, 257) and kind in kinds:
+            (side,) = struct.unpack_from(order + kinds[kind], content, position + value_at)
+            sides.setdefault(tag, side)  # of repeated entries, decoders use the first
+        elif tag in (256, 257):
+            return 0, 0
     return sides.get(257, 0), sides.get(256, 0)
 
 
 def _hdr_size(content: bytes) -> Size:
-    """From the resolution line below the header."""
-    found = re.search(rb"\n[-+]Y (\d+) [-+]X (\d+)\n", content[: 1 << 16])
+    """From the resolution line below the empty line that ends the header."""
+    start = content.index(b"\n\n") + 2
+    found = re.match(rb"[-+]Y (\d+) [-+]X (\d+)\n", content[start : start + 64])
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _pnm_size(content: bytes) -> Size:
-    """The first two numbers after the type, without comments."""
-    text = re.sub(rb"#[^\n]*\n", b" ", content[2 : 1 << 12])
-    width, height = text.split(maxsplit=2)[:2]
-    return int(height), int(width)
+    """The first two numbers after the type; comments stand between them, up to the end of a line of any kind."""
+    found = _PNM_HEADER.match(content, 2, 1 << 16)
+    return (int(found[2]), int(found[1])) if found else (0, 0)
+
+
+_PNM_NUMBER = rb"(?:\s|#[^\r\n]*[\r\n])*(\d{1,9})"
+_PNM_HEADER = re.compile(rb"\s%b\D%b\D(?:%b\s)?" % (3 * (_PNM_NUMBER,)))
+
+
+def pnm_white(content: bytes) -> int:
+    """The sample value of white in a binary PNM, 1 to 65535; 255 for others, which OpenCV scales itself."""
+    found = _PNM_HEADER.match(content, 2, 1 << 16)
+    is_binary = content[1:2] in (b"5", b"6")
+    return max(1, min(int(found[3]), 65535)) if found is not None and is_binary and found[3] else 255
 
 
 def _starts(*choices: bytes) -> re.Pattern[bytes]:
@@ -295,7 +339,7 @@ PICTURE_FORMATS = (
     PictureFormat("AVIF", (".avif",), _starts(rb"....ftypavi[fs]", rb"....ftypm[is]f1.{4,64}?avif"), _avif_size),
     PictureFormat(
         "JPEG 2000",
-        (".jp2", ".j2k", ".jpf", ".jpx"),
+        (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
         _starts(rb"\x00\x00\x00\x0cjP  \r\n\x87\n", rb"\xff\x4f\xff\x51"),
         _jpeg2000_size,
         _jpeg2000_is_whole,

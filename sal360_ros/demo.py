@@ -19,7 +19,7 @@ import numpy as np
 
 from sal360.arrays import Pixels
 from sal360.cli.options import CommandParser, as_declared, in_range
-from sal360.errors import Sal360Error, require_modules
+from sal360.errors import Sal360Error, clean_end, require_modules
 from sal360.files import written_beside
 from sal360.images import decode_image, write_picture
 from sal360_ros.environment import check_environment, ros_start_errors
@@ -43,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     use_shared_memory_profile(0)  # this process only receives
     check_environment()
-    from sal360_ros.processes import clean_end  # imports rclpy, when the environment is complete
-
     with clean_end(), _running_graph(options, output) as (node, check):
         latency_s, seconds, status = _measure(node, check, options.seconds, output)
         _report(latency_s, seconds, status, options)

@@ -32,7 +32,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from sal360.arrays import Density
 from sal360.density import as_density
-from sal360.errors import DataError, FrameError, ParameterError
+from sal360.errors import DataError, FrameError, ParameterError, clean_end
 from sal360.images import read_map
 from sal360.replay.recording import LiveRun, PlaybackClock, Recording, ReplayedFrame
 from sal360.replay.resources import ResourceSampler
@@ -42,7 +42,7 @@ from sal360_ros.diagnostics import PERIOD_S
 from sal360_ros.environment import check_environment, ros_start_errors
 from sal360_ros.parameter_table import DECLARED_BY_RCLPY
 from sal360_ros.parameters import SaliencyParameters
-from sal360_ros.processes import NodeProcess, ProcessError, bring_up, clean_end, unique_name
+from sal360_ros.processes import NodeProcess, ProcessError, bring_up, unique_name
 from sal360_ros.qos import input_qos
 from sal360_ros.shared_memory import keep_freed_memory, remember_segments, use_shared_memory_profile
 

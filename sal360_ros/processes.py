@@ -13,11 +13,9 @@ import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import rclpy
@@ -64,32 +62,6 @@ class ProcessError(Sal360Error):
 def unique_name(prefix: str) -> str:
     """A name for a namespace that no other process uses, here or on the network."""
     return f"{prefix}_{secrets.token_hex(4)}"
-
-
-@contextlib.contextmanager
-def clean_end() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGHUP raise SystemExit, so that `with` blocks stop the child processes.
-
-    The exit status is 128 plus the signal's number, as in shells. A signal that is ignored (nohup) stays ignored.
-    """
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
-
-    def end(number: int, _: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the shutdown
-        raise SystemExit(128 + number)
-
-    for each, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(each, end)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 class NodeProcess:

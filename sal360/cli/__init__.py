@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import sal360
-from sal360.errors import ParameterError, one_line_errors
+from sal360.errors import ParameterError, clean_end, one_line_errors
 from sal360.replay.recording import LivePlayer
 
 
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: the subcommand's own; 2 after an error, which is one line on stderr.
     """
-    return one_line_errors(lambda: _run(sys.argv[1:] if arguments is None else list(arguments)))
+    with clean_end():
+        return one_line_errors(lambda: _run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def live_player() -> LivePlayer:

@@ -33,7 +33,7 @@ from sal360.density import HEADSET_SIGMA_DEG
 from sal360.errors import FRAME_REJECTIONS, ParameterError, printable, require_modules
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360.predictor import Predictor
-from sal360.replay.evaluation import Evaluation, evaluate_frames
+from sal360.replay.evaluation import BAG_NAME, VIDEO_NAME, Evaluation, evaluate_frames
 from sal360.replay.figures import check_names, figure_names, figures_of, parse_requirement, stamp_jumps
 from sal360.replay.frame_table import PROTOCOLS, FrameResult
 from sal360.replay.plots import contact_sheet, plots_of
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ParameterError(f"{option} was given without --live", "remove it, or add --live")
     with open_recording(options.recording, options.topic, options.ground_truth, options.max_pixels) as recording:
         folder = options.output or default_output(recording.path, f"{recording.name}_{_mode(options)}")
+        _check_recording_stays(recording.path, folder)
         gaze = _recorded_gaze(options, recording)
         run = _run(options, recording, folder, gaze, protocols)
         report = Report(
@@ -94,6 +95,16 @@ def default_output(recording: Path, name: str) -> Path:
         if reported is None or printable(reported.resolve()) == printable(recording.resolve()):
             return folder
     raise AssertionError  # unreachable: there is always a free number
+
+
+def _check_recording_stays(recording: Path, folder: Path) -> None:
+    """Refuse an output folder in which the video or bag to write would replace the recording itself."""
+    path = Path(os.path.realpath(recording))
+    results = {Path(os.path.realpath(folder / name)) for name in (VIDEO_NAME, BAG_NAME)}
+    if results & {path, *path.parents}:
+        raise ParameterError(
+            f"--output is {folder}, where the results would replace the recording {recording}", "choose another folder"
+        )
 
 
 def _mode(options: argparse.Namespace) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +37,9 @@ from sal360.sources.bag_files import is_bag
 from sal360.sources.frame import Frame, scaled_to
 from sal360.sources.pictures import is_overlay, look_into, pictures_in
 from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_frames
+
+_STAMPS = "_stamps"
+"""Appended to the name of a video for the file with its times."""
 
 
 class Input(NamedTuple):
@@ -66,13 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcome = Outcome()
     with Predictor(**model_options(options)) as predictor:
         for each in _with_progress(inputs):
-            if each.name != each.path.stem and "/" not in each.name:
-                _say(f"{each.path} is written as {each.name}, because {each.path.stem} is already used")
             try:
                 write = _write_video_maps if each.is_video else _write_picture_map
                 write(each, predictor, options, outcome)
             except (FrameError, DataError) as error:
-                _say(f"skipped {each.path}: {error}")
+                _say(f"skipped a {'video' if each.is_video else 'picture'}: {error}")
                 outcome.skipped += 1
     total = outcome.written + outcome.skipped
     print(f"{outcome.written} of {total} maps in {printable(options.output)} ({predictor.description})")
@@ -83,35 +86,46 @@ def find_inputs(paths: Iterable[Path], *, recursive: bool = False) -> list[Input
     """The files among `paths` and the pictures in the folders among them, without repetitions, each with a name.
 
     Results are named after their picture, those of subfolders with the subfolder; a number is added if an earlier one
-    has the same name. Files that are left out of a folder are reported on stderr.
+    has the same name. Such numbers, and files that are left out of a folder, are reported on stderr.
 
     Raises:
         DataError: a folder has no pictures, or a path is a bag.
+        OSError: a folder cannot be read.
     """
     paths = list(paths)
     given = {path.name for path in paths}
-    found: dict[Path, tuple[Path, str]] = {}
+    found: dict[str, tuple[Path, str]] = {}  # links to one picture under several names are several pictures
     for path in paths:
         if is_bag(path):
             raise DataError(f"{path} is a bag", "run `sal360 evaluate`, which writes a bag with the maps")
         if path.is_dir():
             for picture in _pictures_of(path, recursive):
-                found.setdefault(picture.resolve(), (picture, str(picture.relative_to(path).with_suffix(""))))
+                name = str(picture.relative_to(path).with_suffix(""))
+                found.setdefault(os.path.abspath(picture), (picture, name))
         elif not is_overlay(path, given):  # a wildcard also finds earlier results
-            found.setdefault(path.resolve(), (path, path.stem))
-    names = unique_names(name for _, name in found.values())
-    return [Input(path, name) for (path, _), name in zip(found.values(), names, strict=True)]
+            found.setdefault(os.path.abspath(path), (path, path.stem))
+    wanted = [Input(path, name) for path, name in found.values()]
+    names = unique_names((each.name for each in wanted), (_STAMPS if each.is_video else "" for each in wanted))
+    inputs = [Input(each.path, name) for each, name in zip(wanted, names, strict=True)]
+    for each, renamed in zip(wanted, inputs, strict=True):
+        if renamed.name != each.name:
+            _say(f"{each.path} is written as {renamed.name}, because {each.name} is already used")
+    return inputs
 
 
-def unique_names(names: Iterable[str]) -> Iterator[str]:
-    """The names, each with a number added if an earlier one is the same."""
+def unique_names(names: Iterable[str], endings: Iterable[str] = ()) -> Iterator[str]:
+    """The names, each with a number added if an earlier one is the same.
+
+    Args:
+        endings: for each name, an ending with which it must be unique, too; "" for none.
+    """
     taken: set[str] = set()
-    for wanted in names:
+    for wanted, ending in zip(names, itertools.chain(endings, itertools.repeat("")), strict=False):
         name, number = wanted, 1
-        while name in taken:
+        while taken & {name, name + ending}:
             number += 1
             name = f"{wanted}_{number}"
-        taken.add(name)
+        taken |= {name, name + ending}
         yield name
 
 
@@ -141,7 +155,10 @@ def _say(text: str) -> None:
 
 def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
     picture = read_picture(each.path, max_pixels=options.max_pixels)
-    density = predictor.predict(picture, "bgr")
+    try:
+        density = predictor.predict(picture, "bgr")
+    except FrameError as error:
+        raise error.about(each.path) from None
     _write_array(options.output / f"{each.name}.npy", density)
     overlay = draw_overlay(picture, density, full_scale=options.full_scale)
     write_picture(options.output / f"{each.name}_overlay.png", overlay)
@@ -160,7 +177,7 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
         OverlayVideo(video_path) as video,
     ):
         try:
-            for frame, density in _predicted(frames, predictor, unusable):
+            for frame, density in _predicted(frames, predictor, each.path, unusable):
                 maps.append(density)
                 stamps_s.append(frame.stamp_s)
                 small = scaled_to(frame, min(frame.image.shape[0], MAX_WIDTH // 2)).image
@@ -170,11 +187,11 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
             cut = error
         if not stamps_s:
             raise cut or unusable[0]
-        _write_array(options.output / f"{each.name}_stamps.npy", np.array(stamps_s))
+        _write_array(options.output / f"{each.name}{_STAMPS}.npy", np.array(stamps_s))
     outcome.written += len(stamps_s)
     outcome.skipped += len(unusable)
     if unusable:
-        _say(f"skipped {len(unusable)} frames of {each.path}: {unusable[0]}")
+        _say(f"skipped {len(unusable)} of {len(stamps_s) + len(unusable)} frames; the first: {unusable[0]}")
     if cut:
         raise cut
 
@@ -186,16 +203,18 @@ def _frames_with_progress(path: Path, unusable: list[FrameError], max_pixels: in
 
 
 def _predicted(
-    frames: Iterable[Frame], predictor: Predictor, unusable: list[FrameError]
+    frames: Iterable[Frame], predictor: Predictor, path: Path, unusable: list[FrameError]
 ) -> Iterator[tuple[Frame, Density]]:
+    is_panorama = False
     for frame in frames:
         try:
             density = predictor.predict(frame.image, frame.channels)
         except FrameError as error:
-            unusable.append(error)
-            if error.reason == "not_2_to_1":  # all frames of a video have the same size
+            unusable.append(error.about(path))
+            if error.reason == "not_2_to_1" and not is_panorama:  # nor are the others, unless their size changes
                 return
         else:
+            is_panorama = True
             yield frame, density
 
 

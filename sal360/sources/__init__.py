@@ -83,7 +83,7 @@ def _recording_opener(
     path: Path, topic: str, height_px: int, max_pixels: int, on_bad_frame: BadFrame
 ) -> Callable[[], Iterator[Frame]] | None:
     """A function that reads the video or bag from its start; None for pictures."""
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
         check_video(path, max_pixels)
         return partial(video_frames, path, on_bad_frame, max_pixels)
     if is_bag(path):

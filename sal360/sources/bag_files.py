@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import os
 import re
 import shutil
 import sqlite3
@@ -239,6 +241,18 @@ def _zstd_module() -> Any:
 def _opened(path: Path, stack: contextlib.ExitStack, damage: list[Damage]) -> Storage:
     """Open a file; parts that cannot be read are added to `damage`."""
     temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sal360-bag-")))
+    try:
+        return _opened_with_copies(path, temporary, stack, damage)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            f"{path} needs a temporary copy, and the disk of {temporary.parent} is full",
+            "free some space there, or set TMPDIR to a folder on a larger disk",
+        ) from None
+
+
+def _opened_with_copies(path: Path, temporary: Path, stack: contextlib.ExitStack, damage: list[Damage]) -> Storage:
     file, kind = _identified(path, temporary)
     if kind == ".db3":
         file = _with_log(file, temporary, damage)
@@ -281,8 +295,8 @@ def _head(path: Path) -> bytes:
 
 def _reader(path: Path, file: Path, kind: str, temporary: Path, stack: contextlib.ExitStack) -> Any:
     """Open `file` with rosbags; errors name `path`."""
-    # rosbags relies on the suffix, and puts the name of a database into a URI
-    if file.suffix != kind or re.search(r"[?#%]", str(file)):
+    # rosbags relies on the suffix, and puts the name of a database into a URI, which is UTF-8
+    if file.suffix != kind or re.search(r"[?#%]", str(file)) or not str(file).isprintable():
         link = temporary / f"link{kind}"
         link.unlink(missing_ok=True)
         link.symlink_to(file.absolute())
@@ -431,7 +445,9 @@ _JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 
 
 def _row_count(path: Path) -> int:
-    with contextlib.closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?immutable=1", uri=True)) as database:
+    with contextlib.closing(
+        sqlite3.connect(f"file:{quote(os.fsencode(path.absolute()))}?immutable=1", uri=True)
+    ) as database:
         try:
             return int(database.execute("SELECT count(*) FROM messages").fetchone()[0])
         except sqlite3.OperationalError:  # not even the table is there yet

@@ -30,7 +30,23 @@ _FOLDERS_OF_THUMBNAILS = ("@eadir", "__macosx", "#recycle", "$recycle.bin", "los
 _MAX_FOLDERS = 1000
 """Maximum number of subfolders that are searched only to report that they contain pictures."""
 _OTHER_PICTURES = (
-    *(".heic", ".heif", ".jxl", ".jxr", ".exr", ".psd", ".tga", ".svg", ".ico", ".dpx", ".insp"),
+    *(
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".jxr",
+        ".exr",
+        ".psd",
+        ".tga",
+        ".svg",
+        ".ico",
+        ".dpx",
+        ".insp",
+        ".apng",
+        ".pam",
+        ".pfm",
+        ".ras",
+    ),
     *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
 OVERLAY_SUFFIXES = ("_overlay.png", "_overlay.mp4")
@@ -63,11 +79,16 @@ class FolderContent:
 def look_into(folder: Path, *, recursive: bool = False) -> FolderContent:
     """Sort the files of a folder; hidden files, thumbnails and overlays of saliency maps are ignored.
 
+    Links to folders are followed; a folder that is found twice is searched once.
+
     Args:
         recursive: search subfolders too.
+
+    Raises:
+        OSError: a folder to search cannot be read.
     """
     content = FolderContent()
-    for parent, folders, names in itertools.islice(os.walk(folder), None if recursive else _MAX_FOLDERS):
+    for parent, folders, names in itertools.islice(_walked(folder, recursive), None if recursive else _MAX_FOLDERS):
         hidden_folders = [each for each in folders if is_hidden(each)]
         folders[:] = sorted(set(folders) - set(hidden_folders))
         files = [Path(parent, name) for name in names if not is_hidden(name)]
@@ -88,11 +109,29 @@ def look_into(folder: Path, *, recursive: bool = False) -> FolderContent:
     return content
 
 
+def _walked(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The folder and its subfolders, as `os.walk` yields them."""
+
+    def refuse(error: OSError) -> None:
+        if recursive or error.filename == os.fspath(folder):  # else it is only searched for a remark
+            raise error
+
+    found = set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in found:
+            folders.clear()
+            continue
+        found.add((status.st_dev, status.st_ino))
+        yield parent, folders, names
+
+
 def pictures_in(folder: Path, *, recursive: bool = False) -> list[Path]:
     """The pictures of a folder that `look_into` finds.
 
     Raises:
         DataError: there are none.
+        OSError: as `look_into`.
     """
     content = look_into(folder, recursive=recursive)
     if not content.pictures:

@@ -60,7 +60,7 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
         max_pixels: a video with larger frames is refused.
 
     Raises:
-        DataError: as `check_video`; or, after its last frame, it is cut off.
+        DataError: as `check_video`, also for frames that grow later; or, after its last frame, it is cut off.
     """
     with _opened(path, max_pixels) as (container, stream):
         clock, lost = _Clock(container, stream), _LostFrames(stream)
@@ -72,7 +72,7 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
                 if ends_whole:  # damaged frames at the end belong to a cut
                     _report_damaged(path, damaged, index, on_bad_frame)
                     damaged = 0
-            images = _decoded(packet)
+            images = _small_enough(_decoded(packet), path, max_pixels)
             lost.count(packet, images)
             for image in images:
                 pixels = _upright(image)
@@ -84,7 +84,9 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
     if not ends_whole or is_cut(path):
         raise DataError(f"{path} is cut off after {index} frames", _CUT_REMEDY)
     if is_damaged(path):
-        raise DataError(f"{path} is damaged: {index} frames could be read, and others are lost", _CUT_REMEDY)
+        raise DataError(
+            f"{path} is damaged: {index} frames could be read, and others are lost or have errors", _CUT_REMEDY
+        )
     if not index:
         raise DataError(f"none of the frames of {path} can be decoded", "convert it to MP4 (H.264)")
     _report_damaged(path, damaged + lost.number, index, on_bad_frame)
@@ -129,15 +131,27 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple[InputContainer, av.Vi
         stream: Any = container.streams.best("video")
         if stream is None or not stream.codec_context or not stream.codec_context.width:
             raise _unplayable(path, "it has no video that FFmpeg can decode")
-        height, width = stream.codec_context.height, stream.codec_context.width
-        if height * width > max_pixels:
-            raise DataError(
-                f"the frames of {path} are {width} x {height}",
-                "reduce them, or raise max_pixels",
-                expected=f"at most {max_pixels} pixels",
-            )
+        _check_size(path, stream.codec_context.height, stream.codec_context.width, max_pixels)
         stream.thread_type = "AUTO"
+        # frames may grow; FFmpeg compares the decoder's own size, which is rounded up
+        options = {"max_pixels": str(2 * max_pixels + _MAX_PADDING)}
+        if stream.codec_context.name == "mjpeg":  # which else shows the part of a frame that it could decode
+            options["err_detect"] = "explode"
+        stream.codec_context.options = options
         yield container, stream
+
+
+_MAX_PADDING = 1 << 22
+"""Pixels that a decoder may add to the right and at the bottom of frames of any size."""
+
+
+def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise DataError(
+            f"the frames of {path} are {width} x {height}",
+            "reduce them, or raise max_pixels",
+            expected=f"at most {max_pixels} pixels",
+        )
 
 
 def _unplayable(path: Path, cause: str) -> DataError:
@@ -169,6 +183,13 @@ def _decoded(packet: av.Packet[av.VideoStream]) -> list[Any]:
         return [None if image.is_corrupt else image for image in packet.decode()]
     except FFmpegError:
         return [None]
+
+
+def _small_enough(images: list[Any], path: Path, max_pixels: int) -> list[Any]:
+    for image in images:
+        if image is not None:
+            _check_size(path, image.height, image.width, max_pixels)
+    return images
 
 
 def _report_damaged(path: Path, count: int, index: int, on_bad_frame: BadFrame) -> None:

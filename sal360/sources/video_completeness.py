@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -50,6 +51,10 @@ def is_damaged(path: Path) -> bool:
             head = content[:400]
             if head.startswith(_EBML):
                 return _matroska_is_damaged(content)
+            if head.startswith(b"RIFF"):
+                return _riff_is_damaged(content)
+            if head.startswith(b"FLV"):
+                return _flv_is_damaged(content)
             if head.startswith(_ASF_HEADER):
                 return _asf_is_damaged(content)
             if head.startswith(b"OggS"):
@@ -150,12 +155,43 @@ def _riff_is_cut(file: BinaryIO, size: int) -> bool:
     return False
 
 
+_IN_MOVIE = re.compile(rb"(\d\d)[A-Za-z_]{2}|ix\d\d|LIST|JUNK|idx1")
+
+
+def _riff_is_damaged(content: mmap.mmap) -> bool:
+    """AVI: the list of frames has chunks that are named after their stream; FFmpeg skips what has any other name."""
+    position, movie_end, streams, padding = 12, 0, 0, 0
+    while position + 8 <= len(content):
+        if position < movie_end and not _is_of_stream(content[position : position + 4], streams):
+            if not padding or not _is_of_stream(content[position - 1 : position + 3], streams):
+                return True
+            position -= 1  # some recorders leave the padding out
+        name, length = content[position : position + 4], int.from_bytes(content[position + 4 : position + 8], "little")
+        streams += name == b"strh"
+        padding = length % 2
+        if name in (b"LIST", b"RIFF"):
+            if content[position + 8 : position + 12] == b"movi" and position + 8 + length <= len(content):
+                movie_end = position + 8 + length
+            position, padding = position + 12, 0
+        else:
+            position += 8 + length + padding
+    return False
+
+
+def _is_of_stream(name: bytes, streams: int) -> bool:
+    known = _IN_MOVIE.fullmatch(name)
+    return known is not None and (not known[1] or int(known[1]) < streams)
+
+
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _MATROSKA_ELEMENTS = {
     *(0x1A45DFA3, _SEGMENT, 0xEC, 0xBF, 0x1B538667),  # heads, padding, checksums, signatures
     *(0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1043A770, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1254C367),  # of segments
     *(0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF),  # of clusters
 }
+
+_CHECKED = (0x114D9B74, 0x1549A966, 0x1654AE6B, _CLUSTER, 0x1C53BB6B)
+"""Elements that have a checksum if the recorder writes one; other children of segments are of no matter."""
 
 
 def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
@@ -181,7 +217,7 @@ def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
 
 
 def _matroska_is_damaged(content: mmap.mmap) -> bool:
-    """RFC 9559: only certain elements stand in files, segments and clusters, and nothing between them."""
+    """RFC 9559: only certain elements stand in files, segments and clusters; some have checksums."""
     position, end, is_bounded = 0, len(content), False
     while position < end:
         head = content[position : position + 12]
@@ -192,11 +228,18 @@ def _matroska_is_damaged(content: mmap.mmap) -> bool:
             return is_bounded or content.find(_CLUSTER.to_bytes(4, "big"), position) >= 0
         position += used + more
         is_known = length != 2 ** (7 * more) - 1
+        if is_known and identifier in _CHECKED and _has_wrong_checksum(content[position : position + length]):
+            return True
         if identifier == _SEGMENT and is_known:
             end, is_bounded = min(end, position + length), True
         if identifier not in (_SEGMENT, _CLUSTER):
             position += length
     return False
+
+
+def _has_wrong_checksum(data: bytes) -> bool:
+    """RFC 8794, 11.3.1: the first child may be the CRC-32 of the others."""
+    return data.startswith(b"\xbf\x84") and zlib.crc32(data[6:]).to_bytes(4, "little") != data[2:6]
 
 
 def _ebml_number(data: bytes, *, keep_marker: bool) -> tuple[int, int]:
@@ -308,6 +351,18 @@ def _flv_is_cut(file: BinaryIO, size: int) -> bool:
         head = file.read(11)
         position += 11 + int.from_bytes(head[1:4], "big") + 4
     return position != size
+
+
+def _flv_is_damaged(content: mmap.mmap) -> bool:
+    """FLV specification, annex E: tags of a few types, each followed by its length, which some recorders leave out."""
+    start = position = 9 + 4
+    while position + 15 <= len(content):
+        end = position + 11 + int.from_bytes(content[position + 1 : position + 4], "big")
+        is_right = int.from_bytes(content[end : end + 4], "big") == end - position
+        if not is_right or content[position] & 0x1F not in (8, 9, 15, 18):
+            return position > start
+        position = end + 4
+    return False
 
 
 def _ogg_is_damaged(content: mmap.mmap) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -189,7 +190,7 @@ def test_a_large_jpeg_file_is_decoded_no_larger_than_needed_and_upright() -> Non
         (b"", "is empty"),
         (b"no picture at all", "starts with bytes 6e 6f 20 70"),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "is in the format HEIC"),
-        (b"\0\0\0\x18ftypisom\0\0\0\0", "is in the format MP4 or MOV"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "is in the format MP4 or MOV; .*; rename it to end in .mp4"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ],
 )
@@ -242,6 +243,86 @@ def test_a_picture_of_more_pixels_than_allowed_is_refused_before_it_is_decoded(
     with pytest.raises(FrameError, match=r"large is 256 x 128 pixels; expected at most 32767") as caught:
         read_picture(tmp_path / "large", max_pixels=128 * 256 - 1)
     assert caught.value.reason == "too_large"
+
+
+def tiff_with_sides(*sides: tuple[int, int, int]) -> bytes:
+    """An uncompressed TIFF of 32 x 16 black pixels; `sides` are the entries (tag, type, value) for width and height."""
+    others = [(258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 0), (277, 3, 1), (278, 4, 16), (279, 4, 512)]
+    entries = [*sides, *others]
+    start = 8 + 2 + 12 * len(entries) + 4
+    entries = [(tag, kind, start if tag == 273 else value) for tag, kind, value in entries]
+    packed = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    directory = struct.pack("<H", len(entries)) + packed + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(512)
+
+
+def disguised(kind: str) -> bytes:
+    """A picture of 256 x 128 or 32 x 16 pixels that also contains a smaller size, where no decoder looks for it."""
+    if kind == "a codestream in an XML box":
+        content = encoded("JPEG 2000")
+        start = content.index(b"jp2c") - 4
+        smaller = b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 47, 0, 8, 4, 0, 0)
+        return content[:start] + struct.pack(">I", 8 + len(smaller)) + b"xml " + smaller + content[start:]
+    if kind == "a size in the header of an HDR":
+        return encoded("Radiance HDR").replace(b"\n", b"\n-Y 4 +X 8\n", 1)
+    if kind == "a repeated entry of a TIFF":
+        return tiff_with_sides((256, 4, 32), (256, 4, 8), (257, 4, 16), (257, 4, 4))
+    if kind == "an offset of a TIFF":
+        return tiff_with_sides((256, 16, 8), (257, 16, 8))  # 64-bit values, which are stored elsewhere
+    return b"P6\n#\r256 128 255\n#\n8 4 255\n" + bytes(3 * 256 * 128)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a codestream in an XML box",
+        "a size in the header of an HDR",
+        "a repeated entry of a TIFF",
+        "an offset of a TIFF",
+        "a comment of a PNM that ends with another line break",
+    ],
+)
+def test_the_size_that_is_judged_is_the_one_that_is_decoded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = disguised(kind)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(FrameError, match=r"is (256 x 128|32 x 16) pixels; expected at most 511|is damaged"):
+        decode_picture(content, "disguised", max_pixels=511)
+
+
+def test_a_damaged_frame_of_an_animated_png_is_refused() -> None:
+    content = bytearray(encoded("PNG", NOISE, save_all=True, append_images=[Image.new("RGB", (256, 128))]))
+    assert b"acTL" in content
+    np.testing.assert_array_equal(decode_picture(bytes(content), "animated"), NOISE)
+    # one byte inside a stored block, or a literal: the compressed data stay readable
+    start = content.index(b"IDAT") + 1000
+    for position in range(start, start + 40):
+        spoilt = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        with pytest.raises(FrameError, match="damaged or cut"):
+            decode_picture(bytes(spoilt), "animated")
+
+
+@pytest.mark.parametrize("white", [1, 15, 100, 255])
+@pytest.mark.parametrize("kind", [b"P5", b"P2"])
+def test_the_white_of_a_pnm_is_what_its_header_states(kind: bytes, white: int) -> None:
+    values = np.linspace(0, white, 64).astype(np.uint8).repeat(8).reshape(64, 8).T
+    samples = values.tobytes() if kind == b"P5" else b" ".join(b"%d" % each for each in values.ravel())
+    image = decode_picture(kind + b"\n# a comment\n64 8\n%d\n" % white + samples + b"\n", "grey")
+    np.testing.assert_allclose(image[..., 1], values * (255 / white), atol=1)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "AVIF"])
+def test_maps_are_turned_upright_like_pictures(kind: str, orientation: int, tmp_path: Path) -> None:
+    (tmp_path / "map").write_bytes(encoded(kind, SMOOTH, exif=exif(orientation)))
+    grey = cv2.cvtColor(read_picture(tmp_path / "map"), cv2.COLOR_BGR2GRAY)
+    assert np.abs(read_map_picture(tmp_path / "map") - grey).mean() < 3
+
+
+def test_samples_of_an_unusual_type_are_refused_with_the_name(tmp_path: Path) -> None:
+    (tmp_path / "signed.tiff").write_bytes(cv2.imencode(".tiff", np.zeros((8, 16, 3), np.int16))[1].tobytes())
+    with pytest.raises(FrameError, match=r"signed\.tiff") as caught:
+        read_picture(tmp_path / "signed.tiff")
+    assert caught.value.reason == "unreadable_picture"
 
 
 def test_a_file_of_more_bytes_than_any_picture_is_not_read(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rclpy.client import Client
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
 
+from sal360.errors import clean_end
 from sal360_ros import processes
 from sal360_ros.executable import PARENT_VARIABLE
 from sal360_ros.processes import (
@@ -28,7 +29,6 @@ from sal360_ros.processes import (
     NodeProcess,
     ProcessError,
     change_state,
-    clean_end,
 )
 
 pytestmark = pytest.mark.ros
@@ -139,7 +139,8 @@ def test_a_process_that_has_ended_is_not_waited_for(driver):
 PARENT = """
 import sys, time
 from pathlib import Path
-from sal360_ros.processes import NodeProcess, clean_end
+from sal360.errors import clean_end
+from sal360_ros.processes import NodeProcess
 with clean_end(), NodeProcess("sal360_ros.panorama_camera", {"height_px": 64}, log=Path(sys.argv[1])) as camera:
     print(camera.pid, flush=True)
     while True:

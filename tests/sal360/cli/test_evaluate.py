@@ -492,3 +492,23 @@ def test_a_cut_video_is_reported_as_far_as_it_goes_and_is_an_error(
     report, rows = read_report(tmp_path / "out")
     assert 0 < len(rows) < 6
     assert "is cut off" in report["remarks"][0]
+
+
+def test_a_recording_is_never_replaced_by_its_own_results(
+    mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    bag = mcap_bag.write(tmp_path / "saliency_bag", {"/camera": turning_scene.image_messages(mcap_bag)})
+    (part,) = bag.glob("*.mcap")
+    video = tmp_path / "overlay.mp4"
+    with OverlayVideo(video) as writer:
+        for index in range(3):
+            writer.write(np.full((64, 128, 3), index, np.uint8), index * 10**8)
+    before = part.read_bytes(), video.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for recording in (bag, part, video):
+        for folder in (tmp_path, tmp_path / "link"):
+            outcome = run_evaluate(recording, "--output", folder)
+            assert outcome.status == 2
+            assert "where the results would replace the recording" in outcome.err
+    assert (part.read_bytes(), video.read_bytes()) == before
+    assert run_evaluate(bag, "--output", tmp_path / "out").status == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -85,9 +86,9 @@ def test_unreadable_files_are_named_and_skipped_and_the_rest_is_done(run, tmp_pa
     status, out, err = run(broken, tmp_path / "none.jpg", empty, square, good)
     assert status == 1
     lines = [line for line in err.splitlines() if line.startswith("skipped")]
-    assert [line.split(":")[0] for line in lines] == [
-        f"skipped {path}" for path in (broken, tmp_path / "none.jpg", empty, square)
-    ]
+    for line, path in zip(lines, (broken, tmp_path / "none.jpg", empty, square), strict=True):
+        assert line.startswith(f"skipped a picture: {path}")
+        assert line.count(str(path)) == 1
     assert "64 x 64" in lines[3]
     assert "1 of 5 maps" in out
     assert written(tmp_path) == ["good.npy", "good_overlay.png"]
@@ -115,6 +116,63 @@ def test_pictures_of_the_same_name_do_not_overwrite_each_other(run, tmp_path):
 
 def test_every_picture_has_a_unique_name():
     assert list(predict.unique_names(["x", "x", "x_2", "x"])) == ["x", "x_2", "x_2_2", "x_3"]
+
+
+def test_the_times_of_a_video_do_not_overwrite_the_map_of_a_picture(run, tmp_path):
+    clip, picture = write_clip(tmp_path / "ride.avi"), write_picture(tmp_path / "ride_stamps.png")
+    for first, second, renamed in ((clip, picture, "ride_stamps_2"), (picture, clip, "ride_2")):
+        status, _, err = run(first, second)
+        assert status == 0
+        assert f"{second} is written as {renamed}, because {second.stem} is already used" in err
+    assert np.load(tmp_path / "out" / "ride_stamps.npy").ndim == 2
+    assert np.load(tmp_path / "out" / "ride_stamps_2.npy").ndim == 2
+
+
+def test_pictures_of_subfolders_that_are_renamed_are_reported(run, tmp_path):
+    first, second = (
+        write_picture(tmp_path / "a" / "sub" / "room.png"),
+        write_picture(tmp_path / "b" / "sub" / "room.png"),
+    )
+    status, _, err = run(tmp_path / "a", tmp_path / "b", "--recursive")
+    assert status == 0
+    assert err == f"{second} is written as sub/room_2, because sub/room is already used\n"
+    assert first.exists()
+
+
+def test_each_link_to_a_picture_gets_its_map(run, tmp_path):
+    write_picture(tmp_path / "in" / "frame1.png")
+    (tmp_path / "in" / "frame2.png").symlink_to("frame1.png")
+    status, out, _ = run(tmp_path / "in")
+    assert (status, "2 of 2 maps" in out) == (0, True)
+    assert {"frame1.npy", "frame2.npy"} <= set(written(tmp_path))
+
+
+def test_links_that_lead_nowhere_are_named_and_skipped(run, tmp_path):
+    for name, target in (("round.jpg", "round.jpg"), ("gone.jpg", "nothing.jpg")):
+        (tmp_path / name).symlink_to(target)
+        status, _, err = run(tmp_path / name)
+        assert (status, err.count("\n")) == (1, 1)
+        assert err.startswith("skipped a picture: ")
+        assert name in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_stopped_leaves_no_unfinished_files(tmp_path, tiny_model, number):
+    clip = write_clip(tmp_path / "clip.avi", 3)
+    script = (
+        "import os, sys, time\n"
+        "from sal360.cli import main, predict\n"
+        "def stopped(*_):\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    time.sleep(60)\n"
+        "predict.scaled_to = stopped\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    model = ["--model", tiny_model, "--backend", "onnxruntime", "--device", "cpu"]
+    command = [sys.executable, "-c", script, "predict", clip, "--output", tmp_path / "out", *model]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (128 + number, "")
+    assert written(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -242,7 +300,7 @@ def test_a_cut_video_keeps_the_maps_of_what_can_be_read_and_gives_status_1(run, 
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     status, out, err = run(clip)
     assert status == 1
-    assert f"skipped {clip}: {clip} is cut off after " in err
+    assert f"skipped a video: {clip} is cut off after " in err
     maps = np.load(tmp_path / "out" / "clip.npy")
     assert 0 < len(maps) < 20
     assert f"{len(maps)} of {len(maps) + 1} maps" in out
@@ -262,7 +320,8 @@ def test_a_video_without_a_usable_frame_is_skipped_and_leaves_nothing(run, tmp_p
     write_clip(clip, size=(64, 64)) if content == "square" else clip.write_text(content)
     status, out, err = run(clip)
     assert status == 1
-    assert err.startswith(f"skipped {clip}: ")
+    assert err.startswith("skipped a video: ")
+    assert err.count(str(clip)) == 1
     assert "0 of 1 maps" in out
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import shutil
 import sqlite3
@@ -723,3 +724,42 @@ def test_a_part_that_is_a_broken_link_is_named_and_the_others_are_read(mcap_bag:
     frames, line = collect(path)
     assert len(frames) == 6
     assert f"{path / 'run_1.mcap'} cannot be opened (No such file or directory)" in line
+
+
+def test_a_bag_whose_name_is_not_utf8_is_read(any_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(any_bag, tmp_path / "run.bag")
+    renamed = path.rename(tmp_path / "caf\udce9.bag")
+    if renamed.is_dir():
+        (storage,) = (each for each in renamed.iterdir() if each.suffix != ".yaml")
+        single = Path(shutil.copy(storage, tmp_path / f"caf\udce9{storage.suffix}"))
+        assert shown(list(open_source(single))) == list(range(6))
+    assert shown(list(open_source(renamed))) == list(range(6))
+
+
+def test_the_log_of_a_database_whose_name_is_not_utf8_is_read(sqlite_bag: Any, tmp_path: Path) -> None:
+    killed = with_open_log(camera_bag(sqlite_bag, tmp_path / "run"), 2)
+    frames, line = collect(killed.rename(tmp_path / "caf\udce9"))
+    assert len(frames) == 6
+    assert "2 of its messages are only in its log" in line
+
+
+@pytest.mark.parametrize("kind", ["compressed", "cut", "with a log"])
+def test_a_full_disk_for_temporary_copies_is_named(
+    mcap_bag: Any, sqlite_bag: Any, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "with a log":
+        (path,) = with_open_log(camera_bag(sqlite_bag, tmp_path / "run"), 2).glob("*.db3")
+    else:
+        (storage,) = camera_bag(mcap_bag, tmp_path / "run").glob("*.mcap")
+        content = storage.read_bytes()
+        path = tmp_path / ("run.mcap.zstd" if kind == "compressed" else "run.mcap")
+        path.write_bytes(zstd.compress(content) if kind == "compressed" else content[:-30])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(DataError, match=r"needs a temporary copy, and the disk of .* is full; .* set TMPDIR") as caught:
+        open_source(path)
+    assert str(caught.value).startswith(str(path))

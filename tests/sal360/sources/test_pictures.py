@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -158,3 +161,39 @@ def test_a_folder_of_folders_says_where_the_pictures_are(tmp_path: Path) -> None
     cv2.imwrite(str(tmp_path / "sub" / "room.png"), np.zeros((16, 32, 3), np.uint8))
     with pytest.raises(DataError, match=r"has no pictures, but pictures in subfolders \(such as .*room\.png\)"):
         pictures_in(tmp_path)
+
+
+def test_linked_folders_are_searched_once_and_a_loop_ends(tmp_path: Path) -> None:
+    real, folder = tmp_path / "real", tmp_path / "set"
+    real.mkdir()
+    folder.mkdir()
+    cv2.imwrite(str(real / "room.png"), np.zeros((16, 32, 3), np.uint8))
+    (folder / "linked").symlink_to(real)
+    (folder / "linked again").symlink_to(real)
+    (real / "round").symlink_to(folder)
+    assert [path.name for path in pictures_in(folder, recursive=True)] == ["room.png"]
+    assert len(look_into(folder).in_subfolders) == 1
+
+
+def test_a_subfolder_that_cannot_be_read_is_an_error_if_it_is_to_be_searched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "locked").mkdir()
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if os.fspath(path) == str(folder / "locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert len(pictures_in(folder)) == 3
+    with pytest.raises(PermissionError, match="locked"):
+        pictures_in(folder, recursive=True)
+    with pytest.raises(PermissionError, match="locked"):
+        look_into(folder / "locked")
+
+
+def test_a_folder_of_pictures_may_be_named_like_a_video(folder: Path) -> None:
+    renamed = folder.rename(folder.with_name("session.ts"))
+    assert len(list(open_source(renamed))) == 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sal360.errors import DataError, FrameError
-from sal360.sources import open_source, video
+from sal360.sources import Frame, open_source, video
 from sal360.sources.video_completeness import is_cut, is_damaged
 
 av = pytest.importorskip("av")
@@ -139,6 +139,26 @@ def zeroed(content: bytes, at: int, length: int) -> bytes:
     return content[:at] + bytes(length) + content[at + length :]
 
 
+def replaced(content: bytes, at: int, by: bytes) -> bytes:
+    return content[:at] + by + content[at + len(by) :]
+
+
+def nth(content: bytes, sought: bytes, number: int) -> int:
+    """Where the text occurs for this time, counted from 0."""
+    position = -1
+    for _ in range(number + 1):
+        position = content.index(sought, position + 1)
+    return position
+
+
+def flv_tag(content: bytes, number: int) -> int:
+    """Where the tag of this number begins."""
+    position = 9 + 4
+    for _ in range(number):
+        position += 11 + int.from_bytes(content[position + 1 : position + 4], "big") + 4
+    return position
+
+
 DAMAGED = {
     "a last page without a start": (
         "clip.ogv",
@@ -166,6 +186,20 @@ DAMAGED = {
         {},
         lambda content: zeroed(content, content.index(b"\0\0\1\xba", len(content) // 2), 64),
     ),
+    "a cluster with a wrong checksum": ("clip.mkv", "mpeg4", {}, lambda content: zeroed(content, len(content) // 2, 1)),
+    "a chunk without a name": ("clip.avi", "mpeg4", {}, lambda content: zeroed(content, nth(content, b"00dc", 100), 4)),
+    "a chunk of another stream": (
+        "clip.avi",
+        "mpeg4",
+        {},
+        lambda content: replaced(content, nth(content, b"00dc", 100), b"10dc"),
+    ),
+    "a tag of another type": (
+        "clip.flv",
+        "flv",
+        {},
+        lambda content: replaced(content, flv_tag(content, 100), b"\x03"),
+    ),
     "packets that have moved": ("clip.wmv", "wmv2", {}, lambda content: content[:5000] + content[5003:]),
     "an index of zeros": ("clip.wmv", "wmv2", {}, lambda content: zeroed(content, len(content) - 3300, 3300)),
     "packets of zeros": ("clip.wmv", "wmv2", {}, lambda content: zeroed(content, 479 + 50 + 3200, 3200)),
@@ -180,9 +214,60 @@ def test_frames_that_a_damaged_container_hides_are_not_left_out_silently(tmp_pat
     path.write_bytes(spoil(path.read_bytes()))
     frames = open_source(path, on_bad_frame=lambda *_: None)
     read: list[Any] = []
-    with pytest.raises(DataError, match=rf"{name} is damaged: \d+ frames could be read, and others are lost"):
+    with pytest.raises(
+        DataError, match=rf"{name} is damaged: \d+ frames could be read, and others are lost or have errors"
+    ):
         read.extend(frames)
     assert 0 < len(read) < 200
+
+
+def test_chunks_without_padding_and_recorders_without_lengths_are_not_damage(tmp_path: Path) -> None:
+    avi = write_video(tmp_path / "clip.avi", "mpeg4", times=range(5))
+    content = bytearray(avi.read_bytes())
+    start = content.index(b"00dc")
+    odd = next(at for at in range(start, len(content)) if content[at : at + 4] == b"00dc" and content[at + 4] % 2)
+    length = int.from_bytes(content[odd + 4 : odd + 8], "little")
+    del content[odd + 8 + length]  # its padding
+    for at in (4, content.index(b"movi") - 4):
+        content[at : at + 4] = (int.from_bytes(content[at : at + 4], "little") - 1).to_bytes(4, "little")
+    avi.write_bytes(content)
+    assert not is_damaged(avi)
+    flv = write_video(tmp_path / "clip.flv", "flv", times=range(5))
+    content, position = bytearray(flv.read_bytes()), 9 + 4
+    while position < len(content):
+        position += 11 + int.from_bytes(content[position + 1 : position + 4], "big") + 4
+        content[position - 4 : position] = bytes(4)
+    flv.write_bytes(content)
+    assert not is_damaged(flv)
+
+
+def test_a_frame_of_motion_jpeg_that_ends_early_is_damaged(tmp_path: Path) -> None:
+    """The decoder itself would show its upper part, and below it the previous frame."""
+    path = write_video(tmp_path / "clip.avi", "mjpeg")
+    content = path.read_bytes()
+    start = content.index(b"\xff\xda", len(content) // 2)
+    path.write_bytes(zeroed(content, start + 14 + 40, 60))
+    told: list[str] = []
+    frames = list(open_source(path, on_bad_frame=lambda error, _: told.append(str(error))))
+    assert (len(frames), len(told)) == (39, 1)
+
+
+def test_frames_that_grow_are_refused_when_they_are_too_large(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.ts", times=range(5))
+    with av.open(str(tmp_path / "large.ts"), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 512, 256, "yuv420p"
+        for index in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((256, 512, 3), index, np.uint8), format="bgr24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes() + (tmp_path / "large.ts").read_bytes())
+    shapes = [frame.image.shape for frame in open_source(path, on_bad_frame=lambda *_: None)]
+    assert shapes.count((256, 512, 3)) > 2
+    shown: list[Frame] = []
+    with pytest.raises(DataError, match=r"frames of .*clip\.ts are 512 x 256; expected at most 8192 pixels"):
+        shown.extend(open_source(path, max_pixels=8192, on_bad_frame=lambda *_: None))
+    assert {frame.image.shape for frame in shown} == {(64, 128, 3)}
 
 
 def test_a_frame_that_the_decoder_swallows_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
