@@ -85,7 +85,7 @@ class ModelSpec:
         try:
             fields = json.loads(text)
             version = int(fields["spec_version"])
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ModelError(f"the spec in {source} cannot be read ({error})", _EXPORT_AGAIN) from None
         if version > SPEC_VERSION:
             raise ModelError(
@@ -100,7 +100,7 @@ class ModelSpec:
             fields["prior_log_rows"] = tuple(float(value) for value in fields.get("prior_log_rows", ()))
             spec = cls(**fields)
             spec.check(source)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"the spec in {source} is malformed ({error})", _EXPORT_AGAIN) from None
         return spec
 

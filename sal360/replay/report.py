@@ -66,7 +66,13 @@ def recording_of(report_json: Path) -> Path | None:
         return Path(about["bag"] if "bag" in about else about["video"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError):  # another kind of file, which must not be overwritten either
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ):  # another kind of file, which must not be overwritten either
         return Path(os.devnull)
 
 

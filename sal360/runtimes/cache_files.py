@@ -60,7 +60,8 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            lock.unlink(missing_ok=True)  # while it is held: a waiting process sees that it is gone, and starts over
+            with contextlib.suppress(OSError):  # of another user, in a folder where each may remove only their own
+                lock.unlink()  # while it is held: a waiting process sees that it is gone, and starts over
             os.close(handle)
 
 
@@ -106,15 +107,22 @@ def mark_used(path: Path) -> None:
 
 
 def remove_all_but_newest(entries: Sequence[Path], keep: int) -> list[Path]:
-    """Remove all cache entries (files or folders) except the `keep` most recently used; returns the removed ones."""
+    """Remove all cache entries (files or folders) except the `keep` most recently used; returns the removed ones.
+
+    Entries that cannot be removed, such as those of another user, stay.
+    """
     newest_first = sorted(entries, key=_used_at, reverse=True)
-    for entry in newest_first[keep:]:
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                entry.unlink(missing_ok=True)
-    return newest_first[keep:]
+    return [entry for entry in newest_first[keep:] if remove(entry)]
+
+
+def remove(entry: Path) -> bool:
+    """Remove a cache entry, if it can be removed; returns whether it is gone."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            entry.unlink(missing_ok=True)
+    return not os.path.lexists(entry)
 
 
 def _used_at(entry: Path) -> float:

@@ -74,10 +74,26 @@ def _physical_memory() -> float:
 
 def _sha256_of_file(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise _unreadable(path, error) from None
     return digest.hexdigest()
+
+
+def _read_range(path: Path, offset: int, size: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"{path} cannot be read ({error.strerror})", "check its permissions and the disk")
 
 
 # --- external data ---
@@ -88,6 +104,8 @@ def _external_data(model: Any, path: Path) -> tuple[Path, ...]:
     found: dict[str, Path] = {}
     for tensor in _tensors(model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
+        if len(entries) < len(tensor.external_data):  # a runtime may take the first, which was not checked
+            raise ModelError(f"{path} has external data with two values of one kind", _REMEDY)
         location = entries.get("location", "")
         if tensor.data_location != tensor.EXTERNAL and not entries:
             continue
@@ -96,9 +114,7 @@ def _external_data(model: Any, path: Path) -> tuple[Path, ...]:
         offset = _check_range(found[location], entries, path)
         size = _bytes(tensor.data_type, tensor.dims)
         if size <= SMALL_BYTES:  # it may contain a shape, which `_memory` needs
-            with open(found[location], "rb") as file:
-                file.seek(offset)
-                tensor.raw_data = file.read(size)
+            tensor.raw_data = _read_range(found[location], offset, size)
             tensor.ClearField("data_location")
             tensor.ClearField("external_data")
     return tuple(sorted(found.values()))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError
 from sal360.files import cache_folder
 from sal360.runtimes.backend import Backend, TensorInfo, batch_limits, failed, precision_of_graph, refused
-from sal360.runtimes.cache_files import KEEP, locked, mark_used, remove_all_but_newest, writable_folder
+from sal360.runtimes.cache_files import KEEP, locked, mark_used, remove, remove_all_but_newest, writable_folder
 from sal360.runtimes.onnx_file import OnnxFile, read_onnx
 from sal360.spec import INPUT_NAME, OUTPUT_NAME
+
+_log = logging.getLogger(__name__)
 
 Provider = tuple[str, dict[str, Any]]
 
@@ -118,9 +123,20 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
             folder.mkdir(exist_ok=True)
             mark_used(folder)
             remove_all_but_newest([each for each in engines.iterdir() if each.is_dir()], KEEP)
-            self._start(onnx, self.providers_with_cache(device, folder), device, precision, threads)
-            size = (self.batch_limits[0], self.spec.input_height, self.spec.input_width, 3)
-            self._run(np.zeros(size, np.uint8))  # a graph with a dynamic batch is built in its first run
+            was_filled = any(folder.iterdir())
+            try:
+                self._start_and_build(onnx, folder, device, precision, threads)
+            except ModelError as error:
+                if not was_filled:
+                    raise
+                _log.warning("%s; trying again without the engines in %s", error.found, folder)
+                with _set_aside(folder):  # a build that was killed leaves half an engine
+                    self._start_and_build(onnx, folder, device, precision, threads)
+
+    def _start_and_build(self, onnx: OnnxFile, folder: Path, device: str, precision: str, threads: int) -> None:
+        self._start(onnx, self.providers_with_cache(device, folder), device, precision, threads)
+        size = (self.batch_limits[0], self.spec.input_height, self.spec.input_width, 3)
+        self._run(np.zeros(size, np.uint8))  # a graph with a dynamic batch is built in its first run
 
     @classmethod
     def providers_with_cache(cls, device: str, folder: Path) -> list[Provider]:
@@ -133,6 +149,22 @@ class OnnxRuntimeTensorRtBackend(OnnxRuntimeBackend):
             "trt_timing_cache_path": str(folder),
         }
         return [(cls.gpu_provider, options), *cls.providers(device)]
+
+
+@contextlib.contextmanager
+def _set_aside(folder: Path) -> Iterator[None]:
+    """Replace a folder by an empty one; the old one comes back if the block fails, and is removed if it does not."""
+    aside = folder.with_name(f"{folder.name}.old")
+    remove(aside)
+    os.replace(folder, aside)
+    folder.mkdir()
+    try:
+        yield
+    except BaseException:
+        remove(folder)
+        os.replace(aside, folder)
+        raise
+    remove(aside)
 
 
 def _loads(library: str) -> bool:

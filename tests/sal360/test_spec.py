@@ -80,6 +80,8 @@ def test_unknown_fields_of_the_same_version_are_ignored() -> None:
         ("null", "cannot be read"),
         ('{"spec_version": Infinity}', "cannot be read"),
         ('{"spec_version": "one"}', "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        (fields_of_spec(prior_log_rows=[10**400, 0, 0, 0]), "malformed"),
         (fields_of_spec(spec_version=None), "cannot be read"),
         (fields_of_spec(name=None), "malformed.*name"),
         (fields_of_spec(prior_log_rows=["a", 0, 0, 0]), "malformed"),

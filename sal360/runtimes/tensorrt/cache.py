@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 import re
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from sal360.errors import ModelError
 from sal360.files import cache_folder
-from sal360.runtimes.cache_files import KEEP, locked, mark_used, remove_all_but_newest, unwritable, writable_folder
+from sal360.runtimes.cache_files import (
+    KEEP,
+    locked,
+    mark_used,
+    remove,
+    remove_all_but_newest,
+    unwritable,
+    writable_folder,
+)
 from sal360.runtimes.onnx_file import OnnxFile, read_onnx
 from sal360.runtimes.tensorrt.builder import TensorRt, build_engine
 from sal360.runtimes.tensorrt.driver import CudaDevice
@@ -72,8 +79,11 @@ def _hash(*parts: str) -> str:
 
 
 def _model_name(name: str) -> str:
-    """A model's name as the beginning of a file name, safe for any text in the model file."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+    """A model's name as the beginning of a file name, safe for any text in the model file.
+
+    Short enough that `_remove_unfinished` knows a temporary file, whose name begins with 40 letters of its engine's.
+    """
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:23]
 
 
 def _found(path: Path) -> Path:
@@ -120,8 +130,7 @@ def runtime_cache_path(engine: Path) -> Path:
 def _remove_unfinished(path: Path) -> None:
     """Remove temporary files that a killed build left beside its engine."""
     for each in path.parent.glob(f".{path.stem}-*"):
-        with suppress(OSError):
-            each.unlink()
+        remove(each)
 
 
 def _evict(folder: Path, model: str, keep: int) -> None:
@@ -138,7 +147,7 @@ def _evict(folder: Path, model: str, keep: int) -> None:
     for engine in removed:
         _log.info("removed the old engine %s", engine)
         for beside in (runtime_cache_path(engine), engine.with_name(f"{engine.name}.json")):
-            beside.unlink(missing_ok=True)
+            remove(beside)
     remove_all_but_newest(list(folder.glob("timings-*.cache")), keep)
 
 

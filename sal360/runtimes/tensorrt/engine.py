@@ -126,11 +126,14 @@ def _parse(text: bytes, path: Path) -> EngineInfo:
         fields["spec"] = ModelSpec.from_json(json.dumps(fields["spec"]), str(path))
         fields["compute_capabilities"] = tuple(fields["compute_capabilities"])
         info = EngineInfo(**fields)
+        texts = (info.onnx_sha256, info.engine_sha256, info.library_version, info.gpu_name, *info.compute_capabilities)
+        if not all(isinstance(each, str) for each in texts):
+            raise ValueError("a text is missing")
         if type(info.max_batch) is not int or info.max_batch < 1:
             raise ValueError(f"max_batch is {info.max_batch!r}")
         if info.library not in LIBRARIES:
             raise ValueError(f"library is {info.library!r}")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"{path} has a description that cannot be read ({error})", _REMEDY) from None
     return info
 

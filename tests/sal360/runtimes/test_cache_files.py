@@ -110,3 +110,19 @@ def test_the_entries_that_were_used_last_are_kept(tmp_path):
     assert sorted(tmp_path.iterdir()) == [entries[0], entries[3]]
     remove_all_but_newest([*entries, tmp_path / "gone"], 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_removed_stays_and_is_no_error(tmp_path, monkeypatch):
+    """The files of another user in a folder with the sticky bit."""
+    entries = [tmp_path / "a", tmp_path / "b"]
+    for each in entries:
+        each.touch()
+
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    assert remove_all_but_newest(entries, 0) == []
+    with locked(tmp_path / "entry"):
+        pass
+    assert sorted(tmp_path.iterdir()) == [*entries, tmp_path / "entry.lock"]

@@ -113,6 +113,14 @@ def test_weights_beyond_the_end_of_their_file_are_refused(folder, offset, length
     assert "beyond the end" in refusal(with_weights(folder / "model.onnx", external("inside.bin", offset, length)))
 
 
+def test_a_second_location_is_refused(folder):
+    """A runtime may take the one that was not checked."""
+    for first, second in (("../secret.bin", "inside.bin"), ("inside.bin", "../secret.bin")):
+        tensor = external(first)
+        tensor.external_data.add(key="location", value=second)
+        refusal(with_weights(folder / "model.onnx", tensor))
+
+
 def test_external_data_are_found_wherever_a_tensor_may_stand(folder):
     constant = helper.make_node("Constant", [], ["w"], value=external("../secret.bin"))
     path = write_model(folder / "model.onnx", [constant, helper.make_node("Identity", ["w"], ["saliency"])], {})

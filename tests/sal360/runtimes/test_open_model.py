@@ -372,6 +372,35 @@ def test_tensorrt_inside_onnxruntime_has_a_cache_on_a_fresh_account(tiny_model, 
 
 
 @pytest.mark.usefixtures("one_gpu")
+@pytest.mark.parametrize("other_cause", [False, True])
+def test_half_an_engine_in_onnxruntime_s_cache_is_built_again(tiny_model, monkeypatch, tmp_path, other_cause):
+    """And whole ones stay where something else is the cause."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backend = onnxruntime_backend.OnnxRuntimeTensorRtBackend
+    monkeypatch.setattr(backend, "is_installed", classmethod(lambda *_: True))
+    monkeypatch.setattr(backend, "providers_with_cache", classmethod(lambda _, device, folder: (device, folder)))
+
+    def start(self, onnx, providers, *_):
+        self.spec, self.device, self.precision = onnx.spec, "cuda:0", "fp32"
+        if other_cause or (providers[1] / "half.engine").exists():
+            raise ModelError("TensorRT EP could not deserialize engine from cache", "export the model again")
+
+    monkeypatch.setattr(backend, "_start", start)
+    monkeypatch.setattr(backend, "_run", lambda *_: None)
+    engines = tmp_path / "sal360_ros" / "onnxruntime"
+    folder = engines / sha256(tiny_model.read_bytes())[:16]
+    folder.mkdir(parents=True)
+    (folder / "half.engine").write_bytes(b"half")
+    if other_cause:
+        opening(tiny_model, backend="onnxruntime-tensorrt", device="cuda:0")
+        assert (folder / "half.engine").exists()
+    else:
+        open_model(tiny_model, backend="onnxruntime-tensorrt", device="cuda:0").close()
+        assert list(folder.iterdir()) == []
+    assert list(engines.iterdir()) == [folder]
+
+
+@pytest.mark.usefixtures("one_gpu")
 def test_onnxruntime_does_not_continue_without_its_gpu_provider(tiny_model, monkeypatch):
     monkeypatch.setattr(OnnxRuntimeBackend, "is_installed", classmethod(lambda *_: True))
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # onnxruntime's own

@@ -16,6 +16,7 @@ import pytest
 
 from sal360.cli import build_engine, main
 from sal360.errors import ModelError
+from sal360.files import written_beside
 from sal360.runtimes import open_model, selection
 from sal360.runtimes.tensorrt.builder import load_tensorrt
 from sal360.runtimes.tensorrt.cache import runtime_cache_path
@@ -163,6 +164,17 @@ def test_another_model_card_or_version_has_another_engine(make_gpu, make_model):
     assert len(gpu.builds) == len(engines(gpu)) == 5
 
 
+def test_what_cannot_be_evicted_is_no_error(make_gpu, make_model):
+    gpu = make_gpu()
+    old = built_engine(gpu, make_model())
+    os.utime(old, (1e9, 1e9))
+    beside = old.with_name(f"{old.name}.runtime_cache")
+    beside.mkdir()
+    (beside / "of another user").touch()
+    assert main(["build-engine", str(make_model(version="2")), "--keep", "1"]) == 0
+    assert not old.exists()
+
+
 def test_a_build_that_was_interrupted_is_done_again(make_gpu, tiny_model):
     gpu = make_gpu()
     engine = built_engine(gpu, tiny_model)
@@ -187,12 +199,15 @@ def test_two_nodes_that_start_together_build_one_engine(make_gpu, tiny_model, fr
     assert sorted((gpu.cache / "sal360_ros" / "engines").glob("*.lock")) == []
 
 
-def test_leftovers_of_a_killed_build_are_removed(make_gpu, tiny_model):
+@pytest.mark.parametrize("name", ["tiny", "a name with more than forty letters in all"])
+def test_leftovers_of_a_killed_build_are_removed(make_gpu, make_model, name):
     gpu = make_gpu()
+    tiny_model = make_model(name=name)
     engine = built_engine(gpu, tiny_model)
     engine.unlink()
-    unfinished = engine.with_name(f".{engine.stem}-x7d9q2ab{engine.suffix}")
-    unfinished.write_bytes(b"half")
+    with pytest.raises(KeyboardInterrupt), written_beside(engine) as unfinished:
+        raise KeyboardInterrupt
+    unfinished.write_bytes(b"half")  # under the name that the writing has before it is complete
     others = engine.with_name(".other-0123456789abcdef-x7d9q2ab.engine")
     others.write_bytes(b"half")  # of a build that may be running
     assert built_engine(gpu, tiny_model) == engine
