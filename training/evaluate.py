@@ -16,12 +16,13 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
-from sal360.errors import ParameterError, one_line_errors, printable, require_modules
+from sal360.errors import ModelError, ParameterError, one_line_errors, printable, require_modules
 from sal360.files import check_folder_is_writable, write_text
 from training.config import (
     option_names,
@@ -41,7 +42,7 @@ from training.evaluation.report import render_report, side_by_side, worst_and_be
 from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Protocol, Reference, Score, score, score_people
 from training.evaluation.summary import scores_csv, summaries_csv, summarise, text_table, turned_csv
 from training.evaluation.turning import measure_turning
-from training.trained_models import BUNDLED, read_predictor
+from training.trained_models import BUNDLED, TrainedPredictor, read_predictor
 
 Baseline = Literal["uniform", "equator", "mean", "spectral_residual", "bms360", "people", "ground_truth"]
 _NOT_MODELS = get_args(Baseline)
@@ -202,8 +203,18 @@ def _named_models(models: Iterable[str], prior_strengths: Sequence[float]) -> It
             continue
         for strength in prior_strengths:
             with option_names(strength="prior_strengths"):
-                predictor = read_predictor(model, strength)
+                predictor = _read_predictor(model, strength)
             yield predictor.name if strength == 1 else f"{predictor.name}, prior × {strength:g}", predictor.predict
+
+
+def _read_predictor(model: str, strength: float) -> TrainedPredictor:
+    try:
+        return read_predictor(model, strength)
+    except ModelError as error:
+        if model == BUNDLED or Path(model).exists():
+            raise
+        others = f"a model file, a checkpoint, a folder of maps, or one of {', '.join(_NOT_MODELS)}"
+        raise ModelError(error.found, f"pass {BUNDLED}, {others}") from None
 
 
 def _open_split(data: GazeConfig, config: EvaluateConfig) -> GazeSplit:

@@ -70,6 +70,12 @@ class MapFolder:
             DataError: a picture that is measured has no map or several, a map fits several pictures, or is unusable.
         """
         self._of, extra = pair_files(self.path, self._files, known)
+        if not self._of:
+            raise DataError(
+                f"{self.path} has no checkpoint, and its maps are named like no picture of the data: {_some(extra)}",
+                "rename them, or choose another folder",
+                expected=f"names such as {_without_suffix(next(iter(measured)))}{self._files[0].suffix}",
+            )
         missing = [name for name in measured if name not in self._of]
         if missing:
             raise DataError(

@@ -164,7 +164,11 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_measured(salient
 
 
 @pytest.mark.parametrize(
-    ("model", "found"), [("bundeld", "there is no model 'bundeld'"), ("empty", "has no checkpoint")]
+    ("model", "found"),
+    [
+        ("bundeld", "there is no model 'bundeld'; pass bundled, .* a folder of maps, or one of uniform, equator"),
+        ("empty", "has no checkpoint"),
+    ],
 )
 def test_a_model_that_is_not_there_is_named(salient360_root, tmp_path, monkeypatch, model, found):
     monkeypatch.chdir(tmp_path)

@@ -266,6 +266,15 @@ def test_missing_maps_are_counted_and_named_and_extra_ones_too(tmp_path):
     assert folder.unused == "1 map of no picture left out: stray.npy; 1 map of pictures that are not measured"
 
 
+def test_maps_of_other_pictures_are_told_from_missing_ones(tmp_path):
+    for name in ("x", "y"):
+        write_map(tmp_path / f"{name}.png", (RAMP * 7).astype(np.uint8))
+    with pytest.raises(
+        DataError, match=r"no checkpoint, and its maps .*: x\.png, y\.png; expected names such as 1\.png"
+    ):
+        MapFolder(tmp_path).pair(["1.jpg", "2.jpg"], ["1.jpg"])
+
+
 def test_hidden_files_and_overlays_of_predicted_maps_are_no_maps(tmp_path):
     for name in ("a.npy", ".b.npy", ".thumbnails/c.png", "notes.txt", "a_overlay.png"):
         write_map(tmp_path / name, RAMP.astype(np.uint8)) if not name.endswith("txt") else (tmp_path / name).touch()
