@@ -400,6 +400,16 @@ def test_a_clock_that_was_set_while_recording_gives_a_report_and_a_video(
     np.testing.assert_allclose(times, [0, 0.1, 0.2, 0.3], atol=1e-3)
 
 
+def test_times_before_1970_give_a_report_and_a_bag(
+    sqlite_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    messages = [(index - 5, sqlite_bag.image(0, turning_scene.frames[index], "bgr8")) for index in range(3)]
+    outcome = run_evaluate(sqlite_bag.write(tmp_path / "run", {"/camera": messages}), "--output", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    with Bag(tmp_path / "out" / "saliency_bag") as bag:
+        assert len(list(bag.messages(["/camera"]))) == 3
+
+
 def test_reports_of_bags_do_not_replace_each_other_and_names_keep_their_dots(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
