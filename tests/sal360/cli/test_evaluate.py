@@ -239,6 +239,7 @@ def test_an_unmet_requirement_gives_status_1_and_is_reported(
         (["--topic", "/none"], "has no topic /none; expected one of its topics: /camera"),
         (["--ground-truth", "/none", "--truth-sigma-deg", "0.1"], "sigma_deg is 0.1 for a map of 512 x 256"),
         (["--ground-truth", "/none"], "the ground truth /none is neither a topic of"),
+        (["--truth-sigma-deg", "nan"], "argument --truth-sigma-deg: nan is not a value from 0 to 60"),
     ],
 )
 def test_a_mistake_gives_a_one_line_error_before_anything_is_written(
