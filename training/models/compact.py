@@ -210,7 +210,7 @@ class CompactEncoder(Encoder):
         """
         x = self._first_blocks(x * self.scale + self.shift)  # (B, 24, H/4, W/4)
         outputs = []
-        for part in (self.stages[1][1:], *self.stages[2:]):
+        for part in (cast(nn.Sequential, self.stages[1])[1:], *self.stages[2:]):
             x = part(x)
             outputs.append(x)
         return {stride: outputs[index - 1] for stride, (index, _) in PYRAMID.items()}
@@ -221,11 +221,11 @@ class CompactEncoder(Encoder):
         The columns wrap once, around the picture, by what the three convolutions need together. The features here are
         the largest of the network; copying them to add two columns would cost more than computing some columns twice.
         """
-        first, second = self.stages[0][0], self.stages[1][0]
+        first, second = (cast(InvertedBottleneck, cast(nn.Sequential, stage)[0]) for stage in self.stages[:2])
         if not self.stem.circular:
             return cast(Tensor, second(first(F.relu6(self.stem(x)))))
         x = wrap_columns(x, *columns_of_chain((self.stem, first.depthwise, second.depthwise)))
-        return cast(Tensor, second.on_padded(first.on_padded(F.relu6(self.stem.on_padded(x)))))
+        return second.on_padded(first.on_padded(F.relu6(self.stem.on_padded(x))))
 
     def early_parts(self) -> list[nn.Module]:
         """Stem and stages up to stride 4: edges and textures, which gaze need not teach."""
