@@ -201,8 +201,7 @@ class _Client:
                 data = frame.message.ros2_bytes()
                 start_s = start_s or time.monotonic()
                 due_s = start_s + clock.time_s(frame.message.recorded_ns) / rate
-                time.sleep(max(0.0, due_s - time.monotonic()))
-                check()
+                _sleep_until(due_s, check)
                 self.max_delay_s = max(self.max_delay_s, time.monotonic() - due_s)
                 self.sent_ns[frame.index] = stamp_ns = time.time_ns()
                 self._publisher.publish(_with_stamp(data, stamp_ns))
@@ -274,6 +273,14 @@ class _Client:
 
     def __exit__(self, *_: object) -> None:
         self.node.destroy_node()
+
+
+def _sleep_until(due_s: float, check: Callable[[], None]) -> None:
+    """Wait until a time of `time.monotonic`; `check` is called at least once, and every second."""
+    while (left_s := due_s - time.monotonic()) > 0:
+        time.sleep(min(1.0, left_s))
+        check()
+    check()
 
 
 def _with_stamp(data: bytes, stamp_ns: int) -> bytes:

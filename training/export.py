@@ -171,7 +171,7 @@ def export(config: ExportConfig) -> list[Path]:
                 _with_parity(signed, spec, frames, expected, force=config.force)
         stem = onnx_path.with_suffix("")
         if config.torch_program:
-            written.append(stem.with_suffix(".pt2"))
+            written.append(onnx_path.with_suffix(".pt2"))
             with written_beside(written[-1]) as program:
                 write_program(exported, spec, program, batch=config.batch)
             steps.update()

@@ -232,7 +232,7 @@ def _node_parameter(text: str) -> tuple[str, Any]:
     try:
         if name and separator:
             return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
         pass
     raise ParameterError(
         f"the node parameter is {text!r}", "write it as in encoding:=mono8", expected="NAME:=VALUE"

@@ -182,7 +182,16 @@ def _read_metadata(folder: Path, present: list[Path], files: BagFiles) -> list[P
         for topic in content["topics_with_message_count"]:
             name = topic["topic_metadata"]["name"]
             files.counted[name] = files.counted.get(name, 0) + int(topic["message_count"])
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, RecursionError):
+    except (
+        OSError,
+        yaml.YAMLError,
+        UnicodeDecodeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ):
         damage = Damage(f"{metadata} does not describe a recording", f"run `ros2 bag reindex {folder}`")
         if not present:
             raise DataError(*damage) from None

@@ -101,6 +101,7 @@ def test_a_node_that_refuses_its_model_gives_a_one_line_error(
         ("smoothing.reset_gap_s:=-2", "error: reset_gap_s is -2.0; set it to a value from 0 to 3600 s"),
         ("encoding:=jpeg", "error: encoding is 'jpeg'; set it to mono8 or 32FC1"),
         ("full_scale:=wide", ": cannot configure: full_scale is 'wide'; set it to a number"),
+        ("encoding:=2026-13-45", "error: the node parameter is 'encoding:=2026-13-45'; expected NAME:=VALUE; write it"),
         ("prior_strength:=99", "error: prior_strength is 99.0; set it to a value from 0 to"),
     ],
 )
@@ -188,3 +189,14 @@ def test_a_clock_that_was_set_while_recording_does_not_stop_the_replay(
     outcome = run_evaluate(bag, "--live", "--output", tmp_path / "out", "--no-video", "--no-bag")
     assert outcome.status == 0, outcome.out + outcome.err
     assert json.loads((tmp_path / "out" / "report.json").read_text())["figures"]["answered"] == 6
+
+
+def test_a_node_that_ends_during_a_long_pause_is_seen() -> None:
+    class Ended(Exception):
+        pass
+
+    def check() -> None:
+        raise Ended
+
+    with pytest.raises(Ended):
+        live_replay._sleep_until(float("inf"), check)

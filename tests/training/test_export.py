@@ -271,6 +271,16 @@ def camera_file(checkpoints, tmp_path_factory):
     return path
 
 
+def test_a_torch_program_keeps_the_dots_of_its_name(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "write_onnx", lambda *_, **__: None)
+    monkeypatch.setattr(command, "_with_parity", lambda _, spec, *__, **___: spec)
+    monkeypatch.setattr(command, "write_program", lambda *_, **__: None)
+    config = ExportConfig(str(checkpoints["compact"]), str(tmp_path), name="camera-1.0", torch_program=True)
+    names = ["camera-1.0-fp32.onnx", "camera-1.0-fp32.pt2"]
+    assert [each.name for each in command.export(config)] == names
+    assert sorted(each.name for each in tmp_path.iterdir()) == names
+
+
 def test_frames_of_a_camera_s_size_are_shrunk_in_the_graph(camera_file, checkpoints):
     spec = read_onnx_spec(camera_file)
     assert (spec.input_height, spec.input_width, spec.output_height) == (200, 400, 16)

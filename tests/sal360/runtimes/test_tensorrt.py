@@ -444,6 +444,8 @@ def test_an_engine_that_classic_tensorrt_tuned_on_another_card_is_refused(make_g
         {"max_batch": "many"},
         {"library": "antigravity"},
         {"compute_capabilities": 89},
+        {"compute_capabilities": [89]},
+        {"gpu_name": 5},
         {"spec": {}},
     ],
     ids=str,
@@ -457,6 +459,14 @@ def test_an_engine_whose_description_is_damaged_is_refused(make_gpu, tiny_model,
     engine.write_bytes(content + b"\n" + text + b"\nsal360 engine description: %08d bytes\n" % len(text))
     assert engine.name in opening(engine)
     assert gpu.cuda.leaks == []
+
+
+def test_an_engine_whose_description_is_nested_too_deeply_is_refused(make_gpu, tiny_model):
+    gpu = make_gpu()
+    engine = built_engine(gpu, tiny_model)
+    text = b"[" * 100_000
+    engine.write_bytes(read_engine(engine)[0] + b"\n" + text + b"\nsal360 engine description: %08d bytes\n" % len(text))
+    assert "has a description that cannot be read" in opening(engine)
 
 
 def test_a_cut_engine_is_refused(make_gpu, tiny_model):

@@ -710,6 +710,14 @@ def test_metadata_that_are_nested_too_deeply_are_damaged_metadata(mcap_bag: Any,
     assert f"{path / 'metadata.yaml'} does not describe a recording" in line
 
 
+def test_counts_that_are_no_numbers_are_damaged_metadata(mcap_bag: Any, tmp_path: Path) -> None:
+    path = camera_bag(mcap_bag, tmp_path / "run")
+    edit_metadata(path, "message_count: 6", "message_count: .inf")
+    frames, line = collect(path)
+    assert len(frames) == 6
+    assert f"{path / 'metadata.yaml'} does not describe a recording" in line
+
+
 def test_a_folder_named_like_a_bag_is_no_part_of_one(mcap_bag: Any, tmp_path: Path) -> None:
     path = camera_bag(mcap_bag, tmp_path / "run")
     (path / "metadata.yaml").unlink()
