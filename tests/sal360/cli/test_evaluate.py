@@ -356,7 +356,7 @@ def test_lost_samples_and_files_that_are_not_read_are_notes(
     assert read_report(tmp_path / "out")[0]["remarks"] == notes
 
 
-@pytest.mark.parametrize("truth", ["nothing", "a header alone", "zeros"])
+@pytest.mark.parametrize("truth", ["a header alone", "zeros"])
 def test_empty_ground_truth_gives_status_1(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path, truth: str
 ) -> None:
@@ -366,7 +366,7 @@ def test_empty_ground_truth_gives_status_1(
     if truth == "zeros":
         np.save(f"{at}.npy", np.zeros((8, 16), np.float32))
     else:
-        Path(f"{at}.csv").write_text("x,y,z\n" if truth == "a header alone" else "")
+        Path(f"{at}.csv").write_text("x,y,z\n")
     options = ("--ground-truth", tmp_path / "gaze", "--protocol", "standard")
     outcome = run_evaluate(bag, "--output", tmp_path / "out", *FAST, *options)
     assert outcome.status == 1
