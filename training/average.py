@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 
 from sal360.errors import one_line_errors
-from training.checkpoint import load_weights, read_header, save_checkpoint
-from training.config import read_config, require
+from training.checkpoint import load_weights, read_header, require_no_checkpoint, save_checkpoint
+from training.config import read_config, require, require_path
 from training.models.saliency_model import SaliencyModel
 from training.trained_models import read_saliency_model
 
@@ -25,6 +25,7 @@ class AverageConfig:
     """Run folder for the averaged checkpoint."""
 
     def __post_init__(self) -> None:
+        require_path("output", self.output, "a run folder")
         require("checkpoints", self.checkpoints, len(self.checkpoints) >= 2, "at least two")
 
 
@@ -34,6 +35,7 @@ def average(config: AverageConfig) -> SaliencyModel:
     Raises:
         CheckpointError: a checkpoint is missing, damaged or of another shape, or the output already has one.
     """
+    require_no_checkpoint(config.output)
     header = read_header(config.checkpoints[-1], kind="saliency")
     model = read_saliency_model(config.checkpoints[-1])
     states = []

@@ -19,12 +19,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sal360.errors import ParameterError, one_line_errors
-from training.checkpoint import read_header, save_checkpoint
+from training.checkpoint import read_header, require_no_checkpoint, save_checkpoint
 from training.config import read_config, require_between, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg, row_weights
@@ -33,6 +34,20 @@ from training.trained_models import read_saliency_model
 
 _ROUNDS = 4
 """Number of alternations between temperature and prior, which depend on each other only weakly."""
+
+
+class _Aim(NamedTuple):
+    """The name of a figure that is to reach an aim, and what to do if it cannot."""
+
+    figure: str
+    remedy: str
+
+
+_GAIN = _Aim("a gain", "change --gain_nats, or pass --panoramas whose predictions are less uniform")
+_NEGATIVE_DISTANCE = _Aim(
+    "minus the mean distance of gaze from the equator, degrees,",
+    "pass --panoramas that were taken upright, or train the model with them",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         require_path("panoramas", self.panoramas, "a folder of panoramas")
+        require_path("output", self.output, "a run folder")
         require_between("gain_nats", self.gain_nats, 0.001, 2)
         require_between("blur_deg", self.blur_deg, 0, 30)
         require_between("floor", self.floor, 0, 0.9)
@@ -101,8 +117,10 @@ def calibrate(contents: Tensor, model: SaliencyModel, config: CalibrateConfig) -
     published_distance = -float(mean_distance(published[None]))
     temperature, scale_deg = 2.0, prior.scale_deg
     for _ in range(_ROUNDS):
-        temperature = _solve_decreasing(partial(gain, scale_deg), config.gain_nats, 0.2, 10.0)
-        scale_deg = _solve_decreasing(partial(negative_distance, temperature), published_distance, 5.0, 200.0)
+        temperature = _solve_decreasing(partial(gain, scale_deg), config.gain_nats, 0.2, 10.0, _GAIN)
+        scale_deg = _solve_decreasing(
+            partial(negative_distance, temperature), published_distance, 5.0, 200.0, _NEGATIVE_DISTANCE
+        )
     predict(temperature, scale_deg)
     return model.config
 
@@ -119,7 +137,7 @@ def mean_distance(densities: Tensor) -> Tensor:
     return (row_weights(height) * densities * distance).mean()
 
 
-def _solve_decreasing(function: Callable[[float], float], aim: float, low: float, high: float) -> float:
+def _solve_decreasing(function: Callable[[float], float], aim: float, low: float, high: float, of: _Aim) -> float:
     """The argument between `low` and `high` at which a decreasing function reaches `aim`, by logarithmic bisection.
 
     Raises:
@@ -128,8 +146,7 @@ def _solve_decreasing(function: Callable[[float], float], aim: float, low: float
     largest, smallest = function(low), function(high)
     if not smallest <= aim <= largest:
         raise ParameterError(
-            f"the model reaches values from {smallest:.3g} to {largest:.3g}, not {aim:.3g}",
-            "change --gain_nats, or pass --panoramas whose predictions are less uniform",
+            f"the model reaches {of.figure} from {smallest:.3g} to {largest:.3g}, not {aim:.3g}", of.remedy
         )
     for _ in range(40):
         middle = (low * high) ** 0.5
@@ -140,6 +157,7 @@ def _solve_decreasing(function: Callable[[float], float], aim: float, low: float
 def main() -> None:
     """The command `python -m training.calibrate`."""
     config = read_config(CalibrateConfig, "Calibrate a saliency model for headset gaze.")
+    require_no_checkpoint(config.output)
     header = read_header(config.checkpoint, kind="saliency")
     model = read_saliency_model(config.checkpoint).eval()
     panoramas = open_panoramas(PanoramaConfig(config.panoramas, model.config.input_height))

@@ -6,7 +6,7 @@
 
 Other modules use `save_checkpoint`, `read_header`, `load_weights` and `load_state`. `write_checkpoint` writes a folder
 under a hidden name, flushes and renames it, so a full disk, `kill -9` or a power cut leaves the older checkpoints as
-they were.
+they were; `settle` finishes what a killed process could not.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +30,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sal360.errors import CheckpointError
+from sal360.files import check_folder_is_writable
 
 _SAVING, _REMOVING = ".saving-", ".removing-"
 
@@ -48,10 +50,10 @@ def write_checkpoint(run: str | Path, step: int, files: Mapping[str, bytes | mem
     """
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(run)
     final = run / f"step-{step:08d}"
     if final.exists():
         raise CheckpointError(f"{final} exists", "choose another folder for the run")
+    _remove_leftovers(run)
     temporary = run / f"{_SAVING}{final.name}"
     temporary.mkdir()
     try:
@@ -63,10 +65,33 @@ def write_checkpoint(run: str | Path, step: int, files: Mapping[str, bytes | mem
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _flush_folder(run)
-    _point_last(run, final)
+    settle(run)
     for old in _checkpoints(run)[:-keep]:
         _remove(old)
     return final
+
+
+def settle(run: str | Path) -> None:
+    """Point RUN/last to the newest checkpoint, and remove what a killed process left.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    _remove_leftovers(Path(run))
+    if newest := newest_checkpoint(run):
+        _point_last(Path(run), newest)
+
+
+def require_no_checkpoint(run: str | Path) -> None:
+    """Refuse, before hours of work, a folder for a new checkpoint that has one or cannot be written.
+
+    Raises:
+        CheckpointError: it has a checkpoint, which could be newer than the one to be written.
+        OSError: it cannot be made or written.
+    """
+    if newest := newest_checkpoint(run):
+        raise CheckpointError(f"{newest} exists", "choose another folder for --output")
+    check_folder_is_writable(run)
 
 
 def newest_checkpoint(run: str | Path) -> Path | None:
@@ -106,10 +131,14 @@ def _flush_folder(path: Path) -> None:
 
 
 def _point_last(run: Path, checkpoint: Path) -> None:
+    last = run / "last"
+    if last.is_symlink() and os.readlink(last) == checkpoint.name:
+        return
+    if last.is_dir() and not last.is_symlink():  # a copy of the run without links
+        _remove(last)
     link = run / f"{_SAVING}last"
-    link.unlink(missing_ok=True)
     link.symlink_to(checkpoint.name)
-    os.replace(link, run / "last")
+    os.replace(link, last)
 
 
 def _remove(checkpoint: Path) -> None:
@@ -194,13 +223,13 @@ def read_header(path: str | Path, *, kind: str | None = None) -> CheckpointHeade
     """
     weights = _find_weights(path)
     try:
-        with safe_open(weights, framework="pt") as opened:
+        with _named_in_utf8(weights) as name, safe_open(name, framework="pt") as opened:
             text = (opened.metadata() or {})[HEADER_KEY]
         header = CheckpointHeader(**json.loads(text))
         valid = isinstance(header.config, dict) and isinstance(header.step, int)
     except SafetensorError as error:
-        raise _broken(weights, error) from None
-    except (KeyError, TypeError, ValueError):
+        raise _broken(weights, str(error)) from None
+    except (KeyError, TypeError, ValueError, RecursionError):
         valid = False
     if not valid:
         raise CheckpointError(f"{weights} was not written by this project's training", "give one of its checkpoints")
@@ -242,9 +271,10 @@ def read_tensors(path: str | Path, *, part: str | None = None) -> dict[str, Tens
     """
     weights = _find_weights(path)
     try:
-        tensors = load_file(weights)
+        with _named_in_utf8(weights) as name:
+            tensors = load_file(name)
     except SafetensorError as error:
-        raise _broken(weights, error) from None
+        raise _broken(weights, str(error)) from None
     if part is None:
         return tensors
     prefix = part + "."
@@ -264,19 +294,27 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             "start a new run, in another folder, from these weights",
         )
     try:
-        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a damaged file can raise any exception of zip, pickle and torch
-        raise _broken(path, error) from None
+        raise _broken(path, str(error) or type(error).__name__) from None
+    if not isinstance(state, dict):
+        raise _broken(path, f"it holds a {type(state).__name__}")
+    return state
 
 
 @cache
 def git_revision() -> str:
-    """Git revision of this checkout, with "-dirty" if it has changes; "unknown" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Git revision of this checkout, with "-dirty" if it has changes; "unknown" outside a checkout.
+
+    An installed copy may lie inside the checkout of another project, which does not track it.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -292,7 +330,21 @@ def _find_weights(path: str | Path) -> Path:
         else:
             found = f"{path} has no checkpoint" if path.is_dir() else f"{path} does not exist"
         raise CheckpointError(found, "give a run folder, a checkpoint folder or a .safetensors file")
+    if not (folder / _WEIGHTS).is_file():
+        raise _broken(folder / _WEIGHTS, "it is missing")
     return folder / _WEIGHTS
+
+
+@contextmanager
+def _named_in_utf8(path: Path) -> Iterator[str]:
+    """A name of the file in UTF-8, as safetensors needs it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
 
 
 def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
@@ -306,9 +358,11 @@ def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     return f"{unknown[0]} is not in this model" if unknown else ""
 
 
-def _broken(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    older = [each for each in _checkpoints(path.parent.parent) if each.name < path.parent.name]
-    is_in_run = path.parent in _checkpoints(path.parent.parent)
-    remedy = f"remove {path.parent} to use {older[-1].name}" if is_in_run and older else "give another checkpoint"
-    return CheckpointError(f"{path} is broken ({reason})", remedy)
+def _broken(path: Path, reason: str) -> CheckpointError:
+    checkpoint, of_run = path.parent, _checkpoints(path.parent.parent)
+    remedy = "give another checkpoint"
+    if checkpoint in of_run:
+        older = of_run[: of_run.index(checkpoint)]
+        again = f"remove {checkpoint} and start its run again"
+        remedy = f"remove {checkpoint} to use {older[-1].name}" if older else f"{remedy}, or {again}"
+    return CheckpointError(f"{path} is broken ({reason.strip().splitlines()[0]})", remedy)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
+import os
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
@@ -87,6 +88,29 @@ def require_path(name: str, value: str, expected: str) -> None:
     require(name, value, bool(value.strip()), expected)
 
 
+def require_seed(name: str, value: int) -> None:
+    """Refuse a seed that NumPy, PyTorch or scikit-learn does not take."""
+    require(name, value, 0 <= value < 1 << 32, f"0 to {(1 << 32) - 1}")
+
+
+def process_count(variable: str) -> int:
+    """A number of processes that torchrun put into the environment; 1 if this process runs alone.
+
+    Raises:
+        ParameterError: it is no number of processes.
+    """
+    text = os.environ.get(variable, "1")
+    if not (text.isdecimal() and int(text) > 0):
+        found = f"the environment variable {variable} is {text!r}"
+        raise ParameterError(found, "unset it, or start the command with torchrun", expected="a number of processes")
+    return int(text)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first of those that torchrun started, or runs alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def option_names(prefix: str = "", /, **names: str) -> Iterator[None]:
     """Name the options in a `SettingError` that is raised inside, where only the caller knows them.
@@ -129,7 +153,24 @@ def read_config(
         raise ParameterError(text, f"correct it {place}; --help lists the settings") from None
     del values["config"]
     with option_names():
+        for path in _config_files(sys.argv[1:] if argv is None else argv):
+            with suppress(ValueError):  # a date that does not exist, which jsonargparse takes as text
+                _check_groups(kind, yaml.safe_load(Path(path).read_bytes()))
         return _build(kind, values)
+
+
+def _check_groups(kind: type[Any], values: Mapping[str, Any]) -> None:
+    """Refuse settings in a file that are no mapping: options on the command line would replace them silently."""
+    for name, of in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(of) and name in values:
+            require(name, values[name], isinstance(values[name], Mapping), _GROUP)
+            try:
+                _check_groups(cast(type[Any], of), values[name])
+            except SettingError as error:
+                raise error.renamed(f"{name}.{{}}".format, options=False) from None
+
+
+_GROUP = "settings in it, or to be left out for the defaults"
 
 
 def _parser(kind: type[Any], description: str, subcommand: str) -> ArgumentParser:
@@ -181,7 +222,7 @@ def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
                 f"the setting {name!r} of {kind.__name__} is unknown", _UPDATE, expected=", ".join(kinds)
             )
         if dataclasses.is_dataclass(kinds[name]):
-            require(name, value, isinstance(value, Mapping), "settings in it, or to be left out for the defaults")
+            require(name, value, isinstance(value, Mapping), _GROUP)
             try:
                 value = _build(kinds[name], value)
             except SettingError as error:
@@ -201,7 +242,7 @@ def _required(kind: type[Any]) -> set[str]:
     return {each.name for each in dataclasses.fields(kind) if each.default is each.default_factory is nothing}
 
 
-_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_PLAIN = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 """The types of single settings, and what errors call them."""
 _UNIONS = (typing.Union, types.UnionType)
 
@@ -213,13 +254,17 @@ def _is_a(value: object, kind: Any) -> bool:
         return value in parts
     if origin is tuple:
         return isinstance(value, (list, tuple)) and _are(value, parts)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_is_a(each, parts[1]) for each in value.values())
     if origin in _UNIONS:
         return any(_is_a(value, each) for each in parts)
     if kind not in _PLAIN:
         return True  # what the dataclass itself has to check
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float:
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
 
 
 def _are(values: Sequence[object], kinds: Sequence[Any]) -> bool:
@@ -237,6 +282,8 @@ def _described(kind: Any) -> str:
     if origin is tuple:
         count = "" if parts[1:] == (...,) else f"{len(parts)} values, "
         return f"a list, {count}each {_described(parts[0])}"
+    if origin is dict:
+        return f"a mapping, each value {_described(parts[1])}"
     if origin in _UNIONS:
         return " or ".join(map(_described, parts))
     return _PLAIN.get(kind, str(kind))

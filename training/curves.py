@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor
 
 from sal360.errors import require_modules
-from sal360.files import written_beside
+from training.analysis.results import new_figure, save_figure
 
 
 class Curves:
@@ -28,10 +30,12 @@ class Curves:
         self.last: dict[str, float] = {}
         """The newest value of each curve."""
         self._writer = None
+        self._hook = threading.excepthook
         if enabled:
             from torch.utils.tensorboard import SummaryWriter  # starts slowly
 
             require_modules("matplotlib")  # which draws the summary when the run ends
+            threading.excepthook = _without_writer(self._hook)
             self._writer = SummaryWriter(str(run), purge_step=start + 1 if start else 0)
         self._sums: dict[str, Tensor] = {}
         self._steps = self._images = 0
@@ -43,6 +47,7 @@ class Curves:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        threading.excepthook = self._hook
         if self._writer is not None:
             self._writer.close()
 
@@ -85,6 +90,16 @@ class Curves:
             self._writer.flush()
 
 
+def _without_writer(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A hook for exceptions of threads that leaves out TensorBoard's writer, whose next call raises them again."""
+
+    def report(arguments: Any) -> None:
+        if type(arguments.thread).__name__ != "_AsyncWriterThread":
+            hook(arguments)
+
+    return report
+
+
 Curve = tuple[list[int], list[float]]
 """Steps and values."""
 
@@ -108,17 +123,15 @@ def write_summary(run: str | Path, *, title: str) -> Path:
     Raises:
         OSError: the file cannot be written.
     """
-    from matplotlib.figure import Figure  # starts slowly
-
     panels: dict[str, dict[str, Curve]] = {}
     for tag, curve in sorted(read_curves(run).items()):
         group, _, name = tag.partition("/")
         if group == "speed":  # a rate and a share need different axes
             group = tag
         panels.setdefault(group, {})[name or group] = curve
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(5 * columns, 3.2 * rows), layout="constrained")
+    columns = min(3, max(1, len(panels)))  # none if the files of the curves were removed
+    rows = max(1, math.ceil(len(panels) / columns))
+    figure = new_figure(5 * columns, 3.2 * rows)
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (group, curves) in zip(grid, panels.items(), strict=False):
@@ -130,6 +143,5 @@ def write_summary(run: str | Path, *, title: str) -> Path:
     for axes in list(figure.axes)[len(panels) :]:
         axes.set_axis_off()
     path = Path(run) / "summary.png"
-    with written_beside(path) as temporary:
-        figure.savefig(temporary, dpi=90)
+    save_figure(figure, path, dpi=90)
     return path

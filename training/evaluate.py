@@ -31,6 +31,7 @@ from training.config import (
     require_at_least,
     require_between,
     require_path,
+    require_seed,
     require_together,
 )
 from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
@@ -101,10 +102,11 @@ class EvaluateConfig:
         )
         require_between("fov_deg", self.fov_deg, 20, 120)
         require_at_least("panorama_height", self.panorama_height, 64)
-        for name in ("limit", "turned", "examples", "cases", "seed"):
+        for name in ("limit", "turned", "examples", "cases"):
             require_at_least(name, getattr(self, name), 0)
         for name in ("prior_limit", "draws"):
             require_at_least(name, getattr(self, name), 1)
+        require_seed("seed", self.seed)
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from sal360.errors import ParameterError, one_line_errors
 from sal360.files import written_beside
 from sal360.spec import ModelSpec
 from training.checkpoint import git_revision
-from training.config import option_names, read_config, require, require_between, require_together
+from training.config import option_names, read_config, require, require_between, require_path, require_together
 from training.exporting.graphs import (
     ExportedModel,
     fix_averages,
@@ -87,6 +87,7 @@ class ExportConfig:
     """CUDA compute capabilities for the TensorRT-RTX engine, such as 86,89,120; empty: this machine's GPU."""
 
     def __post_init__(self) -> None:
+        require_path("output", self.output, "a folder or a file")
         require_between("upsample", self.upsample, 0, 3)
         require_between("batch", self.batch, 0, 64)
         require_between("max_batch", self.max_batch, 1, 64)

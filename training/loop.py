@@ -10,10 +10,10 @@ or as several with torchrun:
 from __future__ import annotations
 
 import math
-import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -26,8 +26,25 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sal360.errors import CheckpointError, TrainingError
-from training.checkpoint import load_state, load_weights, newest_checkpoint, plain_settings, save_checkpoint
-from training.config import config_from_dict, require_at_least, require_between, require_path, require_together
+from training.checkpoint import (
+    load_state,
+    load_weights,
+    newest_checkpoint,
+    plain_settings,
+    save_checkpoint,
+    settle,
+)
+from training.config import (
+    SettingError,
+    config_from_dict,
+    process_count,
+    require,
+    require_at_least,
+    require_between,
+    require_path,
+    require_seed,
+    require_together,
+)
 from training.curves import Curves
 from training.ema import MovingAverage
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
@@ -78,7 +95,10 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         require_path("run", self.run, "the name of a folder")
-        for name in ("steps", "epochs", "workers", "seed"):
+        is_text = not any("\ud800" <= letter <= "\udfff" for letter in self.run)  # how Python holds other bytes
+        require("run", self.run, is_text, "a name in UTF-8, for TensorBoard")
+        require_seed("seed", self.seed)
+        for name in ("steps", "epochs", "workers"):
             require_at_least(name, getattr(self, name), 0)
         for name in (
             "batch_size",
@@ -155,9 +175,23 @@ class Task(ABC):
         return
 
 
+def _require_gpus(accelerator: str, count: int) -> None:
+    """Refuse a device that this machine does not have for each of its `count` processes."""
+    found = torch.cuda.device_count()
+    if accelerator == "cpu" or found >= count or (accelerator == "auto" and not found):
+        return
+    expected = f"cpu, or a GPU for each process (PyTorch finds {found}, and {count} are needed on this machine)"
+    raise SettingError({"loop.accelerator": accelerator}, expected, options=True)
+
+
 def make_fabric(config: LoopConfig) -> Fabric:
-    """Devices and precision of this process, alone or as one of those that torchrun started."""
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Devices and precision of this process, alone or as one of those that torchrun started.
+
+    Raises:
+        ParameterError: the machine has too few GPUs, or a variable of torchrun is no number of processes.
+    """
+    world, local = process_count("WORLD_SIZE"), process_count("LOCAL_WORLD_SIZE")
+    _require_gpus(config.accelerator, local)
     fabric = Fabric(
         accelerator=config.accelerator,
         devices=local,
@@ -185,9 +219,32 @@ def train(
 
     Raises:
         CheckpointError: the checkpoint is damaged, or belongs to another model or data set.
-        TrainingError: the loss is not finite; earlier checkpoints stay intact.
+        TrainingError: the loss or a weight is not finite, or the memory is too small; earlier checkpoints stay intact.
         OSError: a checkpoint cannot be written.
     """
+    with _memory_errors():
+        return _train(task, config, optimiser_config, fabric, checkpoint)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """One line for the several errors of PyTorch where the memory of a GPU or of the machine is too small."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in text:
+            raise
+        found = "the GPU has" if isinstance(error, torch.OutOfMemoryError) else "there is"
+        raise TrainingError(
+            f"{found} not enough memory for a step",
+            "lower --loop.batch_size, or raise --loop.accumulate, which splits a batch into parts",
+        ) from None
+
+
+def _train(
+    task: Task, config: LoopConfig, optimiser_config: OptimiserConfig, fabric: Fabric, checkpoint: Path | None
+) -> dict[str, float]:
     steps = config.steps or config.epochs * task.steps_per_epoch
     first_process = fabric.global_rank == 0
     model, optimiser = _set_up(task, config, optimiser_config, fabric)
@@ -197,10 +254,8 @@ def train(
     batches = iter(task.batches(start, steps))
     every = config.evaluate_every_epochs * task.steps_per_epoch
 
-    if start >= steps:
-        fabric.print(f"{checkpoint} has all {steps} steps: nothing to do")
-    elif first_process:
-        task.begin()
+    if first_process:
+        _begin(task, config, checkpoint, start, steps)
     with Curves(config.run, start, enabled=first_process) as curves:
         if start == 0:
             curves.write(0, _evaluate(task, fabric, 0, average))
@@ -211,14 +266,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["rate_factor"]
             with curves.step(images=config.batch_size):
-                for part in range(config.accumulate):
-                    with curves.waiting():
-                        batch = fabric.to_device(next(batches))
-                    with fabric.no_backward_sync(model, enabled=part < config.accumulate - 1):
-                        losses = task.losses(model, batch)
-                        fabric.backward(losses["loss"] / config.accumulate)
-                    _check_finite(losses["loss"], step, config, fabric)
-                    curves.add(losses, 1 / config.accumulate)
+                _add_gradients(task, model, batches, step, config, fabric, curves)
                 optimiser.step()
                 optimiser.zero_grad()
                 task.after_step()
@@ -227,12 +275,44 @@ def train(
             done = step + 1
             if done % config.log_every_steps == 0 or done == steps:
                 curves.write_means(done, rate)
-            if done % every == 0 or done == steps:
+            evaluates, saves = (done % each == 0 or done == steps for each in (every, config.checkpoint_every_steps))
+            if evaluates or saves:
+                _check_weights(task.trained, done, config)
+            if evaluates:
                 curves.write(done, _evaluate(task, fabric, done, average))
-            if (done % config.checkpoint_every_steps == 0 or done == steps) and first_process:
+            if saves and first_process:
                 save_run(task, optimiser, config, to_match, done, average)
         fabric.barrier()
         return curves.last
+
+
+def _begin(task: Task, config: LoopConfig, checkpoint: Path | None, start: int, steps: int) -> None:
+    if checkpoint:
+        settle(config.run)
+    if start >= steps:
+        print(f"{checkpoint} has all {steps} steps: nothing to do")
+    else:
+        task.begin()
+
+
+def _add_gradients(
+    task: Task,
+    model: _FabricModule,
+    batches: Iterator[Any],
+    step: int,
+    config: LoopConfig,
+    fabric: Fabric,
+    curves: Curves,
+) -> None:
+    """The gradients of a step's batch, part by part."""
+    for part in range(config.accumulate):
+        with curves.waiting():
+            batch = fabric.to_device(next(batches))
+        with fabric.no_backward_sync(model, enabled=part < config.accumulate - 1):
+            losses = task.losses(model, batch)
+            fabric.backward(losses["loss"] / config.accumulate)
+        _check_finite(losses["loss"], step, config, fabric)
+        curves.add(losses, 1 / config.accumulate)
 
 
 def _set_up(
@@ -253,12 +333,20 @@ def _set_up(
 def _check_finite(loss: Tensor, step: int, config: LoopConfig, fabric: Fabric) -> None:
     value = float(cast(Tensor, fabric.all_reduce(loss.detach())))  # so that all processes stop together
     if not math.isfinite(value):
-        newest = newest_checkpoint(config.run)
-        raise TrainingError(
-            f"the loss is {value} in step {step + 1}",
-            "lower --optimiser.learning_rate, and "
-            + (f"resume from {newest}, which is intact" if newest else "start again: there is no checkpoint yet"),
-        )
+        raise _diverged(f"the loss is {value} in step {step + 1}", config)
+
+
+def _check_weights(trained: nn.Module, done: int, config: LoopConfig) -> None:
+    """Refuse to measure or keep weights that are not finite: a finite loss can have a gradient that is not."""
+    for name, weights in trained.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise _diverged(f"the weights {name} are not finite after step {done}", config)
+
+
+def _diverged(found: str, config: LoopConfig) -> TrainingError:
+    newest = newest_checkpoint(config.run)
+    again = f"resume from {newest}, which is intact" if newest else "start again: there is no checkpoint yet"
+    return TrainingError(found, f"lower --optimiser.learning_rate, and {again}")
 
 
 def _evaluate(task: Task, fabric: Fabric, done: int, average: MovingAverage) -> dict[str, float]:
@@ -347,18 +435,6 @@ def save_run(
         save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
 
 
-def _check_moments(optimiser: torch.optim.Optimizer) -> None:
-    """Check what the optimiser remembers of each weight, which PyTorch does before the next step only."""
-    for weights, moments in optimiser.state.items():
-        for name, value in moments.items():
-            is_tensor = isinstance(value, Tensor)
-            fits = (
-                value.ndim == 0 or value.shape == weights.shape if is_tensor else isinstance(value, int | float | None)
-            )
-            if not fits:
-                raise ValueError(f"{name} does not fit the weights of shape {tuple(weights.shape)}")
-
-
 def restore_run(
     checkpoint: Path,
     task: Task,
@@ -374,26 +450,6 @@ def restore_run(
     Raises:
         CheckpointError: the checkpoint is damaged, or belongs to a run with other settings.
     """
-    try:
-        return _restore(checkpoint, task, optimiser, to_match, steps, average)
-    except torch.OutOfMemoryError:
-        raise
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"the state of the run in {checkpoint} is broken ({reason})",
-            f"start a new run, in another folder, from its weights, or remove {checkpoint} if there is an earlier one",
-        ) from None
-
-
-def _restore(
-    checkpoint: Path,
-    task: Task,
-    optimiser: torch.optim.Optimizer,
-    to_match: Mapping[str, Any],
-    steps: int,
-    average: MovingAverage,
-) -> int:
     state = load_state(checkpoint)
     header = load_weights(checkpoint, task.model, kind=task.kind)
     if missing := {"optimiser", "task", "randomness", "same"} - state.keys():
@@ -411,6 +467,7 @@ def _restore(
             )
     if header.step >= steps:
         return header.step
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
     try:
         optimiser.load_state_dict(state["optimiser"])
     except ValueError:
@@ -418,7 +475,8 @@ def _restore(
             f"{checkpoint} belongs to a run that trained other parts of the model",
             "resume with --frozen as that run had it, or start a new run with another --loop.run",
         ) from None
-    _check_moments(optimiser)
+    for group, set_now in zip(optimiser.param_groups, settings, strict=True):
+        group.update(set_now)  # the state has those of the earlier start, which may differ
     task.load_state_dict(state["task"])
     average.restart()
     if "weights" in state:

@@ -13,8 +13,12 @@ about three hours on two cores, those of the other recipes about five.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import math
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,8 +27,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import yaml
+
 from sal360.errors import TrainingError, one_line_errors
+from sal360.files import check_folder_is_writable, written_beside
 from sal360.weights import bundled_model
+from training.checkpoint import newest_checkpoint
 from training.config import read_config, require, require_path, require_together
 
 VERSION = "1.3.0"
@@ -62,6 +70,7 @@ class MakeWeightsConfig:
     """Print the commands instead of running them."""
 
     def __post_init__(self) -> None:
+        require_path("runs", self.runs, "a folder")
         if self.dry_run:
             return
         own = self.recipe == "bundled" or self.runs != _RUNS
@@ -321,13 +330,14 @@ def make_weights(config: MakeWeightsConfig) -> None:
         )
         print("\n".join(shlex.join(command) for _, command in commands(named)))
         return
+    if config.recipe == "bundled":
+        check_folder_is_writable(FILES[0].parent)
     for step, command in commands(config):
-        result = Path(config.runs) / step.name
-        if result.exists() and not step.runs_again:
+        if not step.runs_again and _is_done(Path(config.runs) / step.name):
             print(f"{step.name}: done before")
         else:
             begin_s = time.monotonic()
-            if subprocess.run(command, check=False).returncode:
+            if subprocess.run(command, check=False, preexec_fn=_end_with_parent).returncode:
                 raise TrainingError(
                     f"the step {step.name} failed", "fix what its message says, then run this command again"
                 )
@@ -336,14 +346,30 @@ def make_weights(config: MakeWeightsConfig) -> None:
         print("made " + " and ".join(str(Path(config.runs) / path.name) for path in FILES))
         return
     for path in FILES:  # at the end, so that both files name the revision of an unchanged source tree
-        shutil.copyfile(Path(config.runs) / path.name, path)
+        with written_beside(path) as temporary:
+            shutil.copyfile(Path(config.runs) / path.name, temporary)
+
+
+def _is_done(result: Path) -> bool:
+    """Whether a step has made its file or checkpoint; a full disk leaves an empty folder."""
+    return result.is_file() or newest_checkpoint(result) is not None
+
+
+def _end_with_parent() -> None:
+    """In a child process: end when its parent ends. A second start would otherwise train in the same folder."""
+    with contextlib.suppress(AttributeError):  # only Linux has the call
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 def _as_options(options: Mapping[str, Any]) -> list[str]:
     """Options as command-line arguments for jsonargparse."""
     parts = []
     for name, value in options.items():
-        text = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+        is_list = isinstance(value, list)
+        text = yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip() if is_list else str(value)
         parts += [f"--{name}", text]
     return parts
 

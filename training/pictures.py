@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sal360.arrays import Pixels, Reals
-from sal360.files import written_beside
+from sal360.images import write_picture
 from sal360.projection import remap_sphere
 
 _GAP_PX = 4
@@ -57,8 +57,7 @@ def write_views(path: str | os.PathLike[str], pairs: Sequence[tuple[NDArray[Any]
     Raises:
         OSError: the file cannot be written.
     """
-    with written_beside(path) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(draw_views(pairs), cv2.COLOR_RGB2BGR))
+    write_picture(path, np.asarray(cv2.cvtColor(draw_views(pairs), cv2.COLOR_RGB2BGR), np.uint8))
 
 
 def _framed(cell: Pixels) -> Pixels:
@@ -74,8 +73,7 @@ def write_predictions(path: str | Path, rows: Sequence[tuple[Pixels, Reals, Real
         rows: (frame (H, W, 3) uint8 RGB, gaze (h, w), prediction (h, w)); maps of any scale.
     """
     pictures = [np.hstack([_frame(frame), _heat(frame, gaze), _heat(frame, map_)]) for frame, gaze, map_ in rows]
-    with written_beside(path) as temporary:
-        cv2.imwrite(str(temporary), np.vstack(pictures))
+    write_picture(path, np.vstack(pictures))
 
 
 def _frame(frame: Pixels) -> Pixels:

@@ -23,8 +23,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sal360.arrays import Pixels
-from sal360.errors import CheckpointError, one_line_errors
-from training.checkpoint import load_weights
+from sal360.errors import CheckpointError, one_line_errors, printable
+from training.checkpoint import load_weights, plain_settings
 from training.config import SettingError, option_names, read_config, require_at_least, require_together, write_config
 from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
 from training.curves import write_summary
@@ -86,6 +86,8 @@ class Source:
     """Batches (views, turned views, indices) of this process for the steps start … stop − 1."""
     for_evaluation: Sequence[Pixels]
     """Panoramas of the retrieval evaluation, (H, W, 3) RGB each; empty in all processes except the first."""
+    readers: int = 0
+    """Number of loader processes among which shards are divided; 0: the batches do not depend on it."""
 
 
 def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
@@ -107,7 +109,8 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
                 return sharded(start, stop).batches()
 
         some = shards.first(config.retrieval_panoramas, config.data.height) if fabric.global_rank == 0 else []
-        return Source(len(shards), sharded(0, 0).steps_per_epoch, sharded_batches, some)
+        readers = sharded(0, 0).lanes * fabric.world_size
+        return Source(len(shards), sharded(0, 0).steps_per_epoch, sharded_batches, some, readers)
 
     panoramas = open_panoramas(config.data) if fabric.global_rank == 0 else None
     panoramas = fabric.broadcast(panoramas)
@@ -154,6 +157,12 @@ class PretrainTask(Task):
         )
         self.retrieval = Retrieval(source.for_evaluation, config.views, config.loop.seed)
         self._embedded: list[tuple[Tensor, Tensor]] = []  # updates the memory bank after the step
+
+    def settings_to_match(self) -> Mapping[str, Any]:
+        """The views, the loss, and what the batches depend on. Folders may have moved."""
+        parts = {"views": self.settings.views, "objective": self.settings.objective}
+        settings = {f"{part}.{name}": value for part, of in parts.items() for name, value in plain_settings(of).items()}
+        return settings | {"data.height": self.settings.data.height, "readers of shards": self.source.readers}
 
     def begin(self) -> None:
         """Write the settings, and a picture of the views."""
@@ -227,9 +236,8 @@ def main() -> None:
         load_weights(config.encoder_weights, task.model.encoder, kind=task.kind, part="encoder")
     scores = train(task, config.loop, config.optimiser, fabric, checkpoint)
     if fabric.global_rank == 0:
-        write_summary(
-            config.loop.run, title=f"{config.model.encoder}, recipe {config.recipe}, {source.count} panoramas"
-        )
+        title = f"{config.model.encoder}, recipe {printable(config.recipe)}, {source.count} panoramas"
+        write_summary(config.loop.run, title=title)
         print(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 
 

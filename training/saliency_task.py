@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,65 +15,50 @@ from torch import nn
 
 from sal360.arrays import Density, Pixels
 from training.checkpoint import load_weights, plain_settings
-from training.config import option_names, require_together, write_config
+from training.config import is_first_process, option_names, require_together, write_config
 from training.data.loader import Samples, StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task
 from training.models.encoders import ENCODERS
 from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
+from training.optimiser import OptimiserConfig
 from training.saliency_loss import SaliencyLossConfig
 
 
-class SaliencyTraining(Protocol):
-    """The settings that every training of a saliency model has; each command documents its own."""
+@dataclass(frozen=True, kw_only=True)
+class SaliencyTrainingConfig:
+    """The settings that every training of a saliency model has; each command adds its own."""
 
-    @property
-    def loop(self) -> LoopConfig:
-        """The run."""
+    loop: LoopConfig
+    """The run."""
+    data: Any
+    """A dataclass with `taught`, the file of taught maps, or ""; each command documents its own."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser and learning-rate schedule."""
+    model: SaliencyModelConfig = field(default_factory=SaliencyModelConfig)
+    """The model."""
+    loss: SaliencyLossConfig = field(default_factory=SaliencyLossConfig)
+    """The loss."""
+    start: str = ""
+    """Checkpoint of a saliency model from whose weights, encoder and decoder, this run starts; the schedule is new."""
+    encoder_weights: str = ""
+    """Checkpoint of a contrastive run from whose encoder this run starts."""
+    imagenet: bool = True
+    """Start the encoder from the ImageNet weights of its package unless another start is given; false: random
+    weights."""
+    frozen: Frozen = "encoder"
+    """Part of the model that is not trained. early: the encoder's parts up to stride 4, or all of an encoder that does
+    not tell them apart."""
 
-    @property
-    def data(self) -> Any:
-        """The data: a dataclass with `taught`, the file of taught maps, or ""."""
-
-    @property
-    def model(self) -> SaliencyModelConfig:
-        """The model."""
-
-    @property
-    def loss(self) -> SaliencyLossConfig:
-        """The loss."""
-
-    @property
-    def start(self) -> str:
-        """Checkpoint of a saliency model to start from, or ""."""
-
-    @property
-    def encoder_weights(self) -> str:
-        """Checkpoint of a contrastive run whose encoder to start from, or ""."""
-
-    @property
-    def imagenet(self) -> bool:
-        """Whether to start the encoder from its ImageNet weights unless another start is given."""
-
-    @property
-    def frozen(self) -> Frozen:
-        """Part of the model that is not trained."""
-
-
-def check_start(config: SaliencyTraining) -> None:
-    """Refuse settings that give two starts, or none where none is packaged.
-
-    Raises:
-        ParameterError: naming the settings.
-    """
-    one = not (config.start and config.encoder_weights)
-    require_together(config, ("start", "encoder_weights"), one, "at most one of the two")
-    packaged = ENCODERS[config.model.encoder].packaged or config.start != "" or config.encoder_weights != ""
-    require_together(
-        config,
-        ("encoder_weights", "imagenet", "model.encoder"),
-        packaged or not config.imagenet,
-        "encoder_weights from contrastive pretraining, or imagenet false for random weights",
-    )
+    def __post_init__(self) -> None:
+        one = not (self.start and self.encoder_weights)
+        require_together(self, ("start", "encoder_weights"), one, "at most one of the two")
+        packaged = ENCODERS[self.model.encoder].packaged or self.start != "" or self.encoder_weights != ""
+        require_together(
+            self,
+            ("encoder_weights", "imagenet", "model.encoder"),
+            packaged or not self.imagenet,
+            "encoder_weights from contrastive pretraining, or imagenet false for random weights",
+        )
 
 
 class SaliencyTask(Task):
@@ -81,6 +68,7 @@ class SaliencyTask(Task):
         config: the settings.
         training: the samples to train on.
         fabric: the process's rank and device.
+        contents: what the samples are made of, in words that change when the data do, wherever their folders are.
 
     Raises:
         CheckpointError: the initial weights are missing or belong to another model.
@@ -90,8 +78,14 @@ class SaliencyTask(Task):
     folders: ClassVar[tuple[str, ...]] = ("root", "panoramas")
     """Settings of the data that may change when a run is resumed."""
 
-    def __init__(self, config: SaliencyTraining, training: Samples, fabric: Fabric) -> None:
-        self._config, self._training, self.fabric = config, training, fabric
+    def __init__(
+        self,
+        config: SaliencyTrainingConfig,
+        training: Samples,
+        fabric: Fabric,
+        contents: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._config, self._training, self.fabric, self._contents = config, training, fabric, contents
         from_imagenet = config.imagenet and not config.encoder_weights and ENCODERS[config.model.encoder].packaged
         model = SaliencyModel(config.model, pretrained=from_imagenet)
         if config.start:
@@ -108,7 +102,7 @@ class SaliencyTask(Task):
         """What is trained on, its augmentation, and the loss. Folders may have moved."""
         data = {name: value for name, value in plain_settings(self._config.data).items() if name not in self.folders}
         data["taught"] = "given" if self._config.data.taught else "none"
-        settings = {"data": data, "loss": plain_settings(self._config.loss)}
+        settings = {"data": data | dict(self._contents), "loss": plain_settings(self._config.loss)}
         return {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
 
     def begin(self) -> None:
@@ -137,3 +131,10 @@ class SaliencyTask(Task):
             content = self.model(torch.from_numpy(frames).to(self.fabric.device).permute(0, 3, 1, 2)).float()
             density = torch.exp(content - content.amax(dim=(1, 2), keepdim=True)).cpu().numpy()
         return np.asarray(density / density.mean(axis=(1, 2), keepdims=True))
+
+
+def print_figures(figures: Mapping[str, float]) -> None:
+    """Print the newest loss and figures of a run, once for all its processes."""
+    if is_first_process():
+        shown = sorted((name, value) for name, value in figures.items() if "/" in name or name == "loss")
+        print("  ".join(f"{name} {value:.4g}" for name, value in shown))

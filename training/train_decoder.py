@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -19,41 +19,19 @@ from torch import Tensor, nn
 from sal360.errors import one_line_errors
 from training.config import option_names, read_config
 from training.data.gaze.datasets import Gaze, GazeConfig, load_gaze
-from training.loop import LoopConfig, make_fabric, starting_point, train
-from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
-from training.optimiser import OptimiserConfig
+from training.loop import make_fabric, starting_point, train
+from training.models.saliency_model import SaliencyModel
 from training.pictures import write_predictions
-from training.saliency_loss import SaliencyLossConfig, saliency_losses
-from training.saliency_task import SaliencyTask, check_start
+from training.saliency_loss import saliency_losses
+from training.saliency_task import SaliencyTask, SaliencyTrainingConfig, print_figures
 
 
-@dataclass(frozen=True)
-class TrainDecoderConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainDecoderConfig(SaliencyTrainingConfig):
     """A decoder training run."""
 
-    loop: LoopConfig
-    """The run."""
     data: GazeConfig
     """The recorded gaze."""
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Optimiser and learning-rate schedule."""
-    model: SaliencyModelConfig = field(default_factory=SaliencyModelConfig)
-    """The model."""
-    loss: SaliencyLossConfig = field(default_factory=SaliencyLossConfig)
-    """The loss."""
-    start: str = ""
-    """Checkpoint of a decoder run from whose weights, encoder and decoder, this run starts; the schedule is new."""
-    encoder_weights: str = ""
-    """Checkpoint of a contrastive run from whose encoder this run starts."""
-    imagenet: bool = True
-    """Start the encoder from the ImageNet weights of its package unless `encoder_weights` is given; false: random
-    weights."""
-    frozen: Frozen = "encoder"
-    """Part of the model that is not trained. early: the encoder's parts up to stride 4, or all of an encoder that does
-    not tell them apart."""
-
-    def __post_init__(self) -> None:
-        check_start(self)
 
 
 _ROWS_OF_PICTURE = 6
@@ -72,7 +50,7 @@ class DecoderTask(SaliencyTask):
     """
 
     def __init__(self, config: TrainDecoderConfig, gaze: Gaze, fabric: Fabric) -> None:
-        super().__init__(config, gaze.training, fabric)
+        super().__init__(config, gaze.training, fabric, gaze.contents)
         self.settings, self.gaze = config, gaze
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
@@ -108,8 +86,7 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:
 
 def main() -> None:
     """The command `python -m training.train_decoder`."""
-    figures = train_decoder(read_config(TrainDecoderConfig, "Train a saliency decoder on human gaze."))
-    print("  ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items()) if "/" in name or name == "loss"))
+    print_figures(train_decoder(read_config(TrainDecoderConfig, "Train a saliency decoder on human gaze.")))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,50 +20,35 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sal360.errors import one_line_errors
+from sal360.errors import CheckpointError, one_line_errors
 from training.config import option_names, read_config, require_at_least, require_path
 from training.data.gaze.mixed_photographs import PhotographSets, PhotographSetsConfig, Sample
 from training.evaluation.photograph_sets import centre_prior_of, lay_out, mean_figures, measure_set
-from training.loop import LoopConfig, make_fabric, starting_point, train
-from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
+from training.loop import make_fabric, starting_point, train
+from training.models.saliency_model import Frozen, SaliencyModel
 from training.models.set_heads import SetHeads, in_planes
-from training.optimiser import OptimiserConfig
 from training.pictures import write_predictions
-from training.saliency_loss import SaliencyLossConfig, saliency_losses
-from training.saliency_task import SaliencyTask, check_start
+from training.saliency_loss import saliency_losses
+from training.saliency_task import SaliencyTask, SaliencyTrainingConfig, print_figures
 
 _MEASURED_PX = 384
 
 
-@dataclass(frozen=True)
-class TrainPhotographsConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainPhotographsConfig(SaliencyTrainingConfig):
     """A training run on photographs of several data sets."""
 
-    loop: LoopConfig
-    """The run."""
     data: PhotographSetsConfig
-    """The data sets."""
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Optimiser and learning-rate schedule."""
-    model: SaliencyModelConfig = field(default_factory=SaliencyModelConfig)
-    """The model."""
-    loss: SaliencyLossConfig = field(default_factory=SaliencyLossConfig)
-    """The loss in the photographs' planes; `solid_angle` concerns taught maps alone."""
+    """The data sets. The loss is in the photographs' planes; its `solid_angle` concerns taught maps alone."""
     taught_weight: float = 0.5
     """Weight of the loss against taught maps, relative to that of the photographs."""
     set_heads: bool = True
     """Learn centre bias, scales and noise of each data set together with the content; false: only the content."""
-    start: str = ""
-    """Checkpoint of a saliency model from whose weights this run starts; the schedule is new."""
-    encoder_weights: str = ""
-    """Checkpoint of a contrastive run from whose encoder this run starts."""
-    imagenet: bool = True
-    """Start the compact encoder from its ImageNet weights unless another start is given; false: random weights."""
     frozen: Frozen = "none"
-    """Part of the model that is not trained. early: the compact encoder's stages up to stride 4."""
+    """As for `training.train_decoder`."""
 
     def __post_init__(self) -> None:
-        check_start(self)
+        super().__post_init__()
         require_path("data.panoramas", self.data.panoramas, "a folder of panoramas to lay the photographs on")
         require_at_least("taught_weight", self.taught_weight, 0)
 
@@ -101,7 +86,7 @@ class PhotographsTask(SaliencyTask):
     folders: ClassVar[tuple[str, ...]] = ("root", "panoramas", "measured", "cache")
 
     def __init__(self, config: TrainPhotographsConfig, data: PhotographSets, fabric: Fabric) -> None:
-        super().__init__(config, data.training, fabric)
+        super().__init__(config, data.training, fabric, data.contents)
         self.settings, self.data = config, data
         self._around = ContentWithHeads(self.model, SetHeads(len(data.names)) if config.set_heads else None)
 
@@ -149,12 +134,23 @@ class PhotographsTask(SaliencyTask):
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        """The heads of the data sets, which checkpoints of the model leave out."""
+        """The order of the data sets, and their heads, which checkpoints of the model leave out."""
         heads = self._around.heads
-        return {} if heads is None else {"sets": list(self.data.names), "heads": heads.state_dict()}
+        return {"sets": list(self.data.names)} | ({} if heads is None else {"heads": heads.state_dict()})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            CheckpointError: the run had the data sets in another order, by which they are drawn and have their heads.
+        """
+        before = state.get("sets", list(self.data.names))
+        if before != list(self.data.names):
+            raise CheckpointError(
+                f"the checkpoint belongs to a run on {', '.join(before)} in this order",
+                "give --data.sets in the order of that run, or start a new run with another --loop.run",
+                expected=f"{', '.join(self.data.names)}, as set now",
+            )
         if self._around.heads is not None:
             self._around.heads.load_state_dict(state["heads"])
 
@@ -177,8 +173,7 @@ def train_photographs(config: TrainPhotographsConfig) -> dict[str, float]:
 def main() -> None:
     """The command `python -m training.train_photographs`."""
     description = "Train a saliency model on photographs of several data sets of gaze."
-    figures = train_photographs(read_config(TrainPhotographsConfig, description))
-    print("  ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items()) if "/" in name or name == "loss"))
+    print_figures(train_photographs(read_config(TrainPhotographsConfig, description)))
 
 
 if __name__ == "__main__":

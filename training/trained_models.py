@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sal360.arrays import Density, Pixels
-from sal360.errors import ModelError
+from sal360.errors import ModelError, printable
 from sal360.predictor import Predictor
 from training.checkpoint import load_weights, read_header
 from training.config import config_from_dict
@@ -55,7 +55,7 @@ def checkpoint_name(path: str | Path) -> str:
     """Encoder, run folder and step of a checkpoint, for tables: "resnet50 first_run @250"."""
     header, path = read_header(path), Path(path)
     run = path.parent if path.suffix == ".safetensors" or path.name.startswith(("step-", "last")) else path
-    return f"{header.config.get('encoder', header.kind)} {run.name} @{header.step}"
+    return printable(f"{header.config.get('encoder', header.kind)} {run.name} @{header.step}")
 
 
 def open_large_enough(config: PanoramaConfig, heights: Sequence[int]) -> Panoramas:
@@ -165,7 +165,7 @@ def _file_predictor(model: str, prior_strength: float) -> TrainedPredictor:
     # fp32: the bundled model's figures must not depend on the CPU
     file, precision = ("", "fp32") if model == BUNDLED else (model, "auto")
     predictor = Predictor(file, precision=precision, prior_strength=prior_strength)
-    return TrainedPredictor(Path(model).stem, predictor.spec.input_height, predictor.predict)
+    return TrainedPredictor(printable(Path(model).stem), predictor.spec.input_height, predictor.predict)
 
 
 def _checkpoint_predictor(checkpoint: str, model: DensityModel) -> TrainedPredictor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sal360.arrays import Pixels
-from sal360.errors import DataError, FrameError, check_is_file
+from sal360.errors import DataError, FrameError
 from sal360.images import MAX_PIXELS
 from sal360.sources.frame import BadFrame, Frame
 from sal360.sources.video_completeness import is_cut, is_damaged
@@ -75,7 +75,7 @@ def video_frames(path: Path, on_bad_frame: BadFrame, max_pixels: int = MAX_PIXEL
             images = _small_enough(_decoded(packet), path, max_pixels)
             lost.count(packet, images)
             for image in images:
-                pixels = _upright(image)
+                pixels = upright(image)
                 if pixels is None:
                     damaged += 1
                 else:
@@ -123,7 +123,6 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple[InputContainer, av.Vi
         import av
     except ModuleNotFoundError:
         raise DataError("the Python module av (PyAV), which reads videos, is missing", "pip install av") from None
-    check_is_file(path)
     with contextlib.ExitStack() as stack:
         try:
             container = stack.enter_context(open_container(path))
@@ -252,7 +251,7 @@ class _Clock:
         return stamp_s
 
 
-def _upright(image: Any) -> Pixels | None:
+def upright(image: Any) -> Pixels | None:
     """The pixels as a player shows them, (H, W, 3) uint8 BGR: turned and mirrored according to the display matrix.
 
     None for a damaged frame, including one that cannot be converted.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,10 +18,10 @@ import torch
 from sal360.errors import CheckpointError, one_line_errors
 from sal360.sphere import erp_directions, solid_angles
 from training import analyse
-from training.analysis.change import encoder_tensors, layer_changes
+from training.analysis.change import ChangeConfig, analyse_change, encoder_tensors, layer_changes
 from training.analysis.embedding import EmbeddingConfig, embed_views, to_plane
 from training.analysis.equator import equator_distance, equator_rows
-from training.analysis.view_coverage import TURNS, ViewCoverageConfig, coverage
+from training.analysis.view_coverage import TURNS, ViewCoverageConfig, analyse_views, coverage
 from training.checkpoint import save_checkpoint
 from training.data.panoramas import PanoramaConfig, open_panoramas, read_panorama
 from training.data.views import ViewConfig, ViewPair
@@ -268,3 +270,21 @@ def test_help_lists_the_analyses(run: Run, capsys: pytest.CaptureFixture[str]) -
     assert run(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"analyse {name}" in shown for name in analyse.ANALYSES)
+
+
+def test_names_are_drawn_as_they_are_whatever_is_in_them(
+    panoramas: Path, contrastive_run: Path, tmp_path: Path
+) -> None:
+    """Dollar signs are no formulas; other bytes and letters that the font lacks raise nothing."""
+    name = os.fsdecode("x $a_$ 部 ".encode() + b"\xe9")
+    strange = shutil.copytree(contrastive_run, tmp_path / name, symlinks=True)
+    before, after = (str(strange / f"step-{step:08d}") for step in (10, 250))
+    analyse_change(ChangeConfig((before,), (after,), str(tmp_path / "out")))
+    assert "x $a_$ 部 \\udce9 @10" in read_table(tmp_path / "out", "change")[0]["encoder"]
+    for i, path in enumerate(sorted(panoramas.iterdir())):
+        (tmp_path / "named").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "named" / f"{name}{i}.png")
+    analyse_views(
+        ViewCoverageConfig(PanoramaConfig(str(tmp_path / "named"), 64), str(tmp_path / "out"), ViewConfig(height=64))
+    )
+    assert read_table(tmp_path / "out", "views")

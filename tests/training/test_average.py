@@ -37,3 +37,10 @@ def test_one_checkpoint_or_a_missing_one_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "run", 1, SaliencyModel(CONFIG), "saliency", CONFIG, {})
     with pytest.raises(CheckpointError, match="does not exist"):
         average(AverageConfig((str(tmp_path / "nowhere"), str(tmp_path / "run")), str(tmp_path / "mean")))
+
+
+def test_an_average_is_not_hidden_behind_a_checkpoint_of_a_later_step(tmp_path: Path) -> None:
+    for name, step in (("run", 1), ("mean", 5)):
+        save_checkpoint(tmp_path / name, step, SaliencyModel(CONFIG), "saliency", CONFIG, {})
+    with pytest.raises(CheckpointError, match="step-00000005 exists"):
+        average(AverageConfig((str(tmp_path / "run"), str(tmp_path / "run")), str(tmp_path / "mean")))

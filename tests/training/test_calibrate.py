@@ -44,7 +44,7 @@ def test_gaze_falls_off_from_the_equator_as_published_although_content_gathers_t
 
 
 def test_a_model_without_content_cannot_reach_a_gain(model: SaliencyModel) -> None:
-    with pytest.raises(ParameterError, match=r"the model reaches values from .*--gain_nats"):
+    with pytest.raises(ParameterError, match=r"the model reaches a gain from .*--gain_nats"):
         calibrate(torch.zeros(2, 16, 32), model, CalibrateConfig("run", "panoramas", "out"))
 
 

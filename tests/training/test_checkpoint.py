@@ -216,3 +216,50 @@ def test_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path: Path, 
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_below_a_folder_whose_name_is_not_utf8_is_read(tmp_path: Path) -> None:
+    run, model, other = tmp_path / os.fsdecode(b"caf\xe9"), Model(), Model()
+    saved = save(run, 1, model)
+    assert load_weights(run, other, kind="contrastive").step == 1
+    assert torch.equal(model.head.weight, other.head.weight)
+    (saved / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is broken"):
+        read_header(run)
+
+
+def test_a_checkpoint_that_was_copied_in_part_is_named(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / "step-00000002/model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"broken \(it is missing\); remove .*000002 to use step-00000001"):
+        load_weights(tmp_path, Model(), kind="contrastive")
+
+
+def test_a_state_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    saved = save(tmp_path, 1)
+    torch.save([1, 2], saved / "training_state.pt")
+    message = r"broken \(it holds a list\); give another checkpoint, or remove .*step-00000001 and start its run again"
+    with pytest.raises(CheckpointError, match=message):
+        load_state(saved)
+
+
+def test_a_revision_of_a_project_that_only_contains_an_installed_copy_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/checkpoint.py").touch()
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "training/checkpoint.py"))
+    assert checkpoint.git_revision.__wrapped__() == "unknown"
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_folder_that_has_a_checkpoint_is_refused_for_another(tmp_path: Path, step: int) -> None:
+    save(tmp_path, step)
+    with pytest.raises(CheckpointError, match="exists; choose another folder for --output"):
+        checkpoint.require_no_checkpoint(tmp_path)
+    checkpoint.require_no_checkpoint(tmp_path / "new")
+    assert not (tmp_path / "new").exists()

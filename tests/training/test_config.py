@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -29,13 +30,14 @@ from training.data.prepare_osie import PrepareOsieConfig
 from training.data.shards import WriteShardsConfig
 from training.evaluate import EvaluateConfig, open_models
 from training.export import ExportConfig, load_model
-from training.loop import LoopConfig
+from training.loop import LoopConfig, make_fabric
 from training.make_weights import MakeWeightsConfig
 from training.models.prior import PriorConfig
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 from training.pretrain import PretrainConfig
 from training.teach import TeachConfig, teach
 from training.train_decoder import TrainDecoderConfig
+from training.train_photographs import TrainPhotographsConfig
 
 COMMANDS: list[type[Any]] = [
     PretrainConfig,
@@ -235,10 +237,14 @@ def test_a_checkpoints_settings_that_do_not_hold_name_no_option() -> None:
         (
             SaliencyModelConfig,
             {"prior": {"floor": "0.1"}},
-            r"setting prior\.floor is '0\.1'; expected a number; update",
+            r"setting prior\.floor is '0\.1'; expected a finite number; update",
         ),
         (SaliencyModelConfig, {"prior": [1]}, r"setting prior is \[1\]; expected settings in it"),
-        (PlacementConfig, {"fov_deg": [50]}, r"fov_deg is \[50\]; expected a list, 2 values, each a number; update"),
+        (
+            PlacementConfig,
+            {"fov_deg": [50]},
+            r"fov_deg is \[50\]; expected a list, 2 values, each a finite number; update",
+        ),
         (LoopConfig, {"run": "run", "resume": "no"}, r"resume is 'no'; expected true or false or auto; update"),
         (LoopConfig, {"steps": 3}, r"the setting 'run' of LoopConfig is missing; update"),
     ],
@@ -262,3 +268,72 @@ def test_the_usage_is_the_command_as_it_is_typed(repository: Path) -> None:
         process = [sys.executable, "-m", *command.split(), "--help"]
         told = subprocess.run(process, cwd=repository, capture_output=True, text=True, check=True).stdout
         assert " ".join(told.split()).startswith(f"usage: {usage} [--config")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("optimiser.learning_rate", ".inf"),
+        ("views.translation_px", "1.0e999"),
+        ("views.crop_ratio", "[0.5, .inf]"),
+        ("loop.ema", ".nan"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(option: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=rf"^{re.escape(option)} is .*; expected .*a finite number; set --{option}"):
+        read(PretrainConfig, usable(PretrainConfig, tmp_path) | {option: value})
+
+
+@pytest.mark.parametrize("weight", [".inf", ".nan"])
+def test_a_weight_of_a_set_that_is_not_finite_is_refused(weight: str, tmp_path: Path) -> None:
+    values = usable(TrainPhotographsConfig, tmp_path) | {"data.sets": f"{{osie: {weight}}}"}
+    with pytest.raises(SettingError, match=r"^data\.sets is .*; expected a mapping, each value a finite number"):
+        read(TrainPhotographsConfig, values)
+
+
+@pytest.mark.parametrize("content", ["loop: [1]", "loop: null", "loop: 3", "loop: {}\nviews:"])
+def test_settings_in_a_file_that_are_no_settings_are_refused_even_if_options_replace_them(
+    content: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(content)
+    options = [f"--{name}={value}" for name, value in usable(PretrainConfig, tmp_path).items()]
+    with pytest.raises(SettingError, match=r"^(loop|views) is .*; expected settings in it.*; set --(loop|views)$"):
+        read_config(PretrainConfig, "", ["--config", str(path), *options, "--views.height=160"])
+
+
+@pytest.mark.parametrize("kind", [*COMMANDS, TrainPhotographsConfig], ids=lambda kind: kind.__name__)
+def test_seeds_that_a_library_refuses_and_empty_folders_of_output_are_refused(kind: type[Any], tmp_path: Path) -> None:
+    good = usable(kind, tmp_path)
+    for option, of, _ in options_of(kind):
+        values = ("-1", str(1 << 32)) if of is int and option.endswith("seed") else ()
+        if of is str and option in ("out", "output", "runs", "loop.run"):
+            values = ("", " ")
+        for value in values:
+            with pytest.raises(SettingError, match=f"^{re.escape(option)} is ") as caught:
+                read(kind, good | {option: value})
+            assert f"--{option}" in caught.value.remedy
+
+
+def test_a_variable_of_torchrun_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("abc", "0", "-1", "2.5"):
+        monkeypatch.setenv("WORLD_SIZE", text)
+        with pytest.raises(ParameterError, match=rf"^the environment variable WORLD_SIZE is '{text}'; .*; unset it"):
+            make_fabric(LoopConfig("run", steps=1, accelerator="cpu"))
+
+
+def test_a_missing_extra_is_one_line_and_not_a_traceback(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class WithoutTorch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, WithoutTorch())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{repository}"}
+    command = [sys.executable, "-m", "training.pretrain", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith('error: the Python module torch is missing; pip install ".[train]"')
+    assert ended.stderr.count("\n") == 1

@@ -497,3 +497,104 @@ def test_the_table_of_data_sets_is_what_the_settings_offer():
         read_config(EvaluateConfig, "", ["--data.dataset=unknown", *OPTIONS])
     with pytest.raises(ParameterError, match=rf"^dataset is 'unknown'; expected one of {', '.join(DATASETS)};"):
         GazeConfig("root", dataset="unknown")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + HEADER + "\n0,0.5,0.5,0\n\n1,0.25,0.0,300\n",
+        HEADER.replace(",", ";") + "0;0,5;0,5;0\n1;0,25;0,0;300\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_scanpaths_as_spreadsheets_save_them_are_read(salient360_root, text, encoding):
+    path = salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt"
+    path.write_bytes(text.encode(encoding))
+    record = Salient360(salient360_root, "train")[0]
+    np.testing.assert_allclose(record.fixations, directions_of_positions([0.5, 0.25], [0.5, 0.0]), atol=1e-12)
+    assert record.time_s == pytest.approx([0, 0.3])
+
+
+@pytest.mark.parametrize("row", ["1,0.5,half,0", "1,0.5,1.5,0", "#1,0.5,0.5,0", "1,0.5"])
+def test_a_broken_row_is_named_by_its_line_and_never_taken_for_a_comment(salient360_root, row):
+    path = salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt"
+    path.write_text(f"\n{HEADER}\n0,0.5,0.5,0\n\n{row}\n2,0.5,0.5,0\n")
+    with pytest.raises(DataError, match=r"line 6 of .*HEscanpath_1\.txt"):
+        Salient360(salient360_root, "train")[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "broken"), [("frame,2,", "frame,half,"), ("frame,2,", "#frame,2,"), ("0.25,0.5", "0.25,5")]
+)
+def test_a_broken_line_of_gaze_is_named_by_its_number_in_the_file(vr_eyetracking_root, line, broken):
+    path = vr_eyetracking_root / "Gaze_txt_files/p001/004._2017-10-13-10-28_ori_0.txt"
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1].replace(line, broken)
+    path.write_text("\n\n" + "\n".join(lines) + "\n")
+    if broken.startswith("#"):
+        lines[1] = lines[1].replace("frame", "frame,")  # a comment sign hides nothing
+        path.write_text("\n\n" + "\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"line 4 of .*p001/004"):
+        VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
+
+
+def test_videos_whose_numbers_a_spreadsheet_stores_as_text_are_in_the_split(tmp_path):
+    path = tmp_path / "sheet.xlsx"
+    write_sheet(path, {"a": ["001", 2, " 17 ", 3.0], "b": [1, 4.5]})
+    assert read_first_column(path, "a") == [1, 2, 17, 3]
+    with pytest.raises(DataError, match=r"sheet b of .* has the number 4\.5"):
+        read_first_column(path, "b")
+
+
+def test_frames_of_a_video_are_upright_and_panoramic(vr_eyetracking_root):
+    if not hasattr(av.VideoStream, "set_display_rotation"):
+        pytest.skip("this PyAV writes no display matrix")
+    path = vr_eyetracking_root / "videos/004.mp4"
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:16] = 200
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.set_display_rotation(180)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    data = VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
+    frame = data[0].panorama()
+    assert frame[:12].mean() < 20
+    assert frame[20:].mean() > 180
+    with av.open(str(path), "w") as container:  # two eyes above each other
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.vstack([picture, picture]), format="rgb24")))
+        container.mux(stream.encode())
+    vr_eyetracking._places.cache_clear()
+    with pytest.raises(DataError, match=r"frames of .*004\.mp4 are 64 x 64; expected twice as wide as high"):
+        vr_eyetracking.read_video_frame(path, 0)
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        (np.full((4, 3), 0.5), r"run 0 of .* has gaze_fixations of shape \(4, 3\)"),
+        (np.full(4, 0.5), r"run 0 of .* has gaze_fixations of shape \(4,\)"),
+        ([[10**400, 1]], "run 0 of .* malformed"),
+    ],
+)
+def test_runs_of_another_shape_are_named_and_not_left_out(sitzmann_root, positions, message):
+    path = sitzmann_root / "data/vr/cubemap_0000.pck"
+    write_runs(path, [{**sitzmann_run([[0.5, 0.5]]), "gaze_fixations": positions}, sitzmann_run([[0.5, 0.5]])])
+    with pytest.raises(DataError, match=message):
+        read_runs(path)
+    write_runs(path, [np.zeros(3)])
+    with pytest.raises(DataError, match=r"run 0 of .* malformed"):
+        read_runs(path)
+
+
+def test_a_file_that_cannot_be_read_is_one_of_the_problems_of_a_copy(salient360_root, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(salient360, "read_scanpaths", refuse)
+    problems = salient360.inventory(salient360_root).problems
+    assert len([each for each in problems if each.startswith("no permission (")]) == 6

@@ -139,3 +139,44 @@ def test_a_fixation_list_outside_the_panorama_is_refused(tmp_path):
     path.write_text(",".join(row) + "\n")
     with pytest.raises(DataError, match="outside the panorama"):
         read_fixation_list(path)
+
+
+def rows_of(log):
+    header, *rows = log.read_text().splitlines()
+    return header, [row.split(",") for row in rows]
+
+
+def write_rows(log, header, rows, separator=","):
+    log.write_text(header.replace(",", separator) + "\n" + "\n".join(separator.join(row) for row in rows) + "\n")
+
+
+@pytest.mark.parametrize("stamp", ["nan", "inf", "0"])
+def test_stamps_that_are_lost_or_go_back_are_left_out(tmp_path, stamp):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    expected = read_hmd_log(log)[1]
+    header, rows = rows_of(log)
+    for number in (3, 100, 101):
+        rows[number][0] = stamp
+    rows.append([stamp, *rows[-1][1:]])
+    write_rows(log, header, rows)
+    found = read_hmd_log(log)[1]
+    assert found.shape == expected.shape
+    assert np.degrees(angular_distance(found, expected)).max() < 1
+
+
+def test_a_pose_that_was_lost_is_bridged(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    expected = read_hmd_log(log)[1]
+    header, rows = rows_of(log)
+    for number in (50, 51, 52):
+        rows[number][1:5] = ["0"] * 4
+    write_rows(log, header, rows)
+    assert np.degrees(angular_distance(read_hmd_log(log)[1], expected)).max() < 2
+
+
+def test_a_log_with_semicolons_and_decimal_commas_is_read(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    expected = read_hmd_log(log)[1]
+    header, rows = rows_of(log)
+    write_rows(log, header, [[cell.replace(".", ",") for cell in row] for row in rows], ";")
+    np.testing.assert_array_equal(read_hmd_log(log)[1], expected)

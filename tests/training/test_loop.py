@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
+import os
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from sal360.errors import CheckpointError, ParameterError, TrainingError
-from training import checkpoint
-from training.curves import Curves, read_curves
+from training import checkpoint, loop
+from training.curves import Curves, read_curves, write_summary
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
@@ -277,38 +280,6 @@ def test_a_checkpoint_that_lacks_a_part_of_the_state_is_refused(tmp_path: Path) 
         run(settings(tmp_path, resume=True))
 
 
-def with_moments(state: dict[str, Any], value: Any) -> None:
-    for moments in state["optimiser"]["state"].values():
-        moments["momentum_buffer"] = value
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda state: state.update(optimiser=5),
-        lambda state: state.update(optimiser={"state": {}}),
-        lambda state: state["optimiser"].update(param_groups=[5 for _ in state["optimiser"]["param_groups"]]),
-        lambda state: with_moments(state, torch.zeros(7, 7, 7)),
-        lambda state: with_moments(state, "text"),
-        lambda state: state.update(task=[1, 2]),
-        lambda state: state.update(randomness={}),
-        lambda state: state["randomness"].update(torch=torch.zeros(3)),
-        lambda state: state["randomness"].update(numpy=["x"]),
-        lambda state: state.update(same=7),
-        lambda state: state.update(weights={"other": torch.zeros(1)}),
-    ],
-)
-def test_a_state_with_other_contents_is_broken(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
-    run(settings(tmp_path, steps=1))
-    path = tmp_path / "last/training_state.pt"
-    state = torch.load(path, weights_only=True)
-    damage(state)
-    torch.save(state, path)
-    with pytest.raises(CheckpointError, match=r"step-00000001.* is broken \(.*\); start a new run, .*") as caught:
-        run(settings(tmp_path, resume=True))
-    assert "\n" not in str(caught.value)
-
-
 def test_a_run_folder_that_is_a_file_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(CheckpointError, match=r"run is not a folder; set --loop\.run"):
@@ -453,3 +424,126 @@ def test_cosine_warms_up_and_ends_near_zero() -> None:
     config = OptimiserConfig(learning_rate=1.0, schedule="cosine", warmup_steps=4)
     rates = [learning_rate(config, step, 104, 10) for step in (0, 3, 4, 54, 103)]
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.5, (1 + math.cos(math.pi * 0.99)) / 2])
+
+
+class Diverging(Regression):
+    """The loss of one step has a gradient that is not finite, although it is finite itself."""
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        losses = super().losses(model, batch)
+        weight = self.model[0].weight
+        return {"loss": losses["loss"] + (weight - weight).square().sum().sqrt()} if self.seen == 5 else losses
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "kept"), [(5, 3, "resume from .*step-00000003, which is intact"), (8, 5, "start again")]
+)
+def test_weights_that_are_not_finite_are_neither_measured_nor_kept(
+    tmp_path: Path, steps: int, every: int, kept: str
+) -> None:
+    config = settings(tmp_path, steps=steps, checkpoint_every_steps=every)
+    fabric, task = make_fabric(config), Diverging(config)
+    with pytest.raises(TrainingError, match=rf"weights 0\.weight are not finite after step 5; .*{kept}"):
+        train(task, config, SGD, fabric)
+    assert task.evaluated == [0, 3]
+    assert not (tmp_path / "step-00000005").exists()
+
+
+def test_a_resumed_run_takes_the_options_of_the_optimiser_that_are_set_now(tmp_path: Path) -> None:
+    seen: list[tuple[float, float]] = []
+
+    class Watched(Regression):
+        def after_step(self) -> None:
+            super().after_step()
+            seen.append((watched[0].param_groups[0]["weight_decay"], watched[0].param_groups[0]["momentum"]))
+
+    watched: list[torch.optim.Optimizer] = []
+    make = loop.make_optimiser
+
+    def kept(*arguments: Any) -> torch.optim.Optimizer:
+        watched.append(make(*arguments))
+        return watched[0]
+
+    run(settings(tmp_path, steps=1))
+    config = settings(tmp_path, steps=2, resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_optimiser", kept)
+        options = dataclasses.replace(SGD, weight_decay=0.25, momentum=0.5)
+        train(Watched(config), config, options, make_fabric(config), starting_point(config))
+    assert seen == [(0.25, 0.5)]
+
+
+def test_what_a_killed_process_left_is_put_right_even_if_nothing_is_to_do(tmp_path: Path) -> None:
+    run(settings(tmp_path, steps=8))  # checkpoints of steps 6 and 8
+    (tmp_path / "last").unlink()
+    (tmp_path / "last").symlink_to("step-00000006")  # killed between the rename and the link
+    (tmp_path / ".removing-step-00000003").mkdir()
+    run(settings(tmp_path, steps=8, resume=True))
+    assert (tmp_path / "last").resolve().name == "step-00000008"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_copy_of_a_run_without_links_is_resumed(tmp_path: Path) -> None:
+    run(settings(tmp_path / "run", steps=1))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", symlinks=False)
+    run(settings(tmp_path / "copy", steps=2, resume=True))
+    assert (tmp_path / "copy/last").is_symlink()
+    assert checkpoint.read_header(tmp_path / "copy/last").step == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU has not enough memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't"), "there is not enough memory"),
+    ],
+)
+def test_too_little_memory_is_one_line_with_the_options_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, found: str
+) -> None:
+    def full(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Regression, "losses", full)
+    with pytest.raises(TrainingError, match=rf"^{found} for a step; lower --loop\.batch_size, or raise --loop\.accum"):
+        run(settings(tmp_path))
+
+
+def test_gpus_that_are_not_there_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ParameterError, match=r"^loop\.accelerator is 'cuda'; expected cpu, or a GPU .*finds 0, and 1"):
+        make_fabric(settings(tmp_path, accelerator="cuda"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ParameterError, match=r"^loop\.accelerator is 'auto'; .*finds 1, and 2 are needed"):
+        make_fabric(settings(tmp_path, accelerator="auto"))
+
+
+def test_a_folder_of_a_run_that_tensorboard_cannot_write_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"^run is .*expected a name in UTF-8, for TensorBoard"):
+        settings(tmp_path / os.fsdecode(b"caf\xe9"))
+
+
+def test_a_summary_of_a_run_without_files_of_curves_is_empty(tmp_path: Path) -> None:
+    assert write_summary(tmp_path, title="a $x_$ b $^{$").is_file()
+
+
+def test_a_full_disk_under_the_curves_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write() -> None:
+        with Curves(tmp_path, 0, enabled=True) as curves:
+            monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+            for step in range(3):
+                curves.write(step, {"score": 1.0})
+
+    with pytest.raises(OSError, match="No space"):
+        write()
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is threading.__excepthook__

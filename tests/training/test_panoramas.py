@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import pickle
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -363,3 +365,96 @@ def test_a_shard_that_cannot_be_downloaded_is_named_with_a_reason(monkeypatch: p
     monkeypatch.setattr("webdataset.gopen", refused)
     with pytest.raises(DataError, match=r"cannot be read \(curl https://host/000000.tar: exit 7\)"):
         Shards("https://host", ("000000.tar",), (4,)).read(0)
+
+
+def cut_pixels(cache: Path) -> None:
+    data = next(cache.glob("*.rgb"))
+    data.write_bytes(data.read_bytes()[:100])
+
+
+def no_pixels(cache: Path) -> None:
+    next(cache.glob("*.rgb")).unlink()
+
+
+def broken_index(cache: Path) -> None:
+    next(cache.glob("*.json")).write_text("{")
+
+
+def other_index(cache: Path) -> None:
+    next(cache.glob("*.json")).write_text('{"usable": [99], "unusable": 3}')
+
+
+@pytest.mark.parametrize("damage", [cut_pixels, no_pixels, broken_index, other_index])
+def test_a_damaged_cache_is_made_again(folder: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    settings = config(folder, cache=str(tmp_path / "cache"))
+    expected = [panorama.copy() for panorama in open_panoramas(settings)]
+    damage(tmp_path / "cache")
+    for panorama, other in zip(open_panoramas(settings), expected, strict=True):
+        np.testing.assert_array_equal(panorama, other)
+
+
+def test_paths_from_a_cache_are_those_of_the_folder_as_it_is_named_now(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = str(tmp_path / "cache")
+    monkeypatch.chdir(folder.parent)
+    assert len(open_panoramas(config(Path("panoramas"), cache=cache))) == 24
+    monkeypatch.chdir(folder)
+    assert all(Path(path).is_file() for path in open_panoramas(config(Path("../panoramas"), cache=cache)).paths)
+
+
+def test_a_link_to_a_picture_that_is_gone_is_unusable_with_a_cache_too(folder: Path, tmp_path: Path) -> None:
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    for cache in ("", str(tmp_path / "cache")):
+        panoramas = open_panoramas(config(folder, cache=cache))
+        assert (len(panoramas), len(panoramas.unusable)) == (24, 2)
+
+
+def test_a_shard_in_place_of_another_is_refused(shards: Shards) -> None:
+    shutil.copy(Path(shards.root) / "000001.tar", Path(shards.root) / "000002.tar")
+    with pytest.raises(DataError, match=r"000002\.tar is another shard.*expected numbers 8 to 11"):
+        sharded(shards)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", '{"shards": [{"name": "000000.tar", "count": COUNT}]}'])
+@pytest.mark.parametrize("count", ["1e999", "-3", "0", "1000000000000"])
+def test_an_index_with_impossible_contents_is_named(shards: Shards, text: str, count: str) -> None:
+    (Path(shards.root) / "shards.json").write_text(text.replace("COUNT", count))
+    with pytest.raises(DataError, match=r"shards\.json cannot be read"):
+        open_shards(shards.root)
+
+
+def test_shards_in_a_folder_with_a_colon_are_no_address(
+    shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(shards.root, tmp_path / "part:1")
+    monkeypatch.chdir(tmp_path)
+    found = open_shards("part:1")
+    assert found is not None
+    assert len(found.read(0)) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_system_refuses_while_loading_is_one_line(workers: int) -> None:
+    class Refused(Killed):
+        def __getitem__(self, key: Any, /) -> Any:
+            if workers and get_worker_info() is None:
+                return (np.zeros(3),)
+            raise PermissionError(errno.EACCES, "Permission denied", "a.png")
+
+    sampler = StepSampler(4, batch_size=2, seed=0, start=0, stop=2)
+    with pytest.raises(DataError, match=r"^no permission \(a\.png\); change the path"):
+        list(load(Refused(), sampler, workers))
+
+
+def test_a_bug_in_a_loader_process_is_not_called_too_little_memory() -> None:
+    class Buggy(Killed):
+        def __getitem__(self, key: Any, /) -> Any:
+            if get_worker_info() is None:
+                return (np.zeros(3),)
+            raise RuntimeError("a bug")
+
+    sampler = StepSampler(4, batch_size=2, seed=0, start=0, stop=2)
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(load(Buggy(), sampler, 1))

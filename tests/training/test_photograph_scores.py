@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sal360.errors import ParameterError
 from training.analysis.photograph_scores import PhotographScoresConfig, analyse_photographs
 from training.checkpoint import save_checkpoint
 from training.data.gaze.datasets import GazeConfig
@@ -69,3 +70,9 @@ def test_one_person_is_predicted_by_the_others(data: dict[str, str]) -> None:
     assert person[0] > 1  # NSS: they look at the same place
     prior = measure_in_plane(centre_prior(photographs[1:]), photographs[0])
     assert prior[0] > 1
+
+
+def test_photographs_with_maps_alone_are_refused() -> None:
+    data = GazeConfig("root", dataset="ham", panoramas="panoramas")
+    with pytest.raises(ParameterError, match=r"^data\.dataset is 'ham'; expected one of osie,.*rydel35"):
+        PhotographScoresConfig(data, "out")

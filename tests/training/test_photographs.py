@@ -5,13 +5,18 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from sal360.errors import DataError
 from training.data.gaze import photographs_with_maps
+from training.data.gaze.datasets import GazeConfig, photograph_parts
+from training.data.gaze.photographs import size_of
 from training.data.gaze.photographs_with_fixations import read_photographs
 from training.data.gaze.records import split_folds
 
@@ -141,4 +146,90 @@ def test_a_picture_of_another_size_is_refused(write_osie: WriteOsie) -> None:
     root = write_osie(1, sizes=True)
     cv2.imwrite(str(root / "stimuli" / "1000.jpg"), np.zeros((60, 80, 3), np.uint8))
     with pytest.raises(DataError, match="is 80 x 60; expected a photograph of 800 x 600"):
+        read_photographs(root)[0].read()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("names", np.array("1000.jpg")),
+        ("names", np.array([1000, 1001])),
+        ("image", np.array([0.5, 1])),
+        ("image", np.array(["0", "1"])),
+        ("x", np.array(["1", "2"])),
+        ("x", np.array([[1.0], [2.0]])),
+        ("y", np.array([1j, 2])),
+        ("subject", np.array([0, np.inf])),
+        ("size_hw", np.array([["60", "80"], ["60", "80"]])),
+        ("duration_ms", np.array(["a", "b"])),
+    ],
+)
+def test_a_column_of_another_type_or_shape_is_named(write_osie: WriteOsie, name: str, values: NDArray[Any]) -> None:
+    root = write_osie(2, image=[0, 1], x=[1.0, 2.0], y=[1.0, 2.0], subject=[0, 1])
+    with np.load(root / "fixations.npz") as table:
+        columns = dict(table)
+    np.savez(root / "fixations.npz", **{**columns, name: values})
+    with pytest.raises(DataError, match=rf"fixations\.npz has {name} of type .*; write it as docs/gaze_data\.md"):
+        read_photographs(root)
+
+
+@pytest.mark.parametrize("maps", [np.full((2, 8, 8), "a"), np.full((2, 8, 8), 1j), np.ones((2, 0, 8)), np.ones(2)])
+def test_maps_of_another_type_or_shape_are_named(write_osie: WriteOsie, maps: NDArray[Any]) -> None:
+    root = write_osie(2)
+    np.savez(root / "maps.npz", names=np.array(["1000.jpg", "1001.jpg"]), maps=maps)
+    with pytest.raises(DataError, match=r"maps\.npz has maps of "):
+        photographs_with_maps.read_photographs(root)
+
+
+def test_a_picture_that_is_named_twice_would_be_trained_on_and_measured(write_osie: WriteOsie) -> None:
+    root = write_osie(1)
+    for index, read in (("fixations", read_photographs), ("maps", photographs_with_maps.read_photographs)):
+        with np.load(root / "fixations.npz") as table:
+            columns = dict(table)
+        names = np.array(["1000.jpg", "1000.jpg"])
+        np.savez(root / f"{index}.npz", **{**columns, "names": names, "maps": np.ones((2, 8, 8))})
+        with pytest.raises(DataError, match=rf"{index}\.npz names 1000\.jpg twice"):
+            read(root)
+
+
+def test_photographs_that_nobody_looked_at_are_left_out_and_counted(
+    write_osie: WriteOsie, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_osie(5, image=[0, 1, 3, 4], x=[1.0] * 4, y=[1.0] * 4, subject=[0] * 4)
+    kept, others = photograph_parts(GazeConfig(str(root), panoramas="panoramas", folds=2))
+    assert sorted(each.name for each in (*kept, *others)) == ["1000.jpg", "1001.jpg", "1003.jpg", "1004.jpg"]
+    assert "osie, left out: photographs without gaze: 1" in capsys.readouterr().err
+    with pytest.raises(DataError, match="has no photograph with gaze"):
+        photograph_parts(GazeConfig(str(write_osie(2, folder="none")), panoramas="panoramas"))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_the_size_of_a_photograph_is_that_of_the_upright_picture(write_osie: WriteOsie, suffix: str) -> None:
+    root = write_osie(1)
+    name = f"turned{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 40)).save(root / "stimuli" / name, exif=exif)
+    with np.load(root / "fixations.npz") as table:
+        columns = dict(table)
+    np.savez(root / "fixations.npz", **{**columns, "names": np.array([name])})
+    photograph = read_photographs(root)[0]
+    assert photograph.read().shape == (photograph.height, photograph.width, 3)
+    assert size_of(root / "stimuli" / name) == cv2.imread(str(root / "stimuli" / name)).shape[:2]
+
+
+def test_a_photograph_in_another_format_or_too_large_is_not_to_be_copied_again(write_osie: WriteOsie) -> None:
+    root = write_osie(1, sizes=True)
+    path = root / "stimuli/1000.jpg"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(DataError, match=r"HEI.*; convert it to JPEG or PNG$"):
+        read_photographs(root)[0].read()
+    Image.new("RGB", (80, 60)).save(path, "PNG")
+    content = bytearray(path.read_bytes())
+    content[16:24] = (65534).to_bytes(4, "big") * 2
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"is 65534 x 65534 pixels; .*; reduce it$"):
+        read_photographs(root)[0].read()
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"is empty; copy the data set again$"):  # the index names it: it must stay
         read_photographs(root)[0].read()

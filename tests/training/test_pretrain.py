@@ -299,3 +299,30 @@ def test_an_attention_that_hands_on_its_query_shows_in_the_guided_score_alone() 
     assert scores["retrieval/guided_top1"] == 1.0
     assert scores["retrieval/local_top1"] < 0.5
     assert scores["retrieval/local_top1"] == scores["retrieval/global_top1"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--views.hue=0.1", "a run with views.hue 0.2; expected 0.1"),
+        ("--objective.temperature=0.5", "a run with objective.temperature 0.07; expected 0.5"),
+        ("--data.height=96", "a run with data.height 64; expected 96"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_views_or_another_loss(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], option: str, message: str
+) -> None:
+    assert command("--loop.steps=1") == 0
+    assert command("--loop.resume=true", option) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_on_shards_is_not_resumed_with_other_readers_which_get_other_batches(
+    command: Callable[..., int], panoramas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shards"
+    write_shards(WriteShardsConfig(PanoramaConfig(str(panoramas), height=64), str(out), per_shard=3))
+    options = (f"--data.root={out}", "--loop.batch_size=2")
+    assert command(*options, "--loop.steps=1", "--loop.workers=1") == 0
+    assert command(*options, "--loop.steps=2", "--loop.workers=2", "--loop.resume=true") == 2
+    assert "a run with readers of shards 1; expected 2" in capsys.readouterr().err

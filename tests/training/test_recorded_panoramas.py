@@ -12,6 +12,7 @@ import pytest
 
 from sal360.errors import DataError
 from sal360.sphere import solid_angles
+from training.data.gaze.datasets import GazeConfig, load_gaze
 from training.data.gaze.panoramas_with_gaze import GazePanoramas, RecordedPanoramas, gaze_density, inventory
 
 Write = Callable[..., Path]
@@ -114,3 +115,42 @@ def test_truth_on_a_coarse_grid_is_the_mean_over_its_cells(write: Write) -> None
     assert frame.shape == (64, 128, 3)
     assert mask.all()
     np.testing.assert_allclose(density[0], exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("maps", np.full((2, 8, 16), "a")),
+        ("maps", np.ones((2, 0, 0))),
+        ("lon_rad", np.array(["0", "1", "2"])),
+        ("lon_rad", np.zeros((3, 1))),
+        ("image", np.array([0, 0.5, 1])),
+        ("observer", np.zeros((3, 1, 1), int)),
+        ("t_s", np.array(["a", "b", "c"])),
+        ("t_s", np.array(1.0)),
+    ],
+)
+def test_a_column_of_another_type_or_shape_is_named(write: Write, name: str, values: Any) -> None:
+    with pytest.raises(DataError, match=rf"gaze\.npz has {name} of |has maps of shape"):
+        RecordedPanoramas(write(**GAZE | {name: values}))
+
+
+def test_panoramas_that_nobody_looked_at_are_left_out_and_counted(write: Write) -> None:
+    records = RecordedPanoramas(write(**GAZE | {"image": np.array([1, 1, 1])}), panorama_height=32)
+    assert records.names == ("02.png",)
+    assert len(records[0].fixations) == 3
+    assert records.left_out == "panoramas without gaze: 1"
+    empty = {name: values[:0] for name, values in GAZE.items()}
+    with pytest.raises(DataError, match=r"gaze\.npz has no gaze"):
+        RecordedPanoramas(write(**empty))
+
+
+def test_a_decoder_is_measured_on_maps_alone(write: Write) -> None:
+    maps = np.full((2, 16, 32), 0.1)
+    maps[:, 4, 10] = 1
+    config = GazeConfig(str(write(maps=maps)), dataset="pavs10k", folds=2)
+    gaze = load_gaze(config, 64, (16, 32), 0)
+    figures = gaze.measure(lambda frames: np.ones((len(frames), 16, 32), np.float32))
+    assert "kld" in figures
+    assert "nss" not in figures  # there are no fixations
+    assert all(np.isfinite(value) for value in figures.values())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import shlex
 import subprocess
+import sys
 
 import pytest
+import torch
 import yaml
 
 from sal360.errors import ParameterError, TrainingError
@@ -16,6 +20,7 @@ from training import make_weights
 from training.analyse import ANALYSES
 from training.average import AverageConfig
 from training.calibrate import CalibrateConfig
+from training.checkpoint import save_checkpoint
 from training.config import read_config
 from training.data.gaze.datasets import DATASETS
 from training.evaluate import EvaluateConfig
@@ -140,8 +145,8 @@ def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path
         ran.append(command[2])
         return subprocess.CompletedProcess(command, int(command[2] == "training.teach"))
 
+    save_checkpoint(tmp_path / "longer", 1, torch.nn.Linear(1, 1), "saliency", {}, {})
     monkeypatch.setattr(make_weights.subprocess, "run", run)
-    (tmp_path / "longer").mkdir()
     config = MakeWeightsConfig(str(tmp_path), str(tmp_path), runs=str(tmp_path))
     with pytest.raises(TrainingError, match=r"the step smooth\.npz failed"):
         make_weights.make_weights(config)
@@ -190,3 +195,36 @@ def test_an_overlay_repeats_nothing_of_its_base(repository):
 def test_the_shipped_evaluation_settings_are_accepted(repository):
     config = read_config(EvaluateConfig, "", ["--config", str(repository / "training/recipes/evaluate.yaml")])
     assert config.protocols == ("standard", "paper")
+
+
+def test_a_step_whose_folder_is_empty_is_not_done(tmp_path):
+    """As a full disk or a kill leaves it."""
+    (tmp_path / "longer").mkdir()
+    assert not make_weights._is_done(tmp_path / "longer")
+    save_checkpoint(tmp_path / "longer", 1, torch.nn.Linear(1, 1), "saliency", {}, {})
+    assert make_weights._is_done(tmp_path / "longer")
+
+
+def test_names_with_commas_stay_one_checkpoint_each():
+    config = MakeWeightsConfig("gaze", "pictures", runs="runs, new: [1]", dry_run=True)
+    averages = [options for step, (_, _, _, *options) in make_weights.commands(config) if step.name == "longer"]
+    assert read_config(AverageConfig, "", averages[0]).checkpoints == (
+        "runs, new: [1]/longer_1",
+        "runs, new: [1]/longer_2",
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the call")
+def test_a_step_ends_when_the_command_is_killed(repository):
+    script = (
+        "import subprocess, sys; from training.make_weights import _end_with_parent;"
+        "subprocess.run([sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'],"
+        " preexec_fn=_end_with_parent)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    with parent:
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    assert select.select([child], [], [], 30)[0]  # readable once it has ended
+    os.close(child)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from training.data.taught_maps import write_taught
 from training.loop import LoopConfig
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 from training.optimiser import OptimiserConfig, make_optimiser
+from training.pictures import write_predictions, write_views
+from training.saliency_task import print_figures
 from training.train_decoder import TrainDecoderConfig, train_decoder
 
 WriteOsie = Callable[..., Path]
@@ -184,3 +188,41 @@ def test_the_encoder_can_move_more_slowly() -> None:
     factor = {id(each): group["rate_factor"] for group in groups for each in group["params"]}
     assert factor[id(model["encoder"].weight)] == 0.1  # type: ignore[index]
     assert factor[id(model["decoder"].bias)] == 1.0  # type: ignore[index]
+
+
+def test_a_run_is_not_resumed_when_its_data_have_changed(tiny: TrainDecoderConfig) -> None:
+    Path(tiny.data.panoramas, "2.png").write_bytes(Path(tiny.data.panoramas, "0.png").read_bytes())
+    train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
+    Path(tiny.data.panoramas, "2.png").unlink()
+    loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
+    with pytest.raises(CheckpointError, match=r"belongs to a run with data\.panoramas 3 .*; expected 2 "):
+        train_decoder(dataclasses.replace(tiny, loop=loop))
+
+
+def test_figures_are_printed_by_the_first_process_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        print_figures({"loss": 0.5, "measured/nss": 1.25, "speed": 3.0})
+        assert capsys.readouterr().out == ("" if rank == "1" else "loss 0.5  measured/nss 1.25\n")
+
+
+@pytest.mark.parametrize("write", [write_views, write_predictions])
+def test_pictures_are_written_under_names_that_are_not_utf8_or_refused(
+    write: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planes = np.zeros((3, 32, 64), np.uint8)
+    frame, even = np.zeros((32, 64, 3), np.uint8), np.ones((8, 16))
+    contents = [(planes, planes)] if write is write_views else [(frame, even, even)]
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "picture.png"
+    write(path, contents)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(path, contents)
+    assert path.read_bytes().startswith(b"\x89PNG")

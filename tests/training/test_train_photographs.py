@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from sal360.errors import ParameterError
+from sal360.errors import CheckpointError, ParameterError
 from training.analysis.set_scores import SetScoresConfig, analyse_sets
 from training.checkpoint import load_state, read_header, read_tensors, save_checkpoint
 from training.data.gaze.mixed_photographs import (
@@ -24,6 +25,7 @@ from training.data.gaze.mixed_photographs import (
     PhotographSetsConfig,
     open_parts,
 )
+from training.data.gaze.placed_photographs import PlacementConfig
 from training.ema import MovingAverage
 from training.evaluation.photograph_sets import centre_prior_of, figures_in_plane, measure_people, measure_set
 from training.loop import LoopConfig
@@ -279,3 +281,48 @@ def test_sets_are_compared_with_their_prior_and_people(
         rows = list(csv.DictReader(file))
     assert len(rows) == (5 + 2) * 4
     assert all((row["nss"] == "") == (row["set"] == "ham") for row in rows)
+
+
+def test_a_run_is_only_resumed_with_its_sets_in_their_order(tiny: TrainPhotographsConfig) -> None:
+    """By which they are drawn and have their heads."""
+    train_photographs(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
+    data = dataclasses.replace(tiny.data, sets=dict(reversed(tiny.data.sets.items())))
+    loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
+    with pytest.raises(CheckpointError, match=r"a run on osie, eyecrowd in this order; expected eyecrowd, osie"):
+        train_photographs(dataclasses.replace(tiny, loop=loop, data=data))
+
+
+@pytest.mark.parametrize("change", ["panorama", "photograph"])
+def test_a_run_is_not_resumed_when_its_data_have_changed(tiny: TrainPhotographsConfig, change: str) -> None:
+    Path(tiny.data.panoramas, "2.png").write_bytes(Path(tiny.data.panoramas, "0.png").read_bytes())
+    train_photographs(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
+    if change == "panorama":
+        Path(tiny.data.panoramas, "2.png").rename(Path(tiny.data.panoramas, "3.png"))
+    else:
+        index = Path(tiny.data.root, "osie", "fixations.npz")
+        with np.load(index) as table:
+            columns = dict(table)
+        np.savez(index, **{**columns, "names": columns["names"][::-1]})
+    loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
+    with pytest.raises(CheckpointError, match=r"belongs to a run with data\.(panoramas 3|osie 4) "):
+        train_photographs(dataclasses.replace(tiny, loop=loop))
+
+
+def test_samples_can_be_sent_to_processes_that_start_afresh(tiny: TrainPhotographsConfig) -> None:
+    samples = samples_of(tiny)
+    expected = samples[0, 0]
+    for part, other in zip(pickle.loads(pickle.dumps(samples))[0, 0], expected, strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
+def test_the_settings_that_both_kinds_of_samples_share_keep_their_own_defaults() -> None:
+    """Recipes rely on them."""
+    shared = {"elevation_deg": 25.0, "equator_share": 0.7, "roll_deg": 8.0, "slots": 8}
+    placed = {"mean_photographs": 5.0, "attempts": 120, "exposure": 0.2, "saturation": 0.0, "crop": 1.0}
+    mixed = {"mean_photographs": 4.0, "attempts": 40, "exposure": 0.3, "saturation": 0.3, "crop": 0.7}
+    for config, defaults in ((PlacementConfig(), placed), (MixingConfig(), mixed)):
+        found = dataclasses.asdict(config)
+        assert {name: found[name] for name in (*shared, *defaults)} == shared | defaults
+        for name in shared | defaults:
+            with pytest.raises(ParameterError, match=f"^{name} is "):
+                dataclasses.replace(config, **{name: -1})

@@ -12,7 +12,7 @@ from torch import Tensor
 from sal360.errors import CheckpointError
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.checkpoint import read_header, read_tensors
-from training.config import config_from_dict, require, require_together
+from training.config import config_from_dict, require, require_path, require_together
 from training.models.contrastive import ContrastiveConfig
 from training.models.encoders import build_encoder
 from training.models.saliency_model import SaliencyModelConfig
@@ -31,6 +31,7 @@ class ChangeConfig:
     """Folder for change.csv and change.png."""
 
     def __post_init__(self) -> None:
+        require_path("output", self.output, "a folder")
         require("before", self.before, len(self.before) > 0, "at least one checkpoint")
         equal = len(self.before) == len(self.after)
         require_together(self, ("before", "after"), equal, "the same number of checkpoints")

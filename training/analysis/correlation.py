@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.analysis.results import new_figure, write_results
-from training.config import require
+from training.config import require, require_path
 from training.data.panoramas import PanoramaConfig
 from training.trained_models import latents, open_large_enough, read_encoder
 
@@ -26,6 +26,7 @@ class CorrelationConfig:
     """Folder for correlation.csv and correlation.png."""
 
     def __post_init__(self) -> None:
+        require_path("output", self.output, "a folder")
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
 
 

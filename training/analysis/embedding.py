@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sal360.arrays import Density
 from sal360.errors import ParameterError
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
-from training.config import require, require_at_least
+from training.config import require, require_at_least, require_path, require_seed
 from training.data.panoramas import PanoramaConfig, Panoramas
 from training.data.views import ViewConfig, ViewPair, resize, to_planes
 from training.trained_models import TrainedEncoder, open_large_enough, read_encoder
@@ -39,10 +39,11 @@ class EmbeddingConfig:
     """Seed of the views and of t-SNE."""
 
     def __post_init__(self) -> None:
+        require_path("output", self.output, "a folder")
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
         require_at_least("turned_views", self.turned_views, 0)
         require_at_least("perplexity", self.perplexity, 0)
-        require_at_least("seed", self.seed, 0)
+        require_seed("seed", self.seed)
 
 
 @torch.inference_mode()

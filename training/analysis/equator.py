@@ -12,7 +12,7 @@ from tqdm import tqdm
 from sal360.arrays import Density, Floats
 from sal360.metrics import kld
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
-from training.config import option_names, require, require_between
+from training.config import option_names, require, require_between, require_path
 from training.data.panoramas import PanoramaConfig
 from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg
 from training.trained_models import open_large_enough, read_predictor
@@ -34,6 +34,7 @@ class EquatorConfig:
     """The equator prior with which predictions are compared."""
 
     def __post_init__(self) -> None:
+        require_path("output", self.output, "a folder")
         require("models", self.models, len(self.models) > 0, "at least one model")
         require_between("prior_strength", self.prior_strength, 0, 4)
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from sal360.arrays import Density, Floats, Pixels
 from training.analysis.results import new_figure, write_results
-from training.config import require, require_at_least, require_between
+from training.config import require, require_at_least, require_between, require_path, require_seed
 from training.data.gaze.datasets import DATASETS, GazeConfig, photograph_parts
 from training.data.gaze.photographs import Photograph
+from training.data.gaze.photographs_with_fixations import read_photographs
 from training.data.panoramas import PanoramaConfig
 from training.evaluation.photographs import (
     FIGURES,
@@ -48,13 +49,14 @@ class PhotographScoresConfig:
     """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
-        known = [name for name, row in DATASETS.items() if row.photographs is not None]
+        known = [name for name, row in DATASETS.items() if row.photographs is read_photographs]
         require("data.dataset", self.data.dataset, self.data.dataset in known, f"one of {', '.join(known)}")
+        require_path("output", self.output, "a folder")
         require("models", self.models, len(self.models) > 0, "at least one model")
         require_between("flat_width", self.flat_width, 0.1, 1)
         require_between("power", self.power, 0.1, 10)
         require_at_least("draws", self.draws, 1)
-        require_at_least("seed", self.seed, 0)
+        require_seed("seed", self.seed)
 
 
 def analyse_photographs(config: PhotographScoresConfig) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sal360.files import write_text, written_beside
 
@@ -35,13 +36,29 @@ def write_results(folder: str | Path, name: str, rows: Sequence[Mapping[str, Any
     writer.writeheader()
     writer.writerows(rows)
     write_text(table, text.getvalue())
-    with written_beside(picture) as temporary:
-        figure.savefig(temporary, dpi=120)
+    save_figure(figure, picture, dpi=120)
     print(f"wrote {table} and {picture}")
 
 
+def save_figure(figure: Figure, file: Path | BinaryIO, *, dpi: int) -> None:
+    """Write a figure as PNG, a file completely or not at all; letters that the font lacks become boxes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ ")
+        if isinstance(file, Path):
+            with written_beside(file) as temporary:
+                figure.savefig(temporary, dpi=dpi)
+        else:
+            figure.savefig(file, dpi=dpi)
+
+
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty matplotlib figure that needs no display."""
+    """An empty matplotlib figure that needs no display, and shows names with $ as they are."""
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["text.parse_math"] = False
     return Figure(figsize=(width_in, height_in), layout="constrained")

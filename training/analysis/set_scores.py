@@ -14,7 +14,7 @@ import numpy as np
 from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import ParameterError, printable
 from training.analysis.results import new_figure, write_results
-from training.config import require, require_at_least
+from training.config import require, require_at_least, require_path, require_seed
 from training.data.gaze.mixed_photographs import Parts, PhotographSetsConfig, open_parts
 from training.data.gaze.photographs import Photograph
 from training.evaluation.map_folders import MapFolder, is_map_folder
@@ -57,11 +57,12 @@ class SetScoresConfig:
     """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
+        require_path("output", self.output, "a folder")
         require("models", self.models, len(self.models) > 0, "at least one model")
         fits = len(self.sizes_px) > 0 and all(16 <= size <= _COLUMNS // 2 for size in self.sizes_px)
         require("sizes_px", self.sizes_px, fits, f"at least one, from 16 to {_COLUMNS // 2}")
-        for name in ("limit", "seed"):
-            require_at_least(name, getattr(self, name), 0)
+        require_at_least("limit", self.limit, 0)
+        require_seed("seed", self.seed)
         require_at_least("draws", self.draws, 1)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from sal360.arrays import Floats
+from sal360.errors import printable
 from sal360.projection import rotate_erp
 from sal360.sphere import erp_directions
 from training.analysis.results import new_figure, write_results
-from training.config import require_at_least
+from training.config import require_at_least, require_path, require_seed
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.views import BOTTOM_TO_FRONT, TOP_TO_FRONT, ViewConfig, ViewPair, resize
 
@@ -34,8 +35,9 @@ class ViewCoverageConfig:
     """Seed of the views."""
 
     def __post_init__(self) -> None:
+        require_path("output", self.output, "a folder")
         require_at_least("panoramas", self.panoramas, 1)
-        require_at_least("seed", self.seed, 0)
+        require_seed("seed", self.seed)
 
 
 POLAR_ELEVATION_RAD = math.pi / 4
@@ -87,7 +89,7 @@ def analyse_views(config: ViewCoverageConfig) -> None:
         for axes, picture, column in zip(line, pictures, columns, strict=True):
             axes.imshow(picture)
             axes.set(xticks=[], yticks=[], title=column if index == 0 else "")
-        line[0].set_ylabel(Path(panoramas.paths[index]).stem[:18], fontsize=7)
+        line[0].set_ylabel(printable(Path(panoramas.paths[index]).stem[:18]), fontsize=7)
     write_results(config.output, "views", rows, figure)
     for row in rows:
         stretches = ", ".join(f"{zone} {row[f'{zone}_stretch']:.2f}" for zone in ("top", "equator", "bottom"))

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from sal360.errors import DataError, Sal360Error, TrainingError
-from training.config import SettingError
+from sal360.errors import DataError, Sal360Error, TrainingError, describe_os_error
+from training.config import SettingError, process_count
 
 _BATCHES_AHEAD = 4
 """Batches that each loader process keeps ready, in shared memory."""
@@ -140,7 +140,7 @@ def require_shared_memory(batch_bytes: int, workers: int) -> None:
     """
     if not workers or not os.path.isdir(_SHARED_MEMORY):  # macOS has no such folder
         return
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = process_count("LOCAL_WORLD_SIZE")
     needed = processes * (workers * _BATCHES_AHEAD + 2) * batch_bytes  # two are in use by the training
     free = shutil.disk_usage(_SHARED_MEMORY).free
     if needed > free:
@@ -184,7 +184,7 @@ def raise_failures(batches: Iterable[Any]) -> Iterator[Any]:
             yield batch
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        if "DataLoader worker" not in text:
+        if "DataLoader worker (pid" not in text:  # others pass on what was raised in a worker
             raise
         raise TrainingError(
             f"a loader process died ({text[:120]})",
@@ -209,6 +209,8 @@ class _Reporting(Dataset[Any]):
             return self._samples[key]
         except Sal360Error as error:
             return Failure.of(error)
+        except OSError as error:
+            return Failure(describe_os_error(error), "", "")
 
 
 def _one_thread(_worker: int) -> None:

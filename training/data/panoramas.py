@@ -25,7 +25,7 @@ from sal360.files import write_text, written_beside
 from sal360.images import decode_picture, read_picture
 from sal360.predictor import check_frame
 from sal360.sources.pictures import FolderContent, look_into
-from training.config import require_at_least, require_path
+from training.config import is_first_process, require_at_least, require_path
 from training.data.loader import Key
 from training.data.views import ViewPair, resize
 
@@ -154,19 +154,34 @@ def open_panoramas(config: PanoramaConfig) -> Panoramas:
     else:
         data = Path(config.cache) / f"panoramas-{config.height}-{_fingerprint(paths, config)}.rgb"
         index = data.with_suffix(".json")
-        if index.is_file():  # written after the data, so they are complete
-            found = json.loads(index.read_text(encoding="utf-8"))
-            panoramas = Panoramas(tuple(found["paths"]), tuple(found["unusable"]), config.height)
-        else:
+        found = _cached(data, index, paths, config)
+        if found is None:
             with written_beside(data) as temporary:
-                panoramas = _checked(paths, config, temporary)
-            write_text(index, json.dumps({"paths": panoramas.paths, "unusable": panoramas.unusable}))
-        panoramas = replace(panoramas, cache=str(data))
+                found = _checked(paths, config, temporary)
+            usable = set(found.paths)
+            numbers = [number for number, path in enumerate(paths) if str(path) in usable]
+            write_text(index, json.dumps({"usable": numbers, "unusable": found.unusable}))
+        panoramas = replace(found, cache=str(data))
     panoramas = replace(panoramas, left_out=_left_out(content))
     _refuse_unusable(panoramas, root)
-    if os.environ.get("RANK", "0") == "0":  # one process of those that torchrun started
+    if is_first_process():
         print(describe(panoramas), file=sys.stderr)
     return panoramas
+
+
+def _cached(data: Path, index: Path, paths: Sequence[Path], config: PanoramaConfig) -> Panoramas | None:
+    """The panoramas in a cache; None if it is missing or damaged.
+
+    The index, written after the data, has the numbers of the usable files: the folder's name may have changed.
+    """
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+        usable = tuple(str(paths[number]) for number in found["usable"])
+        unusable = tuple(map(str, found["unusable"]))
+        is_whole = data.stat().st_size == len(usable) * 6 * config.height**2 and bool(usable)
+    except (FileNotFoundError, LookupError, TypeError, ValueError, RecursionError):
+        return None
+    return Panoramas(usable, unusable, config.height) if is_whole else None
 
 
 def _refuse_unusable(panoramas: Panoramas, root: Path) -> None:
@@ -231,7 +246,10 @@ def _fingerprint(paths: Sequence[Path], config: PanoramaConfig) -> str:
     """A hash of the files' names, sizes and times, so that a changed folder gets another cache."""
     digest = hashlib.sha256(_READER)
     for path in paths:
-        status = path.stat()
-        digest.update(os.fsencode(path.resolve()))  # any name, UTF-8 or not
+        digest.update(os.fsencode(os.path.realpath(path)))  # any name, UTF-8 or not
+        try:
+            status = path.stat()
+        except OSError:  # a link to a file that is gone is one of the unusable files
+            continue
         digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\0{config.height}\n".encode())
     return digest.hexdigest()[:16]

@@ -66,11 +66,11 @@ def prepare_osie(config: PrepareOsieConfig) -> None:
     trials = list(read_trials(source / "eye" / "fixations.mat"))
     published = sorted({each.name for each in trials})
     names = [name for i, name in enumerate(published) if config.all_photographs or i % 7 != 3]
-    (output / "stimuli").mkdir(parents=True, exist_ok=True)
     for name in names:
         if not (source / "stimuli" / name).is_file():
             raise DataError(f"there is no {source / 'stimuli' / name}, which has fixations", _REMEDY)
-        shutil.copyfile(source / "stimuli" / name, output / "stimuli" / name)
+        with written_beside(output / "stimuli" / name) as temporary:
+            shutil.copyfile(source / "stimuli" / name, temporary)
     sizes = {name: size_of(output / "stimuli" / name) for name in names}
     position = {name: i for i, name in enumerate(names)}
     rows = [

@@ -13,6 +13,7 @@ import itertools
 import json
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,17 @@ from tqdm import tqdm
 from sal360.arrays import Pixels
 from sal360.errors import DataError, one_line_errors
 from sal360.files import write_text, written_beside
-from training.config import read_config, require_at_least
+from training.config import read_config, require_at_least, require_path
 from training.data.loader import Failure, collate_or_fail, loader_options, raise_failures, require_shared_memory
 from training.data.panoramas import PanoramaConfig, open_panoramas, read_panorama
 from training.data.views import ViewPair
 from training.loop import LoopConfig
 
 INDEX = "shards.json"
+_MOST_IN_A_SHARD = 1_000_000
+"""Panoramas in one shard, which is in memory as a whole; a broken index may state any number."""
+_UNREADABLE = (OSError, ValueError, tarfile.TarError, EOFError, zlib.error)
+"""What a broken shard raises: it may look like a compressed one."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +57,23 @@ class Shards:
         Raises:
             DataError: it is missing or damaged, or the number of its panoramas differs from the index.
         """
-        from webdataset import gopen  # starts slowly
-        from webdataset.tariterators import group_by_keys, tar_file_expander
+        from webdataset.tariterators import group_by_keys, tar_file_expander  # starts slowly
 
         url = f"{self.root}/{self.names[shard]}"
         try:
-            with gopen(url) as stream:
+            with _opened(url) as stream:
                 files = tar_file_expander([{"url": url, "stream": stream}])
                 samples = [_picture(sample, url) for sample in group_by_keys(files)]
-        except (OSError, ValueError, tarfile.TarError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error.args[0]
+        except _UNREADABLE as error:
+            reason = getattr(error, "strerror", None) or (error.args or (type(error).__name__,))[0]
             raise DataError(f"{url} cannot be read ({reason})", "copy it again", expected="a complete shard") from None
         if len(samples) != self.counts[shard]:
             expected = f"{self.counts[shard]}, as {INDEX} states"
             raise DataError(f"{url} holds {len(samples)} panoramas", "copy it again", expected=expected)
+        first = sum(self.counts[:shard])
+        if [index for index, *_ in samples] != list(range(first, first + len(samples))):
+            expected = f"numbers {first} to {first + len(samples) - 1}, by the counts in {INDEX}"
+            raise DataError(f"{url} is another shard, or of another data set", "copy it again", expected=expected)
         return samples
 
     def first(self, count: int, height: int) -> list[Pixels]:
@@ -80,20 +88,35 @@ def open_shards(root: str) -> Shards | None:
     Raises:
         DataError: the index cannot be read.
     """
-    remote = "://" in root
-    if not remote and not (Path(root) / INDEX).is_file():
+    if not _is_remote(root) and not (Path(root) / INDEX).is_file():
         return None
-    from webdataset import gopen  # starts slowly
-
     try:
-        with gopen(f"{root}/{INDEX}") as file:
+        with _opened(f"{root}/{INDEX}") as file:
             entries = json.loads(file.read())["shards"]
         if not entries:
             raise ValueError("it has no shards")
-        return Shards(root, tuple(str(each["name"]) for each in entries), tuple(int(each["count"]) for each in entries))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        shards = Shards(
+            root, tuple(str(each["name"]) for each in entries), tuple(int(each["count"]) for each in entries)
+        )
+        if not all(1 <= count <= _MOST_IN_A_SHARD for count in shards.counts):
+            raise ValueError(f"it states counts from {min(shards.counts)} to {max(shards.counts)}")
+    except (*_UNREADABLE, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{root}/{INDEX} cannot be read ({reason})", "write the shards again") from None
+        raise DataError(f"{root}/{INDEX} cannot be read ({reason})", "write or copy the shards again") from None
+    return shards
+
+
+def _is_remote(address: str) -> bool:
+    return "://" in address
+
+
+def _opened(address: str) -> Any:
+    """A file, or what webdataset opens at an address; it would take the beginning of "part:1/x.tar" for a protocol."""
+    if not _is_remote(address):
+        return open(address, "rb")
+    from webdataset import gopen  # starts slowly
+
+    return gopen(address)
 
 
 class ShardedViews(IterableDataset[Any]):
@@ -200,6 +223,7 @@ class WriteShardsConfig:
     """Approximate number of panoramas per shard; a loader process holds one shard in memory."""
 
     def __post_init__(self) -> None:
+        require_path("out", self.out, "a folder")
         require_at_least("per_shard", self.per_shard, 1)
 
 

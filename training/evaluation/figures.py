@@ -15,7 +15,7 @@ from sal360.ground_truth import GazeRecord
 from sal360.metrics import METRICS
 from sal360.outputs.overlay import FULL_SCALE, draw_overlay
 from sal360.sphere import vector_to_pixel
-from training.analysis.results import new_figure
+from training.analysis.results import new_figure, save_figure
 from training.data.views import resize
 from training.evaluation.predictions import Predictor
 from training.evaluation.scoring import Score
@@ -150,5 +150,5 @@ def _named(picture: Pixels, name: str) -> Pixels:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)
+    save_figure(figure, buffer, dpi=100)
     return buffer.getvalue()

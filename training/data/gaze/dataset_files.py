@@ -6,12 +6,15 @@ Files are never paired by the order of a listing: one missing file would shift a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from sal360.errors import DataError, FrameError
+import numpy as np
+
+from sal360.arrays import Floats
+from sal360.errors import DataError, FrameError, describe_os_error
 from sal360.images import read_picture
 from sal360.sources.pictures import is_hidden
 from training.data.panoramas import MAX_PIXELS
@@ -60,9 +63,54 @@ def require_files(found: Mapping[Identity, object], wanted: Iterable[Identity], 
         )
 
 
-def non_empty_lines(path: Path) -> list[str]:
-    """The non-empty lines of a text file, without a byte order mark."""
-    return [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
+class Lines(NamedTuple):
+    """The non-empty lines of a text file."""
+
+    numbers: list[int]
+    """Their numbers in the file, from 1."""
+    texts: list[str]
+    """Columns are separated by commas, and numbers have decimal points, whatever the file has."""
+
+    def beyond(self, count: int) -> Lines:
+        """Those after the first `count`."""
+        return Lines(self.numbers[count:], self.texts[count:])
+
+
+def read_lines(path: Path) -> Lines:
+    """The non-empty lines of a table, as data sets publish or spreadsheets save it: UTF-8 or UTF-16, commas or
+    semicolons."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    lines = [(number, line) for number, line in enumerate(content.decode(encoding, "replace").splitlines(), 1)]
+    lines = [(number, line) for number, line in lines if line.strip()]
+    if lines and ";" in lines[0][1]:
+        lines = [(number, line.replace(",", ".").replace(";", ",")) for number, line in lines]
+    return Lines([number for number, _ in lines], [line for _, line in lines])
+
+
+def read_numbers(path: Path, lines: Lines, columns: Sequence[int], expected: str) -> Floats:
+    """The numbers in some columns, from 0, of lines of a table: (n, len(columns)).
+
+    Raises:
+        DataError: naming the first line without such numbers; `expected` says what a line has.
+    """
+
+    def parse(rows: list[str]) -> Floats:
+        return np.loadtxt(rows, delimiter=",", usecols=columns, ndmin=2, comments=None)
+
+    try:
+        return parse(lines.texts) if lines.texts else np.zeros((0, len(columns)))
+    except ValueError:
+        where = next(f"line {number} of {path}" for number, row in zip(*lines, strict=True) if not _parses(parse, row))
+        raise DataError(f"{where} is malformed", "correct it, or copy the file again", expected=expected) from None
+
+
+def _parses(parse: Callable[[list[str]], object], row: str) -> bool:
+    try:
+        parse([row])
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass
@@ -84,6 +132,8 @@ class Inventory:
             read()
         except DataError as error:
             self.problems.append(error.found + (f"; expected {error.expected}" if error.expected else ""))
+        except OSError as error:  # no permission, or a disk that fails: the other files are still looked at
+            self.problems.append(describe_os_error(error))
 
     def report(self) -> str:
         """One line for each kind of file, then one for each problem."""

@@ -13,17 +13,28 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from sal360.arrays import Density, Mask, Pixels
+from sal360.arrays import Density, Floats, Mask, Pixels
+from sal360.errors import DataError
 from sal360.metrics import METRICS, standard_protocol
-from training.config import option_names, require, require_at_least, require_between, require_path, require_together
+from training.config import (
+    is_first_process,
+    option_names,
+    require,
+    require_at_least,
+    require_between,
+    require_path,
+    require_seed,
+    require_together,
+)
 from training.data.gaze import (
     panoramas_with_gaze,
     photographs_with_fixations,
@@ -34,9 +45,9 @@ from training.data.gaze import (
 )
 from training.data.gaze.dataset_files import Inventory
 from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, RecordedPanoramas
-from training.data.gaze.photographs import Photograph, PhotographRecords
+from training.data.gaze.photographs import COPY_AGAIN, Photograph, PhotographRecords
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
-from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds
+from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds, summary_of
 from training.data.gaze.salient360 import Salient360
 from training.data.gaze.sitzmann import Sitzmann
 from training.data.gaze.vr_eyetracking import VrEyeTracking
@@ -64,6 +75,8 @@ class Gaze(ABC):
     training: Samples
     measuring: Samples
     """Samples of the part to measure, without augmentation, for pictures."""
+    contents: Mapping[str, str] = MappingProxyType({})
+    """What the training samples are made of, to be compared on resuming."""
 
     @abstractmethod
     def measure(self, predict: Predict) -> dict[str, float]:
@@ -326,6 +339,7 @@ class GazeConfig:
         expected = "taught maps only for photographs: the panoramas of this data set have recorded gaze"
         require_together(self, ("taught", "dataset"), not self.taught or "taught" in used, expected)
         require_at_least("folds", self.folds, 2)
+        require_seed("split_seed", self.split_seed)
         require_between("fold", self.fold, 0, self.folds - 1)
         require_at_least("picture_width", self.picture_width, 40)
         require_between("measure_fov_deg", self.measure_fov_deg, 0, 120)
@@ -344,7 +358,7 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
     """
     split = DATASETS[config.dataset].open(config, panorama_height, fov_deg)
     for part, records in (("training", split.training), ("measured", split.measuring)):
-        if records.left_out:
+        if records.left_out and is_first_process():
             print(f"{config.dataset}, {part} part, left out: {records.left_out}", file=sys.stderr)
     if split.measuring.left_out:
         return split._replace(description=f"{split.description} (left out: {split.measuring.left_out})")
@@ -381,16 +395,17 @@ class PanoramaGaze(Gaze):
         self, split: GazeSplit, augment: AugmentConfig, height: int, map_size: tuple[int, int], seed: int
     ) -> None:
         self._records: GazeRecords = split.measuring
+        self.contents = {"records": summary_of(split.training.names)}
         self.training = GazePanoramas(split.training, height, map_size, augment, seed)
         self.measuring = GazePanoramas(split.measuring, height, map_size, None, seed)
 
     def measure(self, predict: Predict) -> dict[str, float]:
-        """The metrics of the standard protocol, each a mean over the records that are kept for measuring."""
+        """The metrics of the standard protocol, each a mean over the kept records that have its truth."""
         figures = []
         for index in range(len(self._records)):
             frame = self.measuring[0, index][0]
             figures.append(standard_protocol(predict(frame[None])[0], self._records[index]))
-        return {name: float(np.mean([each[name] for each in figures])) for name in METRICS}
+        return _means({name: [each[name] for each in figures if name in each] for name in METRICS})
 
 
 class PhotographGaze(Gaze):
@@ -410,7 +425,10 @@ class PhotographGaze(Gaze):
         self._kept, others = photograph_parts(config)
         self._backgrounds, paths = _open_backgrounds(config, height)
         self._fov_deg = config.measure_fov_deg
-        taught = read_taught(config.taught, names_below(config.panoramas, paths), map_size) if config.taught else None
+        names = names_below(config.panoramas, paths)
+        photographs = summary_of([each.name for each in others])
+        self.contents = {"photographs": photographs, "panoramas": summary_of(names)}
+        taught = read_taught(config.taught, names, map_size) if config.taught else None
 
         def place(photographs: Sequence[Photograph], taught: Sequence[Density] | None) -> PlacedPhotographs:
             pictures = [photograph.read(config.picture_width) for photograph in photographs]
@@ -421,16 +439,40 @@ class PhotographGaze(Gaze):
         self.measuring = place(self._kept, None)
 
     def measure(self, predict: Predict) -> dict[str, float]:
-        """NSS, CC and KLD on the photographs of the fold that is kept; see training/evaluation/photographs.py."""
+        """NSS, CC and KLD on the photographs of the fold that is kept; see training/evaluation/photographs.py.
+
+        Without NSS if they have maps of gaze, but no fixations.
+        """
         figures = measure_photographs(predict, self._kept, self._backgrounds, fov_deg=self._fov_deg)
-        return dict(zip(FIGURES, figures.mean(axis=0).tolist(), strict=True))
+        known = np.isfinite(figures)
+        return _means({name: figures[known[:, i], i] for i, name in enumerate(FIGURES)})
+
+
+def _means(figures: Mapping[str, Sequence[float] | Floats]) -> dict[str, float]:
+    """The mean of each figure, without those that nothing has."""
+    return {name: float(np.mean(values)) for name, values in figures.items() if len(values)}
+
+
+def read_photographs(dataset: str, root: str | Path) -> list[Photograph]:
+    """The photographs of a data set that somebody looked at; the others are left out, and counted on stderr.
+
+    Raises:
+        DataError: its files are missing or malformed, or nobody looked at any photograph.
+    """
+    read = DATASETS[dataset].photographs
+    assert read is not None  # the settings refuse data sets of panoramas
+    everything = read(root)
+    seen = [each for each in everything if each.gaze_map is not None or len(each.x)]
+    if not seen:
+        raise DataError(f"{root} has no photograph with gaze", COPY_AGAIN)
+    if len(seen) < len(everything) and is_first_process():
+        print(f"{dataset}, left out: photographs without gaze: {len(everything) - len(seen)}", file=sys.stderr)
+    return seen
 
 
 def photograph_parts(config: GazeConfig) -> tuple[list[Photograph], list[Photograph]]:
     """The photographs of the fold that is kept, and those of the others."""
-    read = DATASETS[config.dataset].photographs
-    assert read is not None  # only data sets of photographs come here
-    photographs = read(config.root)
+    photographs = read_photographs(config.dataset, config.root)
     folds = split_folds([each.name for each in photographs], config.folds, config.split_seed)
     others = [photographs[i] for part, fold in enumerate(folds) if part != config.fold for i in fold]
     return [photographs[i] for i in folds[config.fold]], others

@@ -28,7 +28,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from sal360.arrays import Floats, Integers, Mask
 from sal360.errors import DataError, ParameterError
 from sal360.sphere import angular_distance
-from training.data.gaze.dataset_files import non_empty_lines
+from training.data.gaze.dataset_files import read_lines, read_numbers
 from training.data.gaze.records import directions_of_positions
 
 Eye = Literal["left", "right"]
@@ -88,15 +88,18 @@ def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0)
     head_columns = [_one_of(path, names, (name,)) for name in (_EULER if is_euler else _QUATERNION)]
     columns = [time_column, *(f"{eye_name}.{axis}" for axis in "xyz"), *head_columns]
     table = _read_columns(path, [names.index(_one_of(path, names, (name,))) for name in columns])
+    table = table[np.isfinite(table[:, 0])]
     time_s, in_head, head = _seconds(table[:, 0], path), table[:, 1:4], table[:, 4:]
     valid = np.isfinite(table).all(axis=1) & (in_head != 0).any(axis=1)
-    valid &= np.diff(time_s, prepend=-1) > 0  # stamps may repeat
+    valid &= is_euler | (head != 0).any(axis=1)  # a quaternion of zeros is no rotation
+    latest = np.maximum.accumulate(time_s)
+    valid &= np.diff(latest, prepend=-1) > 0  # stamps may repeat, and go back where a clock was set
     fresh = valid & np.append((np.diff(in_head, axis=0) != 0).all(axis=1), True)  # the tracker repeats old samples
     if fresh.sum() < _SMOOTHING:
         raise DataError(
             f"{path} has {fresh.sum()} valid samples", "leave this log out", expected=f"at least {_SMOOTHING}"
         )
-    at = np.linspace(0, time_s[-1], int(time_s[-1] * rate_hz))
+    at = np.linspace(0, latest[-1], int(latest[-1] * rate_hz))
     gaze = CubicSpline(time_s[fresh], in_head[fresh])(np.clip(at, time_s[fresh][0], time_s[fresh][-1]))
     posed = _posed_samples(head, valid)
     rotation = Rotation.from_euler("YXZ", head[posed], degrees=True) if is_euler else Rotation.from_quat(head[posed])
@@ -172,8 +175,7 @@ def read_fixation_list(path: str | Path) -> Scanpath:
 def _header(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path} does not exist", "pass the CSV log of a headset")
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return [name.strip().lower() for name in file.readline().split(",")]
+    return [name.strip().lower() for name in "".join(read_lines(path).texts[:1]).split(",")]
 
 
 def _one_of(path: Path, names: Sequence[str], candidates: Sequence[str]) -> str:
@@ -189,24 +191,17 @@ def _one_of(path: Path, names: Sequence[str], candidates: Sequence[str]) -> str:
 def _read_columns(path: Path, columns: list[int], header_rows: int = 1) -> Floats:
     if not path.is_file():
         raise DataError(f"{path} does not exist", "check the path")
-    rows = non_empty_lines(path)[header_rows:]
-    if not rows:
+    rows = read_lines(path).beyond(header_rows)
+    if not rows.texts:
         raise DataError(f"{path} has no rows", "copy the file again")
-    try:
-        # only these columns, because some logs lack a comma further right
-        table: Floats = np.loadtxt(rows, delimiter=",", usecols=columns, ndmin=2)
-    except ValueError as error:
-        raise DataError(
-            f"{path} is malformed ({error})", "copy the file again", expected="numbers in every row"
-        ) from None
-    return table
+    # only these columns, because some logs lack a comma further right
+    return read_numbers(path, rows, columns, "numbers in every row")
 
 
 def _seconds(stamps: Floats, path: Path) -> Floats:
     """Seconds since the first stamp: the unit is the one in which samples are 1 to 50 ms apart."""
-    with np.errstate(invalid="ignore"):  # of infinity
-        since_first = stamps - stamps[0]
-        step = np.median(np.diff(since_first)) if len(stamps) > 1 else np.nan
+    since_first = stamps - stamps[:1]
+    step = np.median(np.diff(since_first)) if len(stamps) > 1 else np.nan
     for unit_s in _SECONDS:
         if 1e-3 <= step * unit_s <= 0.05:
             in_seconds: Floats = since_first * unit_s

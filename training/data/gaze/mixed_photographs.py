@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,28 +22,37 @@ from sal360.arrays import Density, Floats, Integers, Mask, Pixels
 from sal360.projection import Sample as SampleValue
 from sal360.projection import Viewport
 from sal360.sphere import erp_directions, vector_to_pixel
-from training.config import option_names, require, require_at_least, require_between, require_path
-from training.data.gaze.datasets import DATASETS
-from training.data.gaze.photographs import Photograph, resize_plane
-from training.data.gaze.placed_photographs import draw_picture, vary_exposure, viewport_at
-from training.data.gaze.records import split_folds
+from training.config import option_names, require, require_at_least, require_between, require_path, require_seed
+from training.data.gaze.datasets import DATASETS, read_photographs
+from training.data.gaze.photographs import Photograph
+from training.data.gaze.placed_photographs import (
+    COARSE_GRID,
+    AnyPlacementConfig,
+    draw_picture,
+    vary_exposure,
+    viewport_at,
+)
+from training.data.gaze.records import split_folds, summary_of
 from training.data.loader import Key
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import names_below, read_taught
 from training.data.views import scale_colours
 from training.models.set_heads import CELLS
 
-_GRID = (40, 80)
-"""Size of the coarse panorama that is used to keep viewports from overlapping."""
 _FINE = 192
 """Pixels of the longer side of a density before it is cropped and averaged over cells."""
 _NOT_KEPT = -1
 
 
 @dataclass(frozen=True)
-class MixingConfig:
+class MixingConfig(AnyPlacementConfig):
     """How photographs are augmented and placed on panoramas."""
 
+    mean_photographs: float = 4.0
+    attempts: int = 40
+    exposure: float = 0.3
+    saturation: float = 0.3
+    crop: float = 0.7
     plain_share: float = 0.5
     """Fraction of the panoramas that are filled with photographs placed flat, 0 to 1."""
     plain_width: tuple[float, float] = (0.15, 0.6)
@@ -53,39 +61,17 @@ class MixingConfig:
     """Fraction of those panoramas that are grey instead of a picture around the photographs, 0 to 1."""
     fov_deg: tuple[float, float] = (12.0, 120.0)
     """Minimum and maximum field of view of the longer side of other photographs, degrees, uniform in the logarithm."""
-    elevation_deg: float = 25.0
-    """Maximum elevation of a photograph's centre near the equator, up or down, degrees."""
-    equator_share: float = 0.7
-    """Fraction of the photographs near the equator, 0 to 1; the others are uniform on the sphere."""
-    roll_deg: float = 8.0
-    """Maximum roll of a photograph, degrees."""
-    slots: int = 8
-    """Maximum number of photographs on a panorama."""
-    attempts: int = 40
-    """Number of places tried on a panorama."""
-    mean_photographs: float = 4.0
-    """Average number of photographs on a panorama; sets the length of an epoch."""
     flip: bool = True
     """Mirror photographs left to right with probability 1/2."""
-    crop: float = 0.7
-    """Minimum fraction of a photograph's width that is shown, 0.2 to 1; 1 always shows all of it."""
-    exposure: float = 0.3
-    """Strength of random gain and offset of a photograph's colours, 0 to 1."""
-    saturation: float = 0.3
-    """Strength of random changes of a photograph's saturation, 0 to 1."""
 
     def __post_init__(self) -> None:
-        for name in ("plain_share", "grey_share", "equator_share", "exposure", "saturation"):
+        super().__post_init__()
+        for name in ("plain_share", "grey_share"):
             require_between(name, getattr(self, name), 0, 1)
         low, high = self.fov_deg
         require("fov_deg", self.fov_deg, 3 <= low <= high <= 150, "3 <= min <= max <= 150")
         narrow, wide = self.plain_width
         require("plain_width", self.plain_width, 0.02 <= narrow <= wide <= 1, "0.02 <= min <= max <= 1")
-        require_between("elevation_deg", self.elevation_deg, 0, 90)
-        require_between("roll_deg", self.roll_deg, 0, 180)
-        require_between("crop", self.crop, 0.2, 1)
-        for name in ("slots", "attempts", "mean_photographs"):
-            require_at_least(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
@@ -127,6 +113,7 @@ class PhotographSetsConfig:
         others = len(self.sets) > 1 or not self.leave_out
         require("leave_out", self.leave_out, others, "empty with a single set: nothing is left to train on")
         require_at_least("folds", self.folds, 2)
+        require_seed("split_seed", self.split_seed)
         require_between("fold", self.fold, _NOT_KEPT, self.folds - 1)
         require_at_least("picture_px", self.picture_px, 32)
         require_at_least("measured", self.measured, 1)
@@ -147,9 +134,7 @@ def open_parts(config: PhotographSetsConfig) -> dict[str, Parts]:
     """
     parts = {}
     for name in config.sets:
-        read = DATASETS[name].photographs
-        assert read is not None  # the settings refuse other names
-        everything = read(Path(config.root) / name)
+        everything = read_photographs(name, Path(config.root) / name)
         if name == config.leave_out:
             parts[name] = Parts([], everything)
         elif config.fold == _NOT_KEPT:
@@ -229,7 +214,7 @@ class MixedPhotographs:
         self.shares = np.asarray(weights, np.float64) / sum(weights)
         self.backgrounds, self.config, self.map_size, self.seed = backgrounds, config, map_size, seed
         self.picture_px, self.taught = picture_px, taught
-        self._read = lru_cache(maxsize=None if cache else 0)(self._read_photograph)
+        self._cache: dict[tuple[int, int], tuple[Pixels, Density]] | None = {} if cache else None
 
     def __len__(self) -> int:
         return math.ceil(sum(map(len, self.photographs)) / self.config.mean_photographs)
@@ -282,7 +267,7 @@ class MixedPhotographs:
         grid, log_area = self._draw(sample, picture, place, rows, columns)
         sample.grids[slot, :rows, :columns] = grid
         sample.log_areas[slot, :rows, :columns] = log_area
-        sample.truths[slot, :rows, :columns] = resize_plane(density, rows, columns)
+        sample.truths[slot, :rows, :columns] = _resized(density, rows, columns)
         sample.masks[slot, :rows, :columns] = True
         sample.windows[slot] = window
         sample.sets[slot] = of
@@ -336,8 +321,8 @@ class MixedPhotographs:
 
     def _viewports(self, generator: np.random.Generator) -> Iterator[_Place]:
         """Viewports that do not overlap, wide ones first, most near the equator, where people look."""
-        free = np.ones(_GRID, bool)
-        directions = erp_directions(*_GRID)
+        free = np.ones(COARSE_GRID, bool)
+        directions = erp_directions(*COARSE_GRID)
         low, high = self.config.fov_deg
         widest = _log_uniform(math.sqrt(low * high), high, generator)  # else most of the panorama stays empty
         sizes = sorted((_log_uniform(low, widest, generator) for _ in range(self.config.attempts - 1)), reverse=True)
@@ -353,9 +338,15 @@ class MixedPhotographs:
                 free &= ~inside
                 yield _Place(viewport)
 
-    def _read_photograph(self, of: int, index: int) -> tuple[Pixels, Density]:
+    def _read(self, of: int, index: int) -> tuple[Pixels, Density]:
+        """A photograph of the data set number `of`, and its gaze."""
+        if self._cache is not None and (of, index) in self._cache:
+            return self._cache[of, index]
         photograph = self.photographs[of][index]
-        return photograph.read(self.picture_px), photograph.density(_FINE)
+        read = photograph.read(self.picture_px), photograph.density(_FINE)
+        if self._cache is not None:
+            self._cache[of, index] = read
+        return read
 
 
 def _fitted(place: _Place, height: int, width: int) -> _Place:
@@ -374,6 +365,12 @@ def _part(whole: NDArray[SampleValue], top: float, left: float, share: float) ->
     height, width = whole.shape[:2]
     rows = slice(round(top * height), max(round(top * height) + 1, round((top + share) * height)))
     return whole[rows, round(left * width) : max(round(left * width) + 1, round((left + share) * width))]
+
+
+def _resized(density: Density, rows: int, columns: int) -> Density:
+    shrinks = density.shape[0] >= rows and density.shape[1] >= columns
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(np.ascontiguousarray(density), (columns, rows), interpolation=how), np.float32)
 
 
 def _log_uniform(low: float, high: float, generator: np.random.Generator) -> float:
@@ -398,6 +395,10 @@ class PhotographSets:
         with option_names(root="panoramas"):
             panoramas = open_panoramas(PanoramaConfig(config.panoramas, height))
         names = names_below(config.panoramas, panoramas.paths)
+        self.contents = {"panoramas": summary_of(names)}
+        """What the samples are made of, to be compared on resuming."""
+        for name, part in self.parts.items():
+            self.contents[name] = summary_of([each.name for each in part.training])
         used = {name: part.training for name, part in self.parts.items() if part.training}
         self.names = tuple(used)
         self.training = MixedPhotographs(

@@ -24,7 +24,7 @@ from sal360.projection import Sample
 from sal360.sphere import angles_to_vector
 from training.config import require_at_least, require_between
 from training.data.gaze.dataset_files import Inventory, check_picture, require_folder
-from training.data.gaze.photographs import COPY_AGAIN, read_table, stimulus
+from training.data.gaze.photographs import COPY_AGAIN, LARGEST_MAP_VALUE, read_table, stimulus
 from training.data.gaze.records import GazeRecords, mean_over_cells
 from training.data.loader import Key
 from training.data.panoramas import read_panorama
@@ -62,13 +62,21 @@ class RecordedPanoramas(GazeRecords):
         self._table = read_table(index, ("names",), _OPTIONAL)
         _check(self._table, index)
         self.sigma_deg, self._map_height, self._panorama_height = sigma_deg, map_height, panorama_height
-        self.names = tuple(str(name) for name in self._table["names"])
+        names = self._table["names"].tolist()
+        self._numbers = range(len(names)) if "maps" in self._table else np.unique(self._table["image"]).tolist()
+        """Numbers of the panoramas that somebody looked at, in the index."""
+        if len(self._numbers) < len(names):
+            self.left_out = f"panoramas without gaze: {len(names) - len(self._numbers)}"
+        if not self._numbers:
+            raise DataError(f"{index} has no gaze", COPY_AGAIN)
+        self.names = tuple(names[int(each)] for each in self._numbers)
         self.paths = tuple(stimulus(folder, name, index) for name in self.names)
 
     def read(self, index: int) -> GazeRecord:
-        directions, observer, time_s = _gaze_of(self._table, index)
+        number = int(self._numbers[index])
+        directions, observer, time_s = _gaze_of(self._table, number)
         if "maps" in self._table:
-            density = normalised(self._table["maps"][index].astype(np.float64))
+            density = normalised(self._table["maps"][number].astype(np.float64))
         else:
             density = spherical_density(directions, self._map_height, 2 * self._map_height, self.sigma_deg)
         return GazeRecord(
@@ -100,10 +108,11 @@ def _check(table: Mapping[str, NDArray[Any]], index: Path) -> None:
         raise DataError(f"{index} has neither maps nor gaze", COPY_AGAIN, expected="maps, or " + ", ".join(_GAZE))
     if "maps" in table:
         maps = table["maps"]
-        panoramic = maps.ndim == 3 and len(maps) == len(names) and maps.shape[2] == 2 * maps.shape[1]
+        panoramic = len(maps) == len(names) and maps.shape[2] == 2 * maps.shape[1] and maps.size > 0
         if not panoramic:
             raise DataError(f"{index} has maps of shape {maps.shape}", COPY_AGAIN, expected=f"({len(names)}, h, 2h)")
-        if not (np.isfinite(maps).all() and maps.min() >= 0 and (maps.max(axis=(1, 2)) > 0).all()):
+        in_range = 0 <= float(maps.min()) <= float(maps.max()) < LARGEST_MAP_VALUE  # NaN is not
+        if not (in_range and maps.any(axis=(1, 2)).all()):
             raise DataError(f"{index} has invalid maps", COPY_AGAIN, expected="values from 0, not all 0")
     given = [table[name] for name in (*_GAZE, "t_s") if name in table]
     if len({len(each) for each in given}) > 1 or 0 < len([name for name in _GAZE if name in table]) < len(_GAZE):

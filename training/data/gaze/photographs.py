@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,13 +22,15 @@ from sal360.arrays import Density, Floats, Pixels, Reals
 from sal360.density import normalised
 from sal360.errors import DataError, FrameError
 from sal360.ground_truth import GazeRecord
-from sal360.images import read_picture
+from sal360.images import decode_picture, read_picture
 from sal360.picture_formats import picture_size
 from sal360.projection import Viewport
 from training.data.gaze.placed_photographs import draw_picture, gaze_on_sphere, viewport_at
 from training.data.gaze.records import GazeRecords
 
 COPY_AGAIN = "copy the data set again"
+LARGEST_MAP_VALUE = 1e30
+"""Maps of gaze have any scale that sums of float32 can hold."""
 SIGMA_SHARE = 0.03
 """Blur of a fixation in the ground truth, as a share of the picture's long side. On OSIE's 800 pixels these are 24, one
 degree of visual angle in the recording; the viewing distance for photographs on screens is usually similar."""
@@ -76,7 +78,7 @@ class Photograph:
         try:
             picture = read_picture(self.path)
         except FrameError as error:
-            raise DataError(error.found, COPY_AGAIN, expected=error.expected) from None
+            raise DataError(error.found, _remedy(error), expected=error.expected) from None
         if picture.shape != (self.height, self.width, 3):
             found = f"{self.path} is {picture.shape[1]} x {picture.shape[0]}"
             raise DataError(found, COPY_AGAIN, expected=f"a photograph of {self.width} x {self.height}")
@@ -104,7 +106,9 @@ class Photograph:
         """
         height, width = self.size(long_side)
         if self.gaze_map is not None:
-            density: Reals = resize_plane(self.gaze_map.astype(np.float32), height, width) + 1e-6
+            shrinks = self.gaze_map.shape[0] >= height and self.gaze_map.shape[1] >= width
+            how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            density: Reals = cv2.resize(self.gaze_map.astype(np.float32), (width, height), interpolation=how) + 1e-6
             return np.asarray(density / density.mean(), np.float32)
         sigma = self.sigma_px if sigma_px is None else sigma_px
         counted = slice(None) if subjects is None else np.isin(self.subject, subjects)
@@ -115,13 +119,6 @@ class Photograph:
         return np.asarray(blurred / blurred.mean(), np.float32)
 
 
-def resize_plane(values: Reals, height: int, width: int) -> Density:
-    """A map over a picture (h, w) on another grid: the mean over each cell, or looked up along an axis that grows."""
-    shrunk = (min(width, values.shape[1]), min(height, values.shape[0]))
-    coarse = cv2.resize(np.ascontiguousarray(values), shrunk, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-
-
 def _cell_means(centres: Reals, size: int, sigma: float) -> Floats:
     """The mean of a Gaussian over each of `size` pixels, one row for each centre: (len(centres), size)."""
     parts = max(1, math.ceil(4 / sigma))  # places in a pixel, so that none is farther than σ/4 from the next
@@ -130,11 +127,48 @@ def _cell_means(centres: Reals, size: int, sigma: float) -> Floats:
     return np.asarray(values.reshape(len(values), size, parts).mean(axis=2))
 
 
+def _remedy(error: FrameError) -> str:
+    """What to do about a photograph that cannot be read: an index names it, so that it cannot just be removed."""
+    if error.reason == "too_large":
+        return "reduce it"
+    return COPY_AGAIN if "remove" in error.remedy or error.reason == "missing" else error.remedy
+
+
+class _Column(NamedTuple):
+    """What an array of an index holds, and how many axes it has (docs/gaze_data.md)."""
+
+    content: Literal["text", "whole numbers", "numbers"]
+    axes: tuple[int, ...] = (1,)
+
+    def fits(self, values: NDArray[Any]) -> bool:
+        """Whether an array holds such values."""
+        if values.ndim not in self.axes:
+            return False
+        if self.content == "text":
+            return values.dtype.kind == "U"
+        is_whole = values.dtype.kind in "biu"
+        if self.content == "numbers" or is_whole:
+            return is_whole or values.dtype.kind == "f"
+        return values.dtype.kind == "f" and bool(np.isfinite(values).all() and (values % 1 == 0).all())
+
+
+_COLUMNS = {
+    "names": _Column("text"),
+    "image": _Column("whole numbers"),
+    "subject": _Column("whole numbers"),
+    "observer": _Column("whole numbers", (1, 2)),
+    "size_hw": _Column("whole numbers", (2,)),
+    "maps": _Column("numbers", (3,)),
+    **dict.fromkeys(("x", "y", "duration_ms", "lon_rad", "lat_rad", "t_s"), _Column("numbers")),
+}
+
+
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """The named arrays of an .npz file; optional ones only if it has them.
+    """The named arrays of an .npz file, checked for their types; optional ones only if it has them.
 
     Raises:
-        DataError: the file is missing or broken, or lacks an array.
+        DataError: the file is missing or broken, lacks an array or has one of another type, or names no picture or one
+            twice.
     """
     if not path.is_file():
         raise DataError(
@@ -145,10 +179,31 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
         # opened here, because numpy leaves a broken file open
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             found = [name for name in optional if name in archive.files]
-            return {name: archive[name] for name in (*columns, *found)}
+            table = {name: archive[name] for name in (*columns, *found)}
     except Exception as error:  # zip, zlib and numpy's parser of headers raise various exceptions
         expected = "the columns " + ", ".join(columns)
         raise DataError(f"{path} cannot be read ({error})", COPY_AGAIN, expected=expected) from None
+    for name, values in table.items():
+        column = _COLUMNS[name]
+        if not column.fits(values):
+            raise DataError(
+                f"{path} has {name} of type {values.dtype} and shape {values.shape}",
+                "write it as docs/gaze_data.md describes",
+                expected=f"{column.content} with {' or '.join(map(str, column.axes))} axes",
+            )
+    _check_names(table["names"].tolist(), path)
+    return table
+
+
+def _check_names(names: list[str], path: Path) -> None:
+    """Refuse an index without pictures, or one that names a picture twice: it could be trained on and measured."""
+    if not names:
+        raise DataError(f"{path} names no pictures", COPY_AGAIN)
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{path} names {name} twice", "remove one of the two with its gaze")
+        seen.add(name)
 
 
 def stimulus(root: Path, name: str, index: Path) -> Path:
@@ -159,17 +214,26 @@ def stimulus(root: Path, name: str, index: Path) -> Path:
     return path
 
 
+_TURNED = (b"Exif\0", b"eXIf", b"EXIF")
+"""What a file contains if its picture may have to be turned upright: in JPEG, PNG and WebP."""
+
+
 def size_of(path: Path) -> tuple[int, int]:
-    """Rows and columns of a picture by its header.
+    """Rows and columns of a picture by its header, or as `read_picture` turns it upright.
 
     Raises:
-        DataError: the header does not contain the size.
+        DataError: the header does not contain the size, or a picture that may be turned is damaged.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})", COPY_AGAIN) from None
     height, width = picture_size(content)
+    if height * width and any(each in content for each in _TURNED):
+        try:
+            height, width = decode_picture(content, str(path)).shape[:2]
+        except FrameError as error:
+            raise DataError(error.found, _remedy(error), expected=error.expected) from None
     if height * width == 0:
         raise DataError(f"{path} is not a picture, or its header is damaged", COPY_AGAIN)
     return height, width

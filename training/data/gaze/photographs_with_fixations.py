@@ -53,7 +53,7 @@ def _check_rows(table: Mapping[str, NDArray[Any]], index: Path) -> None:
         raise DataError(f"{index} has columns of {sorted(lengths)} rows", COPY_AGAIN, expected="columns of one length")
     pictures = len(table["names"])
     if "size_hw" in table and (table["size_hw"].shape != (pictures, 2) or (table["size_hw"] < 1).any()):
-        expected = f"({pictures}, 2), rows and columns of each picture"
+        expected = f"({pictures}, 2), rows and columns of each picture, from 1"
         raise DataError(f"{index} has size_hw of shape {table['size_hw'].shape}", COPY_AGAIN, expected=expected)
     if len(table["image"]) and not 0 <= table["image"].min() <= table["image"].max() < pictures:
         raise DataError(f"{index} has fixations on images without a name", COPY_AGAIN)

@@ -12,7 +12,7 @@ import numpy as np
 
 from sal360.errors import DataError
 from training.data.gaze.dataset_files import Inventory, check_picture, require_folder
-from training.data.gaze.photographs import COPY_AGAIN, Photograph, read_table, size_of, stimulus
+from training.data.gaze.photographs import COPY_AGAIN, LARGEST_MAP_VALUE, Photograph, read_table, size_of, stimulus
 
 INDEX = "maps.npz"
 
@@ -27,13 +27,15 @@ def read_photographs(root: str | Path) -> list[Photograph]:
     index = root / INDEX
     table = read_table(index, ("names", "maps"))
     names, maps = table["names"], table["maps"]
-    if maps.ndim != 3 or len(maps) != len(names):
+    if len(maps) != len(names) or maps.size == 0:
         expected = f"({len(names)}, h, w), one for each name"
         raise DataError(f"{index} has maps of shape {maps.shape}", COPY_AGAIN, expected=expected)
     none, nobody = np.zeros(0, np.float32), np.zeros(0, np.int64)
     photographs = []
     for name, gaze_map in zip(names.tolist(), maps, strict=True):
-        if not (np.isfinite(gaze_map).all() and gaze_map.min() >= 0 and gaze_map.max() > 0):
+        if (
+            not 0 <= float(gaze_map.min()) <= float(gaze_map.max()) < LARGEST_MAP_VALUE or not gaze_map.any()
+        ):  # NaN is no value
             raise DataError(f"the map of {name} in {index} is invalid", COPY_AGAIN, expected="values from 0, not all 0")
         path = stimulus(root, str(name), index)
         photographs.append(Photograph(str(name), path, *size_of(path), none, none, nobody, none, gaze_map))

@@ -25,7 +25,7 @@ from training.config import require, require_at_least, require_between
 from training.data.loader import Key
 from training.data.views import scale_colours
 
-_GRID = (40, 80)
+COARSE_GRID = (40, 80)
 """Size of the coarse panorama that is used to keep viewports from overlapping."""
 _SAME_ASPECT = 0.02
 """Difference from 4:3, relative, below which a picture fills a 4:3 place: cropping rounds to whole pixels."""
@@ -34,23 +34,15 @@ _MOST_PARTS = 6
 
 
 @dataclass(frozen=True)
-class PlacementConfig:
-    """How photographs are placed on panoramas."""
+class AnyPlacementConfig:
+    """How photographs are varied and placed on panoramas, in every kind of samples."""
 
-    fov_deg: tuple[float, float] = (50.0, 110.0)
-    """Minimum and maximum horizontal field of view of a photograph, degrees."""
     elevation_deg: float = 25.0
     """Maximum elevation of a photograph's centre near the equator, up or down, degrees."""
     equator_share: float = 0.7
     """Fraction of the photographs near the equator, 0 to 1; the others are uniform on the sphere."""
     roll_deg: float = 8.0
     """Maximum roll of a photograph, degrees."""
-    inset_share: float = 0.0
-    """Fraction of the panoramas with insets, 0 to 1: photographs placed flat, larger than a viewport can show them."""
-    insets: int = 1
-    """Maximum number of insets on a panorama, side by side; the number is drawn at random for each panorama."""
-    inset_width: tuple[float, float] = (0.4, 0.65)
-    """Minimum and maximum width of an inset, as a fraction of the panorama's width; 0.66 fills the height."""
     slots: int = 8
     """Maximum number of photographs on a panorama."""
     mean_photographs: float = 5.0
@@ -65,19 +57,36 @@ class PlacementConfig:
     """Minimum fraction of a photograph's width that is shown, 0.2 to 1; 1 always shows all of it."""
 
     def __post_init__(self) -> None:
+        require_between("elevation_deg", self.elevation_deg, 0, 90)
+        require_between("roll_deg", self.roll_deg, 0, 180)
+        for name in ("equator_share", "exposure", "saturation"):
+            require_between(name, getattr(self, name), 0, 1)
+        require_between("crop", self.crop, 0.2, 1)
+        for name in ("slots", "attempts", "mean_photographs"):
+            require_at_least(name, getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class PlacementConfig(AnyPlacementConfig):
+    """How photographs are placed on panoramas."""
+
+    fov_deg: tuple[float, float] = (50.0, 110.0)
+    """Minimum and maximum horizontal field of view of a photograph, degrees."""
+    inset_share: float = 0.0
+    """Fraction of the panoramas with insets, 0 to 1: photographs placed flat, larger than a viewport can show them."""
+    insets: int = 1
+    """Maximum number of insets on a panorama, side by side; the number is drawn at random for each panorama."""
+    inset_width: tuple[float, float] = (0.4, 0.65)
+    """Minimum and maximum width of an inset, as a fraction of the panorama's width; 0.66 fills the height."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         low, high = self.fov_deg
         require("fov_deg", self.fov_deg, 10 <= low <= high <= 150, "10 <= min <= max <= 150")
-        require_between("elevation_deg", self.elevation_deg, 0, 90)
         require_between("inset_share", self.inset_share, 0, 1)
+        require_at_least("insets", self.insets, 1)
         narrow, wide = self.inset_width
         require("inset_width", self.inset_width, 0.1 <= narrow <= wide <= 0.66, "0.1 <= min <= max <= 0.66")
-        require_between("equator_share", self.equator_share, 0, 1)
-        require_between("roll_deg", self.roll_deg, 0, 180)
-        require_between("exposure", self.exposure, 0, 1)
-        require_between("saturation", self.saturation, 0, 1)
-        require_between("crop", self.crop, 0.2, 1)
-        for name in ("insets", "slots", "attempts", "mean_photographs"):
-            require_at_least(name, getattr(self, name), 1)
 
 
 class PlacedPhotographs:
@@ -152,15 +161,15 @@ class PlacedPhotographs:
 
     def _places(self, generator: np.random.Generator, height: int, width: int) -> Iterator[Inset | Viewport]:
         """Places that do not overlap: sometimes insets, then viewports, most near the equator, where people look."""
-        free = np.ones(_GRID, bool)
-        directions = erp_directions(*_GRID)
+        free = np.ones(COARSE_GRID, bool)
+        directions = erp_directions(*COARSE_GRID)
         if generator.random() < self.config.inset_share:
             first, count = int(generator.integers(width)), int(generator.integers(self.config.insets)) + 1
             for i in range(count):
                 share = min(generator.uniform(*self.config.inset_width), 1 / count)
                 centre = first + i * width // count
                 inset = inset_at(centre, share * width, height, multiple=height // self.map_size[0])
-                free &= ~inset.mask(*_GRID, of_height=height)
+                free &= ~inset.mask(*COARSE_GRID, of_height=height)
                 yield inset
         for attempt in range(self.config.attempts):
             # the wide ones first: the narrow ones then fill the gaps

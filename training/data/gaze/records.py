@@ -6,6 +6,7 @@ A module for a data set (salient360, sitzmann, vr_eyetracking) or for a form on 
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, overload
@@ -87,6 +88,12 @@ def split_folds(names: Sequence[str], folds: int, seed: int) -> list[Integers]:
         raise DataError(f"there are {len(names)} pictures for {folds} folds", "use fewer folds, or more pictures")
     order = np.argsort(names, kind="stable")
     return [np.sort(part) for part in np.array_split(np.random.default_rng(seed).permutation(order), folds)]
+
+
+def summary_of(names: Sequence[str]) -> str:
+    """The number of pictures with these names and a hash of the names, to notice that data have changed."""
+    digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
+    return f"{len(names)} ({digest.hexdigest()[:8]})"
 
 
 def mean_over_cells(values: Reals, height: int, width: int) -> Density:

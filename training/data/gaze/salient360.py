@@ -24,7 +24,8 @@ from training.data.gaze.dataset_files import (
     Inventory,
     check_picture,
     files_by_identity,
-    non_empty_lines,
+    read_lines,
+    read_numbers,
     require_files,
     require_folder,
 )
@@ -43,6 +44,7 @@ _PICTURE = re.compile(r"P(\d+)_(\d+)x(\d+)\.jpe?g", re.IGNORECASE)
 _MAP = re.compile(r"(HE|H)salmap_(\d+)_\d+x\d+_\d+b\.bin")
 _MAP_SIZE = re.compile(r".*_(\d+)x(\d+)(?:x(\d+))?_(16|32|64)b\.bin")
 _SCANPATH = re.compile(r"(HE|H)scanpath_(\d+)\.txt")
+_COLUMNS = "index, longitude, latitude, start"
 
 
 class Salient360(GazeRecords):
@@ -157,18 +159,14 @@ def read_scanpaths(path: Path) -> tuple[Floats, Integers, Floats]:
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the data set again", expected="scanpaths")
-    header, *rows = non_empty_lines(path) or [""]
-    if re.match(r"[\s\d.,;+-]*$", header):
-        raise DataError(f"{path} has no header row", "restore it", expected="index, longitude, latitude, start")
-    try:
-        table = np.loadtxt(rows, delimiter=",", usecols=(0, 1, 2, 3), ndmin=2) if rows else np.zeros((0, 4))
-    except ValueError as error:
-        raise DataError(
-            f"{path} is malformed ({error})", "copy it again", expected="index, longitude, latitude, start"
-        ) from None
+    lines = read_lines(path)
+    if re.match(r"[\s\d.,;+-]*$", "".join(lines.texts[:1])):
+        raise DataError(f"{path} has no header row", "restore it", expected=_COLUMNS)
+    rows = lines.beyond(1)
+    table = read_numbers(path, rows, (0, 1, 2, 3), _COLUMNS)
     inside = ((table[:, 1:3] >= 0) & (table[:, 1:3] <= 1)).all(axis=1)  # NaN is never inside
     if not inside.all():
-        line = int(np.flatnonzero(~inside)[0]) + 2
+        line = rows.numbers[int(np.flatnonzero(~inside)[0])]
         raise DataError(
             f"line {line} of {path} is outside the panorama", "copy it again", expected="positions from 0 to 1"
         )

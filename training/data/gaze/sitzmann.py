@@ -100,17 +100,20 @@ def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
     directions, observers, times = [], [], []
     for number, run in enumerate(runs):
         try:
-            positions, stamps = np.asarray(run["gaze_fixations"], float), np.asarray(run["timestamp"], float).ravel()
-        except (KeyError, TypeError, ValueError) as error:
+            positions, stamps = _real(run["gaze_fixations"]), _real(run["timestamp"]).ravel()
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"run {number} of {path} is malformed ({error!r})",
                 "copy it again",
                 expected="gaze_fixations and timestamp",
             ) from None
-        if positions.ndim != 2 or positions.shape[1] != 2:
+        if positions.size == 0:
             continue  # a run without fixations has an empty list
+        if positions.ndim != 2 or positions.shape[1] != 2:
+            found = f"run {number} of {path} has gaze_fixations of shape {positions.shape}"
+            raise DataError(found, "copy it again", expected="(samples, 2)")
         is_seen = (positions != 0).any(axis=1) & np.isfinite(positions).all(axis=1)
-        starts = np.append(True, (np.diff(positions, axis=0) != 0).any(axis=1)) & is_seen
+        starts = np.append(True, (positions[1:] != positions[:-1]).any(axis=1)) & is_seen
         x, y = positions[starts].T
         if not ((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).all():
             raise DataError(
@@ -125,6 +128,13 @@ def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
     if sum(len(each) for each in directions) == 0:
         raise DataError(f"{path} has no fixations in any run", "copy it again", expected="gaze_fixations (n, 2)")
     return np.concatenate(directions), np.concatenate(observers), np.concatenate(times)
+
+
+def _real(values: object) -> Floats:
+    array = np.asarray(values)
+    if array.dtype.kind == "c":  # NumPy would drop the imaginary parts
+        raise TypeError("complex numbers")
+    return array.astype(float)
 
 
 def inventory(root: str | Path) -> Inventory:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import av
 import numpy as np
@@ -23,16 +24,21 @@ from sal360.arrays import Floats, Integers, Pixels
 from sal360.density import HEADSET_SIGMA_DEG, spherical_density
 from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
-from sal360.sources.video import open_container
+from sal360.sources.video import open_container, upright
 from sal360.sources.video_completeness import is_cut, is_damaged
 from training.data.gaze.dataset_files import (
     Inventory,
     files_by_identity,
-    non_empty_lines,
+    read_lines,
+    read_numbers,
     require_files,
     require_folder,
 )
 from training.data.gaze.records import GazeRecords, directions_of_positions
+from training.data.panoramas import is_panoramic
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 VIDEOS, OBSERVERS_A_VIDEO = 208, 31
 SPLITS = ("train", "test", "all")
@@ -128,10 +134,18 @@ def read_first_column(path: Path, sheet: str) -> list[int]:
     except Exception as error:  # openpyxl passes on exceptions of zip, XML and its own
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read ({reason})", "copy it again", expected=f"a sheet {sheet}") from None
-    numbers = [int(row[0].value) for row in rows if row and row[0].data_type == "n" and row[0].value is not None]
+    cells = [str(row[0].value).strip() for row in rows if row and row[0].value is not None]
+    # spreadsheets store some numbers as text, and whole ones as 3.0
+    numbers = [cell.removesuffix(".0") for cell in cells if re.fullmatch(r"-?[\d.]+", cell)]
+    for each in numbers:
+        if not each.isdecimal():
+            raise DataError(f"sheet {sheet} of {path} has the number {each}", "copy it again", expected=_NUMBERS)
     if not numbers:
-        raise DataError(f"sheet {sheet} of {path} has no numbers in column A", "copy it again")
-    return numbers
+        raise DataError(f"sheet {sheet} of {path} has no numbers in column A", "copy it again", expected=_NUMBERS)
+    return [int(each) for each in numbers]
+
+
+_NUMBERS = "numbers of videos in column A"
 
 
 class _Gaze(NamedTuple):
@@ -172,24 +186,21 @@ def read_gaze(path: Path) -> tuple[Integers, Floats]:
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the data set again")
-    lines = non_empty_lines(path)
-    try:
-        table = np.loadtxt(lines, delimiter=",", usecols=(1, 6, 7), ndmin=2) if lines else np.zeros((0, 3))
-    except ValueError as error:
-        raise DataError(f"{path} is malformed ({error})", "copy it again", expected="eight fields per line") from None
+    lines = read_lines(path)
+    table = read_numbers(path, lines, (1, 6, 7), "eight fields per line")
     if len(table) == 0:
         raise DataError(f"{path} has no lines", "copy it again")
     number = table[:, 0]
     is_frame = (number >= 1) & (number < 2**31) & (number % 1 == 0)  # NaN is none
     if not is_frame.all():
-        line = int(np.flatnonzero(~is_frame)[0]) + 1
-        found = f"line {line} of {path} has the frame number {number[line - 1]:g}"
+        first = int(np.flatnonzero(~is_frame)[0])
+        found = f"line {lines.numbers[first]} of {path} has the frame number {number[first]:g}"
         raise DataError(found, "copy it again", expected="whole numbers from 1")
     position = table[:, 1:]
     position[(position == 0).all(axis=1)] = np.nan  # some trackers write a lost sample as zeros instead of NaN
     outside = ((position < 0) | (position > 1)).any(axis=1)
     if outside.any():
-        line = int(np.flatnonzero(outside)[0]) + 1
+        line = lines.numbers[int(np.flatnonzero(outside)[0])]
         raise DataError(f"line {line} of {path} has gaze outside the panorama", "copy it again", expected="0 to 1")
     return number.astype(np.int64), directions_of_positions(position[:, 0], 1 - position[:, 1])
 
@@ -213,17 +224,31 @@ def read_video_frame(path: str | Path, index: int) -> Pixels:
     if not 0 <= index < len(places):
         found = f"{path} has {len(places)} frames, but gaze on frame {index + 1}"
         raise DataError(found, "copy the video and its gaze again")
+    with _video_stream(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        container.seek(places[index].decode_from, stream=stream)
+        shown = next((each for each in container.decode(stream) if each.pts == places[index].shown), None)
+        frame = upright(shown)  # (H, W, 3) BGR
+    if frame is None:
+        raise DataError(f"frame {index + 1} of {path} cannot be decoded", "copy it again")
+    if not is_panoramic(frame):
+        found = f"the frames of {path} are {frame.shape[1]} x {frame.shape[0]}"
+        raise DataError(found, "convert the video", expected="twice as wide as high")
+    return np.ascontiguousarray(frame[:, :, ::-1])
+
+
+@contextmanager
+def _video_stream(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """The container and the video of a file; a DataError if it is not a video or cannot be decoded inside."""
     try:
         with open_container(Path(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            container.seek(places[index].decode_from, stream=stream)
-            for frame in container.decode(stream):
-                if frame.pts == places[index].shown:
-                    return np.ascontiguousarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    except (av.FFmpegError, IndexError, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error})", "copy it again") from None
-    raise DataError(f"frame {index + 1} of {path} cannot be decoded", "copy it again")
+            stream: Any = container.streams.best("video")
+            if stream is None:
+                raise DataError(f"{path} has no video", "copy it again")
+            yield container, stream
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read ({reason})", "copy it again", expected="a video") from None
 
 
 def check_video(path: Path) -> None:
@@ -232,25 +257,19 @@ def check_video(path: Path) -> None:
         raise DataError(f"{path} is cut short", "copy it again")
     if is_damaged(path):
         raise DataError(f"{path} is damaged", "copy it again")
-    try:
-        with open_container(path) as container:
-            container.streams.video[0]
-    except (av.FFmpegError, IndexError) as error:
-        raise DataError(f"{path} cannot be read ({error})", "copy it again", expected="a video") from None
+    with _video_stream(path):
+        pass
 
 
 @lru_cache(maxsize=8)
 def _places(path: str) -> tuple[_Place, ...]:
     """The position of every frame, in display order, from the packets alone."""
-    try:
-        with open_container(Path(path)) as container:
-            packets = [
-                (packet.pts, packet.pts if packet.dts is None else packet.dts, packet.is_keyframe)
-                for packet in container.demux(container.streams.video[0])
-                if packet.pts is not None
-            ]
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise DataError(f"{path} cannot be read ({error})", "copy it again", expected="a video") from None
+    with _video_stream(path) as (container, stream):
+        packets = [
+            (packet.pts, packet.pts if packet.dts is None else packet.dts, packet.is_keyframe)
+            for packet in container.demux(stream)
+            if packet.pts is not None
+        ]
     places, decode_from = [], 0
     for shown, decoded, is_key in sorted(packets):
         decode_from = decoded if is_key else decode_from
