@@ -34,6 +34,7 @@ from sal360.picture_formats import (
     pnm_white,
     stored_size,
     unread_format,
+    unread_jpeg,
 )
 from sal360.standard_streams import call_with_stderr
 
@@ -294,7 +295,7 @@ def decode_picture(content: bytes, name: str, *, min_height: int = 0, max_pixels
     except FrameError as error:
         raise error.about(name) from None
     if image is None:
-        raise _undecodable(known, name)
+        raise _undecodable(known, content, name)
     return image
 
 
@@ -309,7 +310,7 @@ def read_map_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
     _check_size(*stored_size(known, content), max_pixels, f"{name} is", _REDUCE)
     values = _imdecode(content, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if _is_whole(known, content) else None
     if values is None:
-        raise _undecodable(known, name)
+        raise _undecodable(known, content, name)
     grey: Density = _turned(known, content, values).astype(np.float32)
     return grey
 
@@ -405,13 +406,19 @@ def _known_format(content: bytes, name: str) -> PictureFormat:
     return known
 
 
-def _undecodable(known: PictureFormat, name: str) -> FrameError:
+def _undecodable(known: PictureFormat, content: bytes, name: str) -> FrameError:
     if not cv2.haveImageWriter(
         f"picture{known.suffixes[0]}"
     ):  # OpenCV is built with both reader and writer, or with neither
         return FrameError(
             f"{name} is in the format {known.name}, which OpenCV {cv2.__version__} was built without",
             "convert it to JPEG or PNG",
+            reason="unreadable_picture",
+        )
+    if known.name == "JPEG" and (variant := unread_jpeg(content)):
+        return FrameError(
+            f"{name} is a JPEG with {variant}, which OpenCV does not read",
+            "convert it to the usual JPEG with 8 bits, or to PNG",
             reason="unreadable_picture",
         )
     damaged = f"{name} is damaged or cut short"

@@ -145,6 +145,18 @@ def _strike_out(segment: bytes, found: JpegStructure) -> None:
             missing.difference_update(range(first, last + 1))
 
 
+def unread_jpeg(content: bytes) -> str:
+    """What makes a JPEG one of those that OpenCV does not read (B.2.2); "" for the usual ones."""
+    for marker, segment, _ in _jpeg_segments(content):
+        if _is_frame_header(marker, segment):
+            if marker in (0xC3, 0xC7, 0xCB, 0xCF):
+                return "lossless compression"
+            if marker in (0xC5, 0xC6, 0xCD, 0xCE):
+                return "hierarchical compression"
+            return "" if segment[0] == 8 else f"{segment[0]} bits a sample"
+    return ""
+
+
 def _jpeg_size(content: bytes) -> Size:
     """From the frame header (B.2.2)."""
     for marker, segment, _ in _jpeg_segments(content):

@@ -202,6 +202,20 @@ def test_a_file_that_is_not_a_picture_is_reported(content: bytes, said: str, tmp
     assert caught.value.reason == "unreadable_picture"
 
 
+@pytest.mark.parametrize(
+    ("marker", "bits", "said"),
+    [(0xC1, 12, "12 bits a sample"), (0xC3, 8, "lossless compression"), (0xC5, 8, "hierarchical compression")],
+)
+def test_a_jpeg_that_opencv_does_not_read_is_not_called_damaged(marker: int, bits: int, said: str) -> None:
+    content = encoded("JPEG")
+    start = content.index(b"\xff\xc0")
+    content = (
+        content[: start + 1] + bytes([marker]) + content[start + 2 : start + 4] + bytes([bits]) + content[start + 5 :]
+    )
+    with pytest.raises(FrameError, match=f"a.jpg is a JPEG with {said}, which OpenCV does not read; convert it"):
+        decode_picture(content, "a.jpg")
+
+
 def test_a_format_that_opencv_was_built_without_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
     monkeypatch.setattr(cv2, "haveImageWriter", lambda name: not name.endswith(".avif"))
