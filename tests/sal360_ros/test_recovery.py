@@ -331,6 +331,17 @@ def test_a_model_that_cannot_be_freed_leaves_the_node_unconfigured_and_usable(
     camera.stream_until(lambda: maps, "a map")
 
 
+def test_a_model_whose_freeing_hangs_is_abandoned(graph, camera, active_node, faults, status):
+    faults.close.append(faults.hang())
+    for transition in (active_node.trigger_deactivate, active_node.trigger_cleanup):
+        assert graph.call(transition).name == "SUCCESS"
+    graph.wait_for(lambda: "cannot free the model: TimeoutError: still busy after 1 s" in status()[1], "the cause")
+    maps = graph.received(Image, "saliency")
+    for transition in (active_node.trigger_configure, active_node.trigger_activate):
+        assert graph.call(transition).name == "SUCCESS"
+    camera.stream_until(lambda: maps, "a map")
+
+
 def test_everything_else_is_freed_when_one_part_cannot_be(graph, active_node, monkeypatch):
     def fail(*_):
         raise RuntimeError("injected")

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from sal360_ros.pipeline import NewestSlot, Worker
+from sal360_ros.supervision import Watchdog
 
 
 def wait_until(condition):
@@ -135,3 +136,43 @@ def test_only_a_thread_that_died_is_started_again():
     assert handled.wait(10)
     worker.stop(10)
     assert not worker.revive()
+
+
+class Watched:
+    """Something with a check that raises each kind of exception once; so does the report of the first one."""
+
+    def __init__(self):
+        self.raised = [SystemExit(), MemoryError(), KeyboardInterrupt(), ValueError()]
+        self.told = []
+        self.checks = 0
+
+    def check(self):
+        self.checks += 1
+        if self.raised:
+            raise self.raised.pop()
+
+    def tell(self, error):
+        self.told.append(error)
+        if len(self.told) == 1:
+            raise RuntimeError
+
+
+def test_the_watchdog_survives_any_exception_of_its_check():
+    watched = Watched()
+    watchdog = Watchdog(watched.check, 0.001, watched.tell)
+    wait_until(lambda: watched.checks > 5)
+    assert len(watched.told) == 4
+    watchdog.stop(10)
+    assert not watchdog._thread.is_alive()
+
+
+def test_the_watchdog_of_an_object_that_is_gone_ends():
+    def watch():
+        watched = Watched()
+        watched.raised.clear()  # tracebacks would keep it
+        watchdog = Watchdog(watched.check, 0.001, watched.tell)
+        wait_until(lambda: watched.checks > 5)
+        return watchdog
+
+    watchdog = watch()
+    wait_until(lambda: not watchdog._thread.is_alive())
