@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 from sal360.standard_streams import forgiving_streams
@@ -109,6 +110,16 @@ class CheckpointError(Sal360Error):
 
 class TrainingError(Sal360Error):
     """A training run cannot continue (a loss that is not finite, a full disk)."""
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse a pipe or device, because bags and videos are read from several places; opening a pipe might also block.
+
+    Raises:
+        DataError: it is neither a file nor a folder.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is a pipe or device", "save the recording as a file, and name that")
 
 
 def one_line_errors(main: Callable[[], int | None]) -> int:
@@ -232,6 +243,7 @@ _SYSTEM_ERRORS = {
     errno.ENOTDIR: ("a part of the path is a file, not a folder", "check the path"),
     errno.EISDIR: ("this is a folder, not a file", "check the path"),
     errno.ENAMETOOLONG: ("the file name is too long", "choose a shorter one"),
+    errno.EFBIG: ("not all of the file could be written", "check the disk and its quota, and the limit: see ulimit -f"),
     errno.EMFILE: ("too many files are open", "raise the limit: see ulimit -n"),
     errno.ENOMEM: ("not enough memory", "close other programs, or use smaller inputs"),
     errno.EIO: ("the device failed to read or write", "check the disk or the connection"),

@@ -79,9 +79,10 @@ def _temporary_file(final: Path) -> Path:
 
 def _about(error: OSError, temporary: Path, final: Path) -> OSError:
     """The error with the final file's name instead of the temporary one's; reports a full disk explicitly."""
-    if error.errno is None and shutil.disk_usage(final.parent).free < 1 << 16:  # NumPy does not say why it failed
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(final))
-    if error.errno is None or error.filename not in (None, str(temporary)):
+    if error.errno is None:  # NumPy does not say why it failed
+        is_full = shutil.disk_usage(final.parent).free < 1 << 16
+        return OSError(errno.ENOSPC if is_full else errno.EFBIG, str(error), str(final))
+    if error.filename not in (None, str(temporary)):
         return error
     return OSError(error.errno, error.strerror, str(final))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -361,7 +362,8 @@ def _read_bytes(path: str | os.PathLike[str], max_pixels: int) -> bytes:
     limit = max(1 << 24, 16 * max_pixels)  # no format needs more than 8 bytes a pixel
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            status = os.fstat(file.fileno())
+            size = status.st_size
             content = file.read(limit + 1) if size <= limit else b""
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -374,7 +376,8 @@ def _read_bytes(path: str | os.PathLike[str], max_pixels: int) -> bytes:
             reason="too_large",
         )
     if not content:
-        raise FrameError(f"{path} is empty", "replace or remove it", reason="unreadable_picture")
+        remedy = "replace or remove it" if stat.S_ISREG(status.st_mode) else "name a file or a pipe with a picture"
+        raise FrameError(f"{path} is empty", remedy, reason="unreadable_picture")
     return content
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -359,6 +360,8 @@ class SaliencyNode(LifecycleNode):
 
     def _open_model(self) -> Predictor:
         values = self._table.read()
+        if values.threads == 0:
+            cv2.setNumThreads(-1)  # OpenCV's own choice, also after the node was configured with another number
         return Predictor(
             values.model,
             backend=values.backend,

@@ -435,6 +435,18 @@ def save_run(
         save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
 
 
+def _check_moments(optimiser: torch.optim.Optimizer) -> None:
+    """Check what the optimiser remembers of each weight, which PyTorch does before the next step only."""
+    for weights, moments in optimiser.state.items():
+        for name, value in moments.items():
+            is_tensor = isinstance(value, Tensor)
+            fits = (
+                value.ndim == 0 or value.shape == weights.shape if is_tensor else isinstance(value, int | float | None)
+            )
+            if not fits:
+                raise ValueError(f"{name} does not fit the weights of shape {tuple(weights.shape)}")
+
+
 def restore_run(
     checkpoint: Path,
     task: Task,
@@ -450,6 +462,26 @@ def restore_run(
     Raises:
         CheckpointError: the checkpoint is damaged, or belongs to a run with other settings.
     """
+    try:
+        return _restore(checkpoint, task, optimiser, to_match, steps, average)
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"the state of the run in {checkpoint} is broken ({reason})",
+            f"start a new run, in another folder, from its weights, or remove {checkpoint} if there is an earlier one",
+        ) from None
+
+
+def _restore(
+    checkpoint: Path,
+    task: Task,
+    optimiser: torch.optim.Optimizer,
+    to_match: Mapping[str, Any],
+    steps: int,
+    average: MovingAverage,
+) -> int:
     state = load_state(checkpoint)
     header = load_weights(checkpoint, task.model, kind=task.kind)
     if missing := {"optimiser", "task", "randomness", "same"} - state.keys():
@@ -475,6 +507,7 @@ def restore_run(
             f"{checkpoint} belongs to a run that trained other parts of the model",
             "resume with --frozen as that run had it, or start a new run with another --loop.run",
         ) from None
+    _check_moments(optimiser)
     for group, set_now in zip(optimiser.param_groups, settings, strict=True):
         group.update(set_now)  # the state has those of the earlier start, which may differ
     task.load_state_dict(state["task"])

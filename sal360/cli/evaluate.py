@@ -298,7 +298,7 @@ def _add_truth_options(parser: argparse.ArgumentParser) -> None:
     add("--truth-convention", choices=FRAME_CONVENTIONS, default="body", help="axes of the fixations")
     add(
         "--truth-sigma-deg",
-        type=float,
+        type=in_range(float, 0, 60),
         default=HEADSET_SIGMA_DEG,
         metavar="DEG",
         help="standard deviation of the blur that turns fixations into a map, degrees",

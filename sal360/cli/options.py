@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -29,6 +31,12 @@ class CommandParser(argparse.ArgumentParser):
             description=description,
             formatter_class=_HelpFormatter,
         )
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does."""
+        self._given = [str(each) for each in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise the error that argparse found.
@@ -36,7 +44,9 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             ParameterError: always.
         """
-        raise ParameterError(message, f"see {self.prog} --help")
+        files = [each for each in self._given if each.startswith("-") and os.path.lexists(each)]
+        remedy = f"to name the file {files[0]}, write ./{files[0]}" if files else f"see {self.prog} --help"
+        raise ParameterError(message, remedy)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -120,7 +120,7 @@ class SaliencyBag:
             return
         if not data:  # a damaged frame of a video
             return
-        when_ns = frame.message.recorded_ns
+        when_ns = max(0, frame.message.recorded_ns)  # MCAP has no times before 1970; a sqlite3 bag may
         self._writer.write(self._connections[self._topic], when_ns, data)
         if density is None or overlay_bgr is None:
             return

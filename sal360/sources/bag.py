@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Pixels
-from sal360.errors import DataError, FrameError
+from sal360.errors import DataError, FrameError, check_is_file
 from sal360.images import decode_message
 from sal360.sources.bag_files import (
     METADATA,
@@ -94,6 +94,7 @@ class Bag:
         path = Path(path)
         if not path.exists():
             raise DataError(f"{path} does not exist", "check the path of the bag")
+        check_is_file(path)
         self.path = path.parent if path.name == METADATA else path
         self.name = bag_name(self.path)
         """Name of the folder or file, without a bag's suffix."""

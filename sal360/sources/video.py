@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sal360.arrays import Pixels
-from sal360.errors import DataError, FrameError
+from sal360.errors import DataError, FrameError, check_is_file
 from sal360.images import MAX_PIXELS
 from sal360.sources.frame import BadFrame, Frame
 from sal360.sources.video_completeness import is_cut, is_damaged
@@ -123,6 +123,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple[InputContainer, av.Vi
         import av
     except ModuleNotFoundError:
         raise DataError("the Python module av (PyAV), which reads videos, is missing", "pip install av") from None
+    check_is_file(path)
     with contextlib.ExitStack() as stack:
         try:
             container = stack.enter_context(open_container(path))

@@ -239,6 +239,11 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkey
         read_picture(tmp_path / "a.jpg")
 
 
+def test_an_empty_device_or_pipe_is_not_to_be_removed() -> None:
+    with pytest.raises(FrameError, match="/dev/null is empty; name a file or a pipe with a picture"):
+        read_picture("/dev/null")
+
+
 def test_a_picture_may_come_through_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(encoded("PNG"),))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 
+import cv2
 import psutil
 import pytest
 from lifecycle_msgs.msg import Transition
@@ -76,6 +77,18 @@ def test_changes_that_need_another_model_are_refused_while_configured(graph, act
     for transition in (active_node.trigger_deactivate, active_node.trigger_cleanup):
         assert graph.call(transition).name == "SUCCESS"
     assert graph.call(active_node.set_parameters, [Parameter("backend", value="auto")])[0].successful
+
+
+def test_opencv_chooses_its_threads_again_when_no_number_is_given(graph, make_node):
+    cv2.setNumThreads(-1)
+    own_choice = cv2.getNumThreads()
+    node = make_node(threads=own_choice + 1)
+    assert graph.call(node.trigger_configure).name == "SUCCESS"
+    assert cv2.getNumThreads() == own_choice + 1
+    assert graph.call(node.trigger_cleanup).name == "SUCCESS"
+    assert graph.call(node.set_parameters, [Parameter("threads", value=0)])[0].successful
+    assert graph.call(node.trigger_configure).name == "SUCCESS"
+    assert cv2.getNumThreads() == own_choice
 
 
 def test_an_invalid_override_refuses_activate_and_leaves_the_node_inactive(graph, make_node):

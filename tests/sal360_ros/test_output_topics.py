@@ -136,14 +136,15 @@ def test_published_dropped_and_failed_maps_of_an_output_are_counted(graph, publi
     assert overlay.counts == topics.OutputCounts(0, 0, 0, "", False)
     overlay.publish(prediction, SaliencyParameters())
     overlay.count_dropped()
-    assert overlay.counts == topics.OutputCounts(1, 0, 1, "", False)
+    size = prediction.image.size
+    assert overlay.counts == topics.OutputCounts(1, 0, 1, "", False, size)
     with monkeypatch.context() as patch:
         patch.setattr(topics, "draw_overlay", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             overlay.publish(prediction, SaliencyParameters())
-    assert overlay.counts == topics.OutputCounts(1, 1, 1, "division by zero", True)
+    assert overlay.counts == topics.OutputCounts(1, 1, 1, "division by zero", True, size)
     overlay.publish(prediction, SaliencyParameters())
-    assert overlay.counts == topics.OutputCounts(2, 1, 1, "division by zero", False)
+    assert overlay.counts == topics.OutputCounts(2, 1, 1, "division by zero", False, size)
     assert publishers["saliency/targets"].counts.published == 0
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +278,38 @@ def test_a_checkpoint_that_lacks_a_part_of_the_state_is_refused(tmp_path: Path) 
     torch.save(state, path)
     with pytest.raises(CheckpointError, match="lacks the run's randomness"):
         run(settings(tmp_path, resume=True))
+
+
+def with_moments(state: dict[str, Any], value: Any) -> None:
+    for moments in state["optimiser"]["state"].values():
+        moments["momentum_buffer"] = value
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.update(optimiser=5),
+        lambda state: state.update(optimiser={"state": {}}),
+        lambda state: state["optimiser"].update(param_groups=[5 for _ in state["optimiser"]["param_groups"]]),
+        lambda state: with_moments(state, torch.zeros(7, 7, 7)),
+        lambda state: with_moments(state, "text"),
+        lambda state: state.update(task=[1, 2]),
+        lambda state: state.update(randomness={}),
+        lambda state: state["randomness"].update(torch=torch.zeros(3)),
+        lambda state: state["randomness"].update(numpy=["x"]),
+        lambda state: state.update(same=7),
+        lambda state: state.update(weights={"other": torch.zeros(1)}),
+    ],
+)
+def test_a_state_with_other_contents_is_broken(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
+    run(settings(tmp_path, steps=1))
+    path = tmp_path / "last/training_state.pt"
+    state = torch.load(path, weights_only=True)
+    damage(state)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"step-00000001.* is broken \(.*\); start a new run, .*") as caught:
+        run(settings(tmp_path, resume=True))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_folder_that_is_a_file_is_refused_before_training(tmp_path: Path) -> None:

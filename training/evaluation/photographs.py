@@ -20,7 +20,7 @@ import numpy as np
 from sal360.arrays import Density, Floats, Integers, Pixels
 from sal360.metrics import cc, kld, nss
 from sal360.projection import Viewport
-from training.data.gaze.photographs import Photograph, viewport_of
+from training.data.gaze.photographs import Photograph, resize_plane, viewport_of
 from training.data.gaze.placed_photographs import (
     Inset,
     draw_picture,
@@ -117,9 +117,7 @@ def to_plane(saliency_map: Density, photograph: Photograph, long_side: int | Non
     height, width = photograph.size(long_side)
     if saliency_map.shape == (height, width):
         return saliency_map
-    shrinks = saliency_map.shape[0] >= height and saliency_map.shape[1] >= width
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(saliency_map, (width, height), interpolation=how), np.float32)
+    return resize_plane(saliency_map, height, width)
 
 
 def count_in_plane(photograph: Photograph, long_side: int | None = LONG_SIDE) -> Integers:

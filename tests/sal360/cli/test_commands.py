@@ -88,3 +88,15 @@ def test_an_unknown_command_gives_a_one_line_error_with_the_known_ones(capsys: p
     assert main(["predcit"]) == 2
     error = capsys.readouterr().err
     assert error == f"error: unknown command 'predcit'; expected one of {', '.join(COMMANDS)}; see sal360 --help\n"
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_file_whose_name_begins_with_a_hyphen_can_be_named(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-night.mp4").touch()
+    assert main([command, "-night.mp4"]) == 2
+    assert capsys.readouterr().err.endswith("; to name the file -night.mp4, write ./-night.mp4\n")
+    assert main([command, "-day.mp4"]) == 2
+    assert capsys.readouterr().err.endswith(f"; see sal360 {command} --help\n")

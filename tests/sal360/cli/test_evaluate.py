@@ -239,6 +239,7 @@ def test_an_unmet_requirement_gives_status_1_and_is_reported(
         (["--topic", "/none"], "has no topic /none; expected one of its topics: /camera"),
         (["--ground-truth", "/none", "--truth-sigma-deg", "0.1"], "sigma_deg is 0.1 for a map of 512 x 256"),
         (["--ground-truth", "/none"], "the ground truth /none is neither a topic of"),
+        (["--truth-sigma-deg", "nan"], "argument --truth-sigma-deg: nan is not a value from 0 to 60"),
     ],
 )
 def test_a_mistake_gives_a_one_line_error_before_anything_is_written(
@@ -398,6 +399,16 @@ def test_a_clock_that_was_set_while_recording_gives_a_report_and_a_video(
     assert read_report(tmp_path / "out")[0]["figures"]["answered"] == 4
     times = [frame.stamp_s for frame in open_source(tmp_path / "out" / "overlay.mp4")]
     np.testing.assert_allclose(times, [0, 0.1, 0.2, 0.3], atol=1e-3)
+
+
+def test_times_before_1970_give_a_report_and_a_bag(
+    sqlite_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
+) -> None:
+    messages = [(index - 5, sqlite_bag.image(0, turning_scene.frames[index], "bgr8")) for index in range(3)]
+    outcome = run_evaluate(sqlite_bag.write(tmp_path / "run", {"/camera": messages}), "--output", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    with Bag(tmp_path / "out" / "saliency_bag") as bag:
+        assert len(list(bag.messages(["/camera"]))) == 3
 
 
 def test_reports_of_bags_do_not_replace_each_other_and_names_keep_their_dots(

@@ -197,3 +197,10 @@ def test_a_subfolder_that_cannot_be_read_is_an_error_if_it_is_to_be_searched(
 def test_a_folder_of_pictures_may_be_named_like_a_video(folder: Path) -> None:
     renamed = folder.rename(folder.with_name("session.ts"))
     assert len(list(open_source(renamed))) == 3
+
+
+@pytest.mark.parametrize("name", ["run.mcap", "run.db3", "run.bag", "clip.mp4"])
+def test_a_recording_in_a_pipe_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)  # opening it would block, because nobody writes
+    with pytest.raises(DataError, match=f"{name} is a pipe or device; save the recording as a file"):
+        open_source(tmp_path / name)

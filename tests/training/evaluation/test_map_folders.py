@@ -21,6 +21,7 @@ from training import evaluate as command
 from training.analysis.set_scores import SetScoresConfig, analyse_sets
 from training.data.gaze.datasets import GazeConfig, open_gaze
 from training.data.gaze.mixed_photographs import PhotographSetsConfig
+from training.data.gaze.photographs import resize_plane
 from training.data.gaze.photographs_with_fixations import read_photographs
 from training.data.gaze.records import mean_over_cells
 from training.evaluate import EvaluateConfig
@@ -312,6 +313,17 @@ def test_resampled_maps_are_averages_by_solid_angle_along_each_axis(size):
             shape = (size[0], 40 // size[0], size[1], 80 // size[1])
             expected = (fine * area).reshape(shape).sum(axis=(1, 3)) / area.reshape(shape).sum(axis=(1, 3))
             np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 10), (16, 10), (16, 160), (4, 40)])
+def test_maps_of_photographs_are_averages_along_each_axis_that_shrinks(size):
+    stripe = np.zeros((8, 80))
+    stripe[:, 3] = 8
+    found = resize_plane(stripe, *size)
+    assert found.shape == size
+    assert found.mean() == pytest.approx(stripe.mean(), rel=1e-6)
+    if size[1] == 10:
+        np.testing.assert_allclose(found[:, 0], 1, rtol=1e-6)
 
 
 def test_a_grid_that_is_finer_along_one_axis_alone_loses_nothing_along_the_other():

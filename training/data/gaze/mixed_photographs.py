@@ -24,7 +24,7 @@ from sal360.projection import Viewport
 from sal360.sphere import erp_directions, vector_to_pixel
 from training.config import option_names, require, require_at_least, require_between, require_path, require_seed
 from training.data.gaze.datasets import DATASETS, read_photographs
-from training.data.gaze.photographs import Photograph
+from training.data.gaze.photographs import Photograph, resize_plane
 from training.data.gaze.placed_photographs import (
     COARSE_GRID,
     AnyPlacementConfig,
@@ -267,7 +267,7 @@ class MixedPhotographs:
         grid, log_area = self._draw(sample, picture, place, rows, columns)
         sample.grids[slot, :rows, :columns] = grid
         sample.log_areas[slot, :rows, :columns] = log_area
-        sample.truths[slot, :rows, :columns] = _resized(density, rows, columns)
+        sample.truths[slot, :rows, :columns] = resize_plane(density, rows, columns)
         sample.masks[slot, :rows, :columns] = True
         sample.windows[slot] = window
         sample.sets[slot] = of
@@ -365,12 +365,6 @@ def _part(whole: NDArray[SampleValue], top: float, left: float, share: float) ->
     height, width = whole.shape[:2]
     rows = slice(round(top * height), max(round(top * height) + 1, round((top + share) * height)))
     return whole[rows, round(left * width) : max(round(left * width) + 1, round((left + share) * width))]
-
-
-def _resized(density: Density, rows: int, columns: int) -> Density:
-    shrinks = density.shape[0] >= rows and density.shape[1] >= columns
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(np.ascontiguousarray(density), (columns, rows), interpolation=how), np.float32)
 
 
 def _log_uniform(low: float, high: float, generator: np.random.Generator) -> float:

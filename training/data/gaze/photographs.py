@@ -106,9 +106,7 @@ class Photograph:
         """
         height, width = self.size(long_side)
         if self.gaze_map is not None:
-            shrinks = self.gaze_map.shape[0] >= height and self.gaze_map.shape[1] >= width
-            how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            density: Reals = cv2.resize(self.gaze_map.astype(np.float32), (width, height), interpolation=how) + 1e-6
+            density: Reals = resize_plane(self.gaze_map.astype(np.float32), height, width) + 1e-6
             return np.asarray(density / density.mean(), np.float32)
         sigma = self.sigma_px if sigma_px is None else sigma_px
         counted = slice(None) if subjects is None else np.isin(self.subject, subjects)
@@ -117,6 +115,13 @@ class Photograph:
         rows = _cell_means(self.y[counted] * (height / self.height), height, sigma * height / self.height)
         blurred: Floats = rows.T @ columns + 1e-12
         return np.asarray(blurred / blurred.mean(), np.float32)
+
+
+def resize_plane(values: Reals, height: int, width: int) -> Density:
+    """A map over a picture (h, w) on another grid: the mean over each cell, or looked up along an axis that grows."""
+    shrunk = (min(width, values.shape[1]), min(height, values.shape[0]))
+    coarse = cv2.resize(np.ascontiguousarray(values), shrunk, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _cell_means(centres: Reals, size: int, sigma: float) -> Floats:
