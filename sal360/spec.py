@@ -65,6 +65,8 @@ class ModelSpec:
     """
     parity: Mapping[str, Any] = field(default_factory=dict)
     """How the exported file's maps compare with those of the trained model (maximum and mean difference, CC)."""
+    adapted: Mapping[str, Any] = field(default_factory=dict)
+    """What `training.adapt` fitted, to how much gaze, and its gain on scenes that were left out; empty: nothing."""
     spec_version: int = SPEC_VERSION
     """Version of this structure."""
 
@@ -98,6 +100,7 @@ class ModelSpec:
         try:
             fields["spec_version"] = version
             fields["prior_log_rows"] = tuple(float(value) for value in fields.get("prior_log_rows", ()))
+            fields["adapted"] = dict(fields.get("adapted", {}))
             spec = cls(**fields)
             spec.check(source)
         except (TypeError, ValueError, OverflowError) as error:

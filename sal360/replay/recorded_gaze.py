@@ -89,6 +89,11 @@ class RecordedGaze:
             "compare its stamps with those of the frames, or raise --truth-tolerance-s",
         )
 
+    @property
+    def frames(self) -> list[int]:
+        """Indices of the frames to which gaze belongs, in order."""
+        return sorted(self._entries)
+
     def at(self, index: int) -> GazeRecord | None:
         """The gaze at the frame `index`; None if nothing is known.
 

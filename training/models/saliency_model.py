@@ -96,7 +96,7 @@ class SaliencyModelConfig:
         )
 
 
-def blur_matrices(height: int, width: int, sigma_deg: float) -> tuple[Tensor, Tensor]:
+def blur_matrices(height: int, width: int, sigma_deg: float | Tensor) -> tuple[Tensor, Tensor]:
     """Matrices of a separable Gaussian blur in elevation (height, height) and azimuth (width, width).
 
     Columns wrap; at the poles the kernel is cut off and renormalised to sum 1. `sigma_deg` is measured at the equator:
@@ -215,13 +215,43 @@ class DensityModel(nn.Module):
     def density(self, content: Tensor) -> Tensor:
         """Content (B, h, w) → calibrated density with the prior (B, h, w); solid-angle-weighted mean 1."""
         calibration = self.model.config.calibration
-        content = content / calibration.temperature
-        density = self._normalised(torch.exp(content - content.amax(dim=(1, 2), keepdim=True)))
-        if calibration.blur_deg:
-            density = self._normalised(self.blur_rows @ density @ self.blur_columns)
-        density = (1 - calibration.floor) * density + calibration.floor
-        return self._normalised(density * torch.exp(self.prior_log_rows))
+        return density_of_content(
+            content,
+            row_weights=self.row_weights,
+            temperature=calibration.temperature,
+            blur=(self.blur_rows, self.blur_columns) if calibration.blur_deg else None,
+            floor=calibration.floor,
+            log_prior=self.prior_log_rows,
+        )
 
-    def _normalised(self, density: Tensor) -> Tensor:
-        mean = (density * self.row_weights).mean(dim=(1, 2), keepdim=True)  # (B, 1, 1)
-        return density / mean
+
+def density_of_content(
+    content: Tensor,
+    *,
+    row_weights: Tensor,
+    temperature: float | Tensor,
+    blur: tuple[Tensor, Tensor] | None,
+    floor: float | Tensor,
+    log_prior: Tensor,
+) -> Tensor:
+    """The calibrated density with the prior (B, h, w), of solid-angle-weighted mean 1.
+
+    Args:
+        content: log-density up to a constant, (B, h, w).
+        row_weights: from `row_weights`, (h, 1).
+        temperature: as in `CalibrationConfig`.
+        blur: from `blur_matrices`; None: no blur.
+        floor: as in `CalibrationConfig`.
+        log_prior: what the prior adds to the log-density, nats: (h, 1) or (h, w).
+    """
+
+    def normalised(density: Tensor) -> Tensor:
+        return density / (density * row_weights).mean(dim=(1, 2), keepdim=True)
+
+    content = content / temperature
+    density = normalised(torch.exp(content - content.amax(dim=(1, 2), keepdim=True)))
+    if blur is not None:
+        rows, columns = blur
+        density = normalised(rows @ density @ columns)
+    density = (1 - floor) * density + floor
+    return normalised(density * torch.exp(log_prior))

@@ -264,6 +264,11 @@ DATASETS = {
         "PAVS10K",
         _NONE_STATED,
     ),
+    "own": _headset(
+        "your own panoramas or frames with gaze, in the form of `gaze.npz`",
+        "[gaze_data.md](gaze_data.md#panoramas-with-gaze-gazenpz) says how to write them",
+        "your own",
+    ),
     "salient360": GazeDataset(
         content="85 panoramas, saliency maps and scanpaths of head and eyes",
         source="[Gutiérrez et al., QoMEX 2018](https://salient360.ls2n.fr)",
