@@ -175,6 +175,7 @@ def write_small(path: Path, calibration: CalibrationConfig, prior: PriorConfig, 
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("calibration", "prior", "upsample"),
     [
@@ -268,6 +269,7 @@ def run(monkeypatch: pytest.MonkeyPatch, small: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_model_that_says_what_was_fitted_to_what(
     run: Run, gaze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +292,7 @@ def test_the_command_writes_a_model_that_says_what_was_fitted_to_what(
         np.testing.assert_allclose(turned, predictor.predict(frame), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_an_adapted_model_is_not_adapted_again(
     run: Run, gaze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
