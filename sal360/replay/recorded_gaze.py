@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -304,7 +305,7 @@ def _cloud_points(cloud: Any, name: str) -> tuple[Floats, Integers]:
 
 def _folder_entries(folder: Path) -> Iterator[GazeEntry]:
     paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]  # ._*: files that macOS adds
-    paths = [path for path in paths if path.suffix.lower() in (".csv", ".npy", *PICTURE_SUFFIXES)]
+    paths = [path for path in paths if _is_ground_truth(path)]
     if not paths:
         raise DataError(
             f"the folder {folder} has no ground truth",
@@ -313,11 +314,24 @@ def _folder_entries(folder: Path) -> Iterator[GazeEntry]:
         )
     for path in paths:
         at_ns, suffix = _stamp_of(path), path.suffix.lower()
-        if suffix == ".csv":
+        if suffix in (".csv", *_OTHER_TABLES):
             yield _fixation_entry(at_ns, str(path), *read_fixation_table(path))
         else:
             read = _read_npy if suffix == ".npy" else _read_picture
             yield GazeEntry(at_ns, str(path), read_map=partial(read, path))
+
+
+_OTHER_TABLES = (".tsv", ".txt")
+
+
+def _is_ground_truth(path: Path) -> bool:
+    """Whether a file holds ground truth, by its name; a text file without a stamp is a note."""
+    if path.suffix.lower() not in _OTHER_TABLES:
+        return path.suffix.lower() in (".csv", ".npy", *PICTURE_SUFFIXES)
+    with contextlib.suppress(DataError):
+        _stamp_of(path)
+        return True
+    return False
 
 
 def _stamp_of(path: Path) -> int:

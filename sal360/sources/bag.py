@@ -111,6 +111,13 @@ class Bag:
                 counts[connection.topic] += connection.msgcount
                 types[connection.topic] = connection.msgtype
         self.topics = {name: Topic(types[name], counts[name]) for name in sorted(types)}
+        self.lost_topics = {name: count for name, count in self._files.counted.items() if count and name not in types}
+        """Topics that the metadata list and no file holds, with the number of their messages."""
+        if not self._files.damage:
+            self._files.notes += [
+                f"{METADATA} counts {count} messages on {name}, and no file of the bag holds that topic"
+                for name, count in self.lost_topics.items()
+            ]
 
     @property
     def notes(self) -> list[str]:
@@ -199,6 +206,11 @@ def _chosen_topic(bag: Bag, topic: str, besides: Collection[str]) -> str:
     listed = ", ".join(f"{name} ({each.type})" for name, each in bag.topics.items()) or "none"
     if not any(each.count for each in bag.topics.values()):
         raise DataError(f"{bag.path} has no messages", "record it again")
+    if topic in bag.lost_topics:
+        count = bag.lost_topics[topic]
+        raise DataError(
+            f"the {count} messages of {bag.path} on {topic} are in none of its files", "copy the recording again"
+        )
     if topic and topic not in bag.topics:
         raise DataError(
             f"{bag.path} has no topic {topic}", "choose another topic", expected=f"one of its topics: {listed}"

@@ -274,6 +274,15 @@ def test_tables_are_read_as_spreadsheets_of_all_countries_write_them(
     assert record.observer.tolist() == [7, 8]
 
 
+@pytest.mark.parametrize("suffix", [".tsv", ".txt", ".TXT"])
+def test_tables_of_other_names_are_read_and_notes_are_not(
+    recording: Any, turning_scene: Any, tmp_path: Path, suffix: str
+) -> None:
+    (tmp_path / f"{turning_scene.stamps_ns[2]}{suffix}").write_text("x\ty\tz\n0\t1\t0\n")
+    (tmp_path / "notes.txt").write_text("of the first run")
+    np.testing.assert_array_equal(RecordedGaze(recording, [str(tmp_path)]).at(2).fixations, [(0, 1, 0)])
+
+
 def test_stamps_in_names_are_exact(recording: Any, tmp_path: Path) -> None:
     folder = tmp_path / "gaze"
     folder.mkdir()

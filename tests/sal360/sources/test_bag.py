@@ -710,6 +710,17 @@ def test_metadata_that_are_nested_too_deeply_are_damaged_metadata(mcap_bag: Any,
     assert f"{path / 'metadata.yaml'} does not describe a recording" in line
 
 
+def test_a_topic_that_the_metadata_count_and_no_file_holds_is_named(mcap_bag: Any, tmp_path: Path) -> None:
+    frames = [(START + index * SECOND, mcap_bag.image(START, picture(index), "rgb8")) for index in range(3)]
+    path = mcap_bag.write(tmp_path / "run", {"/a": frames, "/b": frames})
+    other = mcap_bag.write(tmp_path / "other", {"/a": frames})
+    shutil.copy(other / "other.mcap", path / "run.mcap")
+    with Bag(path) as bag:
+        assert bag.notes == ["metadata.yaml counts 3 messages on /b, and no file of the bag holds that topic"]
+    with pytest.raises(DataError, match=r"the 3 messages of .*run on /b are in none of its files; copy the recording"):
+        open_source(path, topic="/b")
+
+
 def test_counts_that_are_no_numbers_are_damaged_metadata(mcap_bag: Any, tmp_path: Path) -> None:
     path = camera_bag(mcap_bag, tmp_path / "run")
     edit_metadata(path, "message_count: 6", "message_count: .inf")
