@@ -323,7 +323,7 @@ def test_a_frame_with_data_that_pyav_does_not_know_is_upright(tmp_path: Path) ->
         def side_data(self) -> Any:
             raise ValueError("31 is not a valid Type")  # EXIF, in FFmpeg 8
 
-    np.testing.assert_array_equal(video._upright(Image()), np.rot90(pixels))
+    np.testing.assert_array_equal(video.upright(Image()), np.rot90(pixels))
 
 
 @pytest.mark.parametrize(
