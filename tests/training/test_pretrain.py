@@ -322,7 +322,7 @@ def test_a_run_on_shards_is_not_resumed_with_other_readers_which_get_other_batch
 ) -> None:
     out = tmp_path / "shards"
     write_shards(WriteShardsConfig(PanoramaConfig(str(panoramas), height=64), str(out), per_shard=3))
-    options = (f"--data.root={out}", "--loop.batch_size=2")
+    options = (f"--data.root={out}", "--loop.batch_size=3")  # two steps an epoch, with one reader and with two
     assert command(*options, "--loop.steps=1", "--loop.workers=1") == 0
     assert command(*options, "--loop.steps=2", "--loop.workers=2", "--loop.resume=true") == 2
     assert "a run with readers of shards 1; expected 2" in capsys.readouterr().err
