@@ -286,7 +286,7 @@ def test_frames_of_a_camera_s_size_are_shrunk_in_the_graph(camera_file, checkpoi
     assert (spec.input_height, spec.input_width, spec.output_height) == (200, 400, 16)
     frames = panorama_frames("", 1, 200, turned=False)
     small = np.stack([cv2.resize(frame, (128, 64), interpolation=cv2.INTER_AREA) for frame in frames])
-    model = command.load_model(ExportConfig(str(checkpoints["compact"]), "", upsample=0))
+    model = command.load_model(ExportConfig(str(checkpoints["compact"]), "unused", upsample=0))
     with torch.no_grad():
         expected = model(torch.from_numpy(small)).numpy()
     with open_model(camera_file, backend="onnxruntime", device="cpu", threads=1) as backend:
