@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -61,26 +63,29 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def exported(checkpoints, tmp_path_factory):
-    """Exports once each: exported("compact", "fp16") is the folder of the files."""
-    done: dict[tuple[str, str], Path] = {}
+    """Exports once each, for all processes of the run: exported("compact", "fp16") is the folder of the files."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def export(encoder, precision):
-        if (encoder, precision) not in done:
-            pytest.importorskip("tensorrt_rtx")
-            folder = tmp_path_factory.mktemp("exported")
-            config = ExportConfig(
-                checkpoint=str(checkpoints[encoder]),
-                output=str(folder),
-                name=encoder,
-                precision=precision,
-                calibration_frames=4,
-                tensorrt_rtx=True,
-                compute_capability="86,89,120",
-                force=precision == "int8",  # int8 limits do not apply to an untrained network
-            )
-            command.export(config)
-            done[encoder, precision] = folder
-        return done[encoder, precision]
+        pytest.importorskip("tensorrt_rtx")
+        folder = shared / f"exported-{encoder}-{precision}"
+        with folder.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process exports while others wait
+            if os.fstat(lock.fileno()).st_size == 0:
+                config = ExportConfig(
+                    checkpoint=str(checkpoints[encoder]),
+                    output=str(folder),
+                    name=encoder,
+                    precision=precision,
+                    calibration_frames=4,
+                    tensorrt_rtx=True,
+                    compute_capability="86,89,120",
+                    force=precision == "int8",  # int8 limits do not apply to an untrained network
+                )
+                command.export(config)
+                lock.write("exported")
+        return folder
 
     return export
 
