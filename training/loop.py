@@ -447,6 +447,21 @@ def _check_moments(optimiser: torch.optim.Optimizer) -> None:
                 raise ValueError(f"{name} does not fit the weights of shape {tuple(weights.shape)}")
 
 
+@contextmanager
+def _broken_state_is_named(checkpoint: Path) -> Iterator[None]:
+    """Turn the errors of a state whose contents do not fit into one that names the checkpoint."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"the state of the run in {checkpoint} is broken ({reason})",
+            f"start a new run, in another folder, from its weights, or remove {checkpoint} if there is an earlier one",
+        ) from None
+
+
 def restore_run(
     checkpoint: Path,
     task: Task,
@@ -462,57 +477,40 @@ def restore_run(
     Raises:
         CheckpointError: the checkpoint is damaged, or belongs to a run with other settings.
     """
-    try:
-        return _restore(checkpoint, task, optimiser, to_match, steps, average)
-    except torch.OutOfMemoryError:
-        raise
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"the state of the run in {checkpoint} is broken ({reason})",
-            f"start a new run, in another folder, from its weights, or remove {checkpoint} if there is an earlier one",
-        ) from None
-
-
-def _restore(
-    checkpoint: Path,
-    task: Task,
-    optimiser: torch.optim.Optimizer,
-    to_match: Mapping[str, Any],
-    steps: int,
-    average: MovingAverage,
-) -> int:
-    state = load_state(checkpoint)
-    header = load_weights(checkpoint, task.model, kind=task.kind)
-    if missing := {"optimiser", "task", "randomness", "same"} - state.keys():
-        raise CheckpointError(
-            f"{checkpoint} lacks the run's {', '.join(sorted(missing))}", "start a new run in another folder"
-        )
-    # settings that did not exist when that run was started get their defaults
-    before = {**state["same"], **plain_settings(config_from_dict(type(task.config), header.config))}
-    for name, value in to_match.items():
-        if before.get(name, value) != value:  # old checkpoints may lack a setting
+    with _broken_state_is_named(checkpoint):
+        state = load_state(checkpoint)
+        header = load_weights(checkpoint, task.model, kind=task.kind)
+        if missing := {"optimiser", "task", "randomness", "same"} - state.keys():
             raise CheckpointError(
-                f"{checkpoint} belongs to a run with {name} {before[name]}",
-                "resume with the settings and data of that run, or start a new run with another --loop.run",
-                expected=f"{value}, as set now",
+                f"{checkpoint} lacks the run's {', '.join(sorted(missing))}", "start a new run in another folder"
             )
-    if header.step >= steps:
+        # settings that did not exist when that run was started get their defaults
+        before = {**state["same"], **plain_settings(config_from_dict(type(task.config), header.config))}
+        for name, value in to_match.items():
+            if before.get(name, value) != value:  # old checkpoints may lack a setting
+                raise CheckpointError(
+                    f"{checkpoint} belongs to a run with {name} {before[name]}",
+                    "resume with the settings and data of that run, or start a new run with another --loop.run",
+                    expected=f"{value}, as set now",
+                )
+        if header.step >= steps:
+            return header.step
+        settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups
+        ]
+        try:
+            optimiser.load_state_dict(state["optimiser"])
+        except ValueError:
+            raise CheckpointError(
+                f"{checkpoint} belongs to a run that trained other parts of the model",
+                "resume with --frozen as that run had it, or start a new run with another --loop.run",
+            ) from None
+        _check_moments(optimiser)
+        for group, set_now in zip(optimiser.param_groups, settings, strict=True):
+            group.update(set_now)  # the state has those of the earlier start, which may differ
+        task.load_state_dict(state["task"])
+        average.restart()
+        if "weights" in state:
+            task.model.load_state_dict(state["weights"])
+        restore_random_state(state["randomness"])
         return header.step
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
-    try:
-        optimiser.load_state_dict(state["optimiser"])
-    except ValueError:
-        raise CheckpointError(
-            f"{checkpoint} belongs to a run that trained other parts of the model",
-            "resume with --frozen as that run had it, or start a new run with another --loop.run",
-        ) from None
-    _check_moments(optimiser)
-    for group, set_now in zip(optimiser.param_groups, settings, strict=True):
-        group.update(set_now)  # the state has those of the earlier start, which may differ
-    task.load_state_dict(state["task"])
-    average.restart()
-    if "weights" in state:
-        task.model.load_state_dict(state["weights"])
-    restore_random_state(state["randomness"])
-    return header.step
