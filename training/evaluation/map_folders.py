@@ -22,14 +22,13 @@ from sal360.images import read_map_picture, read_picture
 from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.sources.pictures import is_hidden, is_overlay
 from training.checkpoint import holds_checkpoint
+from training.data.gaze.dataset_files import first_of
 from training.data.gaze.salient360 import map_shape, read_density
 from training.data.panoramas import MAX_PIXELS
 from training.evaluation.predictions import Prediction, picture_size
 
 _COLOUR_TOLERANCE = 12
 """Largest difference between the channels of a grey JPEG, of 255."""
-_SOME = 8
-"""Number of names that a message lists."""
 _SIZE = re.compile(r"_\d+x\d+(x\d+)?(_\d+b)?$")
 _SALIENT360 = re.compile(r"(?:HE|H)salmap_(\d+)")
 
@@ -72,21 +71,21 @@ class MapFolder:
         self._of, extra = pair_files(self.path, self._files, known)
         if not self._of:
             raise DataError(
-                f"{self.path} has no checkpoint, and its maps are named like no picture of the data: {_some(extra)}",
+                f"{self.path} has no checkpoint, and its maps are named like no picture of the data: {first_of(extra)}",
                 "rename them, or choose another folder",
                 expected=f"names such as {_without_suffix(next(iter(measured)))}{self._files[0].suffix}",
             )
         missing = [name for name in measured if name not in self._of]
         if missing:
             raise DataError(
-                f"{self.path} lacks the maps of {len(missing)} of {len(measured)} pictures: {_some(missing)}"
-                + (f"; it has maps of no picture: {_some(extra)}" if extra else ""),
+                f"{self.path} lacks the maps of {len(missing)} of {len(measured)} pictures: {first_of(missing)}"
+                + (f"; it has maps of no picture: {first_of(extra)}" if extra else ""),
                 "add them, named like the pictures, or measure another part of the data",
             )
         for name in measured:
             read_map_file(self._of[name])
         spare = len(self._of) - len(set(measured))
-        notes = [f"{_maps(len(extra))} of no picture left out: {_some(extra)}"] if extra else []
+        notes = [f"{_maps(len(extra))} of no picture left out: {first_of(extra)}"] if extra else []
         notes += [f"{_maps(spare)} of pictures that are not measured"] if spare else []
         self.unused = "; ".join(notes)
 
@@ -190,10 +189,6 @@ def _maps(count: int) -> str:
     return f"{count} map{'s' if count != 1 else ''}"
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SOME]) + (", …" if len(names) > _SOME else "")
-
-
 # --- files ---
 
 
@@ -218,9 +213,7 @@ _WRITE_AGAIN = "let the model write it again"
 
 def _read_array(path: Path) -> Floats:
     try:
-        # opened here, because numpy leaves a broken file open
-        with open(path, "rb") as file:
-            values = np.load(file, allow_pickle=False)
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may promise more than the file holds
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})", "check the file") from None
     except Exception as error:  # numpy's parser of headers raises various exceptions

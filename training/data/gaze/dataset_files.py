@@ -21,6 +21,9 @@ from training.data.panoramas import MAX_PIXELS
 
 Identity = TypeVar("Identity", bound=Hashable)
 
+_LISTED = 8
+"""Number of names that a message lists."""
+
 
 def require_folder(root: str | Path) -> Path:
     """The folder as a path; DataError if there is none."""
@@ -56,11 +59,15 @@ def require_files(found: Mapping[Identity, object], wanted: Iterable[Identity], 
     """Raise a DataError that counts and names the files of `wanted` that are missing."""
     missing = [each for each in wanted if each not in found]
     if missing:
-        some = ", ".join(str(each) for each in missing[:8]) + (", …" if len(missing) > 8 else "")
         raise DataError(
-            f"{root} lacks {len(missing)} {what}: {some}",
+            f"{root} lacks {len(missing)} {what}: {first_of(missing)}",
             "get the missing files; python -m training.data.check lists all of them",
         )
+
+
+def first_of(names: Sequence[object]) -> str:
+    """The first names, for a message that cannot list all of them."""
+    return ", ".join(map(str, names[:_LISTED])) + (", …" if len(names) > _LISTED else "")
 
 
 class Lines(NamedTuple):
