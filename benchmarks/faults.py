@@ -296,6 +296,7 @@ class Faults:
         """Valid and invalid parameter values."""
         values: list[tuple[str, Any]] = [
             ("prior_strength", self._random.choice((0.5, 1.0, 99.0, float("nan")))),
+            ("front_strength", self._random.choice((0.0, 1.0, 99.0, float("nan")))),
             ("encoding", self._random.choice(("mono8", "32FC1", "jpeg"))),
             ("smoothing.time_constant_s", self._random.choice((0.0, 0.2, -1.0))),
             ("shading_rate.tile_px", self._random.choice((8, 16, 12))),

@@ -32,6 +32,7 @@ README_PARAMETERS = (
     "precision",
     "threads",
     "prior_strength",
+    "front_strength",
     "smoothing.time_constant_s",
     "orientation",
     "frame_convention",

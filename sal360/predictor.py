@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 
@@ -16,9 +16,13 @@ from sal360.errors import FrameError, ParameterError
 from sal360.images import require_picture
 from sal360.runtimes import open_bundled_model, open_model
 from sal360.spec import ModelSpec
+from sal360.sphere import angles_to_vector, erp_directions
 
 ASPECT_TOLERANCE = 0.04  # some cameras send 640 x 322
 MAX_PRIOR_STRENGTH = 10.0
+MAX_FRONT_STRENGTH = 4.0
+_FRONT_HEIGHT, _FRONT_CONCENTRATION = 6.4, 7.1
+"""The front prior, fitted to 30 scenes of videos in headsets; `python -m training.analyse bias` fits it again."""
 
 
 class Predictor:
@@ -29,6 +33,8 @@ class Predictor:
         backend, device, precision, allow_pickled_programs: see `sal360.runtimes.open_model`.
         threads: CPU threads of the runtime and, if not 0, of OpenCV in the whole process; 0 lets each choose.
         prior_strength: strength of the model's equator prior, 0 (none) to 10; 1 is as trained. See `scale_prior`.
+        front_strength: strength of a prior to the middle of the frame, 0 (none) to 4; 1 is as recorded from viewers of
+            videos in headsets. See `add_front_prior`.
 
     Raises:
         ModelError: the model cannot be opened or run here.
@@ -45,13 +51,16 @@ class Predictor:
         precision: str = "auto",
         threads: int = 0,
         prior_strength: float = 1.0,
+        front_strength: float = 0.0,
         allow_pickled_programs: bool = False,
     ) -> None:
+        check_front_strength(front_strength)
         opening = open_bundled_model
         if str(model):
             opening = partial(open_model, model, allow_pickled_programs=allow_pickled_programs)
         self._backend = opening(backend=backend, device=device, precision=precision, threads=threads)
         self._prior_strength = prior_strength
+        self._front_strength = front_strength
         if threads:  # also for resizing, decoding and drawing; OpenCV has one number for the whole process
             cv2.setNumThreads(threads)
         try:
@@ -101,6 +110,7 @@ class Predictor:
         if channels == "bgr":
             small = cv2.cvtColor(small, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
         density = scale_prior(self._backend.infer(small[None])[0], self.spec, self._prior_strength)
+        density = add_front_prior(density, self._front_strength)
         if not math.isfinite(float(density.sum())):
             raise FrameError(
                 "the model's map has values that are not finite",
@@ -162,6 +172,46 @@ def scale_prior(density: Density, spec: ModelSpec, strength: float) -> Density:
         return density
     gain = np.exp((strength - 1) * np.asarray(spec.prior_log_rows))[:, None]  # (h, 1)
     return normalised(density * gain)
+
+
+def check_front_strength(strength: float) -> None:
+    """Refuse a strength of the front prior that is out of its range.
+
+    Raises:
+        ParameterError: naming the range.
+    """
+    if not 0 <= strength <= MAX_FRONT_STRENGTH:
+        raise ParameterError(
+            f"front_strength is {strength:g}", f"set it from 0 to {MAX_FRONT_STRENGTH:g}; 0 is without this prior"
+        )
+
+
+def add_front_prior(density: Density, strength: float, front_rad: float = 0.0) -> Density:
+    """A map (h, w) times a prior of the longitude: viewers of a video begin at the front and stay near it.
+
+    The prior is (1 + 6.4 exp(7.1 (cos θ − 1)))^strength, θ the angle to the front on the horizon, divided by its mean
+    over each row: a density of the longitude at each latitude, which fades towards the poles.
+
+    Args:
+        strength: 0 returns the map unchanged; 1 is as recorded.
+        front_rad: azimuth of the front in the frame, counter-clockwise from the frame's middle.
+
+    Returns:
+        (h, w) float32, mean 1 on the sphere.
+    """
+    if strength == 0:
+        return density
+    return normalised(density * _front_prior(*density.shape, strength, front_rad))
+
+
+@lru_cache(maxsize=8)
+def _front_prior(height: int, width: int, strength: float, front_rad: float) -> Density:
+    """(height, width), mean 1 over each row; read-only and cached."""
+    forward = erp_directions(height, width) @ angles_to_vector(front_rad, 0.0)
+    prior = (1 + _FRONT_HEIGHT * np.exp(_FRONT_CONCENTRATION * (forward - 1))) ** strength
+    table: Density = (prior / prior.mean(axis=1, keepdims=True)).astype(np.float32)
+    table.flags.writeable = False
+    return table
 
 
 def resize_frame(frame: Pixels, height: int, width: int) -> Pixels:

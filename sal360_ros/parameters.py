@@ -14,7 +14,7 @@ from sal360.outputs.qp_offset import QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRateSettings
 from sal360.outputs.smoothing import SmoothingSettings
 from sal360.outputs.targets import PeakSettings, SelectionSettings
-from sal360.predictor import MAX_PRIOR_STRENGTH
+from sal360.predictor import MAX_FRONT_STRENGTH, MAX_PRIOR_STRENGTH
 from sal360.runtimes import BACKEND_NAMES
 from sal360.runtimes.backend import PRECISIONS
 from sal360.runtimes.selection import MAX_THREADS
@@ -124,6 +124,12 @@ class SaliencyParameters(Settings):
     )
     prior_strength: float = setting(
         1.0, "strength of the model's equator prior; 1: as trained; 0: no prior", minimum=0, maximum=MAX_PRIOR_STRENGTH
+    )
+    front_strength: float = setting(
+        0.0,
+        "strength of a prior to the forward axis of frame_id, for viewers of a fixed camera; 1: as recorded; 0: none",
+        minimum=0,
+        maximum=MAX_FRONT_STRENGTH,
     )
     encoding: str = setting(
         "mono8",

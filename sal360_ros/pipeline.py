@@ -20,7 +20,7 @@ from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import FrameError, ModelError
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.outputs.stream_time import FrameTime, StreamTime
-from sal360.predictor import Predictor, check_frame, scale_prior
+from sal360.predictor import Predictor, add_front_prior, check_frame, scale_prior
 from sal360_ros.diagnostics import ThrottledWarnings, describe
 from sal360_ros.messages import decode_frame, frame_size, stamp_nanoseconds
 from sal360_ros.orientation import LastOrientation
@@ -247,6 +247,7 @@ class SaliencyPipeline:
                 self._statistics.count_superseded()
             return
         density = scale_prior(density, self._predictor.spec, parameters.prior_strength)
+        density = add_front_prior(density, parameters.front_strength, -parameters.yaw_offset_rad)
         time_s = time_ns * 1e-9
         orientation = self._orientation_at(self._now_ns() if stands_still else stamp_ns, time_s, parameters)
         self._smoothing.settings = parameters.smoothing

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from sal360.errors import ParameterError
 from sal360.images import LARGEST_MAX_PIXELS, MAX_PIXELS
+from sal360.predictor import MAX_FRONT_STRENGTH
 from sal360.runtimes import BACKEND_NAMES
 from sal360.runtimes.backend import PRECISIONS
 from sal360.settings import Rule, Settings, flatten
@@ -112,6 +113,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="strength of the equator prior; 1: as trained, 0: none",
     )
+    add(
+        "--front-strength",
+        type=in_range(float, 0, MAX_FRONT_STRENGTH),
+        default=0.0,
+        metavar="X",
+        help="strength of a prior to the middle of the frame, for viewers of a fixed camera; 1: as recorded, 0: none",
+    )
 
 
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:
@@ -127,5 +135,5 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
 
 def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `Predictor` from the options of `add_model_options`."""
-    names = ("model", "backend", "device", "precision", "threads", "prior_strength", "allow_pickled_programs")
-    return {name: getattr(arguments, name) for name in names}
+    names = ("model", "backend", "device", "precision", "threads", "prior_strength", "front_strength")
+    return {name: getattr(arguments, name) for name in (*names, "allow_pickled_programs")}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sal360.errors import FrameError, ParameterError
 from sal360.images import write_picture
 from sal360.outputs.overlay import draw_overlay
-from sal360.predictor import Predictor, check_frame, resize_frame, scale_prior
+from sal360.predictor import Predictor, add_front_prior, check_frame, resize_frame, scale_prior
 from sal360.projection import Viewport, rotate_erp
 from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend
-from sal360.sphere import solid_angles
+from sal360.sphere import pixel_to_vector, solid_angles
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +198,49 @@ def test_a_strength_out_of_range_is_refused(tiny_model, strength):
 def test_scaling_a_prior_that_the_model_does_not_have_is_refused(make_model):
     with pytest.raises(ParameterError, match="no equator prior"):
         Predictor(make_model(prior_log_rows=()), backend="onnxruntime", device="cpu", prior_strength=0.5)
+
+
+@pytest.mark.parametrize(("strength", "front_deg"), [(0.3, 0), (1, 0), (1, 90), (2.5, -200)])
+def test_the_front_prior_is_a_density_of_the_longitude_at_each_latitude(strength, front_deg):
+    """Against the definition, pixel by pixel."""
+    density = np.random.default_rng(0).random((9, 18), dtype=np.float32) + 0.1
+    front = np.array([math.cos(math.radians(front_deg)), math.sin(math.radians(front_deg)), 0])
+    expected = np.zeros((9, 18))
+    for row in range(9):
+        angles = [math.acos(np.clip(front @ pixel_to_vector(column, row, 9, 18), -1, 1)) for column in range(18)]
+        prior = [(1 + 6.4 * math.exp(7.1 * (math.cos(angle) - 1))) ** strength for angle in angles]
+        for column in range(18):
+            expected[row, column] = density[row, column] * prior[column] / (sum(prior) / 18)
+    expected /= mean_on_sphere(expected)
+    added = add_front_prior(density, strength, math.radians(front_deg))
+    assert added.dtype == np.float32
+    np.testing.assert_allclose(added, expected, rtol=1e-4)
+    assert mean_on_sphere(added) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_front_prior_leaves_the_distribution_of_the_latitude():
+    rows = np.random.default_rng(0).random((16, 1), dtype=np.float32)
+    density = np.repeat(rows, 32, axis=1)
+    density /= np.float32(mean_on_sphere(density))
+    added = add_front_prior(density, 1.0)
+    np.testing.assert_allclose(added.mean(axis=1), density[:, 0], rtol=1e-5)
+    assert added[8, 15:17].mean() > 4 * added[8, [0, -1]].mean()  # the front against the back, on the horizon
+
+
+def test_without_strength_the_front_prior_leaves_every_map_as_it_is(tiny_model, predictor):
+    density = np.random.default_rng(0).random((16, 32), dtype=np.float32)
+    assert add_front_prior(density, 0.0, 1.0) is density
+    frame = picture(32, 64)
+    plain = predictor._backend.infer(frame[None])[0]
+    np.testing.assert_array_equal(predictor.predict(frame), plain)
+    with Predictor(tiny_model, backend="onnxruntime", device="cpu", threads=1, front_strength=0.5) as to_front:
+        np.testing.assert_array_equal(to_front.predict(frame), add_front_prior(plain, 0.5))
+
+
+@pytest.mark.parametrize("strength", [-0.1, 4.1, math.nan, math.inf])
+def test_a_front_strength_out_of_range_is_refused_before_the_model_is_opened(strength):
+    with pytest.raises(ParameterError, match=f"^front_strength is {strength:g}; set it from 0 to 4; 0 is without"):
+        Predictor("no/such.onnx", front_strength=strength)
 
 
 def test_a_map_that_is_not_finite_is_refused(predictor, monkeypatch):

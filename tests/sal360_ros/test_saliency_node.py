@@ -167,6 +167,22 @@ def test_the_prior_can_be_taken_out_while_running(array_of, graph, camera, make_
         np.testing.assert_allclose(array_of(maps[0], np.float32), without.predict(array_of(frame), "rgb"), rtol=1e-5)
 
 
+def test_the_front_prior_lies_on_the_forward_axis_of_frame_id(array_of, graph, camera, make_node, activate, tiny_model):
+    node = activate(make_node(encoding="32FC1", smoothing__time_constant_s=0.0, yaw_offset_rad=math.pi / 2))
+    maps = graph.received(Image, "saliency")
+    frame = camera.publish(camera.frame())
+    graph.wait_for(lambda: len(maps) == 1)
+    assert graph.call(node.set_parameters, [Parameter("front_strength", value=1.0)])[0].successful
+    camera.publish(camera.frame())
+    graph.wait_for(lambda: len(maps) == 2)
+    plain, to_front = (array_of(each, np.float32) for each in maps)
+    with Predictor(tiny_model, backend="onnxruntime", device="cpu", threads=1) as without:
+        np.testing.assert_array_equal(plain, without.predict(array_of(frame), "rgb"))
+    gain = (to_front / plain)[plain.shape[0] // 2]
+    # the frame's middle is 90° to the left of the forward axis, which is therefore at 3/4 of the width
+    assert abs(int(gain.argmax()) + 0.5 - 0.75 * len(gain)) < 1
+
+
 @pytest.mark.usefixtures("active_node")
 def test_names_the_incompatible_policy_and_the_remedy(graph):
     lasting = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
