@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
@@ -96,6 +97,40 @@ class Predictor:
             FrameError: the frame is None or has another type or shape, or its map is not finite.
             ParameterError: channels is neither "rgb" nor "bgr".
         """
+        density: Density = self.predict_batch([frame], [channels])[0]
+        return density
+
+    def predict_batch(self, frames: Sequence[Pixels], channels: Sequence[str]) -> Density:
+        """The saliency maps of several frames, which the runtime computes together.
+
+        Args:
+            frames: at least one; each as in `predict`, in sizes that may differ.
+            channels: order of each frame's last axis, "rgb" or "bgr".
+
+        Returns:
+            (N, h, w) float32 at the spec's output size: densities relative to uniform, mean 1 on the sphere.
+
+        Raises:
+            FrameError: a frame is None or has another type or shape, or a map is not finite.
+            ParameterError: a channel order is neither "rgb" nor "bgr".
+        """
+        inputs = [self._input(*each) for each in zip(frames, channels, strict=True)]
+        densities = self._backend.infer(inputs[0][None] if len(inputs) == 1 else np.stack(inputs))
+        if self._prior_strength != 1 or self._front_strength:
+            densities = np.stack([self._with_priors(density) for density in densities])
+        if not math.isfinite(float(densities.sum())):
+            raise FrameError(
+                "the model's map has values that are not finite",
+                "set precision to fp32, or choose another model",
+                reason="map_not_finite",
+            )
+        return densities
+
+    def _with_priors(self, density: Density) -> Density:
+        return add_front_prior(scale_prior(density, self.spec, self._prior_strength), self._front_strength)
+
+    def _input(self, frame: Pixels, channels: str) -> Pixels:
+        """A frame as the network takes it, (input height, input width, 3) in RGB."""
         if channels not in ("rgb", "bgr"):
             raise ParameterError(f"channels is {channels!r}", 'pass "rgb" or "bgr"')
         require_picture(frame, "the frame")
@@ -107,17 +142,7 @@ class Predictor:
             )
         check_frame(*frame.shape[:2])
         small = resize_frame(frame, self.spec.input_height, self.spec.input_width)
-        if channels == "bgr":
-            small = cv2.cvtColor(small, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-        density = scale_prior(self._backend.infer(small[None])[0], self.spec, self._prior_strength)
-        density = add_front_prior(density, self._front_strength)
-        if not math.isfinite(float(density.sum())):
-            raise FrameError(
-                "the model's map has values that are not finite",
-                "set precision to fp32, or choose another model",
-                reason="map_not_finite",
-            )
-        return density
+        return cv2.cvtColor(small, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False) if channels == "bgr" else small
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from sal360.errors import ParameterError
 
-Value: TypeAlias = bool | int | float | str
+Value: TypeAlias = bool | int | float | str | tuple[str, ...]
 Change: TypeAlias = Literal["live", "unconfigured", "start"]
 
 
@@ -52,7 +52,7 @@ class Rule:
         elif self.minimum is None or self.maximum is None:
             is_allowed = True
         else:
-            is_allowed = self.minimum <= float(value) <= self.maximum
+            is_allowed = not isinstance(value, tuple) and self.minimum <= float(value) <= self.maximum
         if not is_allowed:
             raise ParameterError(
                 f"{name} is {value!r}", f"set it to {'' if self.choices else 'a value from '}{self.allowed}"

@@ -121,14 +121,31 @@ def clock_trouble(node: Node) -> str:
     return f"use_sim_time is true and {found}; start the simulation, play the bag with --clock, or set it to false"
 
 
-def silence_trouble(node: Node, topic: str, image: str, transport: str) -> str:
-    """Why no frames arrive, as far as the graph reveals it.
+class FrameTopic(NamedTuple):
+    """The topic of a camera's frames."""
 
-    Args:
-        topic: full name of the topic that the node subscribes to.
-        image: full name that `image` resolves to.
-        transport: the parameter image_transport, "raw" or "compressed".
-    """
+    node: Node
+    name: str
+    """Relative name before remapping: "image", or "front/image"."""
+    parameter: str
+    """Name of the parameter that chooses the transport: "image_transport", or "front.image_transport"."""
+    transport: str
+    """Its value, "raw" or "compressed"."""
+
+    @property
+    def image(self) -> str:
+        """Full name that `name` resolves to."""
+        return self.node.resolve_topic_name(self.name)
+
+    @property
+    def topic(self) -> str:
+        """Full name of the topic to subscribe to; for compressed frames `<image>/compressed`, as in image_transport."""
+        return self.image if self.transport == "raw" else self.node.resolve_topic_name(f"{self.image}/compressed")
+
+
+def silence_trouble(frames: FrameTopic) -> str:
+    """Why no frames arrive, as far as the graph reveals it."""
+    node, topic, image, transport = frames.node, frames.topic, frames.image, frames.transport
     wanted = _IMAGE if transport == "raw" else _COMPRESSED
     if wanted in publisher_types(node, topic):
         return (
@@ -138,20 +155,21 @@ def silence_trouble(node: Node, topic: str, image: str, transport: str) -> str:
     for other in (topic, image, f"{image}/compressed"):
         for kind in (_IMAGE, _COMPRESSED):
             if kind in publisher_types(node, other):
-                remedy = _transport_remedy(other, kind, image, transport)
+                remedy = _transport_remedy(other, kind, frames)
                 return f"no publisher of {_short(wanted)} on {topic}, but one of {_short(kind)} on {other}; {remedy}"
     candidates = _candidates(node, wanted)
-    return f"no publisher of {_short(wanted)} on {topic}; start the camera, or remap image to its topic{candidates}"
+    remedy = f"start the camera, or remap {frames.name} to its topic{candidates}"
+    return f"no publisher of {_short(wanted)} on {topic}; {remedy}"
 
 
-def _transport_remedy(topic: str, kind: str, image: str, transport: str) -> str:
+def _transport_remedy(topic: str, kind: str, frames: FrameTopic) -> str:
     """The changes with which the node would receive the messages on a topic."""
     needed = "raw" if kind == _IMAGE else "compressed"
-    steps = [] if needed == transport else [f"set image_transport to {needed} while the node is unconfigured"]
+    steps = [] if needed == frames.transport else [f"set {frames.parameter} to {needed} while the node is unconfigured"]
     if kind == _COMPRESSED and not topic.endswith("/compressed"):
-        steps.append(f"remap image/compressed to {topic}")
-    elif (base := topic if kind == _IMAGE else topic.removesuffix("/compressed")) != image:
-        steps.append(f"remap image to {base}")
+        steps.append(f"remap {frames.name}/compressed to {topic}")
+    elif (base := topic if kind == _IMAGE else topic.removesuffix("/compressed")) != frames.image:
+        steps.append(f"remap {frames.name} to {base}")
     return " and ".join(steps)
 
 
@@ -266,28 +284,28 @@ def _output_findings(topic: str, now: OutputCounts, before: OutputCounts, limits
 def saliency_status(
     name: str,
     hardware_id: str,
-    snapshot: Snapshot,
+    snapshot: Snapshot | None,
     outputs: Mapping[str, OutputCounts],
     about: Mapping[str, str],
     fine: str,
     findings: Iterable[Finding],
 ) -> DiagnosticStatus:
-    """The status of a saliency node: the worst problem first, then the others.
+    """The status of a saliency node or of one of its cameras: the worst problem first, then the others.
 
     Args:
-        name: full name of the node.
+        name: full name of the node, a colon, and what the status is about.
         hardware_id: the host name.
-        snapshot: statistics since the last activation.
+        snapshot: statistics since the last activation; None for a node of several cameras, which has none.
         outputs: totals of the outputs, by topic.
         about: more values (state, model, backend).
         fine: the message if there are no problems.
         findings: all problems.
     """
     ordered = sorted(findings, key=lambda each: each.level, reverse=True)
-    status = DiagnosticStatus(name=f"{name}: saliency", hardware_id=hardware_id)
+    status = DiagnosticStatus(name=name, hardware_id=hardware_id)
     status.level = ordered[0].level if ordered else OK
     status.message = " | ".join(each.text for each in ordered) or fine
-    values = {**about, **_values(snapshot)}
+    values = {**about, **(_values(snapshot) if snapshot is not None else {})}
     for topic, counts in outputs.items():
         values |= {f"{topic}.{name}": str(getattr(counts, name)) for name in ("published", "failed", "dropped")}
     status.values = [KeyValue(key=key, value=value) for key, value in values.items()]

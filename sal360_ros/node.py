@@ -1,4 +1,4 @@
-"""SaliencyNode: the lifecycle around the pipeline, and what happens when inference fails.
+"""SaliencyNode: the lifecycle around the cameras and their pipeline, and what happens when inference fails.
 
 configure opens the model, runs it once and advertises the topics; activate subscribes to the frames; deactivate
 unsubscribes; cleanup frees the model. A transition that fails logs one line, and the node stays in the previous state.
@@ -15,47 +15,42 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import cv2
-from diagnostic_msgs.msg import DiagnosticArray
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
 from sal360.errors import Sal360Error
 from sal360.predictor import Predictor, check_prior_strength
 from sal360.spec import ModelSpec
+from sal360_ros.channel import CameraChannel, Steps
 from sal360_ros.diagnostics import (
     ERROR,
     PERIOD_S,
     WARN,
     Finding,
     LibraryLog,
-    OutputWatch,
     ThrottledWarnings,
     clock_trouble,
     describe,
-    frame_findings,
     saliency_status,
     same_name_trouble,
-    silence_trouble,
 )
 from sal360_ros.model import CLOSE_S, Model
-from sal360_ros.orientation import OrientationInput
 from sal360_ros.parameter_table import ParameterTable
-from sal360_ros.parameters import SaliencyParameters
+from sal360_ros.parameters import NODE_WIDE, SaliencyParameters
 from sal360_ros.pipeline import SaliencyPipeline
-from sal360_ros.qos import input_qos, mismatch_logger, overridable
 from sal360_ros.shared_memory import release_segments
-from sal360_ros.statistics import FrameStatistics, Snapshot
+from sal360_ros.statistics import OutputCounts, Snapshot
+from sal360_ros.stream import CameraStream
 from sal360_ros.supervision import ExecutorJobs, Watchdog
-from sal360_ros.topics import OutputPublisher, make_outputs
 from sal360_ros.transitions import TransitionService
 
 STOP_S = 2.0
@@ -72,18 +67,13 @@ class InferenceError(Sal360Error):
 
 
 class SaliencyNode(LifecycleNode):
-    """Publishes where people would look in the frames of a 360° camera; see `parameters.SaliencyParameters`."""
+    """Publishes where people would look in the frames of 360° cameras; see `parameters.SaliencyParameters`."""
 
     def __init__(self, name: str = "saliency_node", **node_options: Any) -> None:
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **node_options)
         self._jobs = ExecutorJobs(self)
         self._model = Model(self._open_model, self._jobs.put)
-        self._saliency: OutputPublisher | None = None
-        self._outputs: list[OutputPublisher] = []
         self._pipeline: SaliencyPipeline | None = None
-        self._subscription: Subscription | None = None
-        self._orientation: OrientationInput | None = None
-        self._statistics = FrameStatistics()
         self._reopened = 0  # number of times that the model was opened again since the node was activated
         self._faulty: SaliencyPipeline | None = None  # a pipeline whose failure is being handled
         self._faulty_since_s = 0.0
@@ -92,13 +82,19 @@ class SaliencyNode(LifecycleNode):
         self._next_status_s = 0.0
         self._watch_failures: list[str] = []  # of the watchdog's last check
         self._spec: ModelSpec | None = None  # of the configured model, even while it is closed after failures
-        self._output_watch = OutputWatch()
         self._warnings = ThrottledWarnings(self.get_logger().warning, period_s=30.0)
         self._library_log = LibraryLog(self.get_logger())
         self._table = ParameterTable(
-            self, SaliencyParameters(), is_fixed=lambda: self._state != "unconfigured", check=self._check
+            self,
+            SaliencyParameters(),
+            is_fixed=lambda: self._state != "unconfigured",
+            check=self._check,
+            members=lambda values: values.cameras,
+            common=NODE_WIDE,
         )
         self._table.warn_of_unknown(self.get_logger().warning)
+        names = self._table.current.cameras
+        self._channels = [CameraChannel(self, name, partial(self._table.of, name)) for name in names]
         TransitionService(self, self._state_machine, self._open_first, self.get_logger().error)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._watchdog = Watchdog(self._watch, _CHECK_S, self._watch_error)
@@ -178,7 +174,7 @@ class SaliencyNode(LifecycleNode):
     def _remember(self, level: bytes, text: str) -> None:
         self._remembered = [each for each in self._remembered if each.text != text] + [Finding(level, "", text)]
 
-    def _attempt_each(self, steps: list[tuple[str, Callable[[], object]]]) -> None:
+    def _attempt_each(self, steps: Steps) -> None:
         """Do all the steps, even if one of them fails, so that nothing is left half freed."""
         for what, do in steps:
             try:
@@ -188,76 +184,39 @@ class SaliencyNode(LifecycleNode):
                 self._remember(WARN, f"cannot {what}: {describe(error)}")
 
     def _configure(self) -> None:
-        values = self._table.read()
+        self._table.read()
         predictor = self._model.get()
         self._spec = predictor.spec
-        self._check(values)
-        self._saliency, *self._outputs = make_outputs(self)
+        for channel in self._channels:
+            self._check(self._table.of(channel.name))
+        for channel in self._channels:
+            channel.advertise()
         self.get_logger().info(f"model: {predictor.description}")
 
     def _activate(self) -> None:
         predictor = self._model.get()  # no longer open if inference failed when the node was last active
-        self._statistics = FrameStatistics()
         self._reopened = 0
-        values = self._table.current
-        self._orientation = OrientationInput(self, values.orientation) if values.orientation != "none" else None
-        self._pipeline = self._new_pipeline(predictor)
-        kind = Image if values.image_transport == "raw" else CompressedImage
-        topic = self._image_topic()
-        self._subscription = self.create_subscription(
-            kind,
-            topic,
-            self._receive,
-            input_qos(),
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=mismatch_logger(topic, "subscription", self.get_logger().warning),
-                message_lost=self._count_lost,
-            ),
-            qos_overriding_options=overridable(),
-        )
-        self.get_logger().info(f"subscribed to {topic}, publishing {self.resolve_topic_name('saliency')}")
+        self._pipeline = self._new_pipeline(predictor, [channel.start(predictor.spec) for channel in self._channels])
+        for index, channel in enumerate(self._channels):
+            channel.subscribe(partial(self._receive, index))
 
-    def _image_topic(self) -> str:
-        """Full name of the frames' topic; for compressed frames `<image>/compressed`, as in image_transport."""
-        topic = self.resolve_topic_name("image")
-        is_raw = self._table.current.image_transport == "raw"
-        return topic if is_raw else self.resolve_topic_name(f"{topic}/compressed")
+    def _new_pipeline(self, predictor: Predictor, streams: list[CameraStream]) -> SaliencyPipeline:
+        return SaliencyPipeline(predictor, streams, lambda: self._table.current.batch_wait_s)
 
-    def _new_pipeline(self, predictor: Predictor) -> SaliencyPipeline:
-        assert self._saliency is not None
-        return SaliencyPipeline(
-            predictor,
-            self._saliency,
-            self._outputs,
-            lambda: self._table.current,
-            self._orientation.at if self._orientation is not None else None,
-            self._statistics,
-            lambda: self.get_clock().now().nanoseconds,
-            self.get_logger(),
-        )
-
-    def _receive(self, message: Image | CompressedImage) -> None:
+    def _receive(self, camera: int, message: Image | CompressedImage) -> None:
         pipeline = self._pipeline
         if pipeline is not None:
-            pipeline.receive(message)
+            pipeline.receive(camera, message)
         else:  # the model is being opened again
-            self._statistics.count_received()
-            self._statistics.count_superseded()
-
-    def _count_lost(self, event: Any) -> None:
-        self._statistics.set_lost(event.total_count)
+            statistics = self._channels[camera].statistics
+            statistics.count_received()
+            statistics.count_superseded()
 
     def _stop(self) -> None:
         """Stop receiving frames, and end the threads of the pipeline."""
-        subscription, self._subscription = self._subscription, None
-        orientation, self._orientation = self._orientation, None
-        steps: list[tuple[str, Callable[[], object]]] = []
-        if subscription is not None:
-            steps.append(("unsubscribe from the frames", partial(self.destroy_subscription, subscription)))
+        steps = [step for channel in self._channels for step in channel.unsubscribe()]
         steps.append(("stop inference", self._stop_pipeline))
-        if orientation is not None:
-            steps.append(("unsubscribe from the orientation", orientation.destroy))
-        self._attempt_each(steps)
+        self._attempt_each(steps + [step for channel in self._channels for step in channel.stop()])
 
     def _stop_pipeline(self) -> None:
         pipeline, self._pipeline = self._pipeline, None
@@ -267,9 +226,8 @@ class SaliencyNode(LifecycleNode):
     def _release(self) -> None:
         """Free everything that configure and activate made."""
         self._stop()
-        outputs = [self._saliency, *self._outputs]
-        self._saliency, self._outputs, self._spec = None, [], None
-        steps = [(f"remove {output.topic}", output.destroy) for output in outputs if output is not None]
+        self._spec = None
+        steps = [step for channel in self._channels for step in channel.retire()]
         self._attempt_each([*steps, ("free the model", self._model.close)])
 
     # --- the watchdog ---
@@ -302,15 +260,16 @@ class SaliencyNode(LifecycleNode):
             self._jobs.put(self._abandon_reopening)
 
     def _watch_inference(self) -> None:
-        pipeline, saliency = self._pipeline, self._saliency
-        if pipeline is None or saliency is None or self._state != "active":
+        pipeline, publishers = self._pipeline, [channel.saliency for channel in self._channels]
+        if pipeline is None or self._state != "active":
             return
         health = self._table.current.health
         if pipeline.revive():
             self.get_logger().error("a thread of the pipeline had died and was started again")
         fault = pipeline.fault(health.max_failures, health.hang_s)
         if not fault:
-            saliency.assert_alive()
+            for publisher in filter(None, publishers):
+                publisher.assert_alive()
         elif pipeline is not self._faulty:
             self._faulty, self._faulty_since_s = pipeline, time.monotonic()
             self._jobs.put(partial(self._recover, pipeline, fault))
@@ -339,7 +298,8 @@ class SaliencyNode(LifecycleNode):
         except Exception as error:
             self._give_up(f"{fault}, and the model cannot be opened again: {describe(error)}")
         else:
-            self._pipeline = self._new_pipeline(predictor)
+            streams = [channel.stream(predictor.spec) for channel in self._channels]
+            self._pipeline = self._new_pipeline(predictor, streams)
             self._remembered = []
             self.get_logger().info(f"the model is open again: {predictor.description}")
 
@@ -362,7 +322,7 @@ class SaliencyNode(LifecycleNode):
         values = self._table.read()
         if values.threads == 0:
             cv2.setNumThreads(-1)  # OpenCV's own choice, also after the node was configured with another number
-        return Predictor(
+        predictor = Predictor(
             values.model,
             backend=values.backend,
             device=values.device,
@@ -370,6 +330,9 @@ class SaliencyNode(LifecycleNode):
             threads=values.threads,
             allow_pickled_programs=values.allow_pickled_programs,
         )
+        if len(values.cameras) > 1:
+            _warm_up(predictor, len(values.cameras))
+        return predictor
 
     def _open_first(self, transition: str, then: Callable[[], None]) -> bool:
         """Start opening the model that a transition needs; `then` is called when it is open or cannot be opened."""
@@ -383,35 +346,68 @@ class SaliencyNode(LifecycleNode):
             check_prior_strength(self._spec, values.prior_strength)
 
     def _publish_diagnostics(self) -> None:
-        predictor, opening_s, state = self._model.predictor, self._model.opening_s, self._state
-        snapshot = self._statistics.snapshot()
-        about = {"state": state, "model_reopened": str(self._reopened)}
-        if predictor is not None:
-            about |= {"model": f"{predictor.spec.name} {predictor.spec.version}", "backend": predictor.description}
-        fine = f"{snapshot.answered_hz:.1f} maps per second" if state == "active" else state
-        if opening_s is not None:
-            fine = f"{state}: opening the model, {opening_s:.0f} s so far"
-        publishers = [self._saliency, *self._outputs]
-        outputs = {each.topic: each.counts for each in publishers if each is not None}
-        try:
-            findings = self._findings(snapshot)
-            findings += self._output_watch.findings(outputs, self._table.current.health, time.monotonic())
-        except Exception as error:  # an incomplete status is better than none
-            incomplete = Finding(ERROR, "diagnostics", f"the diagnostics are incomplete: {describe(error)}")
-            findings = [*self._remembered, incomplete]
-        for each in findings:
-            if each.kind:
-                self._warnings.warn(each.kind, each.text)
-        status = saliency_status(
-            self.get_fully_qualified_name(), socket.gethostname(), snapshot, outputs, about, fine, findings
-        )
-        array = DiagnosticArray(status=[status])
+        findings = self._gathered(self._findings)
+        self._warn("", findings)
+        if [channel.name for channel in self._channels] == [""]:
+            statuses = [self._camera_status(0, self._about(), self._opening(), findings)]
+        else:
+            about = {"state": self._state}
+            statuses = [self._camera_status(index, about, "", []) for index in range(len(self._channels))]
+            statuses.insert(0, self._status("saliency", None, {}, self._about(), self._opening(), findings))
+        array = DiagnosticArray(status=statuses)
         now = self.get_clock().now()
         array.header.stamp = (now if now.nanoseconds else Clock().now()).to_msg()  # without /clock it is 0
         self._diagnostics.publish(array)
 
-    def _findings(self, snapshot: Snapshot) -> list[Finding]:
-        """All problems, from every source."""
+    def _camera_status(self, camera: int, about: dict[str, str], fine: str, others: list[Finding]) -> DiagnosticStatus:
+        """The status of a camera, with the problems of the node if they are not in a status of their own."""
+        channel = self._channels[camera]
+        snapshot = channel.statistics.snapshot()
+        findings = self._gathered(partial(self._camera_findings, camera, snapshot))
+        self._warn(channel.name, findings)
+        findings = list(dict.fromkeys([*others, *findings]))
+        if not fine and self._state == "active":
+            fine = f"{snapshot.answered_hz:.1f} maps per second"
+        return self._status(channel.name or "saliency", snapshot, channel.output_counts(), about, fine, findings)
+
+    def _status(
+        self,
+        subject: str,
+        snapshot: Snapshot | None,
+        outputs: Mapping[str, OutputCounts],
+        about: dict[str, str],
+        fine: str,
+        findings: list[Finding],
+    ) -> DiagnosticStatus:
+        name = f"{self.get_fully_qualified_name()}: {subject}"
+        return saliency_status(name, socket.gethostname(), snapshot, outputs, about, fine or self._state, findings)
+
+    def _about(self) -> dict[str, str]:
+        predictor = self._model.predictor
+        about = {"state": self._state, "model_reopened": str(self._reopened)}
+        if predictor is not None:
+            about |= {"model": f"{predictor.spec.name} {predictor.spec.version}", "backend": predictor.description}
+        return about
+
+    def _opening(self) -> str:
+        """How long the model has been being opened, in words; "" if none is being opened."""
+        opening_s = self._model.opening_s
+        return f"{self._state}: opening the model, {opening_s:.0f} s so far" if opening_s is not None else ""
+
+    def _gathered(self, find: Callable[[], Iterable[Finding]]) -> list[Finding]:
+        try:
+            return list(find())
+        except Exception as error:  # an incomplete status is better than none
+            incomplete = Finding(ERROR, "diagnostics", f"the diagnostics are incomplete: {describe(error)}")
+            return [*self._remembered, incomplete]
+
+    def _warn(self, camera: str, findings: Iterable[Finding]) -> None:
+        for each in findings:
+            if each.kind:
+                self._warnings.warn(f"{camera}: {each.kind}", f"{camera}: {each.text}" if camera else each.text)
+
+    def _findings(self) -> list[Finding]:
+        """The problems of the node, whatever its cameras do."""
         findings = list(self._remembered)
         troubles = {"same name": same_name_trouble(self), "clock": clock_trouble(self)}
         findings += [Finding(WARN, kind, line) for kind, line in troubles.items() if line]
@@ -421,25 +417,33 @@ class SaliencyNode(LifecycleNode):
         if self._jobs.blocked_s > _EXECUTOR_LIMIT_S:
             line = "the executor is blocked, so services and parameters do not respond"
             findings.append(Finding(ERROR, "executor", line))
-        if self._state == "active":
-            findings += self._findings_while_active(snapshot)
+        if self._state == "active" and (fault := self._fault()):
+            findings.append(Finding(ERROR, "", fault))
         return findings
 
-    def _findings_while_active(self, snapshot: Snapshot) -> list[Finding]:
-        values = self._table.current
-        findings = list(frame_findings(snapshot, values.health))
-        pipeline, orientation = self._pipeline, self._orientation
+    def _fault(self) -> str:
+        """What is wrong with inference while the node is active; "" if nothing is."""
+        pipeline, health = self._pipeline, self._table.current.health
         if pipeline is None:
-            findings.append(Finding(ERROR, "", "inference failed; the model is being opened again"))
-        elif fault := pipeline.fault(values.health.max_failures, values.health.hang_s):
-            findings.append(Finding(ERROR, "", fault))
-        elif (stuck_s := pipeline.stuck_output_s()) > values.health.hang_s:
-            findings.append(Finding(ERROR, "stuck output", f"the outputs have not returned for {stuck_s:.0f} s"))
-        if orientation is not None and snapshot.unoriented_share > values.health.max_unoriented_share:
-            share = f"{snapshot.unoriented_share:.0%} of the frames without orientation"
-            findings.append(Finding(WARN, "orientation", f"{share}: {orientation.cause()}"))
-        if snapshot.is_silent:
-            image = self.resolve_topic_name("image")
-            line = silence_trouble(self, self._image_topic(), image, values.image_transport)
-            findings.append(Finding(WARN, "silence", line))
-        return findings
+            return "inference failed; the model is being opened again"
+        return pipeline.fault(health.max_failures, health.hang_s)
+
+    def _camera_findings(self, camera: int, snapshot: Snapshot) -> list[Finding]:
+        """The problems of one camera."""
+        channel, pipeline = self._channels[camera], self._pipeline
+        findings: list[Finding] = []
+        if self._state == "active":
+            stuck_s = pipeline.stuck_output_s(camera) if pipeline is not None and not self._fault() else 0.0
+            findings += channel.findings(snapshot, stuck_s)
+        return findings + list(channel.output_findings())
+
+
+def _warm_up(predictor: Predictor, cameras: int) -> None:
+    """Run batches of every size that occurs, because a runtime prepares each in its first run."""
+    black = np.zeros((predictor.spec.input_height, predictor.spec.input_width, 3), np.uint8)
+    try:
+        for number in range(cameras, 1, -1):
+            predictor.predict_batch([black] * number, ["rgb"] * number)
+    except BaseException:
+        predictor.close()
+        raise

@@ -21,7 +21,7 @@ from sal360.errors import ParameterError
 from sal360.sphere import rotation_from_quaternion, rotation_yaw_pitch_roll
 from sal360_ros.diagnostics import ThrottledWarnings, publisher_types
 from sal360_ros.messages import stamp_nanoseconds
-from sal360_ros.qos import input_qos, overridable
+from sal360_ros.qos import input_qos, of_camera, overridable
 
 KEPT_S = 2.0
 MAX_DISTANCE_S = 0.1
@@ -95,15 +95,15 @@ class OrientationInput:
 
     Args:
         source: "imu" (sensor_msgs/Imu) or "odometry" (nav_msgs/Odometry).
+        camera: name of the camera, which the topic begins with; "" for the only camera.
     """
 
-    def __init__(self, node: Node, source: str) -> None:
+    def __init__(self, node: Node, source: str, camera: str = "") -> None:
         self._node = node
         self._history = YawHistory()
         self._warnings = ThrottledWarnings(node.get_logger().warning)
-        kind, self._name, callback = (
-            (Imu, "imu", self._on_imu) if source == "imu" else (Odometry, "odom", self._on_odometry)
-        )
+        kind, name, callback = (Imu, "imu", self._on_imu) if source == "imu" else (Odometry, "odom", self._on_odometry)
+        self._name = of_camera(camera, name)
         self._topic = node.resolve_topic_name(self._name)
         self._last_arrival_s = -math.inf
         self._stamp_ns, self._stamp_since_s = 0, 0.0  # stamp of the last sample, and when it was first seen

@@ -6,8 +6,11 @@ Settings of the outputs are declared by the outputs themselves; each becomes a g
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
+from sal360.errors import ParameterError
 from sal360.images import LARGEST_MAX_PIXELS, MAX_PIXELS
 from sal360.outputs.overlay import FULL_SCALE, MAX_FULL_SCALE, MIN_FULL_SCALE
 from sal360.outputs.qp_offset import QpOffsetSettings
@@ -20,11 +23,14 @@ from sal360.runtimes.backend import PRECISIONS
 from sal360.runtimes.selection import MAX_THREADS
 from sal360.settings import Settings, setting
 from sal360.sphere import FRAME_CONVENTIONS
+from sal360_ros.parameter_table import DECLARED_BY_RCLPY
 
 TRANSPORTS = ("raw", "compressed")
 ORIENTATIONS = ("none", "imu", "odometry")
 _TRANSPORT = "raw: Image on `image`; compressed: CompressedImage on `image/compressed`"
 _MAX_HEIGHT_PX = 16384
+_CAMERA_NAME = re.compile(r"[A-Za-z](_?[A-Za-z0-9])*_?")  # a token of a ROS topic's name
+_MAX_CAMERAS = 16
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,16 @@ class HealthSettings(Settings):
 
 @dataclass(frozen=True)
 class SaliencyParameters(Settings):
-    """Parameters of `saliency_node`."""
+    """Parameters of `saliency_node`; each camera of several has a copy of those that are not in `NODE_WIDE`."""
 
+    cameras: tuple[str, ...] = setting(
+        ("",),
+        'names of the cameras, the prefixes of their topics and parameters; [""]: one camera without a prefix',
+        changes="start",
+    )
+    batch_wait_s: float = setting(
+        0.0, "maximum time that a frame waits for the frames of the other cameras", minimum=0, maximum=1, unit="s"
+    )
     model: str = setting("", "model file (ONNX or engine); empty: the bundled model", changes="unconfigured")
     backend: str = setting("auto", "runtime that executes the model", choices=BACKEND_NAMES, changes="unconfigured")
     device: str = setting("auto", "device that runs the model: auto, cpu, cuda or cuda:N", changes="unconfigured")
@@ -164,6 +178,47 @@ class SaliencyParameters(Settings):
     shading_rate: RenderedShadingRate = field(default_factory=RenderedShadingRate)
     qp_offset: EncodedQpOffset = field(default_factory=EncodedQpOffset)
     health: HealthSettings = field(default_factory=HealthSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_camera_names(self.cameras)
+
+
+NODE_WIDE = (
+    "model",
+    "backend",
+    "device",
+    "precision",
+    "threads",
+    "allow_pickled_programs",
+    "cameras",
+    "batch_wait_s",
+    "health",
+)
+"""Parameters, or groups of them, that a camera cannot have for itself."""
+
+
+def check_camera_names(names: Sequence[str]) -> None:
+    """Refuse names that cannot be those of several cameras.
+
+    Raises:
+        ParameterError: a name is no ROS name, occurs twice, or is that of a parameter; or there are too many.
+    """
+    if tuple(names) in ((), ("",)):
+        return
+    reserved = {each.name for each in fields(SaliencyParameters)} | set(DECLARED_BY_RCLPY)
+    for name in names:
+        if not _CAMERA_NAME.fullmatch(name):
+            raise ParameterError(
+                f"cameras has {name!r}, which cannot be part of a topic's name",
+                "use letters, digits and single underscores, beginning with a letter",
+            )
+        if names.count(name) > 1:
+            raise ParameterError(f"cameras has {name!r} {names.count(name)} times", "give each camera another name")
+        if name in reserved:
+            raise ParameterError(f"cameras has {name!r}, which is the name of a parameter", "choose another name")
+    if len(names) > _MAX_CAMERAS:
+        raise ParameterError(f"cameras has {len(names)} names", f"use at most {_MAX_CAMERAS} in one node")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Quality of service: the profiles of inputs and outputs, and the warning about incompatible ones."""
+"""Names and quality of service of topics: the profiles of inputs and outputs, the warning about incompatible ones."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ _OVERRIDABLE = (
 _HEARTBEAT = (QoSPolicyKind.DEADLINE, QoSPolicyKind.LIVELINESS, QoSPolicyKind.LIVELINESS_LEASE_DURATION)
 DEADLINE_S = 1.0
 LEASE_S = 2.0
+
+
+def of_camera(camera: str, topic: str) -> str:
+    """The relative name of a camera's topic: "front/image"; without the prefix for the only camera, named ""."""
+    return f"{camera}/{topic}" if camera else topic
 
 
 def input_qos(depth: int = 1) -> QoSProfile:

@@ -31,7 +31,7 @@ from sal360.outputs.targets import Peaks, PeakSettings, TargetSelector, find_pea
 from sal360.sphere import body_to_frame, rotation_yaw_pitch_roll
 from sal360_ros.messages import image_message, picture_message
 from sal360_ros.parameters import SaliencyParameters
-from sal360_ros.qos import heartbeat_qos, mismatch_logger, output_qos, overridable
+from sal360_ros.qos import heartbeat_qos, mismatch_logger, of_camera, output_qos, overridable
 from sal360_ros.statistics import OutputCounts
 
 _KEPT_SIZES = 4  # picture sizes whose tables are cached, so that frames of alternating sizes do not rebuild them
@@ -104,10 +104,12 @@ class OutputPublisher(abc.ABC):
     Args:
         node: publishes while it is active.
         output: its row of `OUTPUTS`.
+        camera: name of the camera, which its topics begin with; "" for the only camera.
     """
 
-    def __init__(self, node: LifecycleNode, output: Output) -> None:
-        self.topic = output.name
+    def __init__(self, node: LifecycleNode, output: Output, camera: str = "") -> None:
+        self.name = output.name
+        self.topic = of_camera(camera, output.name)
         self.shows_frame = output.shows_frame
         self._node = node
         self._subscribers = 0
@@ -116,12 +118,12 @@ class OutputPublisher(abc.ABC):
         self._last_failed = False
         self._publisher = node.create_lifecycle_publisher(
             output.message_type,
-            output.name,
+            self.topic,
             heartbeat_qos() if output.has_heartbeat else output_qos(),
             event_callbacks=PublisherEventCallbacks(
                 matched=self._on_matched,
                 incompatible_qos=mismatch_logger(
-                    node.resolve_topic_name(output.name),
+                    node.resolve_topic_name(self.topic),
                     "publisher",
                     node.get_logger().warning,
                     output.has_heartbeat,
@@ -224,8 +226,8 @@ def in_frame(directions: Floats, parameters: SaliencyParameters) -> Floats:
 class TargetPublisher(OutputPublisher):
     """The one direction to look at, a point at distance 1; nothing while there is none."""
 
-    def __init__(self, node: LifecycleNode, output: Output) -> None:
-        super().__init__(node, output)
+    def __init__(self, node: LifecycleNode, output: Output, camera: str = "") -> None:
+        super().__init__(node, output, camera)
         self._selector = TargetSelector()
 
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> PointStamped | None:
@@ -299,8 +301,8 @@ def _make_qp_offset(height: int, width: int, settings: QpOffsetSettings) -> QpOf
 class ShadingRatePublisher(OutputPublisher):
     """One byte per tile, in the encoding of Vulkan and Direct3D 12."""
 
-    def __init__(self, node: LifecycleNode, output: Output) -> None:
-        super().__init__(node, output)
+    def __init__(self, node: LifecycleNode, output: Output, camera: str = "") -> None:
+        super().__init__(node, output, camera)
         self._rates = lru_cache(_KEPT_SIZES)(_make_shading_rate)  # per node: rates depend on the last ones
 
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
@@ -312,8 +314,8 @@ class ShadingRatePublisher(OutputPublisher):
 class QpOffsetPublisher(OutputPublisher):
     """One signed byte per block; negative means better quality."""
 
-    def __init__(self, node: LifecycleNode, output: Output) -> None:
-        super().__init__(node, output)
+    def __init__(self, node: LifecycleNode, output: Output, camera: str = "") -> None:
+        super().__init__(node, output, camera)
         self._offsets = lru_cache(_KEPT_SIZES)(_make_qp_offset)
 
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
@@ -356,8 +358,8 @@ INPUTS = (
 # fmt: on
 
 
-def make_outputs(node: LifecycleNode) -> list[OutputPublisher]:
-    """A publisher for every row of `OUTPUTS`, advertised by the node; the map's is the first.
+def make_outputs(node: LifecycleNode, camera: str = "") -> list[OutputPublisher]:
+    """A publisher for every row of `OUTPUTS`, advertised by the node for a camera; the map's is the first.
 
     Raises:
         Exception: a topic cannot be advertised; no topic is then advertised.
@@ -365,7 +367,7 @@ def make_outputs(node: LifecycleNode) -> list[OutputPublisher]:
     made: list[OutputPublisher] = []
     try:
         for output in OUTPUTS:
-            made.append(output.publisher(node, output))
+            made.append(output.publisher(node, output, camera))
     except BaseException:
         for publisher in made:
             publisher.destroy()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError
@@ -19,14 +22,16 @@ from sal360.spec import ModelSpec
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
+MAX_STREAMS = 8
+"""Frames that run side by side; each takes memory for its intermediate results."""
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoBackend(Backend):
-    """OpenVINO's CPU plugin, tuned for the latency of one frame.
+    """OpenVINO's CPU plugin, tuned for the latency of one frame and the throughput of several.
 
-    A graph with a dynamic batch size is compiled for one frame at a time: with fixed shapes light models run up to 1.7
-    times as fast, and a batch gains nothing on a CPU that one frame already keeps busy.
+    A graph with a dynamic batch size is compiled for one frame, which makes light models up to 1.7 times as fast. The
+    frames of a batch run side by side, each on its share of the CPU's cores: so no core waits for the others.
     """
 
     name = "openvino"
@@ -41,18 +46,17 @@ class OpenVinoBackend(Backend):
         self.device = device
         core = _core()
         self.precision, hint = _precision(precision, self.spec, has_bf16=_has_bf16(core))
-        properties = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        self._core, self._properties = core, {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        self._graph: Any = None
+        self._side_by_side: list[Any] = []
         try:
             graph = core.read_model(str(path))
             inputs, outputs = list(map(_tensor_info, graph.inputs)), list(map(_tensor_info, graph.outputs))
             self.batch_limits = batch_limits(self.spec, inputs, outputs, str(path))
             if self.batch_limits == ANY_BATCH:
                 graph.reshape([1, self.spec.input_height, self.spec.input_width, 3])
-                self.batch_limits = (1, 1)
+                self._graph = graph
+            properties = {**self._properties, "PERFORMANCE_HINT": "LATENCY"}
             self._request: Any = core.compile_model(graph, "CPU", properties).create_infer_request()
         except ModelError:
             raise
@@ -60,18 +64,43 @@ class OpenVinoBackend(Backend):
             raise refused(self.name, path, error) from None
 
     def _run(self, frames: Pixels) -> Density:
-        import openvino
-
         try:
-            self._request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
-            self._request.infer()
-            maps: Density = self._request.get_output_tensor().data.copy()  # the next request overwrites it
+            if self._graph is None or len(frames) == 1:
+                return _results([self._request], [frames])
+            requests = self._requests(len(frames))
+            parts = [frames[index : index + 1] for index in range(len(frames))]
+            shares = range(0, len(frames), len(requests))
+            return np.concatenate([_results(requests, parts[start : start + len(requests)]) for start in shares])
         except Exception as error:
             raise failed(self.name, error) from None
-        return maps
+
+    def _requests(self, number: int) -> list[Any]:
+        """Requests that run side by side, at most `MAX_STREAMS`; made when a batch of this size first occurs."""
+        number = min(number, MAX_STREAMS)
+        if len(self._side_by_side) < number:
+            properties = {**self._properties, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(number)}
+            compiled = self._core.compile_model(self._graph, "CPU", properties)
+            self._side_by_side = [compiled.create_infer_request() for _ in range(number)]
+        return self._side_by_side
 
     def _release(self) -> None:
-        self._request = None
+        self._request, self._graph, self._side_by_side = None, None, []
+
+
+def _results(requests: Sequence[Any], inputs: Sequence[Pixels]) -> Density:
+    """The maps of as many inputs (n, H, W, 3), each run by one of the requests at the same time as the others."""
+    import openvino
+
+    running = list(zip(requests, inputs, strict=False))
+    try:
+        for request, frames in running:
+            request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
+            request.start_async()
+    finally:  # none may read the frames after this function has failed
+        for request, _ in running:
+            request.wait()
+    # the next request overwrites its output
+    return np.concatenate([request.get_output_tensor().data for request, _ in running])
 
 
 @functools.cache

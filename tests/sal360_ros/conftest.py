@@ -182,6 +182,12 @@ def camera(graph: Graph) -> Camera:
 
 
 @pytest.fixture
+def make_camera(graph: Graph) -> Callable[[str], Camera]:
+    """Makes a camera on any topic."""
+    return lambda topic: Camera(graph, topic=topic)
+
+
+@pytest.fixture
 def compressed_camera(graph: Graph) -> Camera:
     """A camera on `image/compressed`."""
     return Camera(graph, CompressedImage, "image/compressed")

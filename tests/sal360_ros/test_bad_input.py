@@ -52,6 +52,11 @@ BAD_COMPRESSED = {
 }
 
 
+def rejections(node):
+    """Numbers of rejected frames by reason."""
+    return node._channels[0].statistics.snapshot().rejected
+
+
 @pytest.fixture
 def rejected(graph):
     """The count of one reason in the newest diagnostics."""
@@ -69,7 +74,7 @@ def test_each_malformed_image_is_named_in_one_line_and_counted_and_the_next_fram
         camera.publish(message)
         expected[reason] = expected.get(reason, 0) + 1
         graph.wait_for_line(f"frame rejected ({reason})")
-        graph.wait_for(lambda: active_node._statistics.snapshot().rejected == expected, f"{expected} to be counted")
+        graph.wait_for(lambda: rejections(active_node) == expected, f"{expected} to be counted")
         camera.publish(camera.frame())
         graph.wait_for(lambda count=count: len(maps) == count, f"a map after {reason}")
     for reason, count in expected.items():
@@ -86,9 +91,7 @@ def test_each_malformed_compressed_image_is_named_and_counted(graph, compressed_
         message = CompressedImage(header=compressed_camera.header(), format="jpeg")
         message.data.frombytes(data)
         compressed_camera.publish(message)
-        graph.wait_for(
-            lambda count=count: sum(node._statistics.snapshot().rejected.values()) == count, f"{reason} to be counted"
-        )
+        graph.wait_for(lambda count=count: sum(rejections(node).values()) == count, f"{reason} to be counted")
         graph.wait_for_line(f"frame rejected ({reason})")
         good = CompressedImage(header=compressed_camera.header(), format="jpeg")
         good.data.frombytes(jpeg())
@@ -160,7 +163,7 @@ def test_random_malformed_messages_neither_stop_nor_grow_the_node(graph, camera,
     process = psutil.Process()
     baseline_mb = 0.0
     for index in range(count):
-        received = active_node._statistics.snapshot().received
+        received = active_node._channels[0].statistics.snapshot().received
         if index % 4 == 3:  # the bytes on the wire themselves
             raw = bytearray(good)
             for _ in range(generator.randrange(1, 8)):
@@ -169,7 +172,8 @@ def test_random_malformed_messages_neither_stop_nor_grow_the_node(graph, camera,
         else:
             camera.publish(fuzzed(camera.frame(), generator))
             graph.wait_for(
-                lambda received=received: active_node._statistics.snapshot().received > received, "the message to come"
+                lambda received=received: active_node._channels[0].statistics.snapshot().received > received,
+                "the message to come",
             )
         if index == count // 2:
             gc.collect()
@@ -178,6 +182,6 @@ def test_random_malformed_messages_neither_stop_nor_grow_the_node(graph, camera,
     assert process.memory_info().rss / 2**20 < baseline_mb + 20
     before = len(maps)
     camera.stream_until(lambda: len(maps) > before + 3, "maps after the storm")
-    snapshot = active_node._statistics.snapshot()
+    snapshot = active_node._channels[0].statistics.snapshot()
     assert "internal_error" not in snapshot.rejected, graph.log
     assert len(snapshot.rejected) >= 6

@@ -84,7 +84,7 @@ def test_an_output_that_fails_is_an_error_and_each_output_is_counted(graph, came
 
     monkeypatch.setattr(topics, "draw_overlay", fail)
     graph.received(Image, "saliency/overlay")
-    overlay = next(each for each in active_node._outputs if each.topic == "saliency/overlay")
+    overlay = next(each for each in active_node._channels[0].outputs if each.topic == "saliency/overlay")
     camera.stream_until(lambda: overlay.counts.failed > 2, "failures")
 
     def said():

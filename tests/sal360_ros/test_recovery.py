@@ -127,30 +127,30 @@ def test_inference_continues_after_any_exception_of_a_frame(graph, camera, activ
     graph.wait_for_line(f"frame rejected (internal_error): {type(fault).__name__}")
     camera.publish(camera.frame())
     graph.wait_for(lambda: maps, "a map of the next frame")
-    assert active_node._statistics.snapshot().rejected == {"internal_error": 1}
+    assert active_node._channels[0].statistics.snapshot().rejected == {"internal_error": 1}
 
 
 @pytest.mark.parametrize("part", ["_now_ns", "_parameters", "_statistics", "_warnings"])
 def test_inference_continues_when_something_around_it_raises_once(graph, camera, active_node, part):
     """As the node's clock does when its context is gone: the thread that raised is not missed."""
-    pipeline = active_node._pipeline
-    whole = getattr(pipeline, part)
+    stream = active_node._pipeline._streams[0]
+    whole = getattr(stream, part)
 
     class Broken:
         def __call__(self, *_):
-            setattr(pipeline, part, whole)
+            setattr(stream, part, whole)
             raise RuntimeError("injected")
 
     broken = Broken()
     if part in ("_statistics", "_warnings"):
-        setattr(pipeline, part, types.SimpleNamespace(count_rejected=broken, warn=broken, count_received=lambda: None))
+        setattr(stream, part, types.SimpleNamespace(count_rejected=broken, warn=broken, count_received=lambda: None))
         frame = camera.frame(32, 48)  # rejected, which is counted and logged
     else:
-        setattr(pipeline, part, broken)
+        setattr(stream, part, broken)
         frame = camera.frame()
     maps = graph.received(Image, "saliency")
     camera.publish(frame)
-    graph.wait_for(lambda: getattr(pipeline, part) is whole, "the fault")
+    graph.wait_for(lambda: getattr(stream, part) is whole, "the fault")
     camera.publish(camera.frame())
     graph.wait_for(lambda: maps, "a map of the next frame")
 
@@ -263,11 +263,11 @@ def test_every_frame_is_counted_when_the_model_is_opened_again(graph, camera, ma
     faults.release()  # the thread that hung adds nothing
 
     def all_counted():
-        received, counted = counters(node._statistics)
+        received, counted = counters(node._channels[0].statistics)
         assert counted <= received
         return counted == received
 
-    graph.wait_for(all_counted, f"{counters(node._statistics)} to be equal")
+    graph.wait_for(all_counted, f"{counters(node._channels[0].statistics)} to be equal")
 
 
 def test_a_value_that_the_model_cannot_have_is_refused_while_it_is_closed(
@@ -347,7 +347,7 @@ def test_everything_else_is_freed_when_one_part_cannot_be(graph, active_node, mo
         raise RuntimeError("injected")
 
     monkeypatch.setattr(active_node, "destroy_subscription", fail)
-    monkeypatch.setattr(active_node._saliency, "destroy", fail)
+    monkeypatch.setattr(active_node._channels[0].saliency, "destroy", fail)
     predictor = active_node._model.predictor
     for transition in (active_node.trigger_deactivate, active_node.trigger_cleanup):
         assert graph.call(transition).name == "SUCCESS"

@@ -88,7 +88,7 @@ def test_the_level_is_that_of_the_worst_and_warnings_hide_no_error(clock, answer
     clock.now_s = max(clock.now_s, 100.1)
     snapshot = statistics.snapshot()
     findings = [*[Finding(DiagnosticStatus.WARN, "", each) for each in others], *frame_findings(snapshot, LIMITS)]
-    status = saliency_status("/node", "robot", snapshot, {}, {"model": "m"}, "all is well", findings)
+    status = saliency_status("/node: saliency", "robot", snapshot, {}, {"model": "m"}, "all is well", findings)
     assert (status.level, status.message, status.name) == (level, message, "/node: saliency")
     values = {pair.key: pair.value for pair in status.values}
     assert values["rejected"] == str(rejections)
@@ -100,7 +100,7 @@ def test_the_level_is_that_of_the_worst_and_warnings_hide_no_error(clock, answer
 def judged(statistics, **limits):
     snapshot = statistics.snapshot()
     findings = frame_findings(snapshot, HealthSettings(**limits))
-    status = saliency_status("/node", "", snapshot, {}, {}, "all is well", findings)
+    status = saliency_status("/node: saliency", "", snapshot, {}, {}, "all is well", findings)
     return status.level, status.message
 
 

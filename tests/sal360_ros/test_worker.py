@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sal360_ros.pipeline import NewestSlot, Worker
 from sal360_ros.supervision import Watchdog
+from sal360_ros.worker import NewestOfEach, NewestSlot, Worker
 
 
 def wait_until(condition):
@@ -36,6 +36,41 @@ def test_a_closed_slot_returns_nothing_and_wakes_the_waiting_thread():
     assert slot.take() is None
 
 
+def test_the_newest_item_of_every_source_is_taken_at_once():
+    slot = NewestOfEach()
+    assert [slot.put(each) for each in ((0, "old"), (1, "other"), (0, "new"))] == [False, False, True]
+    assert slot.take() == {0: "new", 1: "other"}
+    slot.put((1, "next"))
+    assert slot.take() == {1: "next"}
+    slot.put((0, "late"))
+    assert slot.close() == {0: "late"}
+    assert slot.take() is None
+
+
+def test_a_source_that_is_late_is_waited_for_only_as_long_as_asked():
+    slot = NewestOfEach(wait_s=lambda: 60.0)
+    slot.put((0, "alone"))
+    assert slot.take() == {0: "alone"}  # nobody knows of a second source
+    slot.put((1, "second"))
+    taken = []
+    waiter = threading.Thread(target=lambda: taken.append(slot.take()), daemon=True)
+    waiter.start()
+    slot.put((0, "first"))
+    waiter.join(10)
+    assert taken == [{0: "first", 1: "second"}]
+
+
+def test_a_source_that_has_gone_is_not_waited_for(monkeypatch):
+    slot = NewestOfEach(wait_s=lambda: 60.0)
+    slot.put((0, "gone"))
+    slot.take()
+    monkeypatch.setattr("sal360_ros.worker.ALIVE_S", -1.0)
+    slot.put((1, "here"))
+    begin_s = time.monotonic()
+    assert slot.take() == {1: "here"}
+    assert time.monotonic() - begin_s < 30
+
+
 def test_a_slow_worker_skips_to_the_newest():
     handled, begun, go_on = [], threading.Event(), threading.Event()
 
@@ -44,7 +79,7 @@ def test_a_slow_worker_skips_to_the_newest():
         begun.set()
         assert go_on.wait(10)
 
-    worker = Worker("slow", handle)
+    worker = Worker("slow", NewestSlot(), handle)
     worker.offer(1)
     assert begun.wait(10)
     assert [worker.offer(item) for item in (2, 3, 4)] == [False, True, True]
@@ -63,7 +98,7 @@ def test_stop_finishes_the_item_in_hand_and_drops_the_waiting_one():
         assert go_on.wait(10)
         handled.append(item)
 
-    worker = Worker("stopping", handle)
+    worker = Worker("stopping", NewestSlot(), handle)
     worker.offer("in hand")
     assert begun.wait(10)
     worker.offer("waiting")
@@ -85,7 +120,7 @@ def test_any_exception_of_an_item_is_reported_and_the_next_one_is_handled(error)
             raise error("injected")
         handled.set()
 
-    worker = Worker("surviving", handle, told.append)
+    worker = Worker("surviving", NewestSlot(), handle, told.append)
     worker.offer("bad")
     wait_until(lambda: told)
     worker.offer("good")
@@ -106,7 +141,7 @@ def test_an_error_that_cannot_be_reported_ends_nothing():
     def fail(_):
         raise MemoryError
 
-    worker = Worker("surviving", handle, fail)
+    worker = Worker("surviving", NewestSlot(), handle, fail)
     worker.offer(1)
     wait_until(lambda: not failures)
     worker.offer(2)
@@ -116,7 +151,7 @@ def test_an_error_that_cannot_be_reported_ends_nothing():
 
 def test_a_thread_that_hangs_is_left_behind_when_its_time_is_over():
     begun, go_on = threading.Event(), threading.Event()
-    worker = Worker("hanging", lambda _: begun.set() or go_on.wait(60))
+    worker = Worker("hanging", NewestSlot(), lambda _: begun.set() or go_on.wait(60))
     assert worker.busy_s == 0
     worker.offer("item")
     assert begun.wait(10)
@@ -128,7 +163,7 @@ def test_a_thread_that_hangs_is_left_behind_when_its_time_is_over():
 
 def test_only_a_thread_that_died_is_started_again():
     handled = threading.Event()
-    worker = Worker("mortal", lambda _: handled.set())
+    worker = Worker("mortal", NewestSlot(), lambda _: handled.set())
     assert not worker.revive()
     worker._thread = threading.Thread()  # as if it had ended
     assert worker.revive()
