@@ -31,6 +31,7 @@ ARGUMENTS = {
     "image_transport": ("", "raw or compressed"),
     "model": ("", "model file; empty, and not in the parameters file: the bundled model"),
     "device": ("", "auto, cpu, cuda or cuda:N"),
+    "remap": ("", "more remappings, separated by spaces: front/image:=/front/camera rear/image:=/rear/camera"),
     "params_file": (str(SHIPPED_PARAMETERS), "YAML file with the parameters of the node"),
     "namespace": ("", "namespace of the node and its topics"),
     "camera": ("false", "true: also start a camera that plays camera_source"),
@@ -59,7 +60,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if not Path(given["params_file"]).is_file():  # launch_ros would continue without it
         raise RuntimeError(f"params_file {given['params_file']} does not exist; check the path")
     is_true = {name: given[name].lower() == "true" for name in BOOLEANS}
-    remappings = [("image", given["image_topic"])]
+    remappings = [("image", given["image_topic"]), *_remappings(given["remap"])]
     common = {"package": "sal360_ros", "namespace": given["namespace"], "remappings": remappings, "output": "screen"}
     common["additional_env"] = {PARENT_VARIABLE: str(os.getpid())}
     flags = {"--autostart": is_true["autostart"], "--exit-on-failure": is_true["respawn"] or is_true["exit_on_failure"]}
@@ -85,6 +86,14 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 def _choices(name: str) -> list[str] | None:
     """Any other value of a switch would silently be false."""
     return ["true", "false", "True", "False"] if name in BOOLEANS else None
+
+
+def _remappings(text: str) -> list[tuple[str, str]]:
+    """Pairs of the old and the new name."""
+    pairs = [tuple(item.split(":=")) for item in text.split()]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise RuntimeError(f"remap is {text!r}; write old:=new, and spaces between several")
+    return pairs
 
 
 def _texts(values: dict[str, str], names: Iterable[str]) -> dict[str, ParameterValue]:

@@ -32,7 +32,8 @@ def batches(monkeypatch):
     """Sizes of the batches that the network was given; errors in `faults` are raised first."""
 
     class Batches(list):
-        faults = []
+        def __init__(self):
+            self.faults = []
 
     sizes, predict_batch = Batches(), Predictor.predict_batch
 
@@ -106,9 +107,7 @@ def test_a_bad_frame_of_one_camera_does_not_disturb_the_other(graph, front, rear
         (ModelError("the GPU is gone", "see nvidia-smi"), {"inference_failed": 1}),
     ],
 )
-def test_an_unusable_map_does_not_cost_the_others_theirs(
-    graph, front, rear, make_node, activate, batches, fault, rejected
-):
+def test_an_unusable_map_does_not_cost_the_others_theirs(front, rear, make_node, activate, batches, fault, rejected):
     node = activate(make_node(**TOGETHER))
     batches.faults.append(fault)
     rear.stream_until(lambda: front.publish(front.frame()) and not batches.faults, "a batch that fails")
