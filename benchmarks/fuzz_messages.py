@@ -222,6 +222,8 @@ def random_value(name: str, default: Value, rule: Rule, rng: random.Random) -> t
     if kind == 0:
         value = rng.choice(_OTHERS)
         return value, None if type(value) is type(default) else False
+    if isinstance(default, tuple):  # a list of names
+        return rng.choice((default, (name,))), None
     if kind == 1 and rule.minimum is not None and rule.maximum is not None and not isinstance(default, str):
         return type(default)(rng.choice((rule.minimum - 1, rule.maximum + 1))), False
     if rule.choices:
@@ -244,10 +246,10 @@ def parameter(name: str, value: Any) -> Parameter:
         float: ("double_value", ParameterType.PARAMETER_DOUBLE),
         str: ("string_value", ParameterType.PARAMETER_STRING),
     }
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         is_text = isinstance(value[0], str)
         field, number = ("string_array_value", 9) if is_text else ("integer_array_value", 7)
-        fields = {"type": number, field: value}
+        fields = {"type": number, field: list(value)}
     elif value is not None:
         field, number = kinds[type(value)]
         fields = {"type": number, field: value}
