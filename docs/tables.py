@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from sal360.errors import FRAME_REJECTIONS, ParameterError
 from sal360.files import write_text
@@ -248,6 +249,18 @@ def gaze_datasets() -> str:
     return markdown(("`--data.dataset`", "what it holds", "split", "source", "check a copy"), rows)
 
 
+def gaze_in_weights(recipe: Literal["bundled", "permissive", "all"]) -> str:
+    """The data sets of gaze of a recipe of `training.make_weights`, with what is known of their licences."""
+    from training.data.gaze.datasets import DATASETS  # torch, which the other tables do not need
+    from training.make_weights import sets_of
+
+    rows = [
+        (DATASETS[name].title, DATASETS[name].content, DATASETS[name].source, DATASETS[name].licence)
+        for name in sets_of(recipe)
+    ]
+    return markdown(("gaze", "what it holds", "source", "licence"), rows)
+
+
 # --- access control ---
 
 _NODE_TOPICS = ("/rosout", "/parameter_events")  # of every node
@@ -327,6 +340,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "backends": backends,
     "encoders": encoders,
     "gaze data sets": gaze_datasets,
+    "gaze of the recipe bundled": partial(gaze_in_weights, "bundled"),
+    "gaze of the recipe permissive": partial(gaze_in_weights, "permissive"),
+    "gaze of the recipe all": partial(gaze_in_weights, "all"),
     **{group: partial(parameters, SaliencyParameters(), group=f"{group}.") for group in _groups(SaliencyParameters())},
 }
 """The tables of the pages, by the name in their marker."""

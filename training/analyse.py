@@ -7,6 +7,7 @@
     python -m training.analyse views        Figure 7: the views, and the share of each that lay near the poles
     python -m training.analyse photographs  Model card: NSS, CC and KLD on photographs
     python -m training.analyse sets         NSS, CC, KLD, AUC and information gain on photographs of several data sets
+    python -m training.analyse bias         Where people look in headsets regardless of the picture, beside the priors
 
 Each subcommand writes a figure (PNG) and its numbers (CSV) to --output; `python -m training.analyse NAME --help` lists
 its options.
@@ -27,6 +28,7 @@ from training.analysis.equator import EquatorConfig, analyse_equator
 from training.analysis.photograph_scores import PhotographScoresConfig, analyse_photographs
 from training.analysis.set_scores import SetScoresConfig, analyse_sets
 from training.analysis.view_coverage import ViewCoverageConfig, analyse_views
+from training.analysis.viewing_bias import ViewingBiasConfig, analyse_bias
 from training.config import read_config
 
 ANALYSES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
@@ -37,6 +39,7 @@ ANALYSES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "views": (ViewCoverageConfig, analyse_views),
     "photographs": (PhotographScoresConfig, analyse_photographs),
     "sets": (SetScoresConfig, analyse_sets),
+    "bias": (ViewingBiasConfig, analyse_bias),
 }
 """Subcommand → its settings, and the function that runs it."""
 

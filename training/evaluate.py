@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 from tqdm import tqdm
 
 from sal360.errors import ModelError, ParameterError, one_line_errors, printable, require_modules
@@ -35,8 +34,9 @@ from training.config import (
     require_together,
 )
 from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
-from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset
-from training.evaluation.baselines import fit_priors, open_baselines
+from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, spread
+from training.data.gaze.scenes import scene_numbers
+from training.evaluation.baselines import PRIOR_LIMIT, fit_priors, open_baselines
 from training.evaluation.map_folders import MapFolder, is_map_folder
 from training.evaluation.predictions import Predict, Predictor, RecordedGaze, seeing
 from training.evaluation.report import render_report, side_by_side, worst_and_best_cases
@@ -72,7 +72,7 @@ class EvaluateConfig:
     The models are not retrained: one that was trained on OSIE has seen all folds except one."""
     limit: int = 0
     """Maximum number of records to measure, spread evenly over the data set; 0 measures all."""
-    prior_limit: int = 500
+    prior_limit: int = PRIOR_LIMIT
     """Maximum number of training records to which the equator prior and the mean map are fitted."""
     panorama_height: int = 512
     """Height at which panoramas are read, pixels."""
@@ -148,16 +148,17 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
             print(printable(f"{folder.path}: {folder.unused}"), file=sys.stderr)
     parts = [_fitted(split, opened, config) for split in splits]
     scores = [each for part in parts for each in _measure(part, config)]
+    scene_of, remark = _scenes(parts)
     resampled = [f"{each.name}: {each.resampled}" for each in folders if each.resampled]
     unused = [f"{each.name}: {each.unused}" for each in folders if each.unused]
     turned = measure_turning(models, parts[0].records[: config.turned]) if models else []
-    summaries = summarise(scores, config.draws, config.seed)
+    summaries = summarise(scores, config.draws, config.seed, scene_of)
     first, protocol = parts[0], config.protocols[0]
     report = render_report(
         f"Gaze prediction on {config.data.dataset}",
         f"{sum(len(part.records) for part in parts)} records of {config.data.dataset}: "
-        f"{'; '.join(part.description for part in parts)}.",
-        [*unused, *resampled],
+        f"{'; '.join(part.description for part in parts)}. Intervals are over {len(set(scene_of.values()))} scenes.",
+        [*unused, *resampled, *remark],
         scores=scores,
         summaries=summaries,
         turned=turned,
@@ -166,12 +167,13 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
             **worst_and_best_cases(first.records, first.predictors, scores, protocol, config.cases),
         },
     )
+    scenes = f"{len(scene_of)} records of {len(set(scene_of.values()))} scenes"
     for protocol in config.protocols:
-        print(f"\n{protocol} protocol: mean ± standard deviation [95 % interval of the mean]\n")
+        print(f"\n{protocol} protocol, {scenes}: mean ± standard deviation [95 % interval of the mean over scenes]\n")
         print(text_table(summaries, protocol))
-    for each in resampled:
+    for each in (*resampled, *remark):
         print(printable(f"\n{each}"))
-    write_text(output / "scores.csv", scores_csv(scores))
+    write_text(output / "scores.csv", scores_csv(scores, scene_of))
     write_text(output / "summary.csv", summaries_csv(summaries))
     write_text(output / "turned.csv", turned_csv(turned))
     write_text(output / "report.html", report)
@@ -226,12 +228,12 @@ def _open_split(data: GazeConfig, config: EvaluateConfig) -> GazeSplit:
 
 def _spread(records: GazeRecords, limit: int) -> GazeRecords:
     """At most `limit` records, spread evenly over all; 0 takes all."""
-    count = len(records)
-    return GazeSubset(records, np.unique(np.linspace(0, count - 1, min(limit or count, count)).astype(int)))
+    return GazeSubset(records, spread(len(records), limit or len(records)))
 
 
 def _fitted(split: GazeSplit, opened: Mapping[str, Predict | MapFolder], config: EvaluateConfig) -> Part:
-    priors = fit_priors(split.training, config.prior_limit)
+    by_name = sorted(range(len(split.training)), key=split.training.names.__getitem__)
+    priors = fit_priors(GazeSubset(split.training, by_name), config.prior_limit)
     laplace = priors.laplace
     fit = f"equator prior fitted to the rest: {laplace.mean_deg:.1f}°, scale {laplace.scale_deg:.1f}°"
     predictors = {name: each.predict if isinstance(each, MapFolder) else seeing(each) for name, each in opened.items()}
@@ -242,6 +244,25 @@ def _fitted(split: GazeSplit, opened: Mapping[str, Predict | MapFolder], config:
         predictors | {name: seeing(each) for name, each in baselines.items()},
         Reference(laplace.density(256), priors.of_picture),
     )
+
+
+def _scenes(parts: Sequence[Part]) -> tuple[dict[str, str], list[str]]:
+    """The scene of each record, by its name, and a remark if the data set does not say it."""
+    places = [(part.records, i) for part in parts for i in range(len(part.records))]
+    names = [records.names[i] for records, i in places]
+    known = [scene for part in parts for scene in part.records.scenes]
+    numbers = scene_numbers(known, lambda i: places[i][0][places[i][1]].panorama())
+    labels = {int(number): scene for number, scene in zip(numbers, known, strict=True) if scene}
+    scene_of = {name: labels.get(int(n), f"scene {n}") for name, n in zip(names, numbers, strict=True)}
+    unknown = known.count("")
+    if not unknown:
+        return scene_of, []
+    found = len(set(numbers.tolist()))
+    remark = (
+        f"the data set does not say which scenes {unknown} of {len(names)} records show: records that look alike were "
+        f"counted as one scene, {found} in all; --data.scenes FILE.csv (columns name and scene) says it exactly"
+    )
+    return scene_of, [remark]
 
 
 def _folds(config: EvaluateConfig) -> list[GazeConfig]:

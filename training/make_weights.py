@@ -34,22 +34,29 @@ from sal360.files import check_folder_is_writable, written_beside
 from sal360.weights import bundled_model
 from training.checkpoint import newest_checkpoint
 from training.config import read_config, require, require_path, require_together
+from training.data.gaze.datasets import described
 
 VERSION = "1.3.0"
 """Version of the weights that these steps make; each version has its own run folders."""
-TRAINED_ON = (
-    "ImageNet (encoder), OSIE gaze on photographs placed on panoramas, and maps of enlarged copies of these panoramas"
-)
-SETS_TRAINED_ON = {
-    "permissive": "ImageNet (encoder), gaze on photographs of OSIE, EyeCrowd and NUS scenes, shown plainly and on "
-    "panoramas",
-    "all": "ImageNet (encoder), gaze on photographs of OSIE, MIT1003, PASCAL-S, EyeCrowd, NUS scenes, HAM and Rydel35, "
-    "shown plainly and on panoramas",
-}
 SETS_VERSION = "2.0.0"
 """Version of the weights that the recipes `permissive` and `all` make."""
 _RUNS = f"runs/sal360-compact-{VERSION}"
 RECIPES = Path(__file__).parent / "recipes"
+Recipe = Literal["bundled", "permissive", "all"]
+
+
+def sets_of(recipe: Recipe) -> tuple[str, ...]:
+    """The data sets of gaze on which a recipe trains, by their names in `DATASETS`."""
+    if recipe == "bundled":
+        return ("osie",)
+    return tuple(yaml.safe_load((RECIPES / f"photographs_{recipe}.yaml").read_text(encoding="utf-8"))["data"]["sets"])
+
+
+def trained_on(recipe: Recipe) -> str:
+    """The training data in words, each set with what is known of its licence, as model files say it."""
+    gaze = f"ImageNet (encoder), gaze on photographs of {described(sets_of(recipe))}"
+    shown = "placed on panoramas" if recipe == "bundled" else "shown plainly and on panoramas"
+    return f"{gaze}, {shown}, and maps of enlarged copies of these panoramas"
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class MakeWeightsConfig:
     """Folder of panoramas without gaze; with `dry_run` it may be left out."""
     runs: str = _RUNS
     """Folder for the results of the steps; each recipe needs its own."""
-    recipe: Literal["bundled", "permissive", "all"] = "bundled"
+    recipe: Recipe = "bundled"
     """bundled: the files in the package; permissive: data sets under permissive licences; all: all data sets."""
     gaze: str = ""
     """Recipes permissive and all: folder with a folder for each data set of photographs."""
@@ -233,7 +240,7 @@ class Export:
             "checkpoint": f"{config.runs}/{self.checkpoint}",
             "panoramas": config.panoramas,
             "version": VERSION if config.recipe == "bundled" else SETS_VERSION,
-            "trained_on": TRAINED_ON if config.recipe == "bundled" else SETS_TRAINED_ON[config.recipe],
+            "trained_on": trained_on(config.recipe),
             "precision": self.precision,
             "output": f"{config.runs}/{self.name}",
             **self.options,

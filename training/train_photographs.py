@@ -24,6 +24,7 @@ from sal360.errors import CheckpointError, one_line_errors
 from training.config import option_names, read_config, require_at_least, require_path
 from training.data.gaze.mixed_photographs import PhotographSets, PhotographSetsConfig, Sample
 from training.evaluation.photograph_sets import centre_prior_of, lay_out, mean_figures, measure_set
+from training.evaluation.photographs import LONG_SIDE
 from training.loop import make_fabric, starting_point, train
 from training.models.saliency_model import Frozen, SaliencyModel
 from training.models.set_heads import SetHeads, in_planes
@@ -125,9 +126,10 @@ class PhotographsTask(SaliencyTask):
             if not chosen:
                 continue
             prior = centre_prior_of(part)
-            scores = measure_set(self.predict, chosen, prior, height, min(_MEASURED_PX, height))
+            shown_px = min(_MEASURED_PX, height)
+            scores = measure_set(self.predict, chosen, prior, height, shown_px, measured_px=LONG_SIDE)
             figures |= {f"{name}/{figure}": value for figure, value in mean_figures(scores).items()}
-            frame, truth = lay_out(chosen[:1], height, min(_MEASURED_PX, height))[:2]
+            frame, truth = lay_out(chosen[:1], height, shown_px)[:2]
             rows.append((frame, truth, self.predict(frame[None])[0]))
         if rows:
             write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import numpy as np
 import pytest
 
 from sal360.errors import DataError
+from sal360.ground_truth import GazeRecord
 from sal360.sphere import solid_angles
+from training.config import SettingError
 from training.data.gaze.datasets import GazeConfig, load_gaze
 from training.data.gaze.panoramas_with_gaze import GazePanoramas, RecordedPanoramas, gaze_density, inventory
+from training.data.gaze.records import GazeRecords, split_scenes
+from training.evaluate import EvaluateConfig, evaluate
 
 Write = Callable[..., Path]
 
@@ -65,6 +71,86 @@ def test_maps_are_taken_as_recorded_and_directions_beside_them(write: Write) -> 
     alone = RecordedPanoramas(write(maps=maps))
     assert len(alone[1].fixations) == 0
     assert alone[1].density is not None
+
+
+def test_a_scene_is_known_by_a_table_the_index_or_the_folder_in_the_name(write: Write, tmp_path: Path) -> None:
+    assert RecordedPanoramas(write(**GAZE)).scenes == ("", "")
+    assert RecordedPanoramas(write(**GAZE, scene=np.array(["hall", ""]))).scenes == ("hall", "")
+    table = tmp_path / "scenes.csv"
+    table.write_text("name,scene\n02.png,b\n01.png,a\n")
+    assert RecordedPanoramas(write(**GAZE), scenes=str(table)).scenes == ("a", "b")
+    root = write(**GAZE)
+    (root / "stimuli" / "clip").mkdir()
+    (root / "stimuli" / "01.png").rename(root / "stimuli" / "clip" / "01.png")
+    np.savez(root / "gaze.npz", names=np.array(["clip/01.png", "02.png"]), **GAZE)
+    assert RecordedPanoramas(root).scenes == ("clip", "")
+
+
+def test_folds_are_cut_by_scene_where_scenes_are_known() -> None:
+    class Frames(GazeRecords):
+        def __init__(self, scenes: Sequence[str]) -> None:
+            self.names = tuple(f"{i}.jpg" for i in range(len(scenes)))
+            self._scenes = tuple(scenes)
+
+        @property
+        def scenes(self) -> tuple[str, ...]:
+            return self._scenes
+
+        def read(self, index: int) -> GazeRecord:
+            raise NotImplementedError
+
+    known = Frames("aaabbccccd")
+    folds, of = split_scenes(known, 2, 0)
+    assert of == "by scene"
+    assert sorted(np.concatenate(folds).tolist()) == list(range(10))
+    first, second = ({known.scenes[i] for i in fold} for fold in folds)
+    assert not first & second
+    for records, why in ((Frames(["a", "a", "", "b"]), "scenes are not known"), (Frames("aaaa"), "there are 1 scenes")):
+        assert split_scenes(records, 2, 0)[1] == f"by panorama ({why})"
+
+
+def test_the_interval_is_over_scenes_which_are_found_by_likeness_where_they_are_not_known(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    names = [f"{i:02d}.png" for i in range(8)]
+    root = write(**GAZE)
+    for i, name in enumerate(names):  # four rooms, two frames of each
+        room = np.random.default_rng(i // 2).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+        room = cv2.resize(room, (128, 64), interpolation=cv2.INTER_CUBIC)
+        noise = generator.integers(0, 10, room.shape)
+        cv2.imwrite(str(root / "stimuli" / name), np.clip(room.astype(int) + noise, 0, 255).astype(np.uint8))
+    image = np.repeat(np.arange(8), 5)
+    lon, lat = generator.uniform(-1, 1, 40), generator.uniform(-0.5, 0.5, 40)
+    gaze = {"image": image, "observer": np.tile(np.arange(5), 8), "lon_rad": lon, "lat_rad": lat}
+    np.savez(root / "gaze.npz", names=np.array(names), **gaze)
+    data = GazeConfig(root=str(root), dataset="own", folds=2)
+    settings = {
+        "models": (),
+        "baselines": ("uniform",),
+        "protocols": ("standard",),
+        "draws": 20,
+        "turned": 0,
+        "examples": 0,
+    }
+    config = EvaluateConfig(data, str(tmp_path / "out"), panorama_height=64, every_fold=True, cases=0, **settings)  # type: ignore[arg-type]
+    evaluate(config)
+    said = capsys.readouterr().out
+    assert "8 records of 4 scenes" in said
+    assert "does not say which scenes 8 of 8 records show: records that look alike were counted as one scene" in said
+    table = tmp_path / "scenes.csv"
+    table.write_text("name,scene\n" + "".join(f"{name},{'ab'[i > 3]}\n" for i, name in enumerate(names)))
+    evaluate(dataclasses.replace(config, data=dataclasses.replace(data, scenes=str(table))))
+    said = capsys.readouterr().out
+    assert "8 records of 2 scenes" in said
+    assert "does not say" not in said
+    with open(tmp_path / "out" / "summary.csv") as file:
+        assert {row["scenes"] for row in csv.DictReader(file)} == {"2"}
+
+
+def test_a_table_of_scenes_is_refused_for_a_data_set_that_has_none(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"a table of scenes only for panoramas in the form of gaze\.npz"):
+        GazeConfig(root=str(tmp_path), dataset="salient360", scenes="scenes.csv")
 
 
 def test_viewings_may_have_several_numbers(write: Write) -> None:

@@ -111,9 +111,10 @@ def test_the_recipes_of_several_sets_are_accepted_and_start_from_what_came_befor
         "training.calibrate": CalibrateConfig,
         "training.export": ExportConfig,
     }
-    made, trained = set(), []
+    made, trained, described = set(), [], []
     for step, (_, _, module, *options) in make_weights.commands(config):
         settings = read_config(kinds[module], "", options)
+        described += [settings.trained_on] if isinstance(settings, ExportConfig) else []
         if isinstance(settings, TrainPhotographsConfig):
             assert (settings.data.root, settings.data.panoramas) == ("gaze", "pictures")
             needs, result = {settings.start, settings.data.taught}, settings.loop.run
@@ -129,6 +130,9 @@ def test_the_recipes_of_several_sets_are_accepted_and_start_from_what_came_befor
         licences = {DATASETS[name].licence for name in settings.data.sets}
         assert (licences == {"MIT"}) == (recipe == "permissive")
         assert not [licence for licence in licences if "NC" in licence]
+        for name in settings.data.sets:  # the files say of each set what is known of its licence
+            assert all(f"{DATASETS[name].title} ({DATASETS[name].licence})" in each for each in described)
+    assert described
 
 
 def test_another_recipe_needs_a_folder_for_its_runs(tmp_path):

@@ -18,6 +18,7 @@ from torch import nn
 from sal360.errors import CheckpointError, ParameterError
 from training.analysis.set_scores import SetScoresConfig, analyse_sets
 from training.checkpoint import load_state, read_header, read_tensors, save_checkpoint
+from training.data.gaze.datasets import GazeConfig
 from training.data.gaze.mixed_photographs import (
     MixedPhotographs,
     MixingConfig,
@@ -27,7 +28,15 @@ from training.data.gaze.mixed_photographs import (
 )
 from training.data.gaze.placed_photographs import PlacementConfig
 from training.ema import MovingAverage
-from training.evaluation.photograph_sets import centre_prior_of, figures_in_plane, measure_people, measure_set
+from training.evaluate import EvaluateConfig, evaluate
+from training.evaluation.photograph_sets import (
+    centre_prior_of,
+    figures_in_plane,
+    mean_figures,
+    measure_people,
+    measure_set,
+)
+from training.evaluation.scoring import COLUMNS
 from training.loop import LoopConfig
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 from training.models.set_heads import CELLS, SetHeads, in_planes
@@ -245,20 +254,21 @@ def test_plain_photographs_are_measured_where_they_lie(tiny: TrainPhotographsCon
         prior = centre_prior_of(part)
         for size in (64, 32):
             scores = measure_set(lambda frames: frames[..., 0] / 255 + 0.0, part.training, prior, 64, size)
-            assert scores.shape == (4, 5)
-            nss, cc, _, auc, _ = scores.mean(axis=0)
-            assert nss > 1.5
-            assert cc > 0.5
-            assert auc > 0.9
+            assert scores.shape == (4, len(COLUMNS))
+            figures = mean_figures(scores)
+            assert figures["nss"] > 1.5
+            assert figures["cc"] > 0.5
+            assert figures["auc_judd"] > 0.9
 
 
 def test_the_prior_gains_nothing_over_itself_and_people_predict_each_other(tiny: TrainPhotographsConfig) -> None:
     part = open_parts(tiny.data)["osie"]
     prior = centre_prior_of(part)
-    assert figures_in_plane(prior, part.measured[0], prior)[4] == pytest.approx(0, abs=1e-6)
-    people = measure_people(part.measured[0], prior)
-    assert people[0] > 3
-    assert people[4] > 1
+    of_prior = dict(zip(COLUMNS, figures_in_plane(prior, part.measured[0], prior), strict=True))
+    assert of_prior["information_gain"] == pytest.approx(0, abs=1e-6)
+    people = dict(zip(COLUMNS, measure_people(part.measured[0], prior), strict=True))
+    assert people["nss"] > 3
+    assert people["information_gain"] > 1
 
 
 def test_sets_are_compared_with_their_prior_and_people(
@@ -276,11 +286,37 @@ def test_sets_are_compared_with_their_prior_and_people(
     )
     table = capsys.readouterr().out
     assert re.search(r"osie +\| 5 +\| half of the people +\| \d", table)
-    assert re.search(r"ham +\| 2 +\| compact model @1, 192 px +\| – +\| -?\d", table)  # no fixations, so no NSS
+    assert re.search(
+        r"ham +\| 2 +\| compact model @1, 192 px +\| – +\| – +\| -?\d", table
+    )  # no fixations, so no AUC and NSS
     with open(tmp_path / "out" / "sets.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == (5 + 2) * 4
     assert all((row["nss"] == "") == (row["set"] == "ham") for row in rows)
+
+
+def test_sets_are_measured_as_the_planar_protocol_of_evaluate_measures_them(
+    tiny: TrainPhotographsConfig, tmp_path: Path
+) -> None:
+    """The same maps, people and centre prior, on the same fold."""
+    (tmp_path / "maps").mkdir()
+    generator = np.random.default_rng(1)
+    for i in range(5):
+        np.save(tmp_path / "maps" / f"{1000 + i}.npy", generator.random((30, 40)).astype(np.float32))
+    models = (str(tmp_path / "maps"),)
+    sets = dataclasses.replace(tiny.data, sets={"osie": 1.0})
+    analyse_sets(SetScoresConfig(sets, str(tmp_path / "out"), models=models, draws=20))
+    data = GazeConfig(root=str(tmp_path / "osie"), panoramas=tiny.data.panoramas)
+    evaluate(EvaluateConfig(data, str(tmp_path / "out"), models, protocols=("planar",), draws=20, panorama_height=64))
+    with open(tmp_path / "out" / "sets.csv") as file:
+        of_sets = {(row["model"], row["photograph"]): row for row in csv.DictReader(file)}
+    with open(tmp_path / "out" / "scores.csv") as file:
+        of_evaluate = {(row["model"], row["record"]): row for row in csv.DictReader(file)}
+    (name,) = {photograph for _, photograph in of_sets}
+    for model, same in (("maps", "maps"), ("half of the people", "people")):
+        for metric in COLUMNS:
+            expected = float(of_evaluate[same, name][metric])
+            assert float(of_sets[model, name][metric]) == pytest.approx(expected, abs=1e-6), (model, metric)
 
 
 def test_a_run_is_only_resumed_with_its_sets_in_their_order(tiny: TrainPhotographsConfig) -> None:

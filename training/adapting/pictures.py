@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import cv2
 import numpy as np
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from sal360.arrays import Integers, Pixels
@@ -23,6 +21,8 @@ from sal360.replay.recording import Recording, open_recording
 from sal360.sphere import FRAME_CONVENTIONS
 from training.config import option_names, require, require_at_least, require_together
 from training.data.gaze.datasets import DATASETS, DatasetName, GazeConfig, open_gaze
+from training.data.gaze.records import spread
+from training.data.gaze.scenes import read_scenes, scene_numbers
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,14 @@ def read_pictures(data: AdaptData, height: int) -> Pictures:
         DataError: there are fewer than two pictures with gaze, all show one scene, or a file is missing or damaged.
     """
     left_out: list[str] = []
-    found = list(_of_bags(data, height, left_out) if data.bags else _of_dataset(data, height, left_out))
-    records = [record for record in found if len(record.fixations) or record.density is not None]
-    if len(records) < len(found):
-        left_out.append(f"{len(found) - len(records)} pictures have no gaze")
+    everything = list(_of_bags(data, height, left_out) if data.bags else _of_dataset(data, height, left_out))
+    found = [each for each in everything if len(each.record.fixations) or each.record.density is not None]
+    records = [each.record for each in found]
+    if len(found) < len(everything):
+        left_out.append(f"{len(everything) - len(found)} pictures have no gaze")
     if len(records) < 2:
         raise DataError(f"there is gaze on {len(records)} pictures", "record more, or choose another data set")
-    scene = _scenes_of(records, data)
+    scene = _scenes_of(found, data)
     scenes = int(scene.max()) + 1
     if data.within_scenes:
         scene = _parts(scene)
@@ -117,20 +118,26 @@ def read_pictures(data: AdaptData, height: int) -> Pictures:
 # --- reading ---
 
 
-def _of_dataset(data: AdaptData, height: int, left_out: list[str]) -> Iterator[GazeRecord]:
+class _Found(NamedTuple):
+    record: GazeRecord
+    scene: str
+    """Name of its scene; "" if it is not known."""
+
+
+def _of_dataset(data: AdaptData, height: int, left_out: list[str]) -> Iterator[_Found]:
     config = GazeConfig(root=data.root, dataset=data.dataset, folds=2)
     with option_names("data"):
         split = open_gaze(config, height)
     left_out += [part.left_out for part in (split.training, split.measuring) if part.left_out]
     everything = [(part.names[i], part, i) for part in (split.training, split.measuring) for i in range(len(part))]
     everything.sort(key=lambda each: each[0])
-    for index in tqdm(_spread(len(everything), data.limit), desc="pictures", unit="picture", disable=None):
+    for index in tqdm(spread(len(everything), data.limit), desc="pictures", unit="picture", disable=None):
         _, part, i = everything[index]
         record = part[i]
-        yield _with_picture(record, record.panorama(), height)
+        yield _Found(_with_picture(record, record.panorama(), height), part.scenes[i])
 
 
-def _of_bags(data: AdaptData, height: int, left_out: list[str]) -> Iterator[GazeRecord]:
+def _of_bags(data: AdaptData, height: int, left_out: list[str]) -> Iterator[_Found]:
     each_limit = max(2, data.limit // len(data.bags))
     for bag in data.bags:
         with open_recording(Path(bag), data.topic, data.gaze) as recording:
@@ -143,8 +150,8 @@ def _of_bags(data: AdaptData, height: int, left_out: list[str]) -> Iterator[Gaze
 
 def _of_recording(
     recording: Recording, gaze: RecordedGaze, limit: int, height: int, left_out: list[str]
-) -> Iterator[GazeRecord]:
-    chosen = {gaze.frames[i] for i in _spread(len(gaze.frames), limit)}
+) -> Iterator[_Found]:
+    chosen = {gaze.frames[i] for i in spread(len(gaze.frames), limit)}
     frames = (frame for frame in recording.frames() if frame.index in chosen)
     for frame in tqdm(frames, total=len(chosen), desc=recording.name, unit="picture", disable=None):
         record = gaze.at(frame.index)
@@ -154,7 +161,8 @@ def _of_recording(
             left_out.append(f"frame {frame.index} of {recording.name}: {error.found}")
             continue
         if record is not None:
-            yield _with_picture(record, picture[..., ::-1] if channels == "bgr" else picture, height)
+            rgb = picture[..., ::-1] if channels == "bgr" else picture
+            yield _Found(_with_picture(record, rgb, height), record.name.rpartition("/")[0])
 
 
 def _with_picture(record: GazeRecord, picture: Pixels, height: int) -> GazeRecord:
@@ -162,63 +170,18 @@ def _with_picture(record: GazeRecord, picture: Pixels, height: int) -> GazeRecor
     return dataclasses.replace(record, panorama=lambda: small)
 
 
-def _spread(count: int, limit: int) -> list[int]:
-    return [int(each) for each in np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int))] if count else []
-
-
 # --- scenes ---
 
-_THUMBNAIL_ROWS = 32
-_ALIKE = 0.8
-"""Correlation of two pictures above which they show one scene. The highest between scenes was .3 on 18 frames, and the
-median between seconds of one still camera .99."""
 _PARTS = 10
 """Approximate number of parts, if parts of scenes are left out."""
 
 
-def _scenes_of(records: Sequence[GazeRecord], data: AdaptData) -> Integers:
+def _scenes_of(found: Sequence[_Found], data: AdaptData) -> Integers:
     """(n,) from 0."""
+    known = [each.scene for each in found]
     if data.scenes:
-        scene_of = _read_scenes(Path(data.scenes))
-        missing = [record.name for record in records if record.name not in scene_of]
-        if missing:
-            raise DataError(f"{data.scenes} has no scene for {missing[0]}", "add a line for each picture")
-        labels = np.array([scene_of[record.name] for record in records])
-    else:
-        labels = _look_alike(records)
-    _, first, scene = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[scene].astype(np.int64)  # in the order of the pictures
-
-
-def _read_scenes(path: Path) -> dict[str, str]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV file ({error})", "write it again") from None
-    if not rows or not {"name", "scene"} <= set(rows[0]):
-        raise DataError(f"{path} has no columns name and scene", "write them in its first line, as in 001.jpg,kitchen")
-    return {str(row["name"]): str(row["scene"]) for row in rows}
-
-
-def _look_alike(records: Sequence[GazeRecord]) -> Integers:
-    """(n,): frames of one video, and pictures that correlate directly or through others, have the same number.
-
-    The mean of each row is taken out: sky above ground is common to most scenes.
-    """
-    size = (2 * _THUMBNAIL_ROWS, _THUMBNAIL_ROWS)
-    grey = np.stack(
-        [cv2.resize(each.panorama(), size, interpolation=cv2.INTER_AREA).mean(axis=2) for each in records]
-    )  # (n, rows, columns)
-    grey -= grey.mean(axis=2, keepdims=True)
-    area = np.cos(np.pi * ((np.arange(_THUMBNAIL_ROWS) + 0.5) / _THUMBNAIL_ROWS - 0.5))
-    flat = (grey * np.sqrt(area)[:, None]).reshape(len(grey), -1)
-    length = np.linalg.norm(flat, axis=1, keepdims=True)
-    flat /= np.maximum(length, 1e-9)
-    alike = flat @ flat.T > _ALIKE  # (n, n)
-    videos = np.array([each.name.rpartition("/")[0] for each in records])
-    alike |= (videos[:, None] == videos) & (videos != "")
-    return np.asarray(connected_components(alike, directed=False)[1], np.int64)
+        known = read_scenes(data.scenes, [each.record.name for each in found])
+    return scene_numbers(known, lambda i: found[i].record.panorama())
 
 
 def _parts(scene: Integers) -> Integers:

@@ -18,6 +18,7 @@ from training.adapting.ending_family import EndingNumbers
 from training.adapting.pictures import Pictures
 from training.analysis.results import new_figure
 from training.data.gaze.panoramas_with_gaze import gaze_density
+from training.data.gaze.records import spread
 from training.data.views import resize
 from training.evaluation.report import CaptionedPicture, render_report
 from training.evaluation.scoring import INFORMATION_GAIN, Score, information_gain
@@ -48,17 +49,20 @@ class Predicted:
         """By the standard protocol; information gain is over the model as it was."""
         scores = []
         for i, record in enumerate(self.pictures.records):
-            name = f"{self.pictures.scene[i]}/{record.name}"  # so that scenes are drawn whole
             for model, density in ((_BEFORE, self.before[i]), (_AFTER, self.after[i])):
                 values = standard_protocol(density, record)
                 if len(record.fixations):
                     values[INFORMATION_GAIN] = information_gain(density, self.before[i], record)
-                scores.append(Score(model, name, "standard", values))
+                scores.append(Score(model, f"{i}: {record.name}", "standard", values))
         return scores
 
     def summaries(self) -> list[Summary]:
         """Means and intervals of the scores."""
-        return summarise(self.scores(), _DRAWS, 0)
+        records, scenes = self.pictures.records, self.pictures.scene
+        scene_of = {
+            f"{i}: {record.name}": str(scene) for i, (record, scene) in enumerate(zip(records, scenes, strict=True))
+        }
+        return summarise(self.scores(), _DRAWS, 0, scene_of)
 
 
 def score_table(predicted: Predicted) -> str:
@@ -80,7 +84,7 @@ def render_page(spec: ModelSpec, predicted: Predicted, own: EndingNumbers, numbe
                 "Density of gaze by elevation and longitude, relative to uniform", _curves(predicted, own, numbers)
             )
         ],
-        "Maps side by side": [_maps(predicted, index) for index in _spread(len(predicted.pictures.records))],
+        "Maps side by side": [_maps(predicted, index) for index in spread(len(predicted.pictures.records), _PICTURES)],
     }
     return render_report(
         spec.name,
@@ -108,10 +112,6 @@ def about(spec: ModelSpec, own: EndingNumbers, numbers: EndingNumbers) -> str:
         f"blur {own.blur_deg:.1f}° → {numbers.blur_deg:.1f}°; floor {own.floor:.2f} → {numbers.floor:.2f}; "
         f"weights of fine and coarse structure 1 → {fine:.2f} and {coarse:.2f}; longitude bias: {bias}."
     )
-
-
-def _spread(count: int) -> list[int]:
-    return [int(each) for each in np.unique(np.linspace(0, count - 1, min(_PICTURES, count)).astype(int))]
 
 
 def _curves(predicted: Predicted, own: EndingNumbers, numbers: EndingNumbers) -> bytes:

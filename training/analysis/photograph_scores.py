@@ -22,7 +22,7 @@ from training.evaluation.photographs import (
     measure_one_person,
     measure_photographs,
 )
-from training.evaluation.summary import NAMES, bootstrap_interval, markdown
+from training.evaluation.summary import NAMES, bootstrap_interval, interval, markdown
 from training.trained_models import TrainedPredictor, open_large_enough, read_content_predictor, read_predictor
 
 
@@ -113,6 +113,6 @@ def _table(figures: Mapping[str, Floats], names: list[str], config: PhotographSc
         cells = []
         for column in scores.T:
             low, high = bootstrap_interval(column, names, config.draws, config.seed)
-            cells.append(f"{column.mean():.3f} [{low:.3f}, {high:.3f}]")
+            cells.append(f"{column.mean():.3f} {interval(low, high)}")
         rows.append([model, *cells])
     return rows

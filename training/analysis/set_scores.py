@@ -19,24 +19,23 @@ from training.data.gaze.mixed_photographs import Parts, PhotographSetsConfig, op
 from training.data.gaze.photographs import Photograph
 from training.evaluation.map_folders import MapFolder, is_map_folder
 from training.evaluation.photograph_sets import (
-    FIGURES,
     centre_prior_of,
     figures_in_plane,
     mean_figures,
     measure_people,
     measure_set,
 )
-from training.evaluation.summary import NAMES, bootstrap_interval, markdown
+from training.evaluation.scoring import COLUMNS
+from training.evaluation.summary import NAMES, bootstrap_interval, interval, markdown
 from training.trained_models import BUNDLED, TrainedPredictor, read_content_predictor, read_predictor
 
-_NAMES = {"auc": "AUC-J", "information_gain": "gain over the centre prior, bit"}
 _COLUMNS = 768
 """Columns of the panorama for which the sizes of photographs are given."""
 
 
 @dataclass(frozen=True)
 class SetScoresConfig:
-    """NSS, CC, KLD, AUC and information gain on plain photographs of several data sets."""
+    """Metrics of the planar protocol on plain photographs of several data sets."""
 
     data: PhotographSetsConfig
     """The data sets and the fold of each, or the set that is left out, that is measured; fold −1 measures all."""
@@ -73,7 +72,7 @@ class _Row(NamedTuple):
     predictor: str
     photographs: list[Photograph]
     scores: Floats
-    """(n, 5)"""
+    """(n, 6), in the order of `COLUMNS`"""
 
 
 def analyse_sets(config: SetScoresConfig) -> None:
@@ -154,14 +153,14 @@ def _measure(
 def _records(rows: list[_Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
         for photograph, scores in zip(row.photographs, row.scores, strict=True):
-            figures = dict(zip(FIGURES, scores.tolist(), strict=True))
+            figures = dict(zip(COLUMNS, scores.tolist(), strict=True))
             yield {"set": row.of, "model": row.predictor, "photograph": photograph.name} | {
                 figure: "" if math.isnan(value) else value for figure, value in figures.items()
             }
 
 
 def _table(rows: list[_Row], config: SetScoresConfig) -> list[list[str]]:
-    table = [["set", "photographs", "", *(_NAMES.get(each) or NAMES[each] for each in FIGURES)]]
+    table = [["set", "photographs", "", *(NAMES[each] for each in COLUMNS)]]
     for row in rows:
         names, cells = [each.name for each in row.photographs], []
         for column in row.scores.T:
@@ -171,6 +170,6 @@ def _table(rows: list[_Row], config: SetScoresConfig) -> list[list[str]]:
                 continue
             kept = [name for name, keep in zip(names, known, strict=True) if keep]
             low, high = bootstrap_interval(column[known], kept, config.draws, config.seed)
-            cells.append(f"{column[known].mean():.3f} [{low:.3f}, {high:.3f}]")
+            cells.append(f"{column[known].mean():.3f} {interval(low, high)}")
         table.append([row.of, str(len(names)), row.predictor, *cells])
     return table

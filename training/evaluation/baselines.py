@@ -17,13 +17,15 @@ from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.sphere import solid_angles, vector_to_angles
 from training.data.gaze.photographs import PlacedPhotograph
-from training.data.gaze.records import mean_over_cells
+from training.data.gaze.records import mean_over_cells, spread
 from training.evaluation.classical import boolean_map_saliency, spectral_residual
 from training.evaluation.photographs import centre_prior
 from training.evaluation.predictions import Predict
 from training.models.prior import log_laplace, row_elevations_deg
 
 _HEIGHT = 256
+PRIOR_LIMIT = 500
+"""Maximum number of records to which priors are fitted, unless set otherwise."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
     Raises:
         DataError: the records have neither fixations nor densities, or one is broken.
     """
-    chosen = np.unique(np.linspace(0, len(records) - 1, min(limit, len(records))).astype(int))
+    chosen = spread(len(records), limit)
     elevations, photographs, seen = [], [], np.zeros(_HEIGHT)
     total, densities = np.zeros((_HEIGHT, 2 * _HEIGHT)), 0
     for index in tqdm(chosen, desc="priors", unit="record", leave=False, disable=None):

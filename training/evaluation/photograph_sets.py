@@ -1,9 +1,9 @@
 """Measures how well a model predicts gaze on plain photographs of any data set, in each photograph's plane.
 
 Photographs are placed on a grey panorama with no change except their size, their longer side 384 or 192 pixels wide at
-768 columns, several on a panorama as far as there is room. NSS, AUC and information gain use the fixations themselves;
-CC and KLD the density, blurred with σ = .03 of the longer side. Information gain is over the centre prior of the
-photographs' own data set, bits per fixation.
+768 columns, several on a panorama as far as there is room. The figures are those of `scoring.planar_protocol`, in the
+pixels of the stored photograph, as `training.evaluate` computes them. Information gain is over the centre prior of the
+photographs' own data set.
 """
 
 from __future__ import annotations
@@ -16,23 +16,15 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Density, Floats, Pixels
-from sal360.metrics import auc_judd
 from training.data.gaze.mixed_photographs import Parts
 from training.data.gaze.photographs import Photograph
-from training.evaluation.photographs import (
-    LONG_SIDE,
-    centre_prior,
-    count_in_plane,
-    measure_in_plane,
-    to_plane,
-)
-from training.evaluation.scoring import gain_over
+from training.data.gaze.records import spread
+from training.evaluation.baselines import PRIOR_LIMIT
+from training.evaluation.photographs import centre_prior, count_in_plane, to_plane
+from training.evaluation.predictions import PictureTruth
+from training.evaluation.scoring import COLUMNS, planar_protocol
 
-FIGURES = ("nss", "cc", "kld", "auc", "information_gain")
 _GREY = 114
-_MIN_DENSITY = 1e-3
-"""Relative to uniform: lower limit of a density before its logarithm is taken."""
-_PRIOR_PHOTOGRAPHS = 400
 
 
 class _Place(NamedTuple):
@@ -50,8 +42,10 @@ def measure_set(
     prior: Density,
     height: int,
     long_side_px: int,
+    *,
+    measured_px: int | None = None,
 ) -> Floats:
-    """The `FIGURES` of each photograph, (n, 5); NaN where photographs have no fixations.
+    """The figures of each photograph in the order of `COLUMNS`, (n, 6); NaN where photographs have no fixations.
 
     Args:
         predict: panoramas (1, H, 2H, 3) RGB → densities (1, h, 2h).
@@ -59,19 +53,21 @@ def measure_set(
         prior: centre prior of the data set, (h, w).
         height: rows of the panoramas.
         long_side_px: longer side of the photographs on them, at most `height`.
+        measured_px: longer side of the plane in which they are measured; None: that of the stored photograph.
     """
     figures = []
     for group in _groups(photographs, height, long_side_px):
         frame, _, places = lay_out(group, height, long_side_px)
         density = predict(frame[None])[0]
         for photograph, place in zip(group, places, strict=True):
-            figures.append(figures_in_plane(_cut(density, place, height, photograph), photograph, prior))
+            in_plane = _cut(density, place, height, photograph.size(measured_px))
+            figures.append(figures_in_plane(in_plane, photograph, prior, measured_px))
     return np.array(figures)
 
 
 def mean_figures(scores: Floats) -> dict[str, float]:
-    """Means over photographs of scores (n, 5), by the names in `FIGURES`; without those that no photograph has."""
-    columns = {name: column[np.isfinite(column)] for name, column in zip(FIGURES, scores.T, strict=True)}
+    """Means over photographs of scores (n, 6), by the names in `COLUMNS`; without those that no photograph has."""
+    columns = {name: column[np.isfinite(column)] for name, column in zip(COLUMNS, scores.T, strict=True)}
     return {name: float(column.mean()) for name, column in columns.items() if len(column)}
 
 
@@ -103,9 +99,9 @@ def lay_out(photographs: Sequence[Photograph], height: int, long_side_px: int) -
     return frame, truth, places
 
 
-def _cut(density: Density, place: _Place, height: int, photograph: Photograph) -> Density:
-    """The part of a map (h, 2h) of a panorama of `height` rows on a photograph, looked up in the photograph's plane."""
-    rows, columns = photograph.size(LONG_SIDE)
+def _cut(density: Density, place: _Place, height: int, size: tuple[int, int]) -> Density:
+    """The part of a map (h, 2h) of a panorama of `height` rows on a photograph, looked up in a plane of this size."""
+    rows, columns = size
     scale = density.shape[0] / height
     x = (place.left + (np.arange(columns) + 0.5) * place.width / columns) * scale - 0.5
     y = (place.top + (np.arange(rows) + 0.5) * place.height / rows) * scale - 0.5
@@ -114,32 +110,30 @@ def _cut(density: Density, place: _Place, height: int, photograph: Photograph) -
     return np.asarray(found, np.float32)
 
 
-def figures_in_plane(saliency_map: Density, photograph: Photograph, prior: Density) -> list[float]:
-    """The `FIGURES` of a planar map (h, w) of any size, which is a density of any scale, against one photograph."""
-    in_plane = to_plane(saliency_map, photograph)
-    figures = list(measure_in_plane(in_plane, photograph))
-    counts = count_in_plane(photograph)
-    if not counts.any():
-        return [*figures, math.nan, math.nan]
-    gain = gain_over(in_plane, to_plane(prior, photograph), counts, np.ones((len(in_plane), 1)), _MIN_DENSITY)
-    return [*figures, auc_judd(in_plane, counts, weights=None), gain]
+def figures_in_plane(
+    saliency_map: Density, photograph: Photograph, prior: Density, measured_px: int | None = None
+) -> list[float]:
+    """The figures of a planar map (h, w), a density of any size and scale, against a photograph; see `measure_set`."""
+    truth = PictureTruth(count_in_plane(photograph, measured_px), photograph.density(measured_px))
+    in_plane, baseline = (to_plane(each, photograph, measured_px) for each in (saliency_map, prior))
+    figures = planar_protocol(in_plane, truth, baseline)
+    return [figures.get(name, math.nan) for name in COLUMNS]
 
 
 def measure_people(photograph: Photograph, prior: Density) -> list[float]:
-    """The `FIGURES` of half of the people by the density of the other half, both ways; NaN with fewer than two people.
+    """The figures of half of the people by the density of the other half, both ways; NaN with fewer than two people.
 
     A bound that models can reach.
     """
     people = np.unique(photograph.subject)
     if len(people) < 2:
-        return [math.nan] * len(FIGURES)
-    ways = []
-    for half in (people[::2], people[1::2]):
-        others = photograph.density(LONG_SIDE, subjects=np.setdiff1d(people, half).tolist())
-        ways.append(figures_in_plane(others, photograph.seen_by(half), prior))
+        return [math.nan] * len(COLUMNS)
+    halves = [photograph.seen_by(half) for half in (people[::2], people[1::2])]
+    ways = [figures_in_plane(by.density(), of, prior) for by, of in (halves, halves[::-1])]
     return [float(each) for each in np.mean(ways, axis=0)]
 
 
-def centre_prior_of(part: Parts) -> Density:
-    """The centre prior of a data set, from photographs that are not measured, if there are any."""
-    return centre_prior((part.training or part.measured)[:_PRIOR_PHOTOGRAPHS])
+def centre_prior_of(part: Parts, limit: int = PRIOR_LIMIT) -> Density:
+    """The centre prior of a data set, from photographs that are not measured, if there are any; at most `limit`."""
+    photographs = sorted(part.training or part.measured, key=lambda each: each.name)
+    return centre_prior([photographs[each] for each in spread(len(photographs), limit)])

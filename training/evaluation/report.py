@@ -6,14 +6,12 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from sal360.metrics import METRICS
-from training.data.gaze.records import GazeRecords
+from training.data.gaze.records import GazeRecords, spread
 from training.evaluation.figures import draw_case, draw_distributions, draw_turning
 from training.evaluation.predictions import Predictor
 from training.evaluation.scoring import GROUND_TRUTH, LARGER_IS_BETTER, PEOPLE, Score
-from training.evaluation.summary import NAMES, Summary, Table, tabulate
+from training.evaluation.summary import NAMES, Summary, Table, number, tabulate
 from training.evaluation.turning import Turned
 
 _NOTES = {
@@ -52,7 +50,7 @@ def render_report(
     protocols = list(dict.fromkeys(each.protocol for each in scores))
     tables = {protocol: tabulate(summaries, protocol) for protocol in protocols}
     environment = Environment(loader=PackageLoader("training.evaluation", "."), autoescape=True)
-    environment.filters["data_url"] = _data_url
+    environment.filters |= {"data_url": _data_url, "number": number}
     page = environment.get_template("report.html.jinja").render(
         title=title,
         about=about,
@@ -102,8 +100,8 @@ def side_by_side(
     """Pictures of at most `count` records, spread evenly: the picture, the truth and the map of each predictor."""
     if not predictors or count == 0:
         return {}
-    indices = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).astype(int))
-    return {"Maps side by side": [_case(records, int(each), predictors, scores, protocol) for each in indices]}
+    cases = [_case(records, each, predictors, scores, protocol) for each in spread(len(records), count)]
+    return {"Maps side by side": cases}
 
 
 def _case(

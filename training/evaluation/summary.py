@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,23 +29,26 @@ class Summary:
     metric: str
     count: int
     """Number of records."""
+    scenes: int
+    """Number of scenes that they show."""
     mean: float
     deviation: float
     """Sample standard deviation (n − 1); NaN for one record."""
     low: float
-    """Lower end of the 95 % interval of the mean."""
+    """Lower end of the 95 % interval of the mean; NaN for one scene, which does not tell how others differ."""
     high: float
     """Upper end of that interval."""
 
 
-def summarise(scores: Sequence[Score], draws: int, seed: int) -> list[Summary]:
+def summarise(scores: Sequence[Score], draws: int, seed: int, scene_of: Mapping[str, str]) -> list[Summary]:
     """Summaries, in the order in which models and protocols first occur.
 
     Args:
         scores: the scores of any number of models.
-        draws: number of bootstrap samples. Whole pictures or videos are drawn: frames of one video ("017/240") stay
-            together, because they are not independent samples.
+        draws: number of bootstrap samples. Whole scenes are drawn: frames of one scene stay together, because they are
+            not independent samples.
         seed: seed of the bootstrap; every model gets the same draws.
+        scene_of: scene of each record, by its name; records that are missing are scenes of their own.
     """
     summaries = []
     for model, protocol in dict.fromkeys((each.model, each.protocol) for each in scores):
@@ -54,16 +58,22 @@ def summarise(scores: Sequence[Score], draws: int, seed: int) -> list[Summary]:
             if not scored:
                 continue
             values = np.array([each.values[metric] for each in scored])
-            groups = [each.record.partition("/")[0] for each in scored]
+            groups = [scene_of.get(each.record, each.record) for each in scored]
             deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
             low, high = bootstrap_interval(values, groups, draws, seed)
-            summaries.append(Summary(model, protocol, metric, len(values), float(values.mean()), deviation, low, high))
+            mean, scenes = float(values.mean()), len(set(groups))
+            summaries.append(Summary(model, protocol, metric, len(values), scenes, mean, deviation, low, high))
     return summaries
 
 
 def bootstrap_interval(values: Floats, groups: Sequence[str], draws: int, seed: int) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean of `values` (n,), drawing whole groups with replacement."""
+    """The 95 % percentile bootstrap interval of the mean of `values` (n,), drawing whole groups with replacement.
+
+    NaN for one group.
+    """
     _, group = np.unique(groups, return_inverse=True)
+    if group.max() == 0:
+        return float("nan"), float("nan")
     sums, counts = np.bincount(group, values), np.bincount(group)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
@@ -83,6 +93,11 @@ class Table:
     def records(self) -> int:
         """The largest number of records behind a cell."""
         return max((each.count for row in self.rows.values() for each in row.values()), default=0)
+
+    @property
+    def scenes(self) -> int:
+        """The largest number of scenes behind a cell."""
+        return max((each.scenes for row in self.rows.values() for each in row.values()), default=0)
 
 
 def tabulate(summaries: Sequence[Summary], protocol: str) -> Table:
@@ -115,13 +130,32 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def _cell(summary: Summary | None) -> str:
     if summary is None:
         return "–"
-    return f"{summary.mean:.3f} ± {summary.deviation:.3f} [{summary.low:.3f}, {summary.high:.3f}]"
+    return f"{summary.mean:.3f} ± {number(summary.deviation)} {interval(summary.low, summary.high)}"
 
 
-def scores_csv(scores: Iterable[Score]) -> str:
-    """One line for each model, record and protocol."""
-    rows = [{"model": each.model, "record": each.record, "protocol": each.protocol, **each.values} for each in scores]
-    return _csv(["model", "record", "protocol", *COLUMNS], rows)
+def interval(low: float, high: float) -> str:
+    """An interval as tables show it; of one scene, none is known."""
+    return f"[{number(low)}, {number(high)}]"
+
+
+def number(value: float) -> str:
+    """A figure as tables show it; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def scores_csv(scores: Iterable[Score], scene_of: Mapping[str, str]) -> str:
+    """One line for each model, record and protocol, with the record's scene."""
+    rows = [
+        {
+            "model": each.model,
+            "record": each.record,
+            "scene": scene_of.get(each.record, each.record),
+            "protocol": each.protocol,
+            **each.values,
+        }
+        for each in scores
+    ]
+    return _csv(["model", "record", "scene", "protocol", *COLUMNS], rows)
 
 
 def summaries_csv(summaries: Iterable[Summary]) -> str:
@@ -132,6 +166,7 @@ def summaries_csv(summaries: Iterable[Summary]) -> str:
             "protocol": each.protocol,
             "metric": each.metric,
             "records": each.count,
+            "scenes": each.scenes,
             "mean": each.mean,
             "standard_deviation": each.deviation,
             "low_95": each.low,

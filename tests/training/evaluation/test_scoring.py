@@ -84,12 +84,12 @@ def test_summaries_are_means_sample_deviations_and_counts_of_what_there_is():
         Score("m", "2", "standard", {"nss": 3.0}),
         Score("n", "1", "standard", {"nss": 5.0}),
     ]
-    nss, kld, other = summarise(scores, draws=200, seed=0)
+    nss, kld, other = summarise(scores, draws=200, seed=0, scene_of={})
     assert (nss.model, nss.metric, nss.count, nss.mean) == ("m", "nss", 2, 2.0)
     assert nss.deviation == pytest.approx(math.sqrt(2))
     assert (nss.low, nss.high) == (1, 3)
-    assert (kld.count, kld.low, kld.high) == (1, 2, 2)
-    assert math.isnan(kld.deviation)
+    assert (kld.count, kld.scenes) == (1, 1)
+    assert all(map(math.isnan, (kld.deviation, kld.low, kld.high)))  # one scene does not tell how others differ
     assert other.model == "n"
 
 
@@ -110,21 +110,40 @@ def test_frames_of_a_video_are_drawn_together():
     few = bootstrap_interval(videos, names, 500, 0)
     many = bootstrap_interval(np.repeat(videos, 30), [name for name in names for _ in range(30)], 500, 0)
     assert many == pytest.approx(few)
-    scores = [Score("m", f"{v:03d}/{f}", "standard", {"nss": float(videos[v])}) for v in range(12) for f in range(30)]
-    summary = summarise(scores, 500, 0)[0]
+    frames = {f"{v:03d}-{f}.jpg": v for v in range(12) for f in range(30)}
+    scores = [Score("m", name, "standard", {"nss": float(videos[v])}) for name, v in frames.items()]
+    summary = summarise(scores, 500, 0, {name: f"{v:03d}" for name, v in frames.items()})[0]
+    assert (summary.count, summary.scenes) == (360, 12)
     assert (summary.low, summary.high) == pytest.approx(few)
+
+
+def test_photographs_in_one_folder_are_pictures_of_their_own():
+    scores = [Score("m", f"street/{i}.jpg", "planar", {"nss": float(i)}) for i in range(8)]
+    (summary,) = summarise(scores, 100, 0, {})
+    assert summary.scenes == 8
+    assert summary.low < summary.mean < summary.high
+
+
+def test_one_scene_has_no_interval_in_any_table():
+    scores = [Score("m", f"{i}.jpg", "standard", {"nss": float(i)}) for i in range(3)]
+    scene_of = {f"{i}.jpg": "hall" for i in range(3)}
+    summaries = summarise(scores, 100, 0, scene_of)
+    assert "1.000 ± 1.000 [–, –]" in text_table(summaries, "standard")
+    (row,) = csv.DictReader(io.StringIO(summaries_csv(summaries)))
+    assert (row["records"], row["scenes"], row["low_95"]) == ("3", "1", "nan")
+    assert {row["scene"] for row in csv.DictReader(io.StringIO(scores_csv(scores, scene_of)))} == {"hall"}
 
 
 def test_tables_say_what_is_missing():
     scores = [Score("m", "1", "standard", {"nss": 1.0}), Score("n", "1", "standard", {"nss": 2.0, "kld": 0.5})]
-    summaries = summarise(scores, 10, 0)
+    summaries = summarise(scores, 10, 0, {})
     lines = text_table(summaries, "standard").splitlines()
     assert lines[0].split("|")[1:-1] == [" model ", lines[0].split("|")[2], lines[0].split("|")[3]]
     assert "NSS" in lines[0]
     assert "KLD" in lines[0]
     assert "AUC" not in lines[0]
     assert "–" in lines[2]
-    rows = list(csv.DictReader(io.StringIO(scores_csv(scores))))
+    rows = list(csv.DictReader(io.StringIO(scores_csv(scores, {}))))
     assert rows[0]["kld"] == ""
     assert rows[1]["kld"] == "0.5"
     assert [row["metric"] for row in csv.DictReader(io.StringIO(summaries_csv(summaries)))] == ["nss", "nss", "kld"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ from training.data.gaze.dataset_files import Inventory
 from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, RecordedPanoramas
 from training.data.gaze.photographs import COPY_AGAIN, Photograph, PhotographRecords
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
-from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds, summary_of
+from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds, split_scenes, summary_of
 from training.data.gaze.salient360 import Salient360
 from training.data.gaze.sitzmann import Sitzmann
 from training.data.gaze.vr_eyetracking import VrEyeTracking
@@ -56,6 +56,8 @@ from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import names_below, read_taught
 from training.evaluation.photographs import FIGURES, measure_photographs
 
+Shows = Literal["stills", "videos", ""]
+"""What people saw; empty: both, or not known."""
 Predict = Callable[[Pixels], Density]
 """Panoramas (B, H, W, 3) uint8 RGB → densities relative to uniform (B, h, w) float32."""
 _TRUTH_WIDTH = 200
@@ -87,12 +89,14 @@ class Gaze(ABC):
 class GazeDataset:
     """A row of the table: one data set, and how it is opened and checked."""
 
+    title: str
+    """Its name in texts."""
     content: str
     """Contents of the data set, for documentation."""
     source: str
     """Where it was published."""
     licence: str
-    """Licence as its distributor states it."""
+    """What is known of its licence. Model cards, the description in model files and the documentation repeat it."""
     split: str
     """How it is split into training and measuring."""
     inventory: Callable[[str | Path], Inventory]
@@ -103,6 +107,8 @@ class GazeDataset:
     """Opens its training samples: settings, rows of the model's input, size of its map, seed."""
     settings: tuple[str, ...]
     """The fields of `GazeConfig` that it uses, besides `root`."""
+    shows: Shows = "stills"
+    """What people saw."""
     photographs: Callable[[str | Path], list[Photograph]] | None = None
     """Reads its photographs; None for a data set of panoramas."""
 
@@ -133,14 +139,14 @@ def _open_sitzmann(config: GazeConfig, panorama_height: int, _fov_deg: float) ->
 
 
 def _open_recorded(config: GazeConfig, panorama_height: int, _fov_deg: float) -> GazeSplit:
-    return _folds_of(config, RecordedPanoramas(config.root, panorama_height=panorama_height))
+    return _folds_of(config, RecordedPanoramas(config.root, panorama_height=panorama_height, scenes=config.scenes))
 
 
 def _folds_of(config: GazeConfig, everything: GazeRecords) -> GazeSplit:
-    parts = split_folds(everything.names, config.folds, config.split_seed)
+    parts, of = split_scenes(everything, config.folds, config.split_seed)
     others = np.concatenate([part for i, part in enumerate(parts) if i != config.fold])
     kept = GazeSubset(everything, parts[config.fold])
-    return GazeSplit(GazeSubset(everything, others), kept, f"{_fold(config)} by panorama")
+    return GazeSplit(GazeSubset(everything, others), kept, f"{_fold(config)} {of}")
 
 
 def _open_vr_eyetracking(config: GazeConfig, _panorama_height: int, _fov_deg: float) -> GazeSplit:
@@ -161,10 +167,11 @@ _FOLDS = ("folds", "fold", "split_seed")
 
 
 def _photographs(
-    content: str, source: str, licence: str, *, photographs: int = 0, fixations: int = 0, people: int = 0
+    title: str, content: str, source: str, licence: str, *, photographs: int = 0, fixations: int = 0, people: int = 0
 ) -> GazeDataset:
     """A row of photographs with fixations, and the numbers of the complete data set, where they are known."""
     return GazeDataset(
+        title=title,
         content=content,
         source=source,
         licence=licence,
@@ -179,23 +186,26 @@ def _photographs(
     )
 
 
-def _headset(content: str, source: str, licence: str) -> GazeDataset:
+def _headset(title: str, content: str, source: str, licence: str, shows: Shows = "videos") -> GazeDataset:
     """A row of panoramas or frames with gaze recorded in headsets, in the form of `RecordedPanoramas`."""
     return GazeDataset(
+        title=title,
         content=content,
         source=source,
         licence=licence,
-        split="folds by panorama",
+        split="folds by scene, where scenes are known",
         inventory=panoramas_with_gaze.inventory,
         open=_open_recorded,
         load=_load_panoramas,
-        settings=(*_FOLDS, "augment"),
+        settings=(*_FOLDS, "augment", "scenes"),
+        shows=shows,
     )
 
 
 _NONE_STATED = "none stated"
 DATASETS = {
     "osie": _photographs(
+        "OSIE",
         "600 photographs, gaze of 15 people, free viewing for 3 s",
         "[Xu et al., Journal of Vision 2014](https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels)",
         "MIT",
@@ -204,33 +214,39 @@ DATASETS = {
         people=15,
     ),
     "mit1003": _photographs(
+        "MIT1003",
         "1003 photographs, gaze of 15 people, free viewing for 3 s",
         "[Judd et al., ICCV 2009](https://people.csail.mit.edu/tjudd/WherePeopleLook/)",
-        _NONE_STATED,
+        "none stated for photographs and gaze; their repository: GPL-3.0",
     ),
     "pascal_s": _photographs(
+        "PASCAL-S",
         "850 photographs, gaze of 8 people, free viewing for 2 s; no durations",
         "[Li et al., CVPR 2014](https://cbs.ic.gatech.edu/salobj/)",
         _NONE_STATED,
     ),
     "eyecrowd": _photographs(
+        "EyeCrowd",
         "500 photographs of crowds, gaze of 16 people, free viewing for 5 s",
         "Jiang, Xu, Zhao, Saliency in Crowd, ECCV 2014",
         "MIT",
     ),
     "nus_scene": _photographs(
+        "NUS scenes",
         "natural scenes, most 256 x 256, gaze of 12 people, free viewing for about 3 s",
         "NUS Vision and Image Processing group",
         "MIT",
     ),
     "rydel35": _photographs(
+        "Rydel35",
         "photographs, gaze of 25 people for 5 s, to be recalled later",
-        "published with the recordings",
-        "pictures: their own; gaze: none stated",
+        "origin not stated; distributed as Rydel35",
+        "photographs: their own; gaze: none stated",
     ),
     "ham": GazeDataset(
+        title="HAM",
         content="photographs with maps of gaze, no fixations",
-        source="published without a source",
+        source="origin not stated; distributed as HAM, of the size of DUT-OMRON",
         licence=_NONE_STATED,
         split="folds by photograph",
         inventory=photographs_with_maps.inventory,
@@ -240,36 +256,44 @@ DATASETS = {
         photographs=photographs_with_maps.read_photographs,
     ),
     "ceap": _headset(
+        "CEAP-360VR",
         "frames of 8 videos, eye fixations of up to 32 people in a headset",
         "[Xue et al., CEAP-360VR 2021](https://github.com/cwi-dis/CEAP-360VR-Dataset)",
         "CC BY-NC 4.0: not for redistributed weights",
     ),
     "avtrack": _headset(
-        "frames of videos, head directions of 48 people over up to 30 s; strong bias to the front",
-        "published with the recordings",
+        "AVTrack360",
+        "frames of videos, head directions of 48 people over up to 30 s",
+        "[Fremerey et al., AVTrack360, MMSys 2018](https://github.com/Telecommunication-Telemedia-Assessment/AVTrack360)",
         "GPL-3.0",
     ),
     "rcqoea": _headset(
+        "RCQoEA-360VR",
         "frames of 3 videos, head directions of 32 people, one frame per second",
-        "published with the recordings",
+        "[RCQoEA-360VR](https://github.com/sowmyyav/RCQoEA-360VR-Dataset)",
         "CC BY-NC 4.0: not for redistributed weights",
     ),
     "nasrabadi": _headset(
+        "Nasrabadi et al.",
         "frames of videos, head directions of 30 people, one frame per second",
         "[Nasrabadi et al., MMSys 2019](https://github.com/acmmmsys/2019-360dataset)",
         "MIT",
     ),
     "pavs10k": _headset(
+        "PAVS10K",
         "frames of videos, published maps of eye fixations",
         "PAVS10K",
         _NONE_STATED,
     ),
     "own": _headset(
+        "your own",
         "your own panoramas or frames with gaze, in the form of `gaze.npz`",
         "[gaze_data.md](gaze_data.md#panoramas-with-gaze-gazenpz) says how to write them",
         "your own",
+        "",
     ),
     "salient360": GazeDataset(
+        title="Salient360!",
         content="85 panoramas, saliency maps and scanpaths of head and eyes",
         source="[Gutiérrez et al., QoMEX 2018](https://salient360.ls2n.fr)",
         licence="terms of its distributor",
@@ -280,9 +304,10 @@ DATASETS = {
         settings=("augment",),
     ),
     "sitzmann": GazeDataset(
+        title="Sitzmann et al.",
         content="22 panoramas, gaze in three viewing conditions",
         source="[Sitzmann et al., TVCG 2018](https://github.com/vsitzmann/vr-saliency)",
-        licence="none stated",
+        licence=_NONE_STATED,
         split="folds by panorama",
         inventory=sitzmann.inventory,
         open=_open_sitzmann,
@@ -290,9 +315,11 @@ DATASETS = {
         settings=(*_FOLDS, "augment"),
     ),
     "vr_eyetracking": GazeDataset(
+        title="VR-EyeTracking",
         content="208 videos, gaze of at least 31 people in every frame",
         source="[Xu et al., CVPR 2018](https://github.com/xuyanyu-shh/VR-EyeTracking)",
-        licence="none stated",
+        licence=_NONE_STATED,
+        shows="videos",
         split="134 training and 74 test videos, by its own `train_test_set.xlsx`",
         inventory=vr_eyetracking.inventory,
         open=_open_vr_eyetracking,
@@ -301,6 +328,13 @@ DATASETS = {
     ),
 }
 """Data sets of human gaze by name."""
+
+
+def described(names: Iterable[str]) -> str:
+    """The titles of data sets, each with what is known of its licence: "OSIE (MIT) and HAM (none stated)"."""
+    *others, last = [f"{DATASETS[name].title} ({DATASETS[name].licence})" for name in names]
+    return f"{', '.join(others)} and {last}" if others else last
+
 
 if not TYPE_CHECKING:  # noqa: SIM108  # mypy takes no conditional expression here
     DatasetName = Literal[tuple(DATASETS)]  # jsonargparse takes the choices from it
@@ -332,6 +366,8 @@ class GazeConfig:
     """Photographs: field of view of the viewports in which photographs are measured, degrees; 0: placed flat."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     """Photographs: how they are placed."""
+    scenes: str = ""
+    """Panoramas in the form of `gaze.npz`: CSV file with the columns name and scene; empty: as that file says."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Panoramas with gaze: how they and their gaze are augmented."""
 
@@ -343,6 +379,8 @@ class GazeConfig:
             require_path("panoramas", self.panoramas, "a folder of panoramas on which to place the photographs")
         expected = "taught maps only for photographs: the panoramas of this data set have recorded gaze"
         require_together(self, ("taught", "dataset"), not self.taught or "taught" in used, expected)
+        only = "a table of scenes only for panoramas in the form of gaze.npz"
+        require_together(self, ("scenes", "dataset"), not self.scenes or "scenes" in used, only)
         require_at_least("folds", self.folds, 2)
         require_seed("split_seed", self.split_seed)
         require_between("fold", self.fold, 0, self.folds - 1)

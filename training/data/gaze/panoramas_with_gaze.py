@@ -26,28 +26,31 @@ from training.config import require_at_least, require_between
 from training.data.gaze.dataset_files import Inventory, check_picture, require_folder
 from training.data.gaze.photographs import COPY_AGAIN, LARGEST_MAP_VALUE, read_table, stimulus
 from training.data.gaze.records import GazeRecords, mean_over_cells
+from training.data.gaze.scenes import read_scenes
 from training.data.loader import Key
 from training.data.panoramas import read_panorama
 from training.data.views import resize
 
 INDEX = "gaze.npz"
 _GAZE = ("image", "observer", "lon_rad", "lat_rad")
-_OPTIONAL = ("maps", *_GAZE, "t_s")
+_OPTIONAL = ("maps", *_GAZE, "t_s", "scene")
 
 
 class RecordedPanoramas(GazeRecords):
     """Panoramas or video frames with gaze recorded in a headset; names are those of the files.
 
-    The density is the recorded map where the file has maps, else the gaze directions blurred by `sigma_deg`.
+    The density is the recorded map where the file has maps, else the gaze directions blurred by `sigma_deg`. The scene
+    of a panorama is that of a table or of the index, else the folder in its name ("VIDEO/FRAME.jpg"), else not known.
 
     Args:
         root: folder with `stimuli` and `gaze.npz`.
         sigma_deg: blur of a gaze direction, degrees.
         map_height: rows of the densities that are made of directions.
         panorama_height: rows at which panoramas are read, pixels.
+        scenes: CSV file with the columns name and scene; empty: as the index says.
 
     Raises:
-        DataError: the index is missing or malformed, or a panorama is missing.
+        DataError: the index or the table of scenes is missing or malformed, or a panorama is missing.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class RecordedPanoramas(GazeRecords):
         sigma_deg: float = HEADSET_SIGMA_DEG,
         map_height: int = 256,
         panorama_height: int = 512,
+        scenes: str = "",
     ) -> None:
         folder = require_folder(root)
         index = folder / INDEX
@@ -71,6 +75,16 @@ class RecordedPanoramas(GazeRecords):
             raise DataError(f"{index} has no gaze", COPY_AGAIN)
         self.names = tuple(names[int(each)] for each in self._numbers)
         self.paths = tuple(stimulus(folder, name, index) for name in self.names)
+        self._scenes = tuple(read_scenes(scenes, self.names) if scenes else self._known_scenes())
+
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        return self._scenes
+
+    def _known_scenes(self) -> list[str]:
+        if "scene" in self._table:
+            return [str(self._table["scene"][int(each)]) for each in self._numbers]
+        return [name.rpartition("/")[0] for name in self.names]
 
     def read(self, index: int) -> GazeRecord:
         number = int(self._numbers[index])
@@ -117,6 +131,9 @@ def _check(table: Mapping[str, NDArray[Any]], index: Path) -> None:
     given = [table[name] for name in (*_GAZE, "t_s") if name in table]
     if len({len(each) for each in given}) > 1 or 0 < len([name for name in _GAZE if name in table]) < len(_GAZE):
         raise DataError(f"{index} has incomplete gaze", COPY_AGAIN, expected=", ".join(_GAZE) + " of one length")
+    if "scene" in table and len(table["scene"]) != len(names):
+        expected = f"one for each of the {len(names)} panoramas"
+        raise DataError(f"{index} has {len(table['scene'])} scenes", COPY_AGAIN, expected=expected)
     if "image" in table:
         _check_directions(table, index)
 

@@ -159,6 +159,7 @@ class _Column(NamedTuple):
 
 _COLUMNS = {
     "names": _Column("text"),
+    "scene": _Column("text"),
     "image": _Column("whole numbers"),
     "subject": _Column("whole numbers"),
     "observer": _Column("whole numbers", (1, 2)),

@@ -32,6 +32,14 @@ class GazeRecords(Sequence[GazeRecord]):
     left_out: str = ""
     """Counts of the samples that were lost in the recording and are left out; empty if there are none."""
 
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """The scene that each record shows, in their order; "" where the data set does not say it.
+
+        Frames of one video are of one scene. Unless a reader says otherwise, each record is a picture of its own scene.
+        """
+        return self.names
+
     @abstractmethod
     def read(self, index: int) -> GazeRecord:
         """Read record `index`, 0 <= index < len(self), from disk; a DataError names a damaged file."""
@@ -63,6 +71,11 @@ class GazeSubset(GazeRecords):
         self.names = tuple(records.names[each] for each in self._indices)
         self.sigma_deg, self.left_out = records.sigma_deg, records.left_out
 
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        of_all = self._records.scenes
+        return tuple(of_all[each] for each in self._indices)
+
     def read(self, index: int) -> GazeRecord:
         return self._records.read(self._indices[index])
 
@@ -74,6 +87,28 @@ class GazeSplit(NamedTuple):
     measuring: GazeRecords
     description: str
     """The split in words, for reports."""
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """Indices of at most `limit` of `count` things, spread evenly from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)).tolist() if count else []
+
+
+def split_scenes(records: GazeRecords, folds: int, seed: int) -> tuple[list[Integers], str]:
+    """Split records into folds so that no scene is on both sides; each fold's indices, and in words what was split.
+
+    Where some scenes are not known, or there are fewer than folds, the pictures are split.
+
+    Raises:
+        DataError: there are fewer pictures than folds.
+    """
+    scenes = np.array(records.scenes)
+    names = np.unique(scenes)
+    if "" in names or len(names) < folds:
+        why = "scenes are not known" if "" in names else f"there are {len(names)} scenes"
+        return split_folds(records.names, folds, seed), f"by panorama ({why})"
+    parts = split_folds(names.tolist(), folds, seed)
+    return [np.flatnonzero(np.isin(scenes, names[part])) for part in parts], "by scene"
 
 
 def split_folds(names: Sequence[str], folds: int, seed: int) -> list[Integers]:

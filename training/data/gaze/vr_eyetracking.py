@@ -91,6 +91,10 @@ class VrEyeTracking(GazeRecords):
         if lost or frames > len(self._keys):
             self.left_out = f"frames without gaze: {frames - len(self._keys)}, lost samples: {lost}"
 
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        return tuple(f"{video:03d}" for video, _ in self._keys)
+
     def read(self, index: int) -> GazeRecord:
         video, frame = self._keys[index]
         gaze = self._gaze[video]
