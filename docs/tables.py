@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from sal360.cameras.presets import PRESETS
+from sal360.cameras.settings import LENS_KEYS, CameraSettings
 from sal360.errors import FRAME_REJECTIONS, ParameterError
 from sal360.files import write_text
 from sal360.metrics import METRICS
@@ -221,6 +223,20 @@ def backends() -> str:
     return markdown(("backend", "model files", "precisions", "install"), rows)
 
 
+def camera_presets() -> str:
+    """Cameras with a preset."""
+    rows = [
+        (f"`{name}`", row.camera, f"{row.aspect[0]}:{row.aspect[1]}", f"{row.fov_deg:g}°", row.source)
+        for name, row in PRESETS.items()
+    ]
+    return markdown(("preset", "camera", "frames", "field of view", "where the numbers come from"), rows)
+
+
+def lens_keys() -> str:
+    """Keys of a lens in a calibration file."""
+    return markdown(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in LENS_KEYS.items()])
+
+
 def encoders() -> str:
     """Encoders that can be trained."""
     from training.models.encoders import ENCODERS  # torch, which the other tables do not need
@@ -338,6 +354,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "rejections": rejections,
     "metrics": metrics,
     "backends": backends,
+    "camera presets": camera_presets,
+    "camera settings": lambda: parameters(CameraSettings()),
+    "lens keys": lens_keys,
     "encoders": encoders,
     "gaze data sets": gaze_datasets,
     "gaze of the recipe bundled": partial(gaze_in_weights, "bundled"),

@@ -11,7 +11,12 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from sal360.arrays import Density, Pixels
+from sal360.arrays import Density, Floats, Pixels
+from sal360.cameras.camera import Camera
+from sal360.cameras.equirectangular import EquirectangularCamera
+from sal360.cameras.equirectangular import check_frame as check_frame
+from sal360.cameras.lookup import lookup_for
+from sal360.cameras.lookup import resize_frame as resize_frame
 from sal360.density import normalised
 from sal360.errors import FrameError, ParameterError
 from sal360.images import require_picture
@@ -19,7 +24,6 @@ from sal360.runtimes import open_bundled_model, open_model
 from sal360.spec import ModelSpec
 from sal360.sphere import angles_to_vector, erp_directions
 
-ASPECT_TOLERANCE = 0.04  # some cameras send 640 x 322
 MAX_PRIOR_STRENGTH = 10.0
 MAX_FRONT_STRENGTH = 4.0
 _FRONT_HEIGHT, _FRONT_CONCENTRATION = 6.4, 7.1
@@ -27,7 +31,7 @@ _FRONT_HEIGHT, _FRONT_CONCENTRATION = 6.4, 7.1
 
 
 class Predictor:
-    """Predicts where people look in single equirectangular frames; a `with` block closes it.
+    """Predicts where people look in single 360° frames; a `with` block closes it.
 
     Args:
         model: path of the model file; empty takes the bundled one.
@@ -83,22 +87,41 @@ class Predictor:
         backend = self._backend
         return f"{self.spec.name} {self.spec.version}, {backend.name} on {backend.device} in {backend.precision}"
 
-    def predict(self, frame: Pixels, channels: str = "rgb") -> Density:
+    def predict(
+        self,
+        frame: Pixels,
+        channels: str = "rgb",
+        *,
+        camera: Camera | None = None,
+        rotation: Floats | None = None,
+    ) -> Density:
         """The saliency map of a frame.
 
         Args:
-            frame: (H, W, 3) uint8, equirectangular, of any size whose width is twice its height, with any strides.
+            frame: (H, W, 3) uint8, with any strides. Without a camera it is equirectangular, of any size whose width is
+                twice its height.
             channels: order of the last axis, "rgb" or "bgr".
+            camera: the model of the camera, for frames of another kind; see `sal360.cameras.open_camera`.
+            rotation: (3, 3), from the camera's body axes to upright axes, if the camera is tilted. The network sees the
+                upright picture.
 
         Returns:
-            (h, w) float32 at the spec's output size: density relative to uniform, mean 1 on the sphere.
+            (h, w) float32 at the spec's output size: density relative to uniform, mean 1 on the sphere. It is
+            equirectangular in the camera's body axes, and 0 where the frame has no picture.
 
         Raises:
-            FrameError: the frame is None or has another type or shape, or its map is not finite.
+            FrameError: the frame is None or has another type, shape or size, or its map is not finite.
             ParameterError: channels is neither "rgb" nor "bgr".
         """
-        density: Density = self.predict_batch([frame], [channels])[0]
-        return density
+        if camera is None and rotation is None:
+            density: Density = self.predict_batch([frame], [channels])[0]
+            return density
+        check_colour(frame)
+        if camera is None:
+            check_frame(*frame.shape[:2])
+            camera = _panorama_camera(*frame.shape[:2])
+        lookup = lookup_for(camera, self.spec.input_height, self.spec.input_width, rotation)
+        return lookup.to_camera(self.predict_batch([lookup(frame)], [channels])[0])
 
     def predict_batch(self, frames: Sequence[Pixels], channels: Sequence[str]) -> Density:
         """The saliency maps of several frames, which the runtime computes together.
@@ -133,13 +156,7 @@ class Predictor:
         """A frame as the network takes it, (input height, input width, 3) in RGB."""
         if channels not in ("rgb", "bgr"):
             raise ParameterError(f"channels is {channels!r}", 'pass "rgb" or "bgr"')
-        require_picture(frame, "the frame")
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise FrameError(
-                f"the frame is {frame.shape} {frame.dtype}",
-                "convert it to 8-bit colour, (H, W, 3) uint8",
-                reason="not_colour",
-            )
+        check_colour(frame)
         check_frame(*frame.shape[:2])
         small = resize_frame(frame, self.spec.input_height, self.spec.input_width)
         return cv2.cvtColor(small, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False) if channels == "bgr" else small
@@ -155,19 +172,25 @@ class Predictor:
         self.close()
 
 
-def check_frame(height: int, width: int) -> None:
-    """Refuse a size that cannot be that of a whole equirectangular frame.
+def check_colour(frame: object) -> None:
+    """Refuse what is no picture of 8-bit colour, (H, W, 3) uint8.
 
     Raises:
-        FrameError: the size is 0, or not 2:1 within 4 % (some cameras pad, so 640 x 322 is accepted).
+        FrameError: it is None, no array, or has another type or shape.
     """
-    if height < 1 or abs(width - 2 * height) > ASPECT_TOLERANCE * 2 * height:
+    require_picture(frame, "the frame")
+    assert isinstance(frame, np.ndarray)
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise FrameError(
-            f"the frame is {width} x {height}",
-            "use the stitched equirectangular picture or stream",
-            expected="a width of twice the height",
-            reason="not_2_to_1",
+            f"the frame is {frame.shape} {frame.dtype}",
+            "convert it to 8-bit colour, (H, W, 3) uint8",
+            reason="not_colour",
         )
+
+
+@lru_cache(maxsize=8)
+def _panorama_camera(height: int, width: int) -> EquirectangularCamera:
+    return EquirectangularCamera(height, width)  # the same object for the same size, which keeps its tables
 
 
 def check_prior_strength(spec: ModelSpec, strength: float) -> None:
@@ -237,28 +260,3 @@ def _front_prior(height: int, width: int, strength: float, front_rad: float) -> 
     table: Density = (prior / prior.mean(axis=1, keepdims=True)).astype(np.float32)
     table.flags.writeable = False
     return table
-
-
-def resize_frame(frame: Pixels, height: int, width: int) -> Pixels:
-    """A frame (H, W, 3) at the model's size, (height, width, 3); every source pixel counts, which avoids aliasing."""
-    if frame.shape[:2] == (height, width):
-        return frame
-    if frame.strides[2] == 0:  # one grey channel repeated three times: cv2 would first copy it at full size
-        grey = _resize(frame[..., 0], height, width)
-        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
-    return _resize(frame, height, width)
-
-
-def _resize(frame: Pixels, height: int, width: int) -> Pixels:
-    if frame.shape[0] < height:
-        return _scaled(frame, height, width, cv2.INTER_LINEAR)
-    block = max(2, frame.shape[0] // height) if frame.shape[0] >= 1.5 * height else 1
-    if block > 1 and frame.shape[:2] != (block * height, block * width):
-        # averaging whole blocks is faster than averaging fractions of pixels; the scale factor to a multiple of the
-        # target size is below 1.5, so bilinear interpolation skips no pixel
-        frame = _scaled(frame, block * height, block * width, cv2.INTER_LINEAR)
-    return _scaled(frame, height, width, cv2.INTER_AREA)
-
-
-def _scaled(frame: Pixels, height: int, width: int, interpolation: int) -> Pixels:
-    return cv2.resize(frame, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)

@@ -64,3 +64,9 @@ class Camera(Protocol):
             Unit vectors (..., 3), finite everywhere, and the mask (...) of where the frame has a picture.
         """
         ...
+
+
+def in_frame(camera: Camera, x: Floats, y: Floats) -> Mask:
+    """Whether pixel coordinates (...) lie in the camera's frame."""
+    inside: Mask = (x >= -0.5) & (x < camera.width - 0.5) & (y >= -0.5) & (y < camera.height - 0.5)
+    return inside

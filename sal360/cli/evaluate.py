@@ -19,6 +19,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,17 @@ import yaml
 from tqdm import tqdm
 
 from sal360.arrays import Floats
+from sal360.cameras.settings import changed_settings
 from sal360.cli import live_player
-from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, as_declared, in_range, model_options
+from sal360.cli.options import (
+    CommandParser,
+    add_camera,
+    add_max_pixels,
+    add_model_options,
+    as_declared,
+    in_range,
+    model_options,
+)
 from sal360.density import HEADSET_SIGMA_DEG
 from sal360.errors import FRAME_REJECTIONS, ParameterError, printable, require_modules
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
@@ -69,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for option, is_given in (("--rate", options.rate != 1), ("--node-parameter", bool(options.node_parameter))):
         if is_given and not options.live:
             raise ParameterError(f"{option} was given without --live", "remove it, or add --live")
-    with open_recording(options.recording, options.topic, options.ground_truth, options.max_pixels) as recording:
+    with _open_recording(options) as recording:
         folder = options.output or default_output(recording.path, f"{recording.name}_{_mode(options)}")
         _check_recording_stays(recording.path, folder)
         gaze = _recorded_gaze(options, recording)
@@ -85,6 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write(report, run, folder)
     _print(report, folder)
     return _status(report, recording, gaze)
+
+
+def _open_recording(options: argparse.Namespace) -> AbstractContextManager[Recording]:
+    return open_recording(options.recording, options.topic, options.ground_truth, options.max_pixels, options.camera)
 
 
 def default_output(recording: Path, name: str) -> Path:
@@ -140,6 +154,7 @@ def _run(
         measured = {"peak_rss_mb": sampler.figures()["peak_rss_mb"]}
         return Run(evaluation, predictor.description, measured)
     parameters = {**model, "max_pixels": options.max_pixels, "smoothing.time_constant_s": smoothing.time_constant_s}
+    parameters.update({f"camera.{name}": value for name, value in changed_settings(options.camera).items()})
     parameters.update(_node_parameter(text) for text in options.node_parameter)
     with live_player()(recording, parameters, options.rate) as live:
         evaluation = evaluate_frames(_with_progress(live.frames, recording), recording, folder, **outputs)
@@ -262,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         help="time constant of the temporal smoothing, seconds; 0: none",
     )
     _add_truth_options(parser)
+    add_camera(parser)
     add_max_pixels(parser)
     add_model_options(parser)
     group = parser.add_argument_group("live replay")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from sal360.cameras.settings import AUTO, parse_camera
 from sal360.errors import ParameterError
 from sal360.images import LARGEST_MAX_PIXELS, MAX_PIXELS
 from sal360.predictor import MAX_FRONT_STRENGTH
@@ -58,7 +59,8 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        has_default = action.nargs != 0 and str(action.default) not in ("None", "", "[]", argparse.SUPPRESS)
+        is_text = action.nargs != 0 and not isinstance(action.default, Settings)
+        has_default = is_text and str(action.default) not in ("None", "", "[]", argparse.SUPPRESS)
         return f"{text} (default: %(default)s)" if has_default else text
 
 
@@ -119,6 +121,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="strength of a prior to the middle of the frame, for viewers of a fixed camera; 1: as recorded, 0: none",
+    )
+
+
+def add_camera(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what the frames are: `camera` becomes `CameraSettings`."""
+    parser.add_argument(
+        "--camera",
+        type=parse_camera,
+        default=AUTO,
+        metavar="CAMERA",
+        help="what the frames are: a model, a preset or a calibration file, with settings after a colon, as in "
+        "dual_fisheye:fov_deg=200 (see docs/cameras.md); without it, equirectangular frames of 2:1",
     )
 
 

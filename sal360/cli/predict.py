@@ -1,8 +1,9 @@
 """Write the saliency maps of pictures and videos.
 
-For each equirectangular picture, the output folder gets NAME.npy, the density relative to uniform (float32, at the
-model's output size), and NAME_overlay.png, the heat map over the picture. For each video, it gets NAME.npy with the
-maps of all frames (frames, rows, columns), NAME_stamps.npy with their times in seconds, and NAME_overlay.mp4.
+For each picture, the output folder gets NAME.npy, the density relative to uniform (float32, at the model's output
+size), and NAME_overlay.png, the heat map over the picture. For each video, it gets NAME.npy with the maps of all frames
+(frames, rows, columns), NAME_stamps.npy with their times in seconds, and NAME_overlay.mp4. Maps and overlays are
+equirectangular, for frames of other kinds (--camera), too.
 
 Exit status: 0 success; 1 some pictures or frames were skipped; 2 an error.
 """
@@ -15,7 +16,7 @@ import itertools
 import os
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,7 +26,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sal360.arrays import Density
-from sal360.cli.options import CommandParser, add_max_pixels, add_model_options, in_range, model_options
+from sal360.cameras.equirectangular import GPano, read_gpano
+from sal360.cameras.lookup import equirectangular_view
+from sal360.cameras.settings import CameraSettings, kept_camera
+from sal360.cli.options import CommandParser, add_camera, add_max_pixels, add_model_options, in_range, model_options
 from sal360.errors import DataError, FrameError, printable, require_modules
 from sal360.files import written_beside
 from sal360.images import read_picture, write_picture
@@ -34,7 +38,7 @@ from sal360.predictor import Predictor
 from sal360.replay.plots import MAX_WIDTH
 from sal360.replay.recorders import OverlayVideo
 from sal360.sources.bag_files import is_bag
-from sal360.sources.frame import Frame, scaled_to
+from sal360.sources.frame import Frame
 from sal360.sources.pictures import is_overlay, look_into, pictures_in
 from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_frames
 
@@ -156,13 +160,25 @@ def _say(text: str) -> None:
 def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
     picture = read_picture(each.path, max_pixels=options.max_pixels)
     try:
-        density = predictor.predict(picture, "bgr")
+        camera = kept_camera(options.camera, *picture.shape[:2], _gpano(each.path))
+        density = predictor.predict(picture, "bgr", camera=camera)
     except FrameError as error:
         raise error.about(each.path) from None
     _write_array(options.output / f"{each.name}.npy", density)
-    overlay = draw_overlay(picture, density, full_scale=options.full_scale)
+    overlay = draw_overlay(equirectangular_view(camera, picture), density, full_scale=options.full_scale)
     write_picture(options.output / f"{each.name}_overlay.png", overlay)
     outcome.written += 1
+
+
+_METADATA_BYTES = 1 << 20
+
+
+def _gpano(path: Path) -> GPano | None:
+    """The crop in a picture's metadata; a pipe, which can be read only once, has none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return read_gpano(file.read(_METADATA_BYTES))
 
 
 def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
@@ -177,11 +193,10 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
         OverlayVideo(video_path) as video,
     ):
         try:
-            for frame, density in _predicted(frames, predictor, each.path, unusable):
+            for frame, density in _predicted(frames, predictor, each.path, unusable, options.camera):
                 maps.append(density)
                 stamps_s.append(frame.stamp_s)
-                small = scaled_to(frame, min(frame.image.shape[0], MAX_WIDTH // 2)).image
-                overlay = draw_overlay(small, density, full_scale=options.full_scale)
+                overlay = draw_overlay(frame.image, density, full_scale=options.full_scale)
                 video.write(overlay, round(frame.stamp_s * 1e9))
         except DataError as error:  # the maps up to here are kept
             cut = error
@@ -203,19 +218,27 @@ def _frames_with_progress(path: Path, unusable: list[FrameError], max_pixels: in
 
 
 def _predicted(
-    frames: Iterable[Frame], predictor: Predictor, path: Path, unusable: list[FrameError]
+    frames: Iterable[Frame],
+    predictor: Predictor,
+    path: Path,
+    unusable: list[FrameError],
+    settings: CameraSettings,
 ) -> Iterator[tuple[Frame, Density]]:
+    """The frames as equirectangular pictures no larger than an overlay needs, and their maps."""
     is_panorama = False
     for frame in frames:
         try:
-            density = predictor.predict(frame.image, frame.channels)
+            camera = kept_camera(settings, *frame.image.shape[:2])
+            density = predictor.predict(frame.image, frame.channels, camera=camera)
         except FrameError as error:
             unusable.append(error.about(path))
-            if error.reason == "not_2_to_1" and not is_panorama:  # nor are the others, unless their size changes
+            if (
+                error.reason in ("not_2_to_1", "camera_mismatch") and not is_panorama
+            ):  # nor are the others, unless their size changes
                 return
         else:
             is_panorama = True
-            yield frame, density
+            yield replace(frame, image=equirectangular_view(camera, frame.image, MAX_WIDTH)), density
 
 
 class MapStack:
@@ -259,7 +282,7 @@ def _write_array(path: Path, values: NDArray[Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("predict INPUT...", __doc__)
     add = parser.add_argument
-    add("inputs", type=Path, nargs="+", metavar="INPUT", help="equirectangular picture or video, or folder of pictures")
+    add("inputs", type=Path, nargs="+", metavar="INPUT", help="picture or video, or folder of pictures")
     add("--output", type=Path, default=Path("out/predict"), metavar="DIR", help="output folder")
     add("--recursive", action="store_true", help="search the subfolders of folders too")
     add(
@@ -269,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="density that is drawn in the brightest colour",
     )
+    add_camera(parser)
     add_max_pixels(parser)
     add_model_options(parser)
     return parser

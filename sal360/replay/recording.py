@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from sal360.arrays import Density, Floats, Pixels
+from sal360.cameras.camera import Camera
+from sal360.cameras.lookup import equirectangular_view
+from sal360.cameras.settings import AUTO, CameraSettings, kept_camera
 from sal360.errors import DataError, FrameError, ParameterError
 from sal360.images import MAX_PIXELS, decode_message
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.outputs.stream_time import StreamTime
 from sal360.picture_formats import PICTURE_SUFFIXES
-from sal360.predictor import Predictor, check_frame
+from sal360.predictor import Predictor
 from sal360.sources.bag import (
     COMPRESSED,
     Bag,
@@ -48,18 +51,28 @@ class RecordedFrame:
     """Why there is none."""
     max_pixels: int = MAX_PIXELS
     """Larger frames are unusable."""
+    camera: CameraSettings = AUTO
+    """What the frame is."""
 
-    def picture(self) -> tuple[Pixels, str]:
-        """The frame, (H, W, 3) uint8, and its channel order, "rgb" or "bgr".
+    def decoded(self) -> tuple[Pixels, str, Camera]:
+        """The frame, (H, W, 3) uint8, its channel order, "rgb" or "bgr", and its camera.
 
         Raises:
-            FrameError: it cannot be decoded, or is not equirectangular; the node rejects it for the same reason.
+            FrameError: it cannot be decoded, or does not fit the camera; the node rejects it for the same reason.
         """
         if self.error is not None:
             raise self.error
         image, channels = decode_message(self.fields, max_pixels=self.max_pixels)
-        check_frame(*image.shape[:2])
-        return image, channels
+        return image, channels, kept_camera(self.camera, *image.shape[:2])
+
+    def picture(self) -> tuple[Pixels, str]:
+        """The frame as an equirectangular picture, (H, W, 3) uint8, and its channel order, "rgb" or "bgr".
+
+        Raises:
+            FrameError: as `decoded`.
+        """
+        image, channels, camera = self.decoded()
+        return equirectangular_view(camera, image), channels
 
 
 class Recording(ABC):
@@ -79,7 +92,9 @@ class Recording(ABC):
     topics: Mapping[str, Topic]
     """All topics that `messages` can read."""
 
-    def __init__(self) -> None:
+    def __init__(self, camera: CameraSettings) -> None:
+        self.camera = camera
+        """What the frames are."""
         self.damage: dict[str, DataError] = {}
         """Why the recording could not be read completely, by text; complete when an iteration has finished."""
         self.notes: list[str] = []
@@ -108,12 +123,13 @@ class BagRecording(Recording):
         bag: must stay open as long as the recording is used.
         topic: as `sources.bag.choose_image_topic` returns it.
         max_pixels: larger frames are unusable.
+        camera: what the frames are.
     """
 
     kind = "bag"
 
-    def __init__(self, bag: Bag, topic: str, max_pixels: int = MAX_PIXELS) -> None:
-        super().__init__()
+    def __init__(self, bag: Bag, topic: str, max_pixels: int = MAX_PIXELS, camera: CameraSettings = AUTO) -> None:
+        super().__init__(camera)
         self._bag, self._max_pixels = bag, max_pixels
         self._beside: dict[str, Bag] = {}
         self.path, self.name, self.topics = bag.path, bag.name, bag.topics
@@ -139,7 +155,8 @@ class BagRecording(Recording):
             except FrameError as error:
                 yield RecordedFrame(index, message.recorded_ns, message, None, error)
             else:
-                yield RecordedFrame(index, stamp_ns(message, fields), message, fields, max_pixels=self._max_pixels)
+                stamp, limit = stamp_ns(message, fields), self._max_pixels
+                yield RecordedFrame(index, stamp, message, fields, max_pixels=limit, camera=self.camera)
 
 
 class VideoRecording(Recording):
@@ -153,8 +170,8 @@ class VideoRecording(Recording):
     topic = "/video/image/compressed"
     type = COMPRESSED
 
-    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
-        super().__init__()
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS, camera: CameraSettings = AUTO) -> None:
+        super().__init__(camera)
         self.path, self.name, self._max_pixels = path, path.stem, max_pixels
         self.frame_count = estimated_frame_count(path, max_pixels)
         self.topics = {self.topic: Topic(self.type, self.frame_count)}
@@ -183,7 +200,8 @@ class VideoRecording(Recording):
 
     def _frame(self, index: int, at_ns: int, image_bgr: Pixels) -> RecordedFrame:
         raw = image_message(image_bgr, at_ns)
-        return RecordedFrame(index, at_ns, self._message(at_ns, jpeg_message_bytes(image_bgr, at_ns)), raw)
+        message = self._message(at_ns, jpeg_message_bytes(image_bgr, at_ns))
+        return RecordedFrame(index, at_ns, message, raw, camera=self.camera)
 
     def _damaged_frame(self, index: int, at_ns: int, error: FrameError) -> RecordedFrame:
         return RecordedFrame(index, at_ns, self._message(at_ns, b""), None, error)
@@ -193,7 +211,11 @@ class VideoRecording(Recording):
 
 
 def open_recording(
-    path: Path, topic: str = "", besides: Collection[str] = (), max_pixels: int = MAX_PIXELS
+    path: Path,
+    topic: str = "",
+    besides: Collection[str] = (),
+    max_pixels: int = MAX_PIXELS,
+    camera: CameraSettings = AUTO,
 ) -> AbstractContextManager[Recording]:
     """Open a bag or a video; a `with` block closes it.
 
@@ -201,6 +223,7 @@ def open_recording(
         topic: image topic of a bag; "" selects the only one.
         besides: image topics that do not carry frames.
         max_pixels: larger messages of a bag are unusable, and a video with larger frames is refused.
+        camera: what the frames are.
 
     Raises:
         DataError: it cannot be read, or a topic must be chosen.
@@ -213,16 +236,18 @@ def open_recording(
     if path.is_dir() and not is_bag(path) and look_into(path).pictures:
         raise DataError(f"{path} is a folder of pictures", "run `sal360 predict` on it, or name a bag or a video")
     if path.suffix.lower() not in VIDEO_SUFFIXES or path.is_dir():
-        return _open_bag_recording(path, topic, besides, max_pixels)
+        return _open_bag_recording(path, topic, besides, max_pixels, camera)
     if topic:
         raise ParameterError(f"--topic is {topic}, but a video has no topics", "leave it out")
-    return contextlib.nullcontext(VideoRecording(path, max_pixels))
+    return contextlib.nullcontext(VideoRecording(path, max_pixels, camera))
 
 
 @contextlib.contextmanager
-def _open_bag_recording(path: Path, topic: str, besides: Collection[str], max_pixels: int) -> Iterator[Recording]:
+def _open_bag_recording(
+    path: Path, topic: str, besides: Collection[str], max_pixels: int, camera: CameraSettings
+) -> Iterator[Recording]:
     with Bag(path) as bag:
-        yield BagRecording(bag, choose_image_topic(bag, topic, besides=besides), max_pixels)
+        yield BagRecording(bag, choose_image_topic(bag, topic, besides=besides), max_pixels, camera)
 
 
 class PlaybackClock:
@@ -264,7 +289,7 @@ class ReplayedFrame:
 
     frame: RecordedFrame
     picture: tuple[Pixels, str] | None
-    """The frame, (H, W, 3) uint8, and its channel order; None for a rejected frame."""
+    """The frame as an equirectangular picture, (H, W, 3) uint8, and its channel order; None for a rejected frame."""
     density: Density | None = None
     """The map, (h, w) float32, relative to uniform; None if the frame was dropped or rejected."""
     reason: str = ""
@@ -299,14 +324,15 @@ def predicted_frames(
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         time_ns = stream_time.update(frame.stamp_ns, frame.message.recorded_ns).time_ns
         try:
-            picture = frame.picture()
-            density = predictor.predict(*picture)
+            image, channels, camera = frame.decoded()
+            density = predictor.predict(image, channels, camera=camera)
             if smoothing is not None:
                 density = smoothing.update(density, time_ns / 1e9)
         except FrameError as error:
             yield ReplayedFrame(frame, None, reason=error.reason)
             continue
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+        picture = equirectangular_view(camera, image), channels
         yield ReplayedFrame(frame, picture, density, cost_ms=wall_s * 1000, cpu_ms=cpu_s * 1000)
 
 

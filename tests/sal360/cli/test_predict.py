@@ -165,7 +165,7 @@ def test_a_command_that_is_stopped_leaves_no_unfinished_files(tmp_path, tiny_mod
         "def stopped(*_):\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
         "    time.sleep(60)\n"
-        "predict.scaled_to = stopped\n"
+        "predict.equirectangular_view = stopped\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     model = ["--model", tiny_model, "--backend", "onnxruntime", "--device", "cpu"]
@@ -269,6 +269,53 @@ def test_formats_that_are_left_out_are_reported(run, tmp_path):
     assert err.count("\n") == 1
 
 
+def test_frames_of_another_kind_have_equirectangular_maps_and_overlays(run, tmp_path):
+    status, _, err = run(write_picture(tmp_path / "cube.png", size=(80, 120)), "--camera", "cubemap:faces=unity")
+    assert (status, err) == (0, "")
+    assert np.load(tmp_path / "out" / "cube.npy").shape == (16, 32)
+    height, width = cv2.imread(str(tmp_path / "out" / "cube_overlay.png")).shape[:2]
+    assert width == 2 * height
+    assert 120 < width < 240  # as fine as four faces of 40 pixels side by side
+    status, _, err = run(tmp_path / "cube.png")
+    assert status == 1
+    assert "cube.png: the frame is 120 x 80; expected a width of twice the height" in err
+    assert "this looks like a cube map or an equi-angular cube (model: cubemap or eac)" in err
+
+
+def test_the_part_of_the_sphere_in_a_pictures_metadata_is_used(run, tmp_path):
+    tags = {"FullPanoWidthPixels": 240, "FullPanoHeightPixels": 120, "CroppedAreaImageWidthPixels": 120,
+            "CroppedAreaImageHeightPixels": 60, "CroppedAreaLeftPixels": 0, "CroppedAreaTopPixels": 30}  # fmt: skip
+    packet = b"http://ns.adobe.com/xap/1.0/\0<x " + b" ".join(
+        b'GPano:%s="%d"' % (n.encode(), v) for n, v in tags.items()
+    )
+    jpeg = cv2.imencode(".jpg", np.full((60, 120, 3), 120, np.uint8))[1].tobytes()
+    segment = b"\xff\xe1" + (len(packet) + 2).to_bytes(2, "big") + packet
+    (tmp_path / "part.jpg").write_bytes(jpeg[:2] + segment + jpeg[2:])
+    assert run(tmp_path / "part.jpg")[0] == 0
+    density = np.load(tmp_path / "out" / "part.npy")
+    assert (density[:3] == 0).all()
+    assert (density[:, 17:] == 0).all()
+    assert (density[5:11, :15] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("camera", "named"),
+    [
+        ("pinhole", "the camera is 'pinhole', which is neither a file nor known; choose a model (auto, "),
+        ("absent.yaml", "the calibration cannot be read: no such file or folder (absent.yaml)"),
+        ("fisheye:zoom=2", "has the setting 'zoom'"),
+        ("fisheye:fov_deg=wide", "fov_deg is 'wide'; set a number"),
+        ("fisheye:fov_deg=300", "fov_deg is 300.0; set it to a value from 10 to 230"),
+        ("cubemap:fov_deg=100", "which is not used for the model cubemap"),
+    ],
+)
+def test_a_camera_that_does_not_exist_gives_a_one_line_error_and_status_2(run, tmp_path, camera, named):
+    status, _, err = run(write_picture(tmp_path / "room.png"), "--camera", camera)
+    assert status == 2
+    assert named in err
+    assert err.count("\n") == 1
+
+
 def write_clip(path, count=6, size=(128, 64)):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, size)
     assert writer.isOpened()
@@ -294,6 +341,13 @@ def test_a_video_becomes_a_stack_of_maps_and_an_overlay(run, tmp_path, tiny_mode
             np.testing.assert_array_equal(density, predictor.predict(frame.image, "bgr"))
     np.testing.assert_allclose(np.load(tmp_path / "out" / "drive.2026_stamps.npy"), np.arange(6) / 10, atol=1e-3)
     assert len(list(open_source(tmp_path / "out" / "drive.2026_overlay.mp4"))) == 6
+
+
+def test_the_videos_of_a_camera_become_equirectangular(run, tmp_path):
+    pytest.importorskip("av")
+    write_clip(tmp_path / "clip.mp4", size=(120, 80))
+    assert run(tmp_path / "clip.mp4", "--camera", "eac")[0] == 0
+    assert np.load(tmp_path / "out" / "clip.npy").shape == (6, 16, 32)
 
 
 def test_a_cut_video_keeps_the_maps_of_what_can_be_read_and_gives_status_1(run, tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sal360.cameras.equirectangular import EquirectangularCamera
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360.replay.recording import PlaybackClock, predicted_frames
 
@@ -45,12 +46,13 @@ def test_maps_of_frames_with_one_stamp_are_smoothed_by_the_times_of_recording() 
     """As the node does it, by the times of arrival."""
     maps = [np.full((2, 4), 1, np.float32), np.full((2, 4), 1, np.float32)]
     maps[1][:, 0], maps[1][:, 1] = 2, 0
+    picture = np.zeros((2, 4, 3), np.uint8), "rgb", EquirectangularCamera(2, 4)
     frames = [
-        SimpleNamespace(stamp_ns=7, message=SimpleNamespace(recorded_ns=at_ns), picture=lambda: (None, "rgb"))
+        SimpleNamespace(stamp_ns=7, message=SimpleNamespace(recorded_ns=at_ns), decoded=lambda: picture)
         for at_ns in (10**9, 2 * 10**9)
     ]
     recording: Any = SimpleNamespace(frames=lambda: frames)
-    predictor: Any = SimpleNamespace(predict=lambda *_: maps.pop(0))
+    predictor: Any = SimpleNamespace(predict=lambda *_, **__: maps.pop(0))
     smoothing = TemporalSmoothing(SmoothingSettings(time_constant_s=1.0, cut_distance=1.0))
     _, second = predicted_frames(recording, predictor, smoothing)
     assert second.density is not None

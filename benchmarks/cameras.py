@@ -1,0 +1,79 @@
+"""Cost of each camera format against equirectangular frames of the same size: python benchmarks/cameras.py [--json].
+
+Milliseconds on one core from a frame to the network's picture, with the tables cached as in a stream, and from a new
+gravity to the tables of a levelled lookup. All candidates of one size take turns, so compare them within a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from interleaved import interleaved_seconds, summary_ms
+
+from sal360.arrays import Pixels
+from sal360.cameras import CameraSettings, open_camera
+from sal360.cameras.lookup import Lookup
+from sal360.predictor import resize_frame
+from sal360.sphere import rotation_yaw_pitch_roll
+
+GRID = (384, 768)
+SIZES = ((960, 1920), (1920, 3840))
+FORMATS = {
+    "dual_fisheye": CameraSettings(model="dual_fisheye", fov_deg=200.0),
+    "fisheye": CameraSettings(model="fisheye", fov_deg=200.0),
+    "cubemap": CameraSettings(model="cubemap"),
+    "eac": CameraSettings(model="eac"),
+    "stereo": CameraSettings(stereo="top_bottom"),
+    "crop": CameraSettings(left_deg=100.0, right_deg=-100.0, top_deg=50.0, bottom_deg=-50.0),
+}
+SQUARE_FACES = {(960, 1920): (1104, 1656), (1920, 3840): (2208, 3312)}
+"""Size of 2:1 → size of 3:2 with as many pixels."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--rounds", type=int, default=50, help="calls of each format")
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cv2.setNumThreads(1)
+    report = {f"{width}x{height}": _costs(height, width, arguments.rounds) for height, width in SIZES}
+    if arguments.json:
+        print(json.dumps({"grid": GRID, "rounds": arguments.rounds, "cost": report}))
+        return
+    for size, costs in report.items():
+        usual = costs["equirectangular"]["median_ms"]
+        print(size)
+        for name, cost in costs.items():
+            more = cost["median_ms"] - usual
+            print(f"  {name:28s}{cost['median_ms']:8.2f} ms ({more:+.2f} ms, {cost['median_ms'] / usual:.2f} times)")
+
+
+def _costs(height: int, width: int, rounds: int) -> dict[str, dict[str, float]]:
+    def noise(rows: int, columns: int) -> Pixels:
+        return np.random.default_rng(rows).integers(0, 256, (rows, columns, 3), np.uint8)
+
+    panorama = noise(height, width)
+    functions: dict[str, Callable[[], object]] = {"equirectangular": lambda: resize_frame(panorama, *GRID)}
+    turn = rotation_yaw_pitch_roll(0.1, 0.3, 0.2)
+    for name, settings in FORMATS.items():
+        rows, columns = SQUARE_FACES[height, width] if settings.model in ("cubemap", "eac") else (height, width)
+        camera, frame = open_camera(settings, rows, columns), noise(rows, columns)
+        functions[name] = _looking(Lookup(camera, *GRID), frame)
+        functions[f"{name}, levelled"] = _looking(Lookup(camera, *GRID, turn), frame)
+        functions[f"{name}, new gravity"] = lambda camera=camera: Lookup(camera, *GRID, turn)  # type: ignore[misc]
+    seconds = interleaved_seconds(functions, rounds)
+    return {name: summary_ms(each) for name, each in seconds.items()}
+
+
+def _looking(lookup: Lookup, frame: Pixels) -> Callable[[], object]:
+    return lambda: lookup(frame)
+
+
+if __name__ == "__main__":
+    main()

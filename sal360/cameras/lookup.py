@@ -1,0 +1,537 @@
+"""From a camera's frame straight to the network's equirectangular grid.
+
+The frame is first reduced by area by a whole factor, each face or eye for itself, so that one of its pixels is about as
+large as one of the grid's; then every pixel of the grid is one bilinear lookup. Each reduced face gets a border of one
+pixel with its neighbours on the sphere, and pixels that the edge of a lens's circle crosses are averaged over what is
+inside, so no border mixes what is not side by side. A place in several lenses is looked up in each and mixed.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sal360.arrays import Density, Floats, Integers, Mask, Pixels, Reals
+from sal360.cameras.camera import Camera, Projection
+from sal360.cameras.equirectangular import EquirectangularCamera
+from sal360.density import normalised
+from sal360.errors import FrameError
+from sal360.projection import Maps, remap_sphere, rotation_maps
+from sal360.sphere import erp_directions, pixel_to_vector
+
+_STEP = 4
+"""Pixels of the grid between the nodes at which a turned lookup is computed; between them it is interpolated."""
+_PLACE_TOLERANCE, _WEIGHT_TOLERANCE = 0.4, 0.1
+"""Second differences between nodes, in reduced pixels and as a weight, above which pixels are computed one by one."""
+_LIST_WIDTH = 256
+"""cv2.remap takes at most 32767 rows or columns, so lists of pixels are folded into rows of this length."""
+_WHOLE = 1 - 1 / 512
+"""A weight that rounds to 1 in 8 bits."""
+
+
+class Lookup:
+    """Tables for one camera, one grid and one levelling. `lookup_for` keeps the last few.
+
+    Args:
+        camera: of the frames.
+        height, width: of the grid, pixels.
+        rotation: (3, 3), from the camera's body axes to upright axes; None: they are the same.
+    """
+
+    def __init__(self, camera: Camera, height: int, width: int, rotation: Floats | None = None) -> None:
+        self.camera = camera
+        self.height, self.width = height, width
+        self.rotation = rotation
+        self._is_plain = isinstance(camera, EquirectangularCamera) and camera.is_plain and rotation is None
+        if self._is_plain:
+            self.seen: Floats = np.ones((height, width))
+            """(height, width) 0 to 1, in upright axes: the part of each pixel that has a picture."""
+            return
+        self._reduced: _ReducedFrame = _reduced_frame(cast(Any, camera), width)
+        if rotation is None:
+            places = camera.project(cast(Floats, erp_directions(height, width).astype(np.float32)))
+        else:
+            places = _turned_places(camera, height, width, rotation, self._reduced.factor)
+        self._set_tables(places)
+
+    def _set_tables(self, places: Projection) -> None:
+        x, y, weights = places
+        first = weights.argmax(axis=0)
+        self.seen = weights.sum(axis=0).astype(np.float64)
+        columns, rows = self._reduced.locate(_chosen(x, first), _chosen(y, first))
+        self._first = _fixed_maps(columns, rows)
+        self._unseen: Mask | None = self.seen < 0.5 if self.seen.min() < 0.5 else None
+        highest = _chosen(weights, first)
+        self._mixed: Integers = np.flatnonzero((highest > 0) & (highest < _WHOLE))
+        self._mixed_maps: list[tuple[Any, Any]] = []
+        self._mixed_weights: list[tuple[Any, Any]] = []
+        total: Reals = np.zeros(0, np.float32)
+        for view in range(len(weights) if len(self._mixed) else 0):
+            place = self._reduced.locate(*(_folded(each[view].ravel()[self._mixed]) for each in (x, y)))
+            self._mixed_maps.append(_fixed_maps(*place))
+            weight = _folded(weights[view].ravel()[self._mixed]).astype(np.float32)
+            before = total if view else np.zeros_like(weight)
+            total = before + weight
+            safe = np.where(total > 0, total, 1)
+            self._mixed_weights.append((before / safe, weight / safe))
+
+    def __call__(self, frame: Pixels) -> Pixels:
+        """The equirectangular, upright picture of a frame, antialiased; black where there is no picture.
+
+        Args:
+            frame: (H, W, 3) uint8 of the camera's size, with any strides.
+
+        Returns:
+            (height, width, 3) uint8, in the frame's channel order.
+
+        Raises:
+            FrameError: the frame has another size than the camera's.
+        """
+        if frame.shape[:2] != (self.camera.height, self.camera.width):
+            raise FrameError(
+                f"the frame is {frame.shape[1]} x {frame.shape[0]}, and the camera's are {self.camera.width} x "
+                f"{self.camera.height}",
+                "describe the camera again when its resolution changes",
+                reason="camera_mismatch",
+            )
+        if self._is_plain:
+            return resize_frame(frame, self.height, self.width)
+        is_grey = frame.strides[2] == 0  # one channel repeated three times
+        picture = self._look_up(self._reduced.fill(frame[..., 0] if is_grey else frame))
+        return cast(Pixels, cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)) if is_grey else picture
+
+    def _look_up(self, reduced: Pixels) -> Pixels:
+        picture = _remap(reduced, self._first)
+        if len(self._mixed):
+            mixed = _remap(reduced, self._mixed_maps[0])
+            for maps, (before, weight) in zip(self._mixed_maps[1:], self._mixed_weights[1:], strict=True):
+                mixed = cv2.blendLinear(mixed, _remap(reduced, maps), before, weight).astype(np.uint8, copy=False)
+            channels = picture.shape[2:]
+            picture.reshape(-1, *channels)[self._mixed] = mixed.reshape(-1, *channels)[: len(self._mixed)]
+        if self._unseen is not None:
+            picture[self._unseen] = 0
+        return picture
+
+    def to_camera(self, density: Density) -> Density:
+        """An upright density map (h, w) as a density in the camera's body axes: 0 where there is no picture, mean 1."""
+        if self.seen.min() < 1:
+            size = (density.shape[1], density.shape[0])
+            seen: Floats = cv2.resize(self.seen, size, interpolation=cv2.INTER_AREA).astype(np.float64, copy=False)
+            density = normalised(density * seen)
+        if self.rotation is None:
+            return density
+        return normalised(remap_sphere(density, self._back_maps(*density.shape)))
+
+    @lru_cache(maxsize=2)  # noqa: B019 one or two map sizes, freed with the class's few instances
+    def _back_maps(self, height: int, width: int) -> Maps:
+        assert self.rotation is not None
+        return rotation_maps(self.rotation.T, height, width)
+
+
+def lookup_for(camera: Camera, height: int, width: int, rotation: Floats | None = None) -> Lookup:
+    """A `Lookup`, from the cache of the last few if the same camera object and rotation were asked for."""
+    key = b"" if rotation is None else np.ascontiguousarray(rotation, np.float64).tobytes()
+    return _kept_lookup(cast(Any, camera), height, width, key)
+
+
+@lru_cache(maxsize=8)
+def _kept_lookup(camera: Any, height: int, width: int, key: bytes) -> Lookup:  # Any: lru_cache wants Hashable
+    rotation: Floats | None = np.frombuffer(key).reshape(3, 3) if key else None  # (9,) → (3, 3)
+    return Lookup(camera, height, width, rotation)
+
+
+def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14) -> Pixels:
+    """A frame as an equirectangular picture in the camera's body axes, about as fine as the frame.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        max_width: the picture has at most this many columns.
+
+    Returns:
+        (h, w, 3) uint8; whole equirectangular frames that are not too wide are returned unchanged.
+
+    Raises:
+        FrameError: the frame has another size than the camera's.
+    """
+    if isinstance(camera, EquirectangularCamera) and camera.is_plain:
+        height, width = frame.shape[:2]
+        if width <= max_width:
+            return frame
+        return _scaled(frame, max(1, round(height * max_width / width)), max_width, cv2.INTER_AREA)
+    width = min(max_width, 4 * max(1, round(math.pi / 2 * pixels_per_rad(camera))))
+    return lookup_for(camera, width // 2, width)(frame)
+
+
+def _chosen(values: NDArray[Any], view: Integers) -> NDArray[Any]:
+    """The values (...) of one view, chosen for each place, from those of all views (V, ...)."""
+    chosen: NDArray[Any] = values[0] if len(values) == 1 else np.take_along_axis(values, view[None], axis=0)[0]
+    return chosen
+
+
+def _folded(values: NDArray[Any]) -> NDArray[Any]:
+    """A list (n,), n > 0, as rows (m, _LIST_WIDTH), the last one filled up with its last value."""
+    rows = -(-len(values) // _LIST_WIDTH)
+    padded: NDArray[Any] = np.pad(values, (0, rows * _LIST_WIDTH - len(values)), mode="edge")
+    return padded.reshape(rows, _LIST_WIDTH)
+
+
+def _fixed_maps(columns: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
+    """Maps of cv2.remap in fixed point, which are faster than floats."""
+    return cv2.convertMaps(columns.astype(np.float32), rows.astype(np.float32), cv2.CV_16SC2)
+
+
+def _remap(picture: Pixels, maps: tuple[Any, Any]) -> Pixels:
+    return cast(Pixels, cv2.remap(picture, *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+# --- the reduced frame ---
+
+
+class _Beside(NamedTuple):
+    """Reduced pixels that repeat a neighbour, or show what another lens sees there."""
+
+    target: Integers
+    """(m,) flat indices."""
+    neighbours: Integers
+    """(m,) flat indices of the pixels that are repeated."""
+    further: Integers
+    """(m,) flat indices of the pixels on the other side of those."""
+
+
+class _Rim(NamedTuple):
+    """Reduced pixels that the edge of the picture crosses: each is the mean of some pixels of the frame."""
+
+    target: Integers
+    """(n,) flat indices of reduced pixels."""
+    rows: Integers
+    """(n, 9) rows of the frame."""
+    columns: Integers
+    """(n, 9) columns of the frame."""
+    weights: NDArray[np.float32]
+    """(n, 9, 1), whose sum over the nine is 1."""
+    beside: tuple[_Beside, ...]
+    """Reduced pixels beside the picture, in rings from the inside."""
+
+
+class _ReducedFrame:
+    """The frame's tiles, reduced and with a border, one below the other in one picture.
+
+    Args:
+        camera: of the frame.
+        width: columns of the grid.
+    """
+
+    def __init__(self, camera: Camera, width: int) -> None:
+        self._camera = camera
+        self.factor = _reduction(pixels_per_rad(camera) * 2 * math.pi / width)
+        self._grid = camera.tiles
+        self._tile = camera.height // self._grid[0], camera.width // self._grid[1]
+        self._size = tuple(-(-side // self.factor) for side in self._tile)
+        self._tiles = _used_tiles(camera)
+        self._slots = np.zeros(self._grid[0] * self._grid[1], np.intp)
+        self._slots[self._tiles] = np.arange(len(self._tiles))
+        self._shape = len(self._tiles) * (self._size[0] + 2), self._size[1] + 2
+        self._rim = self._find_rim()
+        self._border, self._border_maps = self._find_border()
+
+    def locate(self, x: Floats, y: Floats, *, in_border: bool = True) -> tuple[Floats, Floats]:
+        """Columns and rows (...) of the reduced frame of pixel coordinates (...) of the frame.
+
+        Args:
+            in_border: allow places that need the border; otherwise they are moved to the nearest pixel centre.
+        """
+        column, across = self._place(x, axis=1, in_border=in_border)
+        row, down = self._place(y, axis=0, in_border=in_border)
+        slot = self._slots[(row * self._grid[1] + column).astype(np.intp)]
+        return across + 1, down + (slot * (self._size[0] + 2) + 1).astype(down.dtype)
+
+    def _place(self, values: Floats, axis: int, *, in_border: bool) -> tuple[Floats, Floats]:
+        """The tile along one axis, and the place in its reduced picture."""
+        kind = values.dtype.type
+        tile, size, count = self._tile[axis], self._size[axis], self._grid[axis]
+        shifted = values + kind(0.5)
+        index = np.clip(np.floor(shifted / kind(tile)), 0, count - 1)
+        place = (shifted - index * kind(tile)) * kind(size / tile) - kind(0.5)
+        margin = 0.5 if in_border else 0.0
+        return index, np.clip(place, kind(-margin), kind(size - 1 + margin))
+
+    def fill(self, frame: Pixels) -> Pixels:
+        """The reduced frame of a frame (H, W[, 3])."""
+        reduced = np.empty((*self._shape, *frame.shape[2:]), np.uint8)
+        height, width = self._tile
+        for slot, tile in enumerate(self._tiles):
+            row, column = divmod(int(tile), self._grid[1])
+            part = frame[row * height : (row + 1) * height, column * width : (column + 1) * width]
+            top = slot * (self._size[0] + 2) + 1
+            reduced[top : top + self._size[0], 1:-1] = _reduce(part, self.factor)
+        flat = reduced.reshape(-1, *frame.shape[2:])
+        if self._rim is not None:
+            self._mend(frame, flat, self._rim)
+        border = _remap(reduced, self._border_maps).reshape(-1, *frame.shape[2:])
+        flat[self._border] = border[: len(self._border)]
+        return reduced
+
+    @staticmethod
+    def _mend(frame: Pixels, flat: Pixels, rim: _Rim) -> None:
+        """Set the pixels at the edge of the picture in a reduced frame (n[, 3])."""
+        channels = frame.shape[2:]
+        if len(rim.target):
+            picked = frame[rim.rows, rim.columns].astype(np.float32).reshape(*rim.rows.shape, -1)
+            means = (picked * rim.weights).sum(axis=1) + np.float32(0.5)
+            flat[rim.target] = means.astype(np.uint8).reshape(-1, *channels)
+        for ring in rim.beside:
+            flat[ring.target] = flat[ring.neighbours]
+
+    def _frame_place(self, rows: NDArray[Any], columns: NDArray[Any]) -> tuple[Floats, Floats]:
+        """Pixel coordinates x, y in the frame of places in the reduced frame, in its own pixel coordinates."""
+        slot = np.clip(np.floor((rows + 0.5) / (self._size[0] + 2)), 0, len(self._tiles) - 1).astype(np.intp)
+        tile_row, tile_column = np.divmod(np.asarray(self._tiles)[slot], self._grid[1])
+        down = (rows - slot * (self._size[0] + 2) - 0.5) * (self._tile[0] / self._size[0])
+        across = (columns - 0.5) * (self._tile[1] / self._size[1])
+        return tile_column * self._tile[1] + across - 0.5, tile_row * self._tile[0] + down - 0.5
+
+    def _has_picture(self, x: Floats, y: Floats) -> Mask:
+        """Whether there is a picture at pixel coordinates, the frame's own edge included."""
+        camera = self._camera
+        inside_x, inside_y = np.clip(x, -0.49, camera.width - 0.51), np.clip(y, -0.49, camera.height - 0.51)
+        return camera.unproject(inside_x, inside_y)[1]
+
+    def _find_rim(self) -> _Rim | None:
+        height, width = self._size
+        is_inside, is_rim = np.zeros(self._shape, bool), np.zeros(self._shape, bool)
+        for slot in range(len(self._tiles)):
+            top = slot * (height + 2) + 1
+            # corners a pixel of the frame further out, because enlarging before the reduction mixes in that pixel
+            reach = 0.5 + 1 / self.factor
+            rows = [np.clip(np.arange(height) + each, -0.499, height - 0.501) + top for each in (-reach, reach)]
+            columns = [np.clip(np.arange(width) + each, -0.499, width - 0.501) + 1 for each in (-reach, reach)]
+            corners = [self._frame_place(row[:, None], column[None, :]) for row in rows for column in columns]
+            four = np.stack([self._has_picture(*each) for each in corners])
+            is_inside[top : top + height, 1:-1] = four.all(axis=0)
+            is_rim[top : top + height, 1:-1] = four.any(axis=0) & ~four.all(axis=0)
+        if not is_rim.any():
+            return None
+        return self._rim_of(is_inside, is_rim)
+
+    def _rim_of(self, is_inside: Mask, is_rim: Mask) -> _Rim:
+        rows, columns = np.nonzero(is_rim)
+        thirds = np.array([-1, 0, 1]) / 3
+        x, y = self._frame_place(
+            (rows[:, None] + np.repeat(thirds, 3)).astype(np.float64),
+            (columns[:, None] + np.tile(thirds, 3)).astype(np.float64),
+        )
+        x, y = np.clip(np.rint(x), 0, self._camera.width - 1), np.clip(np.rint(y), 0, self._camera.height - 1)
+        # pixels of the frame that are themselves crossed by the edge count as outside
+        counts = np.all([self._has_picture(x + dx, y + dy) for dx in (-0.55, 0.55) for dy in (-0.55, 0.55)], axis=0)
+        is_known = counts.any(axis=1)
+        is_inside[rows[is_known], columns[is_known]] = True
+        ring = _beside(is_inside)
+        is_inside.ravel()[ring.target] = True
+        rings = ring, _beside(is_inside)
+        rows, columns, x, y, counts = (each[is_known] for each in (rows, columns, x, y, counts))
+        weights = (counts / counts.sum(axis=1, keepdims=True))[..., None].astype(np.float32)
+        target = np.ravel_multi_index((rows, columns), self._shape)
+        return _Rim(target, y.astype(np.int64), x.astype(np.int64), weights, rings)
+
+    def _find_border(self) -> tuple[Integers, tuple[Any, Any]]:
+        """Flat indices of the border's pixels, and the maps that look them up in the tiles."""
+        height, width = self._size
+        ring = np.ones((height + 2, width + 2), bool)
+        ring[1:-1, 1:-1] = False
+        rows, columns = (np.tile(each, len(self._tiles)) for each in np.nonzero(ring))
+        top = np.repeat(np.arange(len(self._tiles)) * (height + 2), np.count_nonzero(ring))
+        first_row, first_column = np.clip(rows, 1, height), np.clip(columns, 1, width)
+        second_row = np.clip(2 * first_row - rows, 1, height)
+        second_column = np.clip(2 * first_column - columns, 1, width)
+        stride = width + 2
+        target = (rows + top) * stride + columns
+        neighbours = (first_row + top) * stride + first_column
+        further = (second_row + top) * stride + second_column
+        if self._rim is not None:  # beyond the edge of one lens, another one may see
+            beside = self._rim.beside[0]
+            target = np.concatenate([target, beside.target])
+            neighbours = np.concatenate([neighbours, beside.neighbours])
+            further = np.concatenate([further, beside.further])
+        return target, self._continued(neighbours, further)
+
+    def _continued(self, neighbours: Integers, further: Integers) -> tuple[Any, Any]:
+        """Maps of the pixels that continue the sphere beyond two pixels (n,), exact to a hundredth of a pixel."""
+        rows, columns = np.divmod(neighbours, self._shape[1])
+        last, _ = self._camera.unproject(*self._frame_place(rows, columns))
+        before, _ = self._camera.unproject(*self._frame_place(*np.divmod(further, self._shape[1])))
+        beyond = 2 * last - before
+        beyond /= np.linalg.norm(beyond, axis=-1, keepdims=True)
+        x, y, weights = self._camera.project(beyond)
+        view = weights.argmax(axis=0)
+        is_seen = weights.max(axis=0) > 0
+        found_column, found_row = self.locate(_chosen(x, view), _chosen(y, view), in_border=False)
+        maps = np.where(is_seen, found_column, columns), np.where(is_seen, found_row, rows)
+        return _fixed_maps(*map(_folded, maps))
+
+
+@lru_cache(maxsize=8)
+def _reduced_frame(camera: Any, width: int) -> _ReducedFrame:
+    return _ReducedFrame(camera, width)
+
+
+def _beside(is_inside: Mask) -> _Beside:
+    """The pixels beside an area (rows, columns)."""
+    height, width = is_inside.shape
+    padded = np.pad(is_inside, 2)
+    numbers = np.arange(is_inside.size).reshape(height, width)
+    found, further = np.full(is_inside.shape, -1), np.full(is_inside.shape, -1)
+    for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+        is_next = padded[2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width]
+        is_second = padded[2 + 2 * dy : 2 + 2 * dy + height, 2 + 2 * dx : 2 + 2 * dx + width]
+        is_new = (found < 0) & is_next & ~is_inside
+        step = dy * width + dx
+        found = np.where(is_new, numbers + step, found)
+        further = np.where(is_new, np.where(is_second, numbers + 2 * step, numbers + step), further)
+    target = np.flatnonzero(found >= 0)
+    return _Beside(target, found.ravel()[target], further.ravel()[target])
+
+
+def _used_tiles(camera: Camera) -> Integers:
+    """Numbers of the tiles, row by row, in which directions are seen."""
+    x, y, weights = camera.project(erp_directions(64, 128))
+    rows, columns = camera.tiles
+    is_seen = weights > 0
+    column = np.clip(np.floor((x[is_seen] + 0.5) / (camera.width / columns)), 0, columns - 1)
+    row = np.clip(np.floor((y[is_seen] + 0.5) / (camera.height / rows)), 0, rows - 1)
+    tiles: Integers = np.unique(row * columns + column).astype(np.int64)
+    return tiles
+
+
+def pixels_per_rad(camera: Camera) -> float:
+    """Resolution of a camera's frames: the square root of the pixels per steradian, median over the directions."""
+    directions = erp_directions(24, 48).reshape(-1, 3)  # (24, 48, 3) → (n, 3)
+    helper = np.where(np.abs(directions[:, 2:]) < 0.7, [0.0, 0, 1], [1.0, 0, 0])
+    across = np.cross(helper, directions)
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    small = 1e-5
+    places = [camera.project(each / np.linalg.norm(each, axis=1, keepdims=True)) for each in (
+        directions, directions + small * across, directions + small * np.cross(directions, across)
+    )]  # fmt: skip
+    view = places[0].weights.argmax(axis=0)
+    x, y, weights = (np.stack([_chosen(each[part], view) for each in places]) for part in range(3))
+    area = np.abs((x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])) / small**2
+    # steps across a border of faces are longer than the frame is wide per radian
+    is_usual = (weights > 0).all(axis=0) & (area < (camera.width + camera.height) ** 2) & (area > 0)
+    horizontal = np.linalg.norm(directions[:, :2], axis=1)  # share of the sphere of each direction
+    order = np.argsort(area[is_usual])
+    share = np.cumsum(horizontal[is_usual][order])
+    if not len(share):
+        return 1.0
+    return float(math.sqrt(area[is_usual][order][np.searchsorted(share, share[-1] / 2)]))
+
+
+# --- turned lookups ---
+
+
+@lru_cache(maxsize=4)
+def _nodes(height: int, width: int) -> NDArray[np.float32]:
+    """Directions of the nodes: the centres of blocks of `_STEP` pixels, and two more beyond each edge."""
+    rows, columns = -(-height // _STEP), -(-width // _STEP)
+    v = (np.arange(-2, rows + 2) + 0.5) * _STEP - 0.5
+    u = (np.arange(-2, columns + 2) + 0.5) * _STEP - 0.5
+    return pixel_to_vector(u[None, :], v[:, None], height, width).astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _grid_directions(height: int, width: int) -> NDArray[np.float32]:
+    """Directions of all pixels, (height · width, 3)."""
+    return erp_directions(height, width).reshape(-1, 3).astype(np.float32)
+
+
+def _turned_places(camera: Camera, height: int, width: int, rotation: Floats, factor: int) -> Projection:
+    """`camera.project` of the upright grid's directions, interpolated between nodes where that is accurate."""
+    turn = rotation.astype(np.float32)  # directions @ R are Rᵀ d: from upright axes to the camera's
+    x, y, weights = camera.project(cast(Floats, _nodes(height, width) @ turn))
+    views = len(weights)
+    nodes = np.concatenate([x, y, weights])  # (3 V, rows + 4, columns + 4)
+    bends = _bends(x, y, weights, factor)
+    inner = np.ascontiguousarray(np.moveaxis(nodes[:, 1:-1, 1:-1], 0, -1), np.float32)
+    size = (inner.shape[1] * _STEP, inner.shape[0] * _STEP)
+    fine = np.stack([
+        cv2.resize(inner[..., index], size, interpolation=cv2.INTER_LINEAR)[
+            _STEP : _STEP + height, _STEP : _STEP + width
+        ]
+        for index in range(3 * views)
+    ])  # fmt: skip
+    near = cv2.dilate(bends.astype(np.uint8), np.ones((3, 3), np.uint8))
+    one_by_one = np.flatnonzero(
+        cv2.resize(near, size, interpolation=cv2.INTER_NEAREST)[_STEP : _STEP + height, _STEP : _STEP + width]
+    )
+    exact = camera.project(cast(Floats, _grid_directions(height, width)[one_by_one] @ turn))
+    flat = fine.reshape(3, views, -1)
+    for part, values in enumerate(exact):
+        flat[part][:, one_by_one] = values
+    parts = flat.reshape(3, views, height, width)
+    return Projection(*cast(Any, parts))
+
+
+def _bends(x: Floats, y: Floats, weights: Floats, factor: int) -> Mask:
+    """Nodes (rows + 2, columns + 2), without the outermost, beside which places do not change evenly."""
+    is_bent = np.zeros(tuple(side - 2 for side in x.shape[1:]), bool)
+    is_near = np.stack([cv2.dilate((each > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) for each in weights])
+    for values, tolerance, matters in (
+        (x, _PLACE_TOLERANCE * factor, is_near),
+        (y, _PLACE_TOLERANCE * factor, is_near),
+        (weights, _WEIGHT_TOLERANCE, np.ones_like(is_near)),
+    ):
+        middle = values[:, 1:-1, 1:-1]
+        along = np.abs(values[:, 1:-1, :-2] + values[:, 1:-1, 2:] - 2 * middle)
+        down = np.abs(values[:, :-2, 1:-1] + values[:, 2:, 1:-1] - 2 * middle)
+        is_bent |= ((np.maximum(along, down) > tolerance) & (matters[:, 1:-1, 1:-1] > 0)).any(axis=0)
+    return is_bent
+
+
+# --- resizing ---
+
+
+def _reduction(ratio: float) -> int:
+    """The whole factor by which frames are reduced, for frames that are `ratio` times as fine as the grid.
+
+    What remains is a factor below 2, so interpolation skips no pixel.
+    """
+    return max(1, math.floor(ratio))
+
+
+def _reduce(part: Pixels, factor: int) -> Pixels:
+    """A tile (h, w[, 3]) averaged over blocks; one that no whole number of blocks covers is first enlarged a little."""
+    if factor == 1:
+        return part
+    rows, columns = (-(-side // factor) for side in part.shape[:2])
+    if part.shape[:2] != (rows * factor, columns * factor):
+        part = _scaled(part, rows * factor, columns * factor, cv2.INTER_LINEAR)
+    return _scaled(part, rows, columns, cv2.INTER_AREA)
+
+
+def resize_frame(frame: Pixels, height: int, width: int) -> Pixels:
+    """A frame (H, W, 3) at the model's size, (height, width, 3); every source pixel counts, which avoids aliasing."""
+    if frame.shape[:2] == (height, width):
+        return frame
+    if frame.strides[2] == 0:  # one grey channel repeated three times: cv2 would first copy it at full size
+        grey = _resize(frame[..., 0], height, width)
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
+    return _resize(frame, height, width)
+
+
+def _resize(frame: Pixels, height: int, width: int) -> Pixels:
+    if frame.shape[0] < height:
+        return _scaled(frame, height, width, cv2.INTER_LINEAR)
+    block = max(2, frame.shape[0] // height) if frame.shape[0] >= 1.5 * height else 1
+    if block > 1 and frame.shape[:2] != (block * height, block * width):
+        # averaging whole blocks is faster than averaging fractions of pixels; the scale factor to a multiple of the
+        # target size is below 1.5, so bilinear interpolation skips no pixel
+        frame = _scaled(frame, block * height, block * width, cv2.INTER_LINEAR)
+    return _scaled(frame, height, width, cv2.INTER_AREA)
+
+
+def _scaled(frame: Pixels, height: int, width: int, interpolation: int) -> Pixels:
+    return cv2.resize(frame, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)

@@ -1,0 +1,248 @@
+"""Frames of every kind, rendered exactly from panoramas, look like those panoramas after the lookup, without seams."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import cv2
+import numpy as np
+import pytest
+
+from sal360 import sphere
+from sal360.cameras import CameraSettings, open_camera
+from sal360.cameras.camera import Camera
+from sal360.cameras.decoded import camera_of_decoded, rows_to_decode
+from sal360.cameras.equirectangular import EquirectangularCamera
+from sal360.cameras.fisheye import FisheyeCamera, Lens
+from sal360.cameras.lookup import Lookup, equirectangular_view, lookup_for, pixels_per_rad, resize_frame
+from sal360.errors import FrameError
+from sal360.images import decode_compressed, read_picture
+from sal360.predictor import Predictor
+from sal360.projection import rotate_erp, sample_erp
+from sal360.samples import bundled_panoramas
+
+HEIGHT, WIDTH = 192, 384
+TILT = sphere.rotation_yaw_pitch_roll(0.4, 0.5, -0.3)
+
+
+@cache
+def panorama(name: str = "city") -> np.ndarray:
+    picture = read_picture(bundled_panoramas() / f"{name}.jpg")
+    return cv2.resize(picture, (1600, 800), interpolation=cv2.INTER_AREA)
+
+
+def rendered(camera: Camera, picture: np.ndarray, samples: int = 2) -> np.ndarray:
+    """The frame of a camera inside a panorama: the mean of `samples` squared places in each pixel; black elsewhere."""
+    offsets = (np.arange(samples) + 0.5) / samples - 0.5
+    total = np.zeros((camera.height, camera.width, 3))
+    for dy in offsets:
+        for dx in offsets:
+            x, y = np.meshgrid(np.arange(camera.width) + dx, np.arange(camera.height) + dy)
+            directions, known = camera.unproject(x, y)
+            total += sample_erp(picture, directions) * known[..., None]
+    return np.rint(total / samples**2).astype(np.uint8)
+
+
+def fisheyes(fov_deg: float, *, blend_deg: float = 180.0) -> FisheyeCamera:
+    """Two lenses that do not look exactly to the front and back, in a frame of 960 x 480."""
+    turned = sphere.rotation_yaw_pitch_roll(math.radians(181), math.radians(1), math.radians(88))
+    lenses = [
+        Lens.with_radius(238.3, 241.0, 230.0, fov_deg, "equisolid"),
+        Lens.with_radius(721.0, 238.5, 228.0, fov_deg, "equidistant", (), turned),
+    ]
+    return FisheyeCamera(480, 960, lenses, blend_deg)
+
+
+def opened(height: int, width: int, **settings) -> Camera:
+    return open_camera(CameraSettings(**settings), height, width)
+
+
+WHOLE = {
+    "equirectangular": lambda: EquirectangularCamera(500, 1000, 230, -130),
+    "a few per cent off": lambda: opened(482, 960),
+    "dual fisheye": lambda: fisheyes(200),
+    "dual fisheye, narrow blend": lambda: fisheyes(200, blend_deg=3),
+    "dual fisheye without overlap": lambda: opened(480, 960, model="dual_fisheye", fov_deg=180.0),
+    "stacked fisheyes": lambda: opened(960, 480, model="dual_fisheye", layout="stacked", fov_deg=210.0),
+    "stereographic": lambda: opened(500, 1000, model="dual_fisheye", lens_projection="stereographic"),
+    "cube 3x2": lambda: opened(606, 909, model="cubemap", faces="opengl"),
+    "cube 6x1": lambda: opened(250, 1500, model="cubemap", faces="unity"),
+    "cube 1x6": lambda: opened(1500, 250, model="cubemap", faces="bfudlr:012301"),
+    "cross": lambda: opened(750, 1000, model="cubemap"),
+    "upright cross": lambda: opened(1000, 750, model="cubemap"),
+    "eac": lambda: opened(600, 900, model="eac"),
+    "eac of 16:9": lambda: opened(540, 960, model="eac"),
+    "stereo": lambda: opened(960, 960, stereo="top_bottom", eye="right"),
+    "stereo cube": lambda: opened(400, 1200, model="cubemap", stereo="side_by_side"),
+    "stereo fisheye": lambda: opened(960, 960, model="dual_fisheye", stereo="top_bottom", fov_deg=200.0),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("rotation", [None, TILT], ids=["upright", "turned"])
+def test_a_frame_looks_like_its_panorama(name, rotation) -> None:
+    camera = WHOLE[name]()
+    picture = panorama()
+    frame = rendered(camera, picture)
+    seen = Lookup(camera, HEIGHT, WIDTH, rotation)
+    found = seen(frame)
+    expected = resize_frame(picture if rotation is None else rotate_erp(picture, rotation), HEIGHT, WIDTH)
+    assert found.shape == (HEIGHT, WIDTH, 3)
+    assert (seen.seen > 0.99).all()
+    weights = np.broadcast_to(sphere.solid_angles(HEIGHT, WIDTH), (HEIGHT, WIDTH))
+    difference = np.abs(found.astype(float) - expected).mean(axis=2)
+    assert np.average(difference, weights=weights) < 3
+    assert seam_contrast(camera, found, expected, rotation) < 1.15
+
+
+def seam_contrast(camera: Camera, found: np.ndarray, expected: np.ndarray, rotation: np.ndarray | None) -> float:
+    """Error of the gradients where neighbouring pixels come from different lenses or faces, relative to elsewhere."""
+    directions = sphere.erp_directions(HEIGHT, WIDTH) @ (np.eye(3) if rotation is None else rotation)
+    x, y, weights = camera.project(directions)
+    place = np.stack([np.take_along_axis(each, weights.argmax(axis=0)[None], axis=0)[0] for each in (x, y)])
+    jump = np.abs(np.diff(place, axis=2)).max(axis=0)
+    interior = slice(HEIGHT // 6, -HEIGHT // 6)
+    is_seam = (jump > 12 * np.median(jump)) & (np.abs(directions[..., 2]) < 0.9)[:, 1:]
+    steps = [np.abs(np.diff(each.astype(float), axis=1)).mean(axis=2)[interior] for each in (found, expected)]
+    seam = is_seam[interior]
+    if seam.sum() < 20:
+        return 0.0
+    beside = cv2.dilate(seam.astype(np.uint8), np.ones((1, 9), np.uint8)).astype(bool) & ~cv2.dilate(
+        seam.astype(np.uint8), np.ones((1, 3), np.uint8)
+    ).astype(bool)
+    of_found = steps[0][seam].mean() / steps[0][beside].mean()
+    of_expected = steps[1][seam].mean() / steps[1][beside].mean()
+    return of_found / of_expected
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    with Predictor(threads=1) as opened_predictor:
+        yield opened_predictor
+
+
+def correlation(first: np.ndarray, second: np.ndarray, valid: np.ndarray | None = None) -> float:
+    weights = np.broadcast_to(sphere.solid_angles(*first.shape), first.shape) * (1 if valid is None else valid)
+    first, second = (each - np.average(each, weights=weights) for each in (first, second))
+    return float((weights * first * second).sum() / np.sqrt((weights * first**2).sum() * (weights * second**2).sum()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_map_of_a_frame_is_the_map_of_its_panorama(name, predictor) -> None:
+    camera = WHOLE[name]()
+    density = predictor.predict(rendered(camera, panorama()), "bgr", camera=camera)
+    assert correlation(density, predictor.predict(panorama(), "bgr")) > 0.98
+    assert sphere_mean(density) == pytest.approx(1, abs=1e-4)
+
+
+def sphere_mean(density: np.ndarray) -> float:
+    weights = np.broadcast_to(sphere.solid_angles(*density.shape), density.shape)
+    return float(np.average(density, weights=weights))
+
+
+@pytest.mark.slow
+def test_a_levelled_camera_has_the_upright_map_turned(predictor) -> None:
+    tilted = rotate_erp(panorama(), TILT.T)  # what an upright panorama looks like to a camera tilted by TILT
+    density = predictor.predict(tilted, "bgr", rotation=TILT)
+    expected = rotate_erp(predictor.predict(panorama(), "bgr"), TILT.T)
+    assert correlation(density, expected) > 0.98
+    assert sphere_mean(density) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [
+        opened(480, 640, model="fisheye", fov_deg=200.0),
+        opened(300, 500, left_deg=90.0, right_deg=-60.0, top_deg=40.0, bottom_deg=-50.0),
+    ],
+    ids=["fisheye", "crop"],
+)
+def test_directions_without_a_picture_have_no_density(camera, predictor) -> None:
+    density = predictor.predict(rendered(camera, panorama()), "bgr", camera=camera)
+    directions = sphere.erp_directions(*density.shape)
+    seen = camera.project(directions).weights.sum(axis=0)
+    away = cv2.erode((seen == 0).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    assert away.any()
+    assert (density[away] == 0).all()
+    assert (density[seen > 0] > 0).mean() > 0.98
+    assert sphere_mean(density) == pytest.approx(1, abs=1e-4)
+
+
+def test_nothing_from_beyond_a_lens_or_face_bleeds_in() -> None:
+    """Frames with white faces on a black ground, and the reverse: the grid is as even as the faces."""
+    for camera in (fisheyes(200), fisheyes(180), opened(303, 404, model="cubemap"), opened(451, 500, model="fisheye")):
+        x, y = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+        near = [camera.unproject(x + dx, y + dy)[1] for dx in (-0.49, 0.49) for dy in (-0.49, 0.49)]
+        known = np.all(near, axis=0)
+        frame = np.repeat(np.where(known, 200, 0).astype(np.uint8)[..., None], 3, axis=2)
+        for rotation in (None, TILT):
+            lookup = Lookup(camera, 96, 192, rotation)
+            grid = lookup(frame)
+            assert grid[lookup.seen > 0.999].min() >= 199, (camera.height, rotation)
+
+
+def test_a_plain_panorama_is_only_resized() -> None:
+    frame = panorama()
+    camera = opened(800, 1600)
+    assert np.array_equal(Lookup(camera, HEIGHT, WIDTH)(frame), resize_frame(frame, HEIGHT, WIDTH))
+    assert np.array_equal(equirectangular_view(camera, frame), frame)
+    assert equirectangular_view(camera, frame, 640).shape == (320, 640, 3)
+
+
+@pytest.mark.parametrize("name", ["dual fisheye", "cube 3x2", "equirectangular"])
+def test_grey_read_only_and_strided_frames_are_looked_up_alike(name) -> None:
+    camera = WHOLE[name]()
+    frame = np.random.default_rng(2).integers(0, 256, (camera.height, camera.width, 3), np.uint8)
+    lookup = Lookup(camera, 96, 192)
+    expected = lookup(frame)
+    wide = np.zeros((camera.height, camera.width + 5, 4), np.uint8)
+    wide[:, 2:-3, :3] = frame
+    wide.flags.writeable = False
+    assert np.array_equal(lookup(wide[:, 2:-3, :3]), expected)
+    grey = np.broadcast_to(frame[..., :1], frame.shape)
+    assert np.array_equal(lookup(grey), lookup(np.ascontiguousarray(grey)))
+
+
+def test_a_lookup_for_the_same_camera_and_rotation_is_kept() -> None:
+    camera = fisheyes(200)
+    assert lookup_for(camera, 96, 192, TILT) is lookup_for(camera, 96, 192, TILT.copy())
+    assert lookup_for(camera, 96, 192, TILT) is not lookup_for(camera, 96, 192)
+
+
+def test_a_frame_of_another_size_is_refused() -> None:
+    with pytest.raises(FrameError, match="the frame is 100 x 50, and the camera's are 960 x 480") as error:
+        Lookup(fisheyes(200), 96, 192)(np.zeros((50, 100, 3), np.uint8))
+    assert error.value.reason == "camera_mismatch"
+
+
+def test_resolution_is_measured_in_pixels_per_radian() -> None:
+    assert pixels_per_rad(opened(480, 960, model="fisheye", fov_deg=180.0)) == pytest.approx(
+        240 / (math.pi / 2) * math.sqrt(math.pi / 4 / math.sin(math.pi / 4)), rel=0.1
+    )
+    assert pixels_per_rad(EquirectangularCamera(300, 600)) == pytest.approx(600 / 2 / math.pi, rel=0.1)
+
+
+def test_jpegs_decoded_smaller_are_looked_up_alike() -> None:
+    camera = opened(1600, 2400, model="cubemap")
+    frame = rendered(camera, panorama(), 1)
+    content = cv2.imencode(".jpg", frame)[1].tobytes()
+    rows = rows_to_decode(camera, 384)
+    assert rows == 200
+    small, _ = decode_compressed(content, min_height=rows)
+    assert small.shape == (200, 300, 3)
+    decoded = camera_of_decoded(camera, *small.shape[:2])
+    assert decoded is camera_of_decoded(camera, 200, 300)
+    whole, reduced = Lookup(camera, HEIGHT, WIDTH)(frame), Lookup(decoded, HEIGHT, WIDTH)(small)
+    assert np.abs(whole.astype(float) - reduced).mean() < 3
+    assert camera_of_decoded(camera, 1600, 2400) is camera
+    with pytest.raises(FrameError, match="the frame is 601 x 400, and the camera's are 2400 x 1600"):
+        camera_of_decoded(camera, 400, 601)
+
+
+def test_frames_are_decoded_in_full_where_faces_would_lose_pixels() -> None:
+    assert rows_to_decode(opened(606 * 4, 909 * 4, model="cubemap"), 128) == 606
+    assert rows_to_decode(opened(303 * 2, 303 * 3, model="cubemap"), 64) == 606
+    assert rows_to_decode(fisheyes(200), 96) in (60, 120)
+    assert rows_to_decode(opened(100, 200), 600) == 100
