@@ -111,7 +111,11 @@ class Fuzz:
         self._set = node.create_client(SetParameters, f"{NODE}/set_parameters")
         self._set_all = node.create_client(SetParametersAtomically, f"{NODE}/set_parameters_atomically")
         self._get = node.create_client(GetParameters, f"{NODE}/get_parameters")
-        self._table = {name: (default, rule) for name, default, rule in flatten(SaliencyParameters())}
+        self._table = {
+            name: (default, rule)
+            for name, default, rule in flatten(SaliencyParameters())
+            if rule.changes != "start"  # a running node refuses every value
+        }
         self._defaults: dict[str, Any] = {name: default for name, (default, _) in self._table.items()}
         self._defaults.update(_MEANT_TO_EXIT, model=model, threads=1)
         self._transport = "raw"

@@ -30,7 +30,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from sal360.errors import Sal360Error
 from sal360.predictor import Predictor, check_prior_strength
 from sal360.spec import ModelSpec
-from sal360_ros.channel import CameraChannel, Steps
+from sal360_ros.channel import CameraChannel, FusedOutputs, Steps, check_cameras
 from sal360_ros.diagnostics import (
     ERROR,
     PERIOD_S,
@@ -93,6 +93,7 @@ class SaliencyNode(LifecycleNode):
             common=NODE_WIDE,
         )
         self._table.warn_of_unknown(self.get_logger().warning)
+        self._fused = FusedOutputs(self, lambda: self._table.current)
         names = self._table.current.cameras
         self._channels = [CameraChannel(self, name, partial(self._table.of, name)) for name in names]
         TransitionService(self, self._state_machine, self._open_first, self.get_logger().error)
@@ -187,10 +188,14 @@ class SaliencyNode(LifecycleNode):
         self._table.read()
         predictor = self._model.get()
         self._spec = predictor.spec
-        for channel in self._channels:
-            self._check(self._table.of(channel.name))
+        cameras = {channel.name: self._table.of(channel.name) for channel in self._channels}
+        for values in cameras.values():
+            self._check(values)
+        check_cameras(cameras)
         for channel in self._channels:
             channel.advertise()
+        if self._table.current.fuse:
+            self._fused.advertise()
         self.get_logger().info(f"model: {predictor.description}")
 
     def _activate(self) -> None:
@@ -201,7 +206,7 @@ class SaliencyNode(LifecycleNode):
             channel.subscribe(partial(self._receive, index))
 
     def _new_pipeline(self, predictor: Predictor, streams: list[CameraStream]) -> SaliencyPipeline:
-        return SaliencyPipeline(predictor, streams, lambda: self._table.current.batch_wait_s)
+        return SaliencyPipeline(predictor, streams, self._fused.fusion(), lambda: self._table.current.batch_wait_s)
 
     def _receive(self, camera: int, message: Image | CompressedImage) -> None:
         pipeline = self._pipeline
@@ -227,7 +232,7 @@ class SaliencyNode(LifecycleNode):
         """Free everything that configure and activate made."""
         self._stop()
         self._spec = None
-        steps = [step for channel in self._channels for step in channel.retire()]
+        steps = [step for each in (*self._channels, self._fused) for step in each.retire()]
         self._attempt_each([*steps, ("free the model", self._model.close)])
 
     # --- the watchdog ---
@@ -260,7 +265,7 @@ class SaliencyNode(LifecycleNode):
             self._jobs.put(self._abandon_reopening)
 
     def _watch_inference(self) -> None:
-        pipeline, publishers = self._pipeline, [channel.saliency for channel in self._channels]
+        pipeline, publishers = self._pipeline, [each.saliency for each in (*self._channels, self._fused)]
         if pipeline is None or self._state != "active":
             return
         health = self._table.current.health
@@ -353,7 +358,9 @@ class SaliencyNode(LifecycleNode):
         else:
             about = {"state": self._state}
             statuses = [self._camera_status(index, about, "", []) for index in range(len(self._channels))]
-            statuses.insert(0, self._status("saliency", None, {}, self._about(), self._opening(), findings))
+            findings += self._gathered(self._fused.output_findings)
+            outputs = self._fused.output_counts()
+            statuses.insert(0, self._status("saliency", None, outputs, self._about(), self._opening(), findings))
         array = DiagnosticArray(status=statuses)
         now = self.get_clock().now()
         array.header.stamp = (now if now.nanoseconds else Clock().now()).to_msg()  # without /clock it is 0

@@ -1,7 +1,7 @@
 """The camera's orientation at the time of a frame, from an IMU or odometry.
 
-Only yaw is used. Changes in yaw are the same for all devices that are fixed to the robot, so no calibration between
-camera and IMU is needed; roll and pitch would need one.
+Smoothing and targets use only yaw. Changes in yaw are the same for all devices that are fixed to the robot, so no
+calibration between camera and IMU is needed. Levelling uses the whole orientation (`sal360_ros.level`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import bisect
 import math
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from nav_msgs.msg import Odometry
@@ -90,6 +91,31 @@ class YawHistory:
         return [each for each in (right - 1, right) if 0 <= each < len(self._stamps_ns)]
 
 
+class RotationHistory:
+    """The rotations (3, 3) over the last `KEPT_S` seconds; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._samples: deque[tuple[int, Floats]] = deque()
+
+    def add(self, stamp_ns: int, rotation: Floats) -> None:
+        """Add a rotation; after a step back in time, earlier ones are forgotten."""
+        with self._lock:
+            if self._samples and stamp_ns < self._samples[-1][0]:
+                self._samples.clear()
+            self._samples.append((stamp_ns, rotation))
+            while stamp_ns - self._samples[0][0] > KEPT_S * 1e9:
+                self._samples.popleft()
+
+    def at(self, stamp_ns: int) -> Floats | None:
+        """The rotation that is nearest in time; None if none is within `MAX_DISTANCE_S`."""
+        with self._lock:
+            nearest = min(self._samples, key=lambda each: abs(each[0] - stamp_ns), default=None)
+        if nearest is None or abs(nearest[0] - stamp_ns) > MAX_DISTANCE_S * 1e9:
+            return None
+        return nearest[1]
+
+
 class OrientationInput:
     """Subscribes to `imu` or `odom` and returns the camera's orientation at a given time.
 
@@ -101,6 +127,7 @@ class OrientationInput:
     def __init__(self, node: Node, source: str, camera: str = "") -> None:
         self._node = node
         self._history = YawHistory()
+        self._rotations = RotationHistory()
         self._warnings = ThrottledWarnings(node.get_logger().warning)
         kind, name, callback = (Imu, "imu", self._on_imu) if source == "imu" else (Odometry, "odom", self._on_odometry)
         self._name = of_camera(camera, name)
@@ -122,6 +149,10 @@ class OrientationInput:
             self._distance_s = self._history.distance_s(stamp_ns)
             return None
         return rotation_yaw_pitch_roll(yaw_rad=yaw_rad)
+
+    def rotation_at(self, stamp_ns: int) -> Floats | None:
+        """The measured rotation (3, 3) from the sensor's axes to axes whose z points up; None if none is known."""
+        return self._rotations.at(stamp_ns)
 
     def cause(self) -> str:
         """Why frames have no orientation, as far as messages and graph reveal it."""
@@ -166,6 +197,8 @@ class OrientationInput:
         except ParameterError as error:
             self._refuse("quaternion", str(error))
             return
+        time_ns = self._time_of(stamp_ns)
+        self._rotations.add(time_ns, rotation)
         if math.hypot(rotation[0, 0], rotation[1, 0]) < _MIN_LEVEL:
             self._refuse(
                 "vertical",
@@ -174,8 +207,7 @@ class OrientationInput:
             )
             return
         self._refused, self._last_arrival_s = "", time.monotonic()
-        stamp_ns = self._time_of(stamp_ns)
-        self._history.add(stamp_ns, self._aligned(stamp_ns, frame, math.atan2(rotation[1, 0], rotation[0, 0])))
+        self._history.add(time_ns, self._aligned(time_ns, frame, math.atan2(rotation[1, 0], rotation[0, 0])))
 
     def _time_of(self, stamp_ns: int) -> int:
         """The stamp of the sample that has just arrived; if stamps are zero or stand still, its time of arrival."""

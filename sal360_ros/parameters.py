@@ -9,7 +9,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
+from sal360.cameras import CameraSettings
 from sal360.errors import ParameterError
 from sal360.images import LARGEST_MAX_PIXELS, MAX_PIXELS
 from sal360.outputs.overlay import FULL_SCALE, MAX_FULL_SCALE, MIN_FULL_SCALE
@@ -23,6 +25,7 @@ from sal360.runtimes.backend import PRECISIONS
 from sal360.runtimes.selection import MAX_THREADS
 from sal360.settings import Settings, setting
 from sal360.sphere import FRAME_CONVENTIONS
+from sal360_ros.mount import parse_mount
 from sal360_ros.parameter_table import DECLARED_BY_RCLPY
 
 TRANSPORTS = ("raw", "compressed")
@@ -53,6 +56,28 @@ class EncodedQpOffset(QpOffsetSettings):
     height_px: int = setting(
         0, "rows of the encoded panorama; 0: the frame's rows", minimum=0, maximum=_MAX_HEIGHT_PX, unit="px"
     )
+
+
+@dataclass(frozen=True)
+class CameraModel(CameraSettings):
+    """What the camera sends, and the topic that describes its lens."""
+
+    info: str = setting(
+        "",
+        "topic of the sensor_msgs/CameraInfo of a fisheye lens, instead of a model, preset or file; empty: none",
+        changes="unconfigured",
+    )
+
+    @cached_property
+    def settings(self) -> CameraSettings:
+        """The settings of the library."""
+        return CameraSettings(**{each.name: getattr(self, each.name) for each in fields(CameraSettings)})
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the frames are equirectangular and whole."""
+        usual = (CameraSettings(), CameraSettings(model="equirectangular"))
+        return not self.info and self.settings in usual
 
 
 @dataclass(frozen=True)
@@ -96,6 +121,12 @@ class SaliencyParameters(Settings):
         'names of the cameras, the prefixes of their topics and parameters; [""]: one camera without a prefix',
         changes="start",
     )
+    fuse: bool = setting(
+        False,
+        "fuse the maps of several cameras of one rig into one on `saliency`; each camera needs its mount",
+        changes="unconfigured",
+    )
+    fuse_frame_id: str = setting("base_link", "frame_id of the fused map, whose axes the mounts refer to")
     batch_wait_s: float = setting(
         0.0, "maximum time that a frame waits for the frames of the other cameras", minimum=0, maximum=1, unit="s"
     )
@@ -136,6 +167,13 @@ class SaliencyParameters(Settings):
         maximum=60,
         unit="s",
     )
+    mount: str = setting(
+        "",
+        "how the camera is mounted; quaternion x y z w from its axes to those of the robot or the IMU; a tf2 frame; "
+        "empty: unknown",
+        changes="unconfigured",
+    )
+    level: bool = setting(True, "level the camera for the network where orientation or mount give its tilt")
     prior_strength: float = setting(
         1.0, "strength of the model's equator prior; 1: as trained; 0: no prior", minimum=0, maximum=MAX_PRIOR_STRENGTH
     )
@@ -172,6 +210,7 @@ class SaliencyParameters(Settings):
         640, "maximum rows of `saliency/overlay`; 0: the frame's rows", minimum=0, maximum=_MAX_HEIGHT_PX, unit="px"
     )
     overlay_opacity: float = setting(0.5, "heat-map opacity in `saliency/overlay`", minimum=0, maximum=1)
+    camera: CameraModel = field(default_factory=CameraModel)
     smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
     targets: PeakSettings = field(default_factory=PeakSettings)
     target: SelectionSettings = field(default_factory=SelectionSettings)
@@ -182,6 +221,7 @@ class SaliencyParameters(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_camera_names(self.cameras)
+        parse_mount(self.mount)
 
 
 NODE_WIDE = (
@@ -192,6 +232,8 @@ NODE_WIDE = (
     "threads",
     "allow_pickled_programs",
     "cameras",
+    "fuse",
+    "fuse_frame_id",
     "batch_wait_s",
     "health",
 )

@@ -15,6 +15,7 @@ from sal360.arrays import Density
 from sal360.errors import FrameError
 from sal360.predictor import Predictor
 from sal360_ros.diagnostics import describe
+from sal360_ros.fusion import Fusion
 from sal360_ros.stream import CameraStream, Frame, PreparedFrame
 from sal360_ros.worker import NewestOfEach, Worker
 
@@ -24,12 +25,20 @@ class SaliencyPipeline:
 
     Args:
         streams: the cameras.
+        fusion: publishes a map of all of them; None if they are not fused.
         wait_s: returns how long the first frame of a batch waits for the other cameras, seconds.
     """
 
-    def __init__(self, predictor: Predictor, streams: Sequence[CameraStream], wait_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        streams: Sequence[CameraStream],
+        fusion: Fusion | None,
+        wait_s: Callable[[], float],
+    ) -> None:
         self._predictor = predictor
         self._streams = streams
+        self._fusion = fusion
         self._failures = 0  # consecutive failures of inference
         self._last_failure = ""
         slot: NewestOfEach[Frame] = NewestOfEach(wait_s)
@@ -67,7 +76,7 @@ class SaliencyPipeline:
 
     def revive(self) -> bool:
         """Restart threads that have died; returns whether any had."""
-        return any([self._answerer.revive(), *(stream.revive() for stream in self._streams)])
+        return any([self._answerer.revive(), *(each.revive() for each in self._with_outputs)])
 
     def stop(self, timeout_s: float) -> bool:
         """Finish the current frames and outputs and end the threads; returns whether they ended in time.
@@ -83,20 +92,24 @@ class SaliencyPipeline:
         if not has_answered:
             for stream in self._streams:
                 stream.abandon()
-        ended = [stream.stop(max(0.0, end_s - time.monotonic())) for stream in self._streams]
+        ended = [each.stop(max(0.0, end_s - time.monotonic())) for each in self._with_outputs]
         return has_answered and all(ended)
+
+    @property
+    def _with_outputs(self) -> list[CameraStream | Fusion]:
+        return [*self._streams, *([self._fusion] if self._fusion is not None else [])]
 
     def _answer(self, frames: Mapping[int, Frame]) -> None:
         """Publish the maps of frames, or reject them."""
-        prepared: list[tuple[CameraStream, PreparedFrame]] = []
+        prepared: list[tuple[int, PreparedFrame]] = []
         for camera, frame in frames.items():
             stream = self._streams[camera]
             with _rejected_by(stream):
-                prepared.append((stream, stream.prepare(frame)))
+                prepared.append((camera, stream.prepare(frame)))
         if prepared:
             self._publish(prepared)
 
-    def _publish(self, prepared: Sequence[tuple[CameraStream, PreparedFrame]]) -> None:
+    def _publish(self, prepared: Sequence[tuple[int, PreparedFrame]]) -> None:
         try:
             densities = self._predict([frame for _, frame in prepared])
         except BaseException as error:
@@ -104,22 +117,26 @@ class SaliencyPipeline:
                 for each in prepared:
                     self._publish([each])
             else:
-                for stream, _ in prepared:
+                for camera, _ in prepared:
                     with contextlib.suppress(BaseException):
-                        stream.reject(error)
+                        self._streams[camera].reject(error)
             return
-        for (stream, frame), density in zip(prepared, densities, strict=True):
-            with _rejected_by(stream):
-                stream.answer(frame, density)
+        for (camera, frame), density in zip(prepared, densities, strict=True):
+            with _rejected_by(self._streams[camera]):
+                answer = self._streams[camera].answer(frame, density)
+                if answer is not None and self._fusion is not None:
+                    self._fusion.add(camera, frame, answer)
+        if self._fusion is not None:
+            self._fusion.publish()
 
     def _predict(self, frames: Sequence[PreparedFrame]) -> Sequence[Density]:
         """The maps of frames; failures not caused by the frames are counted until an inference succeeds."""
         try:
             if len(frames) == 1:
-                densities = [self._predictor.predict(frames[0].image, frames[0].channels)]
+                densities = [self._predictor.predict(frames[0].view.picture, frames[0].channels)]
             else:
-                images, channels = [frame.image for frame in frames], [frame.channels for frame in frames]
-                densities = list(self._predictor.predict_batch(images, channels))
+                pictures, channels = [frame.view.picture for frame in frames], [frame.channels for frame in frames]
+                densities = list(self._predictor.predict_batch(pictures, channels))
         except BaseException as error:
             if not isinstance(error, FrameError) or error.reason == "map_not_finite":
                 self._failures, self._last_failure = self._failures + 1, describe(error)

@@ -12,21 +12,103 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import FrameError, ModelError
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.outputs.stream_time import FrameTime, StreamTime
-from sal360.predictor import add_front_prior, check_frame, scale_prior
+from sal360.predictor import add_front_prior, scale_prior
 from sal360.spec import ModelSpec
 from sal360_ros.diagnostics import ThrottledWarnings, describe
+from sal360_ros.level import LevelInput, rotation_to_upright
 from sal360_ros.messages import decode_frame, frame_size, stamp_nanoseconds
-from sal360_ros.orientation import LastOrientation
+from sal360_ros.orientation import LastOrientation, OrientationInput
 from sal360_ros.parameters import SaliencyParameters
 from sal360_ros.statistics import FrameStatistics
 from sal360_ros.topics import OutputPublisher, Prediction
+from sal360_ros.view import CameraView, View
 from sal360_ros.worker import NewestSlot, Worker
+
+
+class MapStream:
+    """Smooths and publishes a stream of maps, and what is derived from them while somebody subscribes to it.
+
+    Args:
+        label: begins every line of the log.
+        saliency: publishes every map.
+        outputs: publish the derived outputs, each while it has a subscriber.
+        parameters: returns the parameter values for the next map.
+        warnings: throttles warnings.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        saliency: OutputPublisher,
+        outputs: Sequence[OutputPublisher],
+        parameters: Callable[[], SaliencyParameters],
+        warnings: ThrottledWarnings,
+    ) -> None:
+        self.is_stopped = False
+        """Whether no more maps are published."""
+        self._label = label
+        self._saliency = saliency
+        self._outputs = outputs
+        self._parameters = parameters
+        self._warnings = warnings
+        self._smoothing = TemporalSmoothing()
+        self._follower: Worker[Prediction, Prediction] = Worker(
+            f"{label}outputs", NewestSlot(), self._publish_outputs, self._output_error
+        )
+
+    @property
+    def shows_frames(self) -> bool:
+        """Whether somebody subscribes to an output that shows the frame."""
+        return any(output.shows_frame and output.is_wanted for output in self._outputs)
+
+    def smoothed(self, density: Density, time_s: float, orientation: Floats | None) -> Density:
+        """The smoothed map (h, w) after the next one, of this time."""
+        self._smoothing.settings = self._parameters().smoothing
+        return self._smoothing.update(density, time_s, orientation)
+
+    def publish(self, prediction: Prediction) -> None:
+        """Publish a map."""
+        self._saliency.publish(prediction, self._parameters())
+
+    def derive(self, prediction: Prediction) -> None:
+        """Let the other thread publish what is derived from a map; it replaces one that is still waiting."""
+        wanted = [output for output in self._outputs if output.is_wanted]
+        if wanted and self._follower.offer(prediction):
+            for output in wanted:
+                output.count_dropped()
+
+    def stuck_s(self) -> float:
+        """Seconds since the outputs began the current map; 0 while they wait for one."""
+        return self._follower.busy_s
+
+    def revive(self) -> bool:
+        """Restart the thread if it has died; returns whether it had."""
+        return self._follower.revive()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish the current outputs and end their thread; returns whether it ended in time."""
+        self.is_stopped = True
+        return self._follower.stop(timeout_s)
+
+    def _publish_outputs(self, prediction: Prediction) -> None:
+        parameters = self._parameters()
+        for output in self._outputs:
+            if not output.is_wanted:
+                continue
+            try:
+                output.publish(prediction, parameters)
+            except BaseException as error:  # an output that fails must not stop the others
+                self._warnings.warn(output.topic, f"{output.topic} failed: {describe(error)}")
+
+    def _output_error(self, error: BaseException) -> None:
+        self._warnings.warn("outputs", f"{self._label}the outputs of a map failed: {describe(error)}")
 
 
 class Frame(NamedTuple):
@@ -45,22 +127,46 @@ class PreparedFrame(NamedTuple):
     image: Pixels
     """(H, W, 3) uint8."""
     channels: str
+    view: View
+    """What the network sees of it."""
+    rig_to_upright: Floats | None
+    """(3, 3), if maps are fused; None: the rig is upright."""
     time: FrameTime
     begin_s: float
     """When its processing began, by `time.perf_counter`."""
 
 
+class Answer(NamedTuple):
+    """The network's map of a frame, for a fused map."""
+
+    density: Density
+    """(h, w) as the network sees it: in upright axes, and also where the camera has no picture."""
+    orientation: Floats | None
+    """(3, 3), the camera's axes in a fixed frame, if it is known."""
+    time_s: float
+
+
+class Inputs(NamedTuple):
+    """What is known about a camera besides its frames."""
+
+    orientation: OrientationInput | None
+    """None if orientation is not used."""
+    level: LevelInput
+    info: Callable[[], CameraInfo | None]
+    """Returns the newest CameraInfo."""
+    is_fused: bool
+    """Whether its maps become part of a fused map."""
+
+
 class CameraStream:
-    """Prepares the frames of one camera, and publishes their maps and the outputs derived from them.
+    """Prepares the frames of one camera, and publishes their maps.
 
     Args:
         name: the camera's name, for the log; "" if it is the only one.
         spec: the model's.
-        saliency: publishes every map.
-        outputs: publish the derived outputs, each while it has a subscriber.
+        saliency, outputs: as for `MapStream`.
         parameters: returns the parameter values for the next frame.
-        orientation: maps a stamp in nanoseconds to the rotation (3, 3) from body axes to a fixed frame, or to None if
-            it is not known; None if orientation is not used.
+        inputs: orientation, tilt and lens.
         statistics: counts and times the frames.
         now_ns: the node's clock, nanoseconds, for the age of the frames.
         logger: receives warnings.
@@ -73,7 +179,7 @@ class CameraStream:
         saliency: OutputPublisher,
         outputs: Sequence[OutputPublisher],
         parameters: Callable[[], SaliencyParameters],
-        orientation: Callable[[int], Floats | None] | None,
+        inputs: Inputs,
         statistics: FrameStatistics,
         now_ns: Callable[[], int],
         logger: RcutilsLogger,
@@ -82,22 +188,18 @@ class CameraStream:
         """Number of maps published."""
         self._label = f"{name}: " if name else ""
         self._spec = spec
-        self._saliency = saliency
-        self._outputs = outputs
         self._parameters = parameters
-        self._orientation = orientation
+        self._inputs = inputs
         self._statistics = statistics
         self._now_ns = now_ns
         self._warnings = ThrottledWarnings(logger.warning)
-        self._smoothing = TemporalSmoothing()
+        self._maps = MapStream(self._label, saliency, outputs, parameters, self._warnings)
+        self._view = CameraView(spec.input_height, spec.input_width, inputs.info)
         self._stream_time = StreamTime()
         self._last_orientation = LastOrientation()
         self._last_stamp_ns: int | None = None
         self._has_frame = False  # whether a frame is between `prepare` and its map
-        self._is_stopped = self._is_abandoned = False
-        self._follower: Worker[Prediction, Prediction] = Worker(
-            f"{name} outputs".lstrip(), NewestSlot(), self._publish_outputs, self._output_error
-        )
+        self._is_abandoned = False
 
     def count_received(self) -> None:
         """Count a frame that has arrived."""
@@ -108,42 +210,54 @@ class CameraStream:
         self._statistics.count_superseded()
 
     def prepare(self, frame: Frame) -> PreparedFrame:
-        """Decode and check a frame; `answer` or `reject` must follow.
+        """Decode a frame and look it up for the network; `answer` or `reject` must follow.
 
         Raises:
             FrameError: the frame cannot be used.
         """
         self._has_frame = True
         begin_s = time.perf_counter()
-        parameters = self._parameters()
-        frame_time = self._time_of(stamp_nanoseconds(frame.message.header), frame.arrival_ns)
+        parameters, header = self._parameters(), frame.message.header
+        frame_time = self._time_of(stamp_nanoseconds(header), frame.arrival_ns)
         image, channels = decode_frame(frame.message, self._rows_needed(parameters), parameters.max_pixels)
-        check_frame(*frame_size(frame.message))
-        return PreparedFrame(frame, parameters, image, channels, frame_time, begin_s)
+        rotation, rig_to_upright = self._levelling(header, frame_time, parameters)
+        view = self._view.see(image, *frame_size(frame.message), parameters.camera, rotation)
+        return PreparedFrame(frame, parameters, image, channels, view, rig_to_upright, frame_time, begin_s)
 
-    def answer(self, prepared: PreparedFrame, density: Density) -> None:
-        """Smooth and publish the map (h, w) of a frame, and start the outputs derived from it."""
-        if self._is_stopped:
+    def answer(self, prepared: PreparedFrame, density: Density) -> Answer | None:
+        """Smooth and publish the map (h, w) of what the network saw, and start the outputs derived from it.
+
+        Returns:
+            The map for a fused one; None if the stream was stopped meanwhile.
+        """
+        if self._maps.is_stopped:
             self._end_frame(self._statistics.count_superseded)
-            return
+            return None
         parameters, header = prepared.parameters, prepared.frame.message.header
-        stamp_ns = stamp_nanoseconds(header)
-        density = scale_prior(density, self._spec, parameters.prior_strength)
+        upright = scale_prior(density, self._spec, parameters.prior_strength)
+        density = prepared.view.lookup.to_camera(upright) if prepared.view.lookup is not None else upright
         density = add_front_prior(density, parameters.front_strength, -parameters.yaw_offset_rad)
         time_s = prepared.time.time_ns * 1e-9
-        orientation = self._orientation_at(
-            self._now_ns() if prepared.time.stands_still else stamp_ns, time_s, parameters
+        orientation = self._orientation_at(self._stamp_of(header, prepared.time), time_s, parameters)
+        density = self._maps.smoothed(density, time_s, orientation)
+        answer = Prediction(
+            header,
+            prepared.image,
+            prepared.channels,
+            *frame_size(prepared.frame.message),
+            density,
+            orientation,
+            time_s,
+            prepared.view.camera,
         )
-        self._smoothing.settings = parameters.smoothing
-        density = self._smoothing.update(density, time_s, orientation)
-        height, width = frame_size(prepared.frame.message)
-        answer = Prediction(header, prepared.image, prepared.channels, height, width, density, orientation, time_s)
-        self._saliency.publish(answer, parameters)
+        self._maps.publish(answer)
+        stamp_ns = stamp_nanoseconds(header)
         age_s = (self._now_ns() - stamp_ns) * 1e-9 if stamp_ns else math.nan
         self._statistics.count_answered(time.perf_counter() - prepared.begin_s, age_s)
         self._has_frame = False
         self.answered += 1
-        self._pass_on(answer)
+        self._maps.derive(answer)
+        return Answer(upright, orientation, time_s)
 
     def reject(self, error: BaseException) -> None:
         """Count and log why a frame has no map."""
@@ -158,15 +272,15 @@ class CameraStream:
 
     def stuck_output_s(self) -> float:
         """Seconds since the outputs began the current map; 0 while they wait for one."""
-        return self._follower.busy_s
+        return self._maps.stuck_s()
 
     def revive(self) -> bool:
         """Restart the thread of the outputs if it has died; returns whether it had."""
-        return self._follower.revive()
+        return self._maps.revive()
 
     def discard(self) -> None:
         """Publish no more maps: a frame that is being processed counts as dropped."""
-        self._is_stopped = True
+        self._maps.is_stopped = True
 
     def abandon(self) -> None:
         """Ignore the result of an inference that does not return; a frame that is in it counts as rejected."""
@@ -176,8 +290,7 @@ class CameraStream:
 
     def stop(self, timeout_s: float) -> bool:
         """Finish the current outputs and end their thread; returns whether it ended in time."""
-        self._is_stopped = True
-        return self._follower.stop(timeout_s)
+        return self._maps.stop(timeout_s)
 
     def _end_frame(self, count: Callable[[], None]) -> None:
         self._has_frame = False
@@ -199,35 +312,47 @@ class CameraStream:
             self._last_stamp_ns = stamp_ns
         return frame_time
 
+    def _stamp_of(self, header: Header, frame_time: FrameTime) -> int:
+        """The time of a frame by the clock of the orientation's stamps, nanoseconds."""
+        return self._now_ns() if frame_time.stands_still else stamp_nanoseconds(header)
+
     def _orientation_at(self, stamp_ns: int, time_s: float, parameters: SaliencyParameters) -> Floats | None:
-        if self._orientation is None:
+        if self._inputs.orientation is None:
             return None
-        measured = self._orientation(stamp_ns)
+        measured = self._inputs.orientation.at(stamp_ns)
         self._statistics.count_orientation(measured is not None)
         return self._last_orientation.update(measured, time_s, parameters.orientation_hold_s)
 
+    def _levelling(
+        self, header: Header, frame_time: FrameTime, parameters: SaliencyParameters
+    ) -> tuple[Floats | None, Floats | None]:
+        """The rotations (3, 3) from the camera's body axes and, if maps are fused, from the rig's to upright axes.
+
+        Raises:
+            FrameError: maps are fused and the camera's mount is not known.
+        """
+        inputs = self._inputs
+        if not (inputs.is_fused or (parameters.level and inputs.level.is_used)):
+            return None, None
+        level = inputs.level.at(self._stamp_of(header, frame_time), header.frame_id, parameters)
+        if not inputs.is_fused:
+            return rotation_to_upright(inputs.level.settled(level.up)) if level is not None else None, None
+        if level is None:
+            raise FrameError(
+                "the camera's mount is not known yet, so its map cannot be fused",
+                "check that tf2 has the mount's frame",
+                reason="camera_mismatch",
+            )
+        rig_to_upright = None
+        if parameters.level:
+            rig_to_upright = rotation_to_upright(inputs.level.settled(level.mounted @ level.up))
+        return level.mounted if rig_to_upright is None else rig_to_upright @ level.mounted, rig_to_upright
+
     def _rows_needed(self, parameters: SaliencyParameters) -> int:
         """Minimum number of rows to which a compressed frame may be reduced during decoding; 0: no reduction."""
+        if not parameters.camera.is_plain:
+            return 0
         rows = self._spec.input_height
-        if any(output.shows_frame and output.is_wanted for output in self._outputs):
+        if self._maps.shows_frames:
             return max(rows, parameters.overlay_height_px) if parameters.overlay_height_px else 0
         return rows
-
-    def _pass_on(self, answer: Prediction) -> None:
-        wanted = [output for output in self._outputs if output.is_wanted]
-        if wanted and self._follower.offer(answer):
-            for output in wanted:
-                output.count_dropped()
-
-    def _publish_outputs(self, answer: Prediction) -> None:
-        parameters = self._parameters()
-        for output in self._outputs:
-            if not output.is_wanted:
-                continue
-            try:
-                output.publish(answer, parameters)
-            except BaseException as error:  # an output that fails must not stop the others
-                self._warnings.warn(output.topic, f"{output.topic} failed: {describe(error)}")
-
-    def _output_error(self, error: BaseException) -> None:
-        self._warnings.warn("outputs", f"{self._label}the outputs of a map failed: {describe(error)}")

@@ -24,6 +24,8 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from sal360.arrays import Density, Floats, Pixels
+from sal360.cameras import Camera
+from sal360.cameras.lookup import lookup_for
 from sal360.outputs.overlay import draw_overlay, saliency_to_mono8
 from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings
@@ -58,6 +60,8 @@ class Prediction:
     """(3, 3), the camera's axes in a fixed frame, if it is known."""
     time_s: float
     """Time of the frame, seconds: its stamp, unless stamps stand still; see `sal360.outputs.stream_time`."""
+    camera: Camera | None = None
+    """The model of the camera; None: the image is equirectangular and whole."""
     _peaks: dict[PeakSettings, Peaks] = field(default_factory=dict, init=False, repr=False)
 
     def peaks(self, settings: PeakSettings) -> Peaks:
@@ -203,7 +207,10 @@ class OverlayPublisher(OutputPublisher):
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
         picture: NDArray[Any] = prediction.image
         height, width = picture.shape[:2]
-        if 0 < parameters.overlay_height_px < height:
+        if prediction.camera is not None:  # the equirectangular view of it
+            height = min(parameters.overlay_height_px or height, height)
+            picture = lookup_for(prediction.camera, height, 2 * height)(picture)
+        elif 0 < parameters.overlay_height_px < height:
             size = round(width * parameters.overlay_height_px / height), parameters.overlay_height_px
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         if prediction.channels == "rgb":
@@ -287,7 +294,10 @@ def _heat_colour(share: float) -> ColorRGBA:
 
 def _picture_size(prediction: Prediction, height_px: int) -> tuple[int, int]:
     """Rows and columns of the picture that is rendered or encoded; 0 rows: those of the frame."""
-    return (height_px, 2 * height_px) if height_px else (prediction.frame_height, prediction.frame_width)
+    if not height_px and prediction.camera is None:
+        return prediction.frame_height, prediction.frame_width
+    height_px = height_px or prediction.frame_height
+    return height_px, 2 * height_px
 
 
 def _make_shading_rate(height: int, width: int, settings: ShadingRateSettings) -> ShadingRate:

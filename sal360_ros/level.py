@@ -1,0 +1,154 @@
+"""Which way is up for a camera: from its mount, from an IMU or odometry."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.time import Time
+
+from sal360.arrays import Floats
+from sal360.errors import ParameterError
+from sal360.sphere import body_to_frame, rotation_from_quaternion, rotation_yaw_pitch_roll
+from sal360_ros.diagnostics import ThrottledWarnings, describe
+from sal360_ros.mount import Mount
+from sal360_ros.parameters import SaliencyParameters
+
+_TOLERANCE_RAD = math.radians(1)
+"""A change of tilt that keeps the lookup tables: it changes a map by less than the noise of an IMU does."""
+
+
+class Levelling(NamedTuple):
+    """How a camera's body axes lie in the world."""
+
+    mounted: Floats
+    """(3, 3), from the body axes of the image to those of the robot, or of the IMU."""
+    up: Floats
+    """(3,) unit vector, up in the body axes of the image."""
+
+
+class MountFrames:
+    """The rotation between the frames of tf2.
+
+    Raises:
+        ParameterError: tf2_ros is not installed.
+    """
+
+    def __init__(self, node: Node, frame: str) -> None:
+        check_tf2(frame)
+        import tf2_ros
+
+        self._frame = frame
+        self._buffer: Any = tf2_ros.Buffer()
+        self._listener: Any = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
+
+    def rotation(self, frame_id: str) -> Floats:
+        """The newest rotation (3, 3) from the axes of `frame_id` to those of the mount's frame.
+
+        Raises:
+            Exception: tf2 does not know it.
+        """
+        q = self._buffer.lookup_transform(self._frame, frame_id, Time()).transform.rotation
+        return rotation_from_quaternion(q.w, q.x, q.y, q.z)
+
+    def destroy(self) -> None:
+        """Remove the subscriptions."""
+        self._listener.unregister()
+
+
+def check_tf2(frame: str) -> None:
+    """Refuse a tf2 frame where tf2 is not installed.
+
+    Raises:
+        ParameterError: naming the package.
+    """
+    if importlib.util.find_spec("tf2_ros") is None:
+        raise ParameterError(
+            f"mount is the tf2 frame {frame!r}, and tf2_ros is not installed",
+            "install ros-$ROS_DISTRO-tf2-ros-py, or set mount to a quaternion",
+        )
+
+
+class LevelInput:
+    """Which way is up for one camera, frame by frame.
+
+    Args:
+        node: owns the subscriptions of tf2.
+        label: begins every line of the log.
+        mount: how the camera is mounted.
+        measured: maps a stamp in nanoseconds to the rotation (3, 3) from the IMU's or the robot's axes to axes whose z
+            points up, or to None if it is not known; None if there is no such source.
+    """
+
+    def __init__(self, node: Node, label: str, mount: Mount, measured: Callable[[int], Floats | None] | None) -> None:
+        self._label = label
+        self._mount = mount
+        self._measured = measured
+        self._warnings = ThrottledWarnings(node.get_logger().warning)
+        self._frames = MountFrames(node, mount.frame) if mount.frame else None
+        self._last: tuple[int, Floats] | None = None  # stamp and rotation that were measured last
+        self._tilted: Floats | None = None  # up for which the present tables are made
+
+    def at(self, stamp_ns: int, frame_id: str, parameters: SaliencyParameters) -> Levelling | None:
+        """How the camera lies in the world at the time of a frame with this frame_id; None if nothing is known."""
+        mounted = self._mounted(frame_id, parameters)
+        measured = self._held(stamp_ns, parameters.orientation_hold_s)
+        if mounted is None or (measured is None and self._mount.is_none):
+            return None
+        return Levelling(mounted, (mounted if measured is None else measured @ mounted)[2])
+
+    def settled(self, up: Floats) -> Floats:
+        """Up (3,) in body axes, without changes that are too small for new lookup tables."""
+        if self._tilted is None or _angle(self._tilted, up) > _TOLERANCE_RAD:
+            self._tilted = up
+        return self._tilted
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything can give the tilt."""
+        return self._measured is not None or not self._mount.is_none
+
+    def destroy(self) -> None:
+        """Remove the subscriptions."""
+        if self._frames is not None:
+            self._frames.destroy()
+
+    def _mounted(self, frame_id: str, parameters: SaliencyParameters) -> Floats | None:
+        turned = rotation_yaw_pitch_roll(yaw_rad=parameters.yaw_offset_rad)  # to the axes of frame_id
+        if self._frames is None:
+            return self._mount.rotation @ turned
+        try:
+            between = self._frames.rotation(frame_id)
+        except Exception as error:  # tf2 has an exception for each reason
+            self._warnings.warn("tf", f"{self._label}not levelled, because tf2 has no rotation yet: {describe(error)}")
+            return None
+        return between @ body_to_frame(turned.T, parameters.frame_convention).T
+
+    def _held(self, stamp_ns: int, hold_s: float) -> Floats | None:
+        if self._measured is None:
+            return None
+        measured = self._measured(stamp_ns)
+        if measured is not None:
+            self._last = stamp_ns, measured
+        elif self._last is not None and not 0 <= stamp_ns - self._last[0] <= hold_s * 1e9:
+            self._last = None
+        return self._last[1] if self._last is not None else None
+
+
+def rotation_to_upright(up: Floats) -> Floats | None:
+    """The rotation (3, 3) that levels a camera with this up; None if it is upright within `_TOLERANCE_RAD`."""
+    x, y, z = up.tolist()
+    if _angle(up, np.array([0.0, 0.0, 1.0])) <= _TOLERANCE_RAD:
+        return None
+    level = math.hypot(x, y)
+    axis_x, axis_y = (y / level, -x / level) if level else (1.0, 0.0)  # upside down: about x, so that it looks ahead
+    half_rad = math.atan2(level, z) / 2
+    return rotation_from_quaternion(math.cos(half_rad), math.sin(half_rad) * axis_x, math.sin(half_rad) * axis_y, 0.0)
+
+
+def _angle(first: Floats, second: Floats) -> float:
+    return math.atan2(float(np.linalg.norm(np.cross(first, second))), float(first @ second))

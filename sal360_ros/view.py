@@ -1,0 +1,117 @@
+"""From a camera's frame to the upright picture that the network sees."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sensor_msgs.msg import CameraInfo
+
+from sal360.arrays import Floats, Pixels
+from sal360.cameras import Camera, CameraSettings, EquirectangularCamera, open_camera
+from sal360.cameras.lookup import Lookup
+from sal360.cameras.settings import camera_from_info, check_info_size
+from sal360.errors import FrameError, ParameterError
+from sal360.predictor import check_frame
+from sal360_ros.parameters import CameraModel
+
+
+class View(NamedTuple):
+    """What the network sees of a frame."""
+
+    picture: Pixels
+    """(H, W, 3) uint8, equirectangular; the frame itself if that is upright and equirectangular already."""
+    lookup: Lookup | None
+    """Made it; None: the picture is the frame itself."""
+    camera: Camera | None
+    """The model of the camera; None: frames are equirectangular and whole."""
+
+
+class CameraView:
+    """Looks frames up for the network; keeps the tables of the last camera and levelling. For one thread.
+
+    Args:
+        height, width: of the network's pictures.
+        info: returns the newest CameraInfo, or None; used if the parameters name its topic.
+    """
+
+    def __init__(self, height: int, width: int, info: Callable[[], CameraInfo | None]) -> None:
+        self._height, self._width = height, width
+        self._info = info
+        self._camera: tuple[object, Camera] | None = None  # what it was made from
+        self._lookup: tuple[object, Lookup] | None = None
+
+    def see(self, frame: Pixels, height: int, width: int, model: CameraModel, rotation: Floats | None) -> View:
+        """The picture of a frame for the network.
+
+        Args:
+            frame: (H, W, 3) uint8; that of whole equirectangular frames may be reduced.
+            height, width: of the frame as it was sent.
+            rotation: (3, 3), from the camera's body axes to upright axes; None: they are the same.
+
+        Raises:
+            FrameError: the frame does not fit the camera.
+        """
+        if model.is_plain:
+            check_frame(height, width)
+            if rotation is None:
+                return View(frame, None, None)
+            camera = self._kept(("plain", frame.shape), lambda: EquirectangularCamera(*frame.shape[:2]))
+        elif model.info:
+            camera = self._described(model)
+            check_info_size(camera, height, width)
+        else:
+            settings = model.settings
+            camera = self._kept((settings, height, width), lambda: open_camera(settings, height, width))
+        lookup = self._look_up(camera, rotation)
+        return View(lookup(frame), lookup, None if model.is_plain else camera)
+
+    def _described(self, model: CameraModel) -> Camera:
+        info = self._info()
+        if info is None:
+            raise FrameError(
+                f"no CameraInfo has arrived on {model.info} yet",
+                "start its publisher, or clear camera.info",
+                reason="camera_mismatch",
+            )
+        k, d = tuple(info.k), tuple(info.d)
+        key = (info.distortion_model, k, d, info.height, info.width, model.fov_deg)
+        return self._kept(
+            key, lambda: camera_from_info(info.distortion_model, k, d, info.height, info.width, model.fov_deg)
+        )
+
+    def _kept(self, key: object, make: Callable[[], Camera]) -> Camera:
+        if self._camera is None or self._camera[0] != key:
+            try:
+                self._camera = key, make()
+            except ParameterError as error:
+                raise FrameError(error.found, error.remedy, reason="camera_mismatch") from None
+        return self._camera[1]
+
+    def _look_up(self, camera: Camera, rotation: Floats | None) -> Lookup:
+        key = (camera, b"" if rotation is None else rotation.tobytes())
+        if self._lookup is None or self._lookup[0] != key:
+            self._lookup = key, Lookup(camera, self._height, self._width, rotation)
+        return self._lookup[1]
+
+
+def check_model(model: CameraModel) -> None:
+    """Refuse parameters of a camera that contradict each other.
+
+    Raises:
+        ParameterError: they do, or a file cannot be read.
+    """
+    if model.info:
+        settings = dataclasses.replace(model.settings, fov_deg=CameraSettings.fov_deg)
+        others = [each.name for each in dataclasses.fields(settings) if getattr(settings, each.name) != each.default]
+        if others:
+            raise ParameterError(
+                f"camera.info is {model.info!r}, and camera.{others[0]} is {getattr(settings, others[0])!r}",
+                "set one of them; beside camera.info, only camera.fov_deg is used",
+            )
+        return
+    try:
+        open_camera(model.settings, 1000, 2000)
+    except FrameError:  # the frames may have another size
+        return

@@ -1,0 +1,189 @@
+"""Camera models, levelling and fused maps in the node: what the network sees, and the axes of what is published."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import Quaternion
+from sensor_msgs.msg import CameraInfo, Image, Imu
+
+from sal360.cameras import CameraSettings, EquirectangularCamera, open_camera
+from sal360.cameras.lookup import Lookup
+from sal360.density import normalised
+from sal360.errors import ParameterError
+from sal360.predictor import Predictor
+from sal360.sphere import rotation_from_quaternion, solid_angles
+from sal360_ros.fusion import fused
+from sal360_ros.mount import parse_mount
+
+pytestmark = pytest.mark.ros
+
+TILT = 0.24, 0.18, 0.0, 0.95  # quaternion x y z w about a level axis, 35°
+QUATERNION = " ".join(map(str, TILT))
+TO_UPRIGHT = rotation_from_quaternion(TILT[3], *TILT[:3])
+
+
+@pytest.fixture
+def through(tiny_model, array_of):
+    """The map of a frame that is looked up for the network and whose map is turned back."""
+
+    def density(message, camera, rotation=None):
+        with Predictor(tiny_model, backend="onnxruntime", device="cpu", threads=1) as predictor:
+            lookup = Lookup(camera, predictor.spec.input_height, predictor.spec.input_width, rotation)
+            return lookup.to_camera(predictor.predict(lookup(array_of(message))))
+
+    return density
+
+
+def answer(graph, camera, message, topic="saliency"):
+    maps = graph.received(Image, topic)
+    camera.publish(message)
+    graph.wait_for(lambda: maps, "a map")
+    return maps[0]
+
+
+def test_a_tilted_camera_is_levelled_by_its_mount(graph, camera, make_node, activate, through, density_of, array_of):
+    activate(make_node(encoding="32FC1", mount=QUATERNION))
+    frame = camera.frame(64, 128)
+    found = array_of(answer(graph, camera, frame), np.float32)
+    expected = through(frame, EquirectangularCamera(64, 128), TO_UPRIGHT)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(found - density_of(frame)).max() > 0.01  # the map of the frame as it is
+
+
+@pytest.mark.parametrize("level", [True, False])
+def test_a_tilted_camera_is_levelled_by_an_imu(
+    graph, camera, make_node, activate, through, density_of, array_of, level
+):
+    node = activate(make_node(encoding="32FC1", orientation="imu", level=level))
+    imu = graph.call(graph.node.create_publisher, Imu, "imu", 10)
+    graph.wait_for(imu.get_subscription_count, "the node to subscribe")
+    frame = camera.frame(64, 128)
+    x, y, z, w = TILT
+    imu.publish(Imu(header=frame.header, orientation=Quaternion(x=x, y=y, z=z, w=w)))
+    stamp_ns = frame.header.stamp.sec * 1_000_000_000 + frame.header.stamp.nanosec
+    graph.wait_for(lambda: node._channels[0]._inputs.orientation.rotation_at(stamp_ns) is not None, "the sample")
+    found = array_of(answer(graph, camera, frame), np.float32)
+    levelled = through(frame, EquirectangularCamera(64, 128), TO_UPRIGHT)
+    np.testing.assert_allclose(found, levelled if level else density_of(frame), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*tostring.*:DeprecationWarning")  # of cv_bridge
+def test_frames_of_a_dual_fisheye_are_looked_up(graph, camera, make_node, activate, through, array_of):
+    activate(make_node(encoding="32FC1", camera__model="dual_fisheye", camera__fov_deg=200.0))
+    overlays = graph.received(Image, "saliency/overlay")
+    frame = camera.frame(64, 128)
+    found = array_of(answer(graph, camera, frame), np.float32)
+    model = open_camera(CameraSettings(model="dual_fisheye", fov_deg=200.0), 64, 128)
+    np.testing.assert_allclose(found, through(frame, model), rtol=1e-3, atol=1e-3)
+    camera.stream_until(lambda: overlays, "an overlay on the equirectangular view", height=64, width=128)
+    assert (overlays[0].height, overlays[0].width) == (64, 128)
+    camera.publish(camera.frame(64, 65))
+    graph.wait_for_line("frame rejected (camera_mismatch): the frame is 65 x 64")
+
+
+def test_a_camera_info_describes_the_lens_of_its_frames(graph, camera, make_node, activate, array_of):
+    activate(make_node(encoding="32FC1", camera__info="camera_info"))
+    camera.publish(camera.frame(64, 64))
+    graph.wait_for_line("frame rejected (camera_mismatch): no CameraInfo has arrived on camera_info yet")
+    publisher = graph.call(graph.node.create_publisher, CameraInfo, "camera_info", 10)
+    graph.wait_for(publisher.get_subscription_count, "the node to subscribe")
+    k = [20.0, 0.0, 31.5, 0.0, 20.0, 31.5, 0.0, 0.0, 1.0]
+    for info, line in (
+        (CameraInfo(height=64, width=64, distortion_model="plumb_bob", k=k, d=[0.0] * 5), "model 'plumb_bob'"),
+        (CameraInfo(height=32, width=64, distortion_model="equidistant", k=k, d=[0.0] * 4), "outside the frame"),
+        (CameraInfo(height=128, width=64, distortion_model="equidistant", k=k, d=[0.0] * 4), "is for 64 x 128"),
+    ):
+        publisher.publish(info)
+        camera.stream_until(lambda line=line: any(line in each for each in graph.log), line, height=64, width=64)
+    maps = graph.received(Image, "saliency")
+    publisher.publish(CameraInfo(height=64, width=64, distortion_model="equidistant", k=k, d=[0.0] * 4))
+    camera.stream_until(lambda: maps, "a map", height=64, width=64)
+    density = array_of(maps[-1], np.float32)
+    assert density[:, 0].max() == 0  # behind the camera
+    assert density[:, density.shape[1] // 2].max() > 0
+
+
+def test_two_cameras_of_a_rig_become_one_map(graph, make_camera, make_node, activate, density_of, array_of):
+    """Both show the same scene, the second one from a camera that looks back."""
+    activate(
+        make_node(
+            cameras=["front", "rear"], batch_wait_s=1.0, encoding="32FC1", fuse=True,
+            front__mount="0 0 0 1", rear__mount="0 0 1 0", fuse_frame_id="rig",
+        )
+    )  # fmt: skip
+    front, rear = make_camera("front/image"), make_camera("rear/image")
+    maps = graph.received(Image, "saliency")
+    frame = front.frame(64, 128)
+    turned = front.frame(64, 128)
+    turned.data.frombytes(np.roll(array_of(frame), 64, axis=1).tobytes())
+    del turned.data[: 64 * 128 * 3]
+
+    def both():
+        front.publish(frame)
+        rear.publish(turned)
+        return len(maps) > 4
+
+    graph.wait_for(both, "fused maps")
+    assert maps[-1].header.frame_id == "rig"
+    expected = density_of(frame)
+    found = array_of(maps[-1], np.float32)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
+    graph.wait_for(lambda: "saliency.published" in graph.values(), "the counts of the fused map")
+
+
+def test_a_fused_map_is_weighted_by_who_sees_a_direction():
+    height, width = 16, 32
+    front = np.zeros((height, width), np.float32)
+    front[:, 8:24] = 1
+    rear = np.zeros_like(front)
+    rear[:, :10] = rear[:, 22:] = 1  # they overlap in four columns
+    generator = np.random.default_rng(5)
+    truth = normalised(generator.random((height, width), np.float32) + 0.1)
+    np.testing.assert_allclose(fused([truth, truth], [front, rear]), truth, rtol=1e-5)
+    other = fused([truth, 3 * truth], [front, 0.5 * rear])
+    ratio = other / truth  # 1 in front, 3 behind, and in between the weighted mean
+    np.testing.assert_allclose(ratio / ratio[0, 15], np.where(front > 0, np.where(rear > 0, 5 / 3, 1), 3), rtol=1e-4)
+    blind = fused([truth], [front])
+    assert blind[:, 0].max() == 0
+    assert float(blind.sum(axis=1) @ solid_angles(height, width)[:, 0]) == pytest.approx(4 * math.pi, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ({"camera__layout": "stacked"}, "layout is 'stacked'"),
+        ({"camera__file": "/nowhere.yaml"}, "/nowhere.yaml"),
+        ({"camera__info": "camera_info", "camera__model": "fisheye"}, "camera.info is 'camera_info', and camera.model"),
+        ({"camera__info": "camera.info"}, "camera.info is 'camera.info', which is not the name of a topic"),
+        ({"fuse": True}, "fuse is true"),
+        ({"fuse": True, "cameras": ["front"], "mount": "0 0 0 1"}, "there are not several cameras"),
+        (
+            {"fuse": True, "cameras": ["front", "rear"], "front__mount": "0 0 0 1"},
+            "rear: fuse is true, and mount is ''",
+        ),
+        ({"mount": "base_link"}, "mount is the tf2 frame 'base_link', and tf2_ros is not installed"),
+    ],
+)
+def test_contradictory_parameters_refuse_the_transition_in_one_line(graph, make_node, monkeypatch, parameters, line):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2_ros" else find(name))
+    node = make_node(**parameters)
+    assert graph.call(node.trigger_configure).name == "FAILURE"
+    assert graph.wait_for_line("cannot configure: ").count("\n") == 0
+    assert any(line in each for each in graph.log), graph.log
+
+
+@pytest.mark.parametrize("text", ["0 0 0", "0 0 0 0", "0 0 nan 1", "1 2 3 4 5", "the base", "base link 1", "2nd"])
+def test_a_mount_that_is_none_of_its_forms_is_refused(text):
+    with pytest.raises(ParameterError, match="mount is"):
+        parse_mount(text)
+
+
+def test_a_mount_is_nothing_a_frame_or_a_quaternion():
+    assert parse_mount(" ").is_none
+    assert parse_mount("/arm/tool0").frame == "/arm/tool0"
+    np.testing.assert_allclose(parse_mount("0, 0, 2, 0").rotation, np.diag([-1, -1, 1]), atol=1e-12)
