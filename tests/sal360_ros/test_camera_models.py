@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +20,9 @@ from sal360.errors import ParameterError
 from sal360.predictor import Predictor
 from sal360.sphere import rotation_from_quaternion, solid_angles
 from sal360_ros.fusion import fused
+from sal360_ros.level import LevelInput, rotation_to_upright
 from sal360_ros.mount import parse_mount
+from sal360_ros.parameters import SaliencyParameters
 
 pytestmark = pytest.mark.ros
 
@@ -187,3 +192,50 @@ def test_a_mount_is_nothing_a_frame_or_a_quaternion():
     assert parse_mount(" ").is_none
     assert parse_mount("/arm/tool0").frame == "/arm/tool0"
     np.testing.assert_allclose(parse_mount("0, 0, 2, 0").rotation, np.diag([-1, -1, 1]), atol=1e-12)
+
+
+def test_a_mount_can_be_a_frame_of_tf2(monkeypatch):
+    """An optical frame that looks ahead, on a robot that is level: the image's body axes are those of the robot."""
+    found, lines = {}, []
+
+    class Buffer:
+        def lookup_transform(self, target, source, _):
+            return SimpleNamespace(transform=SimpleNamespace(rotation=found[target, source]))
+
+    module = ModuleType("tf2_ros")
+    module.__spec__ = ModuleSpec("tf2_ros", None)
+    module.Buffer = Buffer
+    module.TransformListener = lambda *_, **__: SimpleNamespace(unregister=lambda: found.clear())
+    monkeypatch.setitem(sys.modules, "tf2_ros", module)
+    node = SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=lines.append))
+    level = LevelInput(node, "front: ", parse_mount("base_link"), None)
+    parameters = SaliencyParameters(frame_convention="optical", mount="base_link")
+    assert level.at(0, "lens", parameters) is None
+    assert "front: not levelled, because tf2 has no rotation yet" in lines[0]
+    found["base_link", "lens"] = Quaternion(x=-0.5, y=0.5, z=-0.5, w=0.5)
+    known = level.at(0, "lens", parameters)
+    np.testing.assert_allclose(known.mounted, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(known.up, (0, 0, 1), atol=1e-12)
+    assert rotation_to_upright(known.up) is None
+    level.destroy()
+    assert not found
+
+
+@pytest.mark.parametrize("up", [(0.3, -0.4, 0.8), (0, 0, -1), (1, 0, 0)])
+def test_levelling_turns_up_to_the_top_by_the_shortest_way(up):
+    up = np.array(up) / np.linalg.norm(up)
+    rotation = rotation_to_upright(up)
+    np.testing.assert_allclose(rotation @ up, (0, 0, 1), atol=1e-12)
+    angle_rad = math.acos((np.trace(rotation) - 1) / 2)
+    assert angle_rad == pytest.approx(math.acos(up[2]), abs=1e-6)
+
+
+def test_small_changes_of_tilt_keep_the_lookup_tables():
+    level = LevelInput(SimpleNamespace(get_logger=lambda: SimpleNamespace(warning=print)), "", parse_mount(""), None)
+
+    def tilted(degrees):
+        return np.array([math.sin(math.radians(degrees)), 0.0, math.cos(math.radians(degrees))])
+
+    first = level.settled(tilted(10))
+    assert level.settled(tilted(10.9)) is first
+    np.testing.assert_array_equal(level.settled(tilted(11.2)), tilted(11.2))
