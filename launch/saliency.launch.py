@@ -35,7 +35,10 @@ ARGUMENTS = {
     "params_file": (str(SHIPPED_PARAMETERS), "YAML file with the parameters of the node"),
     "namespace": ("", "namespace of the node and its topics"),
     "camera": ("false", "true: also start a camera that plays camera_source"),
-    "camera_source": ("", "picture, folder, video or bag; also starts the camera. Empty: the bundled panoramas"),
+    "camera_source": (
+        "",
+        "picture, folder, video, bag or live stream; also starts the camera. Empty: the bundled panoramas",
+    ),
     "autostart": ("true", "true: configure and activate the node; false: leave that to a lifecycle manager"),
     "respawn": ("false", "true: start the node again when it cannot be configured or its process has ended"),
     "exit_on_failure": ("false", "true: end when the node cannot be configured or its process ends"),

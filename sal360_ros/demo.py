@@ -59,7 +59,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="?",
         default="",
         metavar="SOURCE",
-        help="picture, folder, video or bag (default: the bundled panoramas)",
+        help="picture, folder, video, bag or live stream (default: the bundled panoramas)",
     )
     add("--output", type=Path, default=Path("out/demo"), metavar="DIR", help="output folder")
     add("--topic", default="", help="image topic of a bag (default: the only one)")

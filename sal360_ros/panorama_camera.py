@@ -1,4 +1,4 @@
-"""The executable `panorama_camera`: pictures, a video or a bag as a 360° camera.
+"""The executable `panorama_camera`: a live stream, pictures, a video or a bag as a 360° camera.
 
 Separate from the class `sal360_ros.camera.PanoramaCamera`, whose module imports rclpy: `run` first blocks the stop
 signals, then imports that module. A SIGINT during the imports would otherwise end in a traceback.
@@ -17,7 +17,9 @@ NAME = "panorama_camera"
 
 def main() -> int:
     """Run the camera until SIGINT or SIGTERM and return the exit status."""
-    parse_arguments(NAME, "Publish pictures, a video or a bag as if they came from a 360° camera.")
+    parse_arguments(
+        NAME, "Publish a live stream (RTSP and others), pictures, a video or a bag as the frames of a 360° camera."
+    )
     return run("sal360_ros.camera", "PanoramaCamera", NAME, max_message_bytes=_max_message_bytes)
 
 

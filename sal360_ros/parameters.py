@@ -24,6 +24,7 @@ from sal360.runtimes import BACKEND_NAMES
 from sal360.runtimes.backend import PRECISIONS
 from sal360.runtimes.selection import MAX_THREADS
 from sal360.settings import Settings, setting
+from sal360.sources.live_stream import StreamSettings
 from sal360.sphere import FRAME_CONVENTIONS
 from sal360_ros.mount import parse_mount
 from sal360_ros.parameter_table import DECLARED_BY_RCLPY
@@ -268,11 +269,15 @@ class CameraParameters(Settings):
     """Parameters of `panorama_camera`; all of them are read when it starts."""
 
     source: str = setting(
-        "", "picture, folder of pictures, video or bag; empty: the bundled panoramas", changes="start"
+        "",
+        "picture, folder of pictures, video, bag or live stream; empty: the bundled panoramas",
+        changes="start",
     )
     source_topic: str = setting("", "image topic of the bag; empty: its only one", changes="start")
     loop: bool = setting(True, "start over at the end of the source", changes="start")
-    rate_hz: float = setting(30.0, "frame rate", minimum=0.1, maximum=1000, unit="Hz", changes="start")
+    rate_hz: float = setting(
+        30.0, "frame rate; streams have their own", minimum=0.1, maximum=1000, unit="Hz", changes="start"
+    )
     height_px: int = setting(
         0, "rows of the published frames; 0: the source's rows", minimum=0, maximum=8192, unit="px", changes="start"
     )
@@ -296,3 +301,4 @@ class CameraParameters(Settings):
     image_transport: str = setting("raw", _TRANSPORT, choices=TRANSPORTS, changes="start")
     jpeg_quality: int = setting(90, "JPEG quality of compressed frames", minimum=1, maximum=100, changes="start")
     frame_id: str = setting("panorama_camera", "frame_id in the headers", changes="start")
+    stream: StreamSettings = field(default_factory=StreamSettings)

@@ -15,6 +15,7 @@ from sal360.predictor import MAX_FRONT_STRENGTH
 from sal360.runtimes import BACKEND_NAMES
 from sal360.runtimes.backend import PRECISIONS
 from sal360.settings import Rule, Settings, flatten
+from sal360.sources.live_stream import HARDWARE, StreamSettings
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -144,6 +145,47 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
         default=MAX_PIXELS,
         metavar="N",
         help="maximum size of a picture; larger ones are skipped before they are decoded",
+    )
+
+
+def add_stream_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of live streams: those whose values `stream_settings` returns, `--seconds` and `--wait`."""
+    settings = StreamSettings()
+    meaning = {name: rule.description for name, _, rule in flatten(settings)}
+    add = parser.add_argument_group("live streams and cameras").add_argument
+    add("--seconds", type=in_range(float, 0.1, 1e7), metavar="S", help="duration (default: until Ctrl-C)")
+    add(
+        "--wait",
+        type=in_range(float, 0, 1e7),
+        default=10.0,
+        metavar="S",
+        help="time to wait for a stream that is lost or not there yet, seconds",
+    )
+    add(
+        "--stream-timeout-s",
+        type=as_declared(settings, "timeout_s"),
+        default=settings.timeout_s,
+        metavar="S",
+        help=meaning["timeout_s"],
+    )
+    add("--hardware", choices=HARDWARE, default=settings.hardware, help=meaning["hardware"])
+    add(
+        "--decoding-threads",
+        type=as_declared(settings, "threads"),
+        default=settings.threads,
+        metavar="N",
+        help=meaning["threads"],
+    )
+    add("--stream-options", default=settings.options, metavar="NAME=VALUE,…", help=meaning["options"])
+
+
+def stream_settings(arguments: argparse.Namespace) -> StreamSettings:
+    """The settings from the options of `add_stream_options`."""
+    return StreamSettings(
+        timeout_s=arguments.stream_timeout_s,
+        hardware=arguments.hardware,
+        threads=arguments.decoding_threads,
+        options=arguments.stream_options,
     )
 
 

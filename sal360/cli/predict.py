@@ -1,11 +1,17 @@
-"""Write the saliency maps of pictures and videos.
+"""Write the saliency maps of pictures, videos and live streams.
 
 For each picture, the output folder gets NAME.npy, the density relative to uniform (float32, at the model's output
-size), and NAME_overlay.png, the heat map over the picture. For each video, it gets NAME.npy with the maps of all frames
-(frames, rows, columns), NAME_stamps.npy with their times in seconds, and NAME_overlay.mp4. Maps and overlays are
-equirectangular, for frames of other kinds (--camera), too.
+size), and NAME_overlay.png, the heat map over the picture. Maps and overlays are equirectangular, for frames of other
+kinds (--camera), too. For each video or stream, it gets NAME_overlay.mp4 and, by --maps:
 
-Exit status: 0 success; 1 some pictures or frames were skipped; 2 an error.
+  npy    NAME.npy, the maps of all frames (frames, rows, columns), and NAME_stamps.npy, their times in seconds
+  npz    NAME.npz with both, as `maps` and `stamps_s`
+  video  NAME_maps.mkv, lossless 8-bit grey: the value 255 means --full-scale times uniform; and NAME_stamps.npy
+
+A stream is rtsp://…, rtmp://…, srt://…, udp://…, an http(s) address such as HLS (.m3u8), or a camera (/dev/video0).
+Its newest frame is predicted again and again until Ctrl-C or for --seconds, and its times count from 1970.
+
+Exit status: 0 success; 1 some pictures or frames were skipped; 2 an error; 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,23 +19,35 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import math
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sal360.arrays import Density
 from sal360.cameras.equirectangular import GPano, read_gpano
 from sal360.cameras.lookup import equirectangular_view
 from sal360.cameras.settings import CameraSettings, kept_camera
-from sal360.cli.options import CommandParser, add_camera, add_max_pixels, add_model_options, in_range, model_options
+from sal360.cli.options import (
+    CommandParser,
+    add_camera,
+    add_max_pixels,
+    add_model_options,
+    add_stream_options,
+    in_range,
+    model_options,
+    stream_settings,
+)
+from sal360.cli.video_maps import MAP_FORMS, MAP_TYPES, STAMPS, write_array
 from sal360.errors import DataError, FrameError, printable, require_modules
 from sal360.files import written_beside
 from sal360.images import read_picture, write_picture
@@ -39,23 +57,32 @@ from sal360.replay.plots import MAX_WIDTH
 from sal360.replay.recorders import OverlayVideo
 from sal360.sources.bag_files import is_bag
 from sal360.sources.frame import Frame
+from sal360.sources.live_stream import LiveStream
 from sal360.sources.pictures import is_overlay, look_into, pictures_in
+from sal360.sources.stream_address import StreamAddress, stream_address
 from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_frames
-
-_STAMPS = "_stamps"
-"""Appended to the name of a video for the file with its times."""
 
 
 class Input(NamedTuple):
-    """A picture or video, and the name of its results."""
+    """A picture, video or stream, and the name of its results."""
 
-    path: Path
+    path: Path | StreamAddress
     name: str
 
     @property
     def is_video(self) -> bool:
-        """Whether it is a video, by its suffix."""
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        """Whether it has many frames: a stream, or a video by its suffix."""
+        return isinstance(self.path, StreamAddress) or self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def kind(self) -> str:
+        """One word for messages."""
+        return "stream" if isinstance(self.path, StreamAddress) else "video" if self.is_video else "picture"
+
+    @property
+    def shown(self) -> str:
+        """Path or address for messages, without a password."""
+        return self.path.shown if isinstance(self.path, StreamAddress) else str(self.path)
 
 
 @dataclass
@@ -64,6 +91,8 @@ class Outcome:
 
     written: int = 0
     skipped: int = 0
+    is_interrupted: bool = False
+    """Whether Ctrl-C ended a stream; what was written until then is complete."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,15 +108,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write = _write_video_maps if each.is_video else _write_picture_map
                 write(each, predictor, options, outcome)
             except (FrameError, DataError) as error:
-                _say(f"skipped a {'video' if each.is_video else 'picture'}: {error}")
+                _say(f"skipped a {each.kind}: {error}")
                 outcome.skipped += 1
+            if outcome.is_interrupted:
+                break
     total = outcome.written + outcome.skipped
     print(f"{outcome.written} of {total} maps in {printable(options.output)} ({predictor.description})")
+    if outcome.is_interrupted:
+        return 130
     return 1 if outcome.skipped else 0
 
 
-def find_inputs(paths: Iterable[Path], *, recursive: bool = False) -> list[Input]:
-    """The files among `paths` and the pictures in the folders among them, without repetitions, each with a name.
+def find_inputs(paths: Iterable[Path | StreamAddress], *, recursive: bool = False) -> list[Input]:
+    """The files and streams among `paths` and the pictures in its folders, without repetitions, each with a name.
 
     Results are named after their picture, those of subfolders with the subfolder; a number is added if an earlier one
     has the same name. Such numbers, and files that are left out of a folder, are reported on stderr.
@@ -98,8 +131,12 @@ def find_inputs(paths: Iterable[Path], *, recursive: bool = False) -> list[Input
     """
     paths = list(paths)
     given = {path.name for path in paths}
-    found: dict[str, tuple[Path, str]] = {}  # links to one picture under several names are several pictures
+    # links to one picture under several names are several pictures
+    found: dict[str, tuple[Path | StreamAddress, str]] = {}
     for path in paths:
+        if isinstance(path, StreamAddress):
+            found.setdefault(path.url, (path, path.name))
+            continue
         if is_bag(path):
             raise DataError(f"{path} is a bag", "run `sal360 evaluate`, which writes a bag with the maps")
         if path.is_dir():
@@ -109,11 +146,11 @@ def find_inputs(paths: Iterable[Path], *, recursive: bool = False) -> list[Input
         elif not is_overlay(path, given):  # a wildcard also finds earlier results
             found.setdefault(os.path.abspath(path), (path, path.stem))
     wanted = [Input(path, name) for path, name in found.values()]
-    names = unique_names((each.name for each in wanted), (_STAMPS if each.is_video else "" for each in wanted))
+    names = unique_names((each.name for each in wanted), (STAMPS if each.is_video else "" for each in wanted))
     inputs = [Input(each.path, name) for each, name in zip(wanted, names, strict=True)]
     for each, renamed in zip(wanted, inputs, strict=True):
         if renamed.name != each.name:
-            _say(f"{each.path} is written as {renamed.name}, because {each.name} is already used")
+            _say(f"{each.shown} is written as {renamed.name}, because {each.name} is already used")
     return inputs
 
 
@@ -149,7 +186,7 @@ def _pictures_of(folder: Path, recursive: bool) -> list[Path]:
 
 
 def _with_progress(inputs: Sequence[Input]) -> Iterable[Input]:
-    progress: Iterable[Input] = tqdm(inputs, unit="input", disable=None)
+    progress: Iterable[Input] = tqdm(inputs, unit="input", disable=True if len(inputs) == 1 else None)
     return progress
 
 
@@ -158,13 +195,14 @@ def _say(text: str) -> None:
 
 
 def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
+    assert isinstance(each.path, Path)
     picture = read_picture(each.path, max_pixels=options.max_pixels)
     try:
         camera = kept_camera(options.camera, *picture.shape[:2], _gpano(each.path))
         density = predictor.predict(picture, "bgr", camera=camera)
     except FrameError as error:
         raise error.about(each.path) from None
-    _write_array(options.output / f"{each.name}.npy", density)
+    write_array(options.output / f"{each.name}.npy", density)
     overlay = draw_overlay(equirectangular_view(camera, picture), density, full_scale=options.full_scale)
     write_picture(options.output / f"{each.name}_overlay.png", overlay)
     outcome.written += 1
@@ -183,44 +221,118 @@ def _gpano(path: Path) -> GPano | None:
 
 def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
     unusable: list[FrameError] = []
-    stamps_s: list[float] = []
+    count = 0
     cut: DataError | None = None
     with (
-        contextlib.closing(_frames_with_progress(each.path, unusable, options.max_pixels)) as frames,
-        written_beside(options.output / f"{each.name}.npy") as maps_path,
+        contextlib.closing(_frames_with_progress(each, unusable, options, outcome)) as frames,
+        MAP_FORMS[options.maps](options.output, each.name, options.maps_type, options.full_scale) as maps,
         written_beside(options.output / f"{each.name}_overlay.mp4") as video_path,
-        MapStack(maps_path) as maps,
         OverlayVideo(video_path) as video,
     ):
         try:
-            for frame, density in _predicted(frames, predictor, each.path, unusable, options.camera):
-                maps.append(density)
-                stamps_s.append(frame.stamp_s)
+            for frame, density in _predicted(frames, predictor, each.shown, unusable, options.camera):
+                maps.append(density, frame.stamp_s)
+                count += 1
                 overlay = draw_overlay(frame.image, density, full_scale=options.full_scale)
                 video.write(overlay, round(frame.stamp_s * 1e9))
         except DataError as error:  # the maps up to here are kept
             cut = error
-        if not stamps_s:
-            raise cut or unusable[0]
-        _write_array(options.output / f"{each.name}{_STAMPS}.npy", np.array(stamps_s))
-    outcome.written += len(stamps_s)
+        if not count and outcome.is_interrupted:
+            raise KeyboardInterrupt
+        if not count:
+            raise cut or (unusable[0] if unusable else DataError(f"{each.shown} has no frames", "choose another"))
+    outcome.written += count
     outcome.skipped += len(unusable)
     if unusable:
-        _say(f"skipped {len(unusable)} of {len(stamps_s) + len(unusable)} frames; the first: {unusable[0]}")
+        _say(f"skipped {len(unusable)} of {count + len(unusable)} frames; the first: {unusable[0]}")
     if cut:
         raise cut
 
 
-def _frames_with_progress(path: Path, unusable: list[FrameError], max_pixels: int) -> Generator[Frame, None, None]:
-    frames = video_frames(path, lambda error, _: unusable.append(error), max_pixels)
-    total = estimated_frame_count(path, max_pixels) or None
+def _frames_with_progress(
+    each: Input, unusable: list[FrameError], options: argparse.Namespace, outcome: Outcome
+) -> Generator[Frame, None, None]:
+    if isinstance(each.path, StreamAddress):
+        yield from _stream_frames(each.path, options, outcome)
+        return
+    frames = video_frames(each.path, lambda error, _: unusable.append(error), options.max_pixels)
+    total = estimated_frame_count(each.path, options.max_pixels) or None
     yield from tqdm(frames, total=total, unit="frame", disable=None, leave=False)
+
+
+class _Said:
+    """The lines about a stream, on stderr."""
+
+    def info(self, message: str) -> None:
+        """Print a line."""
+        _say(message)
+
+    warning = info
+
+
+def _stream_frames(
+    address: StreamAddress, options: argparse.Namespace, outcome: Outcome
+) -> Generator[Frame, None, None]:
+    """The newest frame of the stream again and again, until Ctrl-C or for `--seconds` after the first one."""
+    stream = LiveStream(
+        address,
+        stream_settings(options),
+        log=_Said(),
+        max_pixels=options.max_pixels,
+        patience_s=options.wait,
+        every_frame=True,
+    )
+    unit: dict[str, Any] = {"total": options.seconds, "unit": "s", "bar_format": _SECONDS_BAR}
+    if not options.seconds:
+        unit = {"unit": "frame"}
+    end_s = math.inf
+    with stream, _interrupted() as interrupted, tqdm(disable=None, leave=False, **unit) as bar:
+        while not (stream.has_ended or interrupted.is_set()):
+            frame = stream.take(_LOOK_S)
+            now_s = time.monotonic()
+            if frame is not None and options.seconds and math.isinf(end_s):
+                end_s = now_s + options.seconds
+            if now_s >= end_s:
+                break
+            if options.seconds and not math.isinf(end_s):
+                bar.update(round(options.seconds - (end_s - now_s), 1) - bar.n)
+            if frame is not None:
+                yield frame
+                bar.update(0 if options.seconds else 1)
+        outcome.is_interrupted = interrupted.is_set()
+
+
+_LOOK_S = 0.2
+_SECONDS_BAR = "{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s [{remaining} left]"
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that the files of a stream are completed; the second one interrupts."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield event
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        event.set()
+        signal.signal(number, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield event
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _predicted(
     frames: Iterable[Frame],
     predictor: Predictor,
-    path: Path,
+    path: str,
     unusable: list[FrameError],
     settings: CameraSettings,
 ) -> Iterator[tuple[Frame, Density]]:
@@ -241,48 +353,14 @@ def _predicted(
             yield replace(frame, image=equirectangular_view(camera, frame.image, MAX_WIDTH)), density
 
 
-class MapStack:
-    """A .npy file (n, h, w) float32 of maps that are written one by one."""
-
-    _HEADER_BYTES = 128
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._file.write(bytes(self._HEADER_BYTES))
-        self._shape: tuple[int, ...] = (0, 0)
-        self._count = 0
-
-    def append(self, density: Density) -> None:
-        """Append a map (h, w); all maps have the same size."""
-        self._file.write(np.ascontiguousarray(density, "<f4").tobytes())
-        self._shape = density.shape
-        self._count += 1
-
-    def __enter__(self) -> MapStack:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._file as file:
-            if kind is None:
-                content: dict[str, Any] = {
-                    "descr": "<f4",
-                    "fortran_order": False,
-                    "shape": (self._count, *self._shape),
-                }
-                text = str(content).ljust(self._HEADER_BYTES - 11) + "\n"  # after magic, version and length
-                file.seek(0)
-                file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("latin1"))
-
-
-def _write_array(path: Path, values: NDArray[Any]) -> None:
-    with written_beside(path) as temporary:
-        np.save(temporary, values)
+def _input(text: str) -> Path | StreamAddress:
+    return stream_address(text) or Path(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("predict INPUT...", __doc__)
     add = parser.add_argument
-    add("inputs", type=Path, nargs="+", metavar="INPUT", help="picture or video, or folder of pictures")
+    add("inputs", type=_input, nargs="+", metavar="INPUT", help="picture or video, folder of pictures, or live stream")
     add("--output", type=Path, default=Path("out/predict"), metavar="DIR", help="output folder")
     add("--recursive", action="store_true", help="search the subfolders of folders too")
     add(
@@ -292,6 +370,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="density that is drawn in the brightest colour",
     )
+    add("--maps", choices=tuple(MAP_FORMS), default="npy", help="form of the maps of videos and streams")
+    add("--maps-type", choices=MAP_TYPES, default="float32", help="type of the numbers of --maps npy and npz")
+    add_stream_options(parser)
     add_camera(parser)
     add_max_pixels(parser)
     add_model_options(parser)

@@ -33,6 +33,7 @@ from sal360.sources.bag import (
 )
 from sal360.sources.bag_files import is_bag
 from sal360.sources.pictures import look_into
+from sal360.sources.stream_address import stream_address
 from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_frames
 
 
@@ -229,6 +230,11 @@ def open_recording(
         DataError: it cannot be read, or a topic must be chosen.
         ParameterError: a topic is given for a video.
     """
+    if address := stream_address(path):
+        raise DataError(
+            f"{address.shown} is a live stream",
+            "record it first (ffmpeg -i ADDRESS -c copy -t 60 recording.mkv), or run `sal360 predict` on it",
+        )
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path of the recording")
     if path.suffix.lower() in PICTURE_SUFFIXES:

@@ -1,7 +1,8 @@
-"""Frames with timestamps from pictures, folders, videos and bags."""
+"""Frames with timestamps from pictures, folders, videos, bags and live streams."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,9 @@ from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.sources.bag import Bag, bag_frames, choose_image_topic
 from sal360.sources.bag_files import BAG_SUFFIXES, is_bag
 from sal360.sources.frame import BadFrame, Frame, repeated, scaled_to
+from sal360.sources.live_stream import LiveStream
 from sal360.sources.pictures import look_into, pictures_in, still_frames
+from sal360.sources.stream_address import StreamAddress, stream_address
 from sal360.sources.video import VIDEO_SUFFIXES, check_video, video_frames
 
 __all__ = ["BadFrame", "Frame", "open_source"]
@@ -30,14 +33,15 @@ def open_source(
     max_pixels: int = MAX_PIXELS,
     on_bad_frame: BadFrame | None = None,
 ) -> Iterator[Frame]:
-    """The frames of a picture, a folder of pictures, a video or a bag, in order.
+    """The frames of a picture, a folder of pictures, a video or a bag, in order; of a live stream, the newest ones.
 
     Args:
         path: a picture; a folder of pictures, read in natural order; a video; a bag (rosbag2 with sqlite3 or MCAP, as a
-            folder or a single file, or ROS 1) with sensor_msgs/Image or CompressedImage.
+            folder or a single file, or ROS 1) with sensor_msgs/Image or CompressedImage; the address of a stream or
+            camera, see `stream_address`, which is received with the default `StreamSettings` and does not end.
         topic: image topic of a bag; "" selects the only one.
         loop: repeat endlessly, with increasing stamps.
-        rate_hz: frames per second for pictures; videos and bags have their own stamps.
+        rate_hz: frames per second for pictures; videos, bags and streams have their own stamps.
         hold_s: seconds that each picture is shown; 0 shows it for one frame.
         yaw_rate_rad_s: pan pictures like a camera that turns to the left at this rate.
         height_px: resize frames to this many rows; 0 keeps their size. Large JPEGs in bags are decoded at a lower
@@ -52,6 +56,7 @@ def open_source(
         FrameError: while iterating, see `on_bad_frame`.
         ParameterError: rate_hz, hold_s or height_px is out of its range.
     """
+    address = stream_address(path)
     path = Path(path)
     if not rate_hz > 0 or hold_s < 0 or height_px < 0:
         raise ParameterError(
@@ -59,6 +64,8 @@ def open_source(
             "correct the value that is out of range",
             expected="a rate above 0, the others at least 0",
         )
+    if address:
+        return (scaled_to(frame, height_px) for frame in _live_frames(address, max_pixels, loop=loop))
     if not path.exists():
         raise DataError(f"{path} does not exist", "check the path")
     recording = _recording_opener(path, topic, height_px, max_pixels, on_bad_frame or _raise)
@@ -77,6 +84,12 @@ def open_source(
             on_bad_frame=on_bad_frame or _raise,
         )
     return (scaled_to(frame, height_px) for frame in (repeated(recording) if loop else recording()))
+
+
+def _live_frames(address: StreamAddress, max_pixels: int, *, loop: bool) -> Iterator[Frame]:
+    log = logging.getLogger(__name__)
+    with LiveStream(address, log=log, max_pixels=max_pixels, every_frame=True, loop=loop) as stream:
+        yield from stream.frames()
 
 
 def _recording_opener(

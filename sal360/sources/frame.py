@@ -24,7 +24,7 @@ class Frame:
     channels: str
     """Order of the last axis, "rgb" or "bgr"."""
     stamp_s: float
-    """Seconds since the Unix epoch in bags, since the first frame elsewhere."""
+    """Seconds since the Unix epoch in bags and live streams, since the first frame elsewhere."""
     name: str
     """File-name stem, unique within the source."""
 

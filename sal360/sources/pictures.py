@@ -49,7 +49,7 @@ _OTHER_PICTURES = (
     ),
     *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
-OVERLAY_SUFFIXES = ("_overlay.png", "_overlay.mp4")
+OVERLAY_SUFFIXES = ("_overlay.png", "_overlay.mp4", "_maps.mkv")
 """Endings of the names of overlays, which lie beside <name>.npy or the picture or video from which they were made."""
 
 
@@ -166,7 +166,7 @@ def _is_hidden_picture(name: str) -> bool:
 def is_overlay(path: Path, names: Collection[str]) -> bool:
     """Whether a file is the overlay of another one, or of a map, among the files of these names."""
     stem = next((path.name.removesuffix(each) for each in OVERLAY_SUFFIXES if path.name.endswith(each)), "")
-    suffixes = (".npy", *PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
+    suffixes = (".npy", ".npz", "_stamps.npy", *PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
     return bool(stem) and any(f"{stem}{suffix}" in names for suffix in suffixes)
 
 

@@ -134,16 +134,21 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple[InputContainer, av.Vi
             raise _unplayable(path, "it has no video that FFmpeg can decode")
         _check_size(path, stream.codec_context.height, stream.codec_context.width, max_pixels)
         stream.thread_type = "AUTO"
-        # frames may grow; FFmpeg compares the decoder's own size, which is rounded up
-        options = {"max_pixels": str(2 * max_pixels + _MAX_PADDING)}
-        if stream.codec_context.name == "mjpeg":  # which else shows the part of a frame that it could decode
-            options["err_detect"] = "explode"
-        stream.codec_context.options = options
+        stream.codec_context.options = decoder_options(stream.codec_context.name, max_pixels)
         yield container, stream
 
 
 _MAX_PADDING = 1 << 22
 """Pixels that a decoder may add to the right and at the bottom of frames of any size."""
+
+
+def decoder_options(codec: str, max_pixels: int) -> dict[str, str]:
+    """Options of FFmpeg's decoders: no memory for frames far above `max_pixels`, and no frames that are cut."""
+    # frames may grow; FFmpeg compares the decoder's own size, which is rounded up
+    options = {"max_pixels": str(2 * max_pixels + _MAX_PADDING)}
+    if codec == "mjpeg":  # which else shows the part of a frame that it could decode
+        options["err_detect"] = "explode"
+    return options
 
 
 def _check_size(path: Path, height: int, width: int, max_pixels: int) -> None:

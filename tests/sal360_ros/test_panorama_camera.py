@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -130,3 +135,75 @@ def test_room_is_made_for_a_bag_whose_first_frame_is_damaged(mcap_bag, tmp_path)
     frames = [(1, mcap_bag.image(1, black, "rgb8", step=3)), (2, mcap_bag.image(2, black, "rgb8"))]
     bag = mcap_bag.write(tmp_path / "run", {"/camera": frames})
     assert max_message_bytes({"source": str(bag)}) == 3 * 32 * 64
+
+
+# --- live streams ---
+
+
+@pytest.fixture
+def live():
+    """What makes live streams for tests; it needs PyAV."""
+    pytest.importorskip("av")
+    from tests import live_streams
+
+    return live_streams
+
+
+def test_a_live_stream_is_published_as_it_arrives_and_again_after_a_cut_in_another_size(graph, make_camera, live):
+    url = f"udp://127.0.0.1:{live.free_port(socket.SOCK_DGRAM)}"
+    frames = graph.received(Image, "image")
+    make_camera(source=url, frame_id="theta")
+    with live.Sender(f"{url}?pkt_size=1316", "mpegts", size=(128, 64)):
+        graph.wait_for(lambda: len(frames) >= 5, "frames")
+        graph.wait_for_line(f"{url} sends 128 x 64")
+    graph.wait_for_line("waiting until it is back")
+    with live.Sender(f"{url}?pkt_size=1316", "mpegts", size=(256, 128)):
+        graph.wait_for(lambda: frames[-1].width == 256, "frames of the other size")
+        graph.wait_for_line("is back after")
+    assert {(frame.encoding, frame.header.frame_id) for frame in frames} == {("bgr8", "theta")}
+    stamps = [stamp_nanoseconds(frame.header) for frame in frames]
+    assert stamps == sorted(set(stamps))
+    assert stamps[-1] <= graph.node.get_clock().now().nanoseconds
+    assert sum("waiting until it is back" in line for line in graph.log) == 1
+
+
+def test_frames_of_a_stream_are_resized_and_compressed_as_others(graph, make_camera, live):
+    url = f"udp://127.0.0.1:{live.free_port(socket.SOCK_DGRAM)}"
+    frames = graph.received(CompressedImage, "image/compressed")
+    make_camera(source=url, height_px=32, image_transport="compressed")
+    with live.Sender(f"{url}?pkt_size=1316", "mpegts", size=(128, 64), grey=200):
+        graph.wait_for(lambda: frames, "frames")
+    shown = decode_frame(frames[0])[0]
+    assert shown.shape == (32, 64, 3)
+    assert abs(shown.mean() - 200) < 5
+
+
+def test_a_stream_that_refuses_the_password_ends_the_camera_with_one_line_without_it(graph, make_camera, live):
+    answer = b'RTSP/1.0 401 Unauthorized\r\nCSeq: @\r\nWWW-Authenticate: Basic realm="cam"\r\n\r\n'
+    with live.Answers(answer) as server:
+        make_camera(source=f"rtsp://admin:geheim@127.0.0.1:{server.port}/live")
+        with pytest.raises(DataError, match="refuses the user name and password") as caught:
+            graph.wait_for(lambda: False)
+    assert "geheim" not in str(caught.value) + " ".join(graph.log)
+
+
+def test_a_camera_that_waits_for_its_stream_ends_with_ctrl_c_at_once(live):
+    url = f"rtsp://admin:geheim@127.0.0.1:{live.free_port()}/live"
+    command = [sys.executable, "-m", "sal360_ros.panorama_camera", "--ros-args", "-p", f"source:={url}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as camera:
+        said = ""
+        while "refuses connections" not in said:
+            line = camera.stderr.readline()
+            assert line, said
+            said += line
+        camera.send_signal(signal.SIGINT)
+        _, rest = camera.communicate(timeout=60)
+    assert camera.returncode == 0
+    assert "Traceback" not in rest
+    assert "geheim" not in said + rest
+
+
+def test_room_is_made_for_streams_without_opening_them(live):
+    url = f"rtsp://127.0.0.1:{live.free_port()}/live"
+    assert max_message_bytes({"source": url}) == 3 * 1920 * 3840
+    assert max_message_bytes({"source": url, "height_px": 100}) == 3 * 100 * 200

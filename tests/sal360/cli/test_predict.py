@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -392,7 +396,7 @@ def test_a_full_disk_gives_a_one_line_error_that_names_the_file(run, tmp_path, m
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sal360.cli.predict.np.save", fail)
+    monkeypatch.setattr("sal360.cli.video_maps.np.save", fail)
     status, _, err = run(write_picture(tmp_path / "room.png"))
     assert status == 2
     assert err.startswith("error: the disk is full (")
@@ -409,3 +413,133 @@ def test_a_reader_that_went_away_does_not_matter(tmp_path, tiny_model):
         ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
         assert (ended.returncode, ended.stderr) == (0, ""), name
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["room.npy", "room_overlay.png"]
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_the_maps_of_a_video_can_be_one_archive_with_their_times(run, tmp_path, kind):
+    clip = write_clip(tmp_path / "ride.avi")
+    assert run(clip)[0] == 0
+    expected, stamps_s = (np.load(tmp_path / "out" / name) for name in ("ride.npy", "ride_stamps.npy"))
+    shutil.rmtree(tmp_path / "out")
+    status, out, err = run(clip, "--maps", "npz", "--maps-type", kind)
+    assert (status, err) == (0, "")
+    assert "6 of 6 maps" in out
+    assert written(tmp_path) == ["ride.npz", "ride_overlay.mp4"]
+    with np.load(tmp_path / "out" / "ride.npz") as archive:
+        assert sorted(archive) == ["maps", "stamps_s"]
+        assert archive["maps"].dtype == kind
+        np.testing.assert_array_equal(archive["maps"], expected.astype(kind))
+        np.testing.assert_array_equal(archive["stamps_s"], stamps_s)
+
+
+def test_the_maps_of_a_video_can_be_a_grey_video_that_keeps_them_exactly(run, tmp_path):
+    av = pytest.importorskip("av")
+    from sal360.outputs.overlay import saliency_to_mono8
+
+    clip = write_clip(tmp_path / "ride.avi")
+    assert run(clip)[0] == 0
+    expected, stamps_s = (np.load(tmp_path / "out" / name) for name in ("ride.npy", "ride_stamps.npy"))
+    shutil.rmtree(tmp_path / "out")
+    status, _, err = run(clip, "--maps", "video", "--full-scale", 3)
+    assert (status, err) == (0, "")
+    assert written(tmp_path) == ["ride_maps.mkv", "ride_overlay.mp4", "ride_stamps.npy"]
+    with av.open(str(tmp_path / "out" / "ride_maps.mkv")) as video:
+        said = {key.lower(): value for key, value in video.metadata.items()}
+        frames = list(video.decode(video=0))
+    assert said["comment"] == "density relative to uniform = value / 255 * 3"
+    shown = np.stack([frame.to_ndarray(format="gray") for frame in frames])
+    np.testing.assert_array_equal(shown, np.stack([saliency_to_mono8(density, 3.0) for density in expected]))
+    np.testing.assert_allclose([frame.time for frame in frames], stamps_s, atol=2e-3)
+
+
+def test_earlier_results_in_any_form_are_not_taken_for_videos(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    write_clip(tmp_path / "out" / "ride.avi")
+    for form in ("npy", "npz", "video"):
+        status, out, err = run(*(tmp_path / "out").glob("*.[am][vpk]*"), "--maps", form)
+        assert (status, err) == (0, "")
+        assert "6 of 6 maps" in out
+
+
+def test_an_archive_of_a_cut_video_holds_what_could_be_read(run, tmp_path):
+    clip = write_clip(tmp_path / "clip.avi", 20)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    assert run(clip, "--maps", "npz")[0] == 1
+    with np.load(tmp_path / "out" / "clip.npz") as archive:
+        assert 0 < len(archive["maps"]) == len(archive["stamps_s"]) < 20
+
+
+@pytest.fixture
+def live():
+    """What makes live streams for tests; it needs PyAV."""
+    pytest.importorskip("av")
+    from tests import live_streams
+
+    return live_streams
+
+
+def test_a_live_stream_becomes_maps_with_their_times(run, tmp_path, live):
+    port = live.free_port(socket.SOCK_DGRAM)
+    with live.Sender(f"udp://127.0.0.1:{port}?pkt_size=1316", "mpegts"):
+        status, out, err = run(f"udp://127.0.0.1:{port}", "--seconds", 1, "--wait", 60)
+    assert status == 0
+    assert err == f"udp://127.0.0.1:{port} sends 128 x 64\n"
+    name = f"127.0.0.1_{port}"
+    assert written(tmp_path) == [f"{name}.npy", f"{name}_overlay.mp4", f"{name}_stamps.npy"]
+    maps, stamps_s = np.load(tmp_path / "out" / f"{name}.npy"), np.load(tmp_path / "out" / f"{name}_stamps.npy")
+    assert len(maps) == len(stamps_s) > 0
+    assert f"{len(maps)} of {len(maps)} maps" in out
+    assert (np.diff(stamps_s) > 0).all()
+    assert abs(stamps_s[-1] - time.time()) < 3600
+
+
+def test_a_stream_that_does_not_come_or_refuses_the_password_is_skipped_in_one_line(run, live):
+    url = f"rtsp://127.0.0.1:{live.free_port()}/live"
+    status, out, err = run(url, "--wait", 0.5)
+    assert status == 1
+    assert err.splitlines()[-1] == (
+        f"skipped a stream: {url} refuses connections; start the camera or server, or correct the port"
+    )
+    assert "0 of 1 maps" in out
+    answer = b'RTSP/1.0 401 Unauthorized\r\nCSeq: @\r\nWWW-Authenticate: Basic realm="cam"\r\n\r\n'
+    with live.Answers(answer) as server:
+        status, out, err = run(f"rtsp://admin:geheim@127.0.0.1:{server.port}/live")
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "refuses the user name and password" in err
+    assert "geheim" not in out + err
+
+
+def test_what_is_no_address_is_an_error_without_the_password(run):
+    status, _, err = run("rtps://admin:geheim@host/live")
+    assert status == 2
+    assert err.startswith("error: rtps://***@host/live is no address of a stream; expected rtsp://HOST/PATH")
+
+
+@pytest.mark.parametrize("has_frames", [False, True])
+def test_ctrl_c_ends_a_stream_and_keeps_its_maps(tmp_path, tiny_model, live, has_frames):
+    port = live.free_port(socket.SOCK_DGRAM) if has_frames else live.free_port()
+    url = f"{'udp' if has_frames else 'tcp'}://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "sal360", "predict", url, "--model", tiny_model, "--backend", "onnxruntime"]
+    command += ["--output", tmp_path / "out", "--wait", "3600"]
+    sender = live.Sender(f"{url}?pkt_size=1316", "mpegts") if has_frames else contextlib.nullcontext()
+    with sender, subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+        line = started.stderr.readline().decode()
+        assert ("sends 128 x 64" if has_frames else "refuses connections") in line
+        if has_frames:
+            live.wait_for(
+                lambda: any(path.stat().st_size > 10**4 for path in (tmp_path / "out").glob(".*.npy")), "maps"
+            )
+        started.send_signal(signal.SIGINT)
+        out, err = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert b"Traceback" not in err
+    name = f"127.0.0.1_{port}"
+    if has_frames:
+        assert written(tmp_path) == [f"{name}.npy", f"{name}_overlay.mp4", f"{name}_stamps.npy"]
+        maps = np.load(tmp_path / "out" / f"{name}.npy")
+        assert len(maps) == len(np.load(tmp_path / "out" / f"{name}_stamps.npy")) > 0
+        assert f"{len(maps)} of {len(maps)} maps" in out.decode()
+    else:
+        assert err == b"interrupted\n"
+        assert written(tmp_path) == []
