@@ -99,7 +99,7 @@ class CubeCamera:
         if layout not in LAYOUTS:
             raise ParameterError(f"the layout is {layout!r}", "choose one of " + ", ".join(LAYOUTS))
         rows, columns = LAYOUTS[layout]
-        is_whole = height % rows == 0 and width % columns == 0 and min(height, width) > 0
+        is_whole = height % rows == 0 and (may_stretch or width % columns == 0) and min(height, width) > 0
         if not is_whole or (height * columns != width * rows and not may_stretch):
             raise FrameError(
                 f"the frame is {width} x {height}, whose faces in the layout {layout} would be "
@@ -109,8 +109,10 @@ class CubeCamera:
                 reason="camera_mismatch",
             )
         self.height, self.width = height, width
-        self.tiles = (rows, columns)
-        self._face_height, self._face_width = height // rows, width // columns
+        # faces whose borders lie inside pixels are taken together: the rows of YouTube's cube are continuous
+        self.tiles = (rows, 1 if width % columns else columns)
+        self._grid = rows, columns
+        self._face_height, self._face_width = height / rows, width / columns
         self._equiangular = equiangular
         if layout in _CROSSES:
             cells = "".join(_CROSSES[layout])
@@ -131,7 +133,7 @@ class CubeCamera:
         for index, axes in enumerate(self._axes.astype(flat.dtype)):
             chosen = np.flatnonzero(face == index)
             forward, right, down = axes @ flat[chosen].T
-            row, column = divmod(int(self._cells[index]), self.tiles[1])
+            row, column = divmod(int(self._cells[index]), self._grid[1])
             for values, places, size, cell in (
                 (right, x, self._face_width, column),
                 (down, y, self._face_height, row),
@@ -157,7 +159,7 @@ class CubeCamera:
     def unproject(self, x: Floats, y: Floats) -> tuple[Floats, Mask]:
         """See `Camera.unproject`. Outside the faces, those beside them continue."""
         x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
-        rows, columns = self.tiles
+        rows, columns = self._grid
         column = np.clip(np.floor((x + 0.5) / self._face_width), 0, columns - 1)
         row = np.clip(np.floor((y + 0.5) / self._face_height), 0, rows - 1)
         right = 2 * ((x + 0.5) / self._face_width - column) - 1

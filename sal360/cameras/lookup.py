@@ -30,6 +30,8 @@ _PLACE_TOLERANCE, _WEIGHT_TOLERANCE = 0.4, 0.1
 """Second differences between nodes, in reduced pixels and as a weight, above which pixels are computed one by one."""
 _LIST_WIDTH = 256
 """cv2.remap takes at most 32767 rows or columns, so lists of pixels are folded into rows of this length."""
+_NOWHERE = -9.0
+"""A column outside every picture, which cv2.remap makes black."""
 _WHOLE = 1 - 1 / 512
 """A weight that rounds to 1 in 8 bits."""
 
@@ -61,11 +63,11 @@ class Lookup:
 
     def _set_tables(self, places: Projection) -> None:
         x, y, weights = places
-        first = weights.argmax(axis=0)
+        first = (weights[1] > weights[0]).astype(np.intp) if len(weights) == 2 else weights.argmax(axis=0)
         self.seen = weights.sum(axis=0).astype(np.float64)
         columns, rows = self._reduced.locate(_chosen(x, first), _chosen(y, first))
+        columns[self.seen < 0.5] = _NOWHERE
         self._first = _fixed_maps(columns, rows)
-        self._unseen: Mask | None = self.seen < 0.5 if self.seen.min() < 0.5 else None
         highest = _chosen(weights, first)
         self._mixed: Integers = np.flatnonzero((highest > 0) & (highest < _WHOLE))
         self._mixed_maps: list[tuple[Any, Any]] = []
@@ -111,10 +113,7 @@ class Lookup:
             mixed = _remap(reduced, self._mixed_maps[0])
             for maps, (before, weight) in zip(self._mixed_maps[1:], self._mixed_weights[1:], strict=True):
                 mixed = cv2.blendLinear(mixed, _remap(reduced, maps), before, weight).astype(np.uint8, copy=False)
-            channels = picture.shape[2:]
-            picture.reshape(-1, *channels)[self._mixed] = mixed.reshape(-1, *channels)[: len(self._mixed)]
-        if self._unseen is not None:
-            picture[self._unseen] = 0
+            _as_items(picture)[self._mixed] = _as_items(mixed)[: len(self._mixed)]
         return picture
 
     def to_camera(self, density: Density) -> Density:
@@ -145,6 +144,11 @@ def _kept_lookup(camera: Any, height: int, width: int, key: bytes) -> Lookup:  #
     return Lookup(camera, height, width, rotation)
 
 
+def _as_items(picture: Pixels) -> NDArray[Any]:
+    """A contiguous picture (h, w[, 3]) as a list (h · w,): numpy moves whole pixels faster than their samples."""
+    return picture.reshape(-1) if picture.ndim == 2 else picture.reshape(-1, 3).view("V3")[:, 0]
+
+
 def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14) -> Pixels:
     """A frame as an equirectangular picture in the camera's body axes, about as fine as the frame.
 
@@ -169,8 +173,12 @@ def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14
 
 def _chosen(values: NDArray[Any], view: Integers) -> NDArray[Any]:
     """The values (...) of one view, chosen for each place, from those of all views (V, ...)."""
-    chosen: NDArray[Any] = values[0] if len(values) == 1 else np.take_along_axis(values, view[None], axis=0)[0]
-    return chosen
+    if len(values) == 1:
+        return np.array(values[0])
+    if len(values) == 2:  # much faster than picking
+        return np.where(view == 1, values[1], values[0])
+    picked: NDArray[Any] = np.take_along_axis(values, view[None], axis=0)[0]
+    return picked
 
 
 def _folded(values: NDArray[Any]) -> NDArray[Any]:
@@ -186,7 +194,7 @@ def _fixed_maps(columns: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
 
 
 def _remap(picture: Pixels, maps: tuple[Any, Any]) -> Pixels:
-    return cast(Pixels, cv2.remap(picture, *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    return cast(Pixels, cv2.remap(picture, *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
 
 
 # --- the reduced frame ---
@@ -209,11 +217,11 @@ class _Rim(NamedTuple):
     target: Integers
     """(n,) flat indices of reduced pixels."""
     rows: Integers
-    """(n, 9) rows of the frame."""
+    """(n, 4) rows of the frame."""
     columns: Integers
-    """(n, 9) columns of the frame."""
+    """(n, 4) columns of the frame."""
     weights: NDArray[np.float32]
-    """(n, 9, 1), whose sum over the nine is 1."""
+    """(n, 4, 1), whose sum over the four is 1."""
     beside: tuple[_Beside, ...]
     """Reduced pixels beside the picture, in rings from the inside."""
 
@@ -232,6 +240,7 @@ class _ReducedFrame:
         self._grid = camera.tiles
         self._tile = camera.height // self._grid[0], camera.width // self._grid[1]
         self._size = tuple(-(-side // self.factor) for side in self._tile)
+        self._centres = tuple(_centres(*each, self.factor) for each in zip(self._tile, self._size, strict=True))
         self._tiles = _used_tiles(camera)
         self._slots = np.zeros(self._grid[0] * self._grid[1], np.intp)
         self._slots[self._tiles] = np.arange(len(self._tiles))
@@ -247,6 +256,8 @@ class _ReducedFrame:
         """
         column, across = self._place(x, axis=1, in_border=in_border)
         row, down = self._place(y, axis=0, in_border=in_border)
+        if len(self._slots) == 1:
+            return across + 1, down + 1
         slot = self._slots[(row * self._grid[1] + column).astype(np.intp)]
         return across + 1, down + (slot * (self._size[0] + 2) + 1).astype(down.dtype)
 
@@ -255,8 +266,11 @@ class _ReducedFrame:
         kind = values.dtype.type
         tile, size, count = self._tile[axis], self._size[axis], self._grid[axis]
         shifted = values + kind(0.5)
-        index = np.clip(np.floor(shifted / kind(tile)), 0, count - 1)
-        place = (shifted - index * kind(tile)) * kind(size / tile) - kind(0.5)
+        index = np.clip(np.floor(shifted / kind(tile)), 0, count - 1) if count > 1 else np.zeros_like(shifted)
+        place = (shifted - index * kind(tile)) * kind(1 / self.factor) - kind(0.5)
+        if tile % self.factor and size > 1:  # the last pixel overlaps the one before, so their centres are nearer
+            distance = (tile % self.factor) / self.factor
+            place = np.where(place > size - 2, (place - kind(size - 2)) * kind(1 / distance) + kind(size - 2), place)
         margin = 0.5 if in_border else 0.0
         return index, np.clip(place, kind(-margin), kind(size - 1 + margin))
 
@@ -268,32 +282,39 @@ class _ReducedFrame:
             row, column = divmod(int(tile), self._grid[1])
             part = frame[row * height : (row + 1) * height, column * width : (column + 1) * width]
             top = slot * (self._size[0] + 2) + 1
-            reduced[top : top + self._size[0], 1:-1] = _reduce(part, self.factor)
-        flat = reduced.reshape(-1, *frame.shape[2:])
+            _reduce(part, self.factor, reduced[top : top + self._size[0], 1:-1])
         if self._rim is not None:
-            self._mend(frame, flat, self._rim)
-        border = _remap(reduced, self._border_maps).reshape(-1, *frame.shape[2:])
-        flat[self._border] = border[: len(self._border)]
+            self._mend(frame, reduced, self._rim)
+        border = _remap(reduced, self._border_maps)
+        _as_items(reduced)[self._border] = _as_items(border)[: len(self._border)]
         return reduced
 
     @staticmethod
-    def _mend(frame: Pixels, flat: Pixels, rim: _Rim) -> None:
-        """Set the pixels at the edge of the picture in a reduced frame (n[, 3])."""
+    def _mend(frame: Pixels, reduced: Pixels, rim: _Rim) -> None:
+        """Set the pixels at the edge of the picture in a reduced frame (h, w[, 3])."""
         channels = frame.shape[2:]
         if len(rim.target):
             picked = frame[rim.rows, rim.columns].astype(np.float32).reshape(*rim.rows.shape, -1)
             means = (picked * rim.weights).sum(axis=1) + np.float32(0.5)
-            flat[rim.target] = means.astype(np.uint8).reshape(-1, *channels)
+            reduced.reshape(-1, *channels)[rim.target] = means.astype(np.uint8).reshape(-1, *channels)
+        items = _as_items(reduced)
         for ring in rim.beside:
-            flat[ring.target] = flat[ring.neighbours]
+            items[ring.target] = items[ring.neighbours]
 
-    def _frame_place(self, rows: NDArray[Any], columns: NDArray[Any]) -> tuple[Floats, Floats]:
-        """Pixel coordinates x, y in the frame of places in the reduced frame, in its own pixel coordinates."""
-        slot = np.clip(np.floor((rows + 0.5) / (self._size[0] + 2)), 0, len(self._tiles) - 1).astype(np.intp)
+    def _frame_place(
+        self, rows: Integers, columns: Integers, down: Any = 0.0, across: Any = 0.0
+    ) -> tuple[Floats, Floats]:
+        """Pixel coordinates x, y in the frame of places in the reduced frame.
+
+        Args:
+            rows, columns: (...) of pixels inside the tiles.
+            down, across: distance from their centres, in reduced pixels.
+        """
+        slot, row = np.divmod(rows, self._size[0] + 2)
         tile_row, tile_column = np.divmod(np.asarray(self._tiles)[slot], self._grid[1])
-        down = (rows - slot * (self._size[0] + 2) - 0.5) * (self._tile[0] / self._size[0])
-        across = (columns - 0.5) * (self._tile[1] / self._size[1])
-        return tile_column * self._tile[1] + across - 0.5, tile_row * self._tile[0] + down - 0.5
+        y = tile_row * self._tile[0] + self._centres[0][row - 1] + down * self.factor
+        x = tile_column * self._tile[1] + self._centres[1][columns - 1] + across * self.factor
+        return x, y
 
     def _has_picture(self, x: Floats, y: Floats) -> Mask:
         """Whether there is a picture at pixel coordinates, the frame's own edge included."""
@@ -306,11 +327,9 @@ class _ReducedFrame:
         is_inside, is_rim = np.zeros(self._shape, bool), np.zeros(self._shape, bool)
         for slot in range(len(self._tiles)):
             top = slot * (height + 2) + 1
-            # corners a pixel of the frame further out, because enlarging before the reduction mixes in that pixel
-            reach = 0.5 + 1 / self.factor
-            rows = [np.clip(np.arange(height) + each, -0.499, height - 0.501) + top for each in (-reach, reach)]
-            columns = [np.clip(np.arange(width) + each, -0.499, width - 0.501) + 1 for each in (-reach, reach)]
-            corners = [self._frame_place(row[:, None], column[None, :]) for row in rows for column in columns]
+            rows, columns = np.arange(top, top + height)[:, None], np.arange(1, width + 1)[None, :]
+            reach = 0.499
+            corners = [self._frame_place(rows, columns, dy, dx) for dy in (-reach, reach) for dx in (-reach, reach)]
             four = np.stack([self._has_picture(*each) for each in corners])
             is_inside[top : top + height, 1:-1] = four.all(axis=0)
             is_rim[top : top + height, 1:-1] = four.any(axis=0) & ~four.all(axis=0)
@@ -320,11 +339,8 @@ class _ReducedFrame:
 
     def _rim_of(self, is_inside: Mask, is_rim: Mask) -> _Rim:
         rows, columns = np.nonzero(is_rim)
-        thirds = np.array([-1, 0, 1]) / 3
-        x, y = self._frame_place(
-            (rows[:, None] + np.repeat(thirds, 3)).astype(np.float64),
-            (columns[:, None] + np.tile(thirds, 3)).astype(np.float64),
-        )
+        quarters = np.array([-1, 1]) / 4
+        x, y = self._frame_place(rows[:, None], columns[:, None], np.repeat(quarters, 2), np.tile(quarters, 2))
         x, y = np.clip(np.rint(x), 0, self._camera.width - 1), np.clip(np.rint(y), 0, self._camera.height - 1)
         # pixels of the frame that are themselves crossed by the edge count as outside
         counts = np.all([self._has_picture(x + dx, y + dy) for dx in (-0.55, 0.55) for dy in (-0.55, 0.55)], axis=0)
@@ -502,14 +518,27 @@ def _reduction(ratio: float) -> int:
     return max(1, math.floor(ratio))
 
 
-def _reduce(part: Pixels, factor: int) -> Pixels:
-    """A tile (h, w[, 3]) averaged over blocks; one that no whole number of blocks covers is first enlarged a little."""
+def _centres(side: int, reduced: int, factor: int) -> Floats:
+    """Where the centres of the reduced pixels lie along one side of a tile, in its pixel coordinates."""
+    centres: Floats = np.arange(reduced, dtype=np.float64) * factor + (factor - 1) / 2
+    centres[-1] = side - 1 - (factor - 1) / 2
+    return centres
+
+
+def _reduce(part: Pixels, factor: int, into: Pixels) -> None:
+    """Average a tile (h, w[, 3]) over blocks. What is left over at the end belongs to a last block that overlaps."""
     if factor == 1:
-        return part
-    rows, columns = (-(-side // factor) for side in part.shape[:2])
-    if part.shape[:2] != (rows * factor, columns * factor):
-        part = _scaled(part, rows * factor, columns * factor, cv2.INTER_LINEAR)
-    return _scaled(part, rows, columns, cv2.INTER_AREA)
+        into[:] = part
+        return
+    spans = [
+        [(slice(0, side // factor * factor), slice(0, side // factor))]
+        + ([(slice(side - factor, side), slice(side // factor, None))] if side % factor else [])
+        for side in part.shape[:2]
+    ]
+    for rows, into_rows in spans[0]:
+        for columns, into_columns in spans[1]:
+            block, target = part[rows, columns], into[into_rows, into_columns]
+            target[:] = _scaled(block, target.shape[0], target.shape[1], cv2.INTER_AREA)
 
 
 def resize_frame(frame: Pixels, height: int, width: int) -> Pixels:

@@ -73,6 +73,7 @@ WHOLE = {
     "upright cross": lambda: opened(1000, 750, model="cubemap"),
     "eac": lambda: opened(600, 900, model="eac"),
     "eac of 16:9": lambda: opened(540, 960, model="eac"),
+    "eac with borders inside pixels": lambda: opened(720, 1280, model="eac"),
     "stereo": lambda: opened(960, 960, stereo="top_bottom", eye="right"),
     "stereo cube": lambda: opened(400, 1200, model="cubemap", stereo="side_by_side"),
     "stereo fisheye": lambda: opened(960, 960, model="dual_fisheye", stereo="top_bottom", fov_deg=200.0),
