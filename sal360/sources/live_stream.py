@@ -77,7 +77,7 @@ _WATCH_S = 0.2
 _END_S = 0.5
 
 _OPTIONS = {"analyzeduration": "500000", "fpsprobesize": "0"}
-_RELOADS = {"max_reload": "5"}
+_RELOADS = {"max_reload": "10"}
 """Of a playlist without anything new, before a new connection: an encoder that restarted begins to count again."""
 _OPTIONS_OF = {
     "rtsp": {"rtsp_transport": "tcp"},

@@ -130,16 +130,16 @@ _DEVICE_ERRORS = {
 }
 
 STABLE_S = 2.0
-"""A stream that lasted this long is not flapping."""
-_QUIET_S = 10.0
-"""Time between two lines about a stream that comes and goes in quick succession."""
+"""After a connection that lasted this long, the first new attempt is made at once."""
+_LINES, _LINE_S = 3, 10.0
+"""So many losses are logged at once, and then one every ten seconds."""
 
 
 class Announcer:
     """Logs one line when a stream is lost and one when it is back.
 
-    A stream that comes and goes in quick succession gets one pair of lines every ten seconds, and so does another cause
-    of the same loss. All methods may be
+    A stream that comes and goes in quick succession gets three pairs of lines, and then one every ten seconds. So
+    does another cause of the same loss, ten seconds later. All methods may be
     called from several threads.
     """
 
@@ -150,8 +150,10 @@ class Announcer:
         self._lock = threading.Lock()
         self._back_s: float | None = None  # since when there are frames
         self._lost_s: float | None = None  # since when there are none
-        self._last_line_s = 0.0
+        self._lines_left = float(_LINES)
+        self._counted_s = now_s()
         self._is_announced = False
+        self._line_s = 0.0
         self._remedy = ""  # of the last line
 
     def lost(self, trouble: Trouble) -> None:
@@ -160,20 +162,21 @@ class Announcer:
             now_s = self._now_s()
             if self._lost_s is None:
                 self._lost_s = now_s
-            if not self._is_worth_a_line(now_s, trouble):
+            is_known = self._is_announced and (trouble.remedy == self._remedy or now_s - self._line_s < _LINE_S)
+            if is_known or not self._may_log(now_s):
                 return
-            self._is_announced, self._last_line_s, self._remedy = True, now_s, trouble.remedy
+            self._is_announced, self._remedy, self._line_s = True, trouble.remedy, now_s
             is_first = self._back_s is None
             line = f"{trouble.found}; {trouble.remedy}; "
             self._log.warning(line + ("waiting for its first frame" if is_first else "waiting until it is back"))
 
-    def _is_worth_a_line(self, now_s: float, trouble: Trouble) -> bool:
-        assert self._lost_s is not None
-        is_soon = now_s - self._last_line_s < _QUIET_S
-        if self._is_announced:  # another cause is news: a camera that was off now asks for a password
-            return trouble.remedy != self._remedy and not is_soon
-        is_flapping = self._back_s is not None and self._lost_s - self._back_s < STABLE_S
-        return not (is_flapping and is_soon)
+    def _may_log(self, now_s: float) -> bool:
+        self._lines_left = min(_LINES, self._lines_left + (now_s - self._counted_s) / _LINE_S)
+        self._counted_s = now_s
+        if self._lines_left < 1:
+            return False
+        self._lines_left -= 1
+        return True
 
     @property
     def has_been_there(self) -> bool:
@@ -188,8 +191,6 @@ class Announcer:
                 self._log.info(f"{self._shown} sends {form}")
             elif self._is_announced and self._lost_s is not None:
                 self._log.info(f"{self._shown} is back after {now_s - self._lost_s:.1f} s and sends {form}")
-            if self._is_announced:
-                self._last_line_s = now_s
             self._back_s, self._lost_s, self._is_announced = now_s, None, False
 
     def note(self, text: str) -> None:

@@ -51,10 +51,10 @@ def test_a_loss_gives_one_line_and_the_return_another(announcer: Announcer, cloc
     assert log.infos == ["rtsp://host/ sends 128 x 64", "rtsp://host/ is back after 500.0 s and sends 256 x 128"]
 
 
-def test_each_loss_of_a_stream_that_was_stable_has_its_lines(announcer: Announcer, clock: Clock, log: Log) -> None:
+def test_a_few_losses_in_quick_succession_have_their_lines(announcer: Announcer, clock: Clock, log: Log) -> None:
     announcer.back("128 x 64")
     for _ in range(3):
-        clock.now_s += 3
+        clock.now_s += 0.2
         announcer.lost(REFUSED)
         clock.now_s += 0.5
         announcer.back("128 x 64")
@@ -68,20 +68,22 @@ def test_a_stream_that_flaps_does_not_flood_the_log(announcer: Announcer, clock:
         clock.now_s += 0.1
         announcer.lost(REFUSED)
         clock.now_s += 0.1
-    assert 5 <= len(log.warnings) <= 13
-    assert 5 <= len(log.infos) <= 14
+    assert 3 <= len(log.warnings) <= 16
+    assert 3 <= len(log.infos) <= 17
 
 
 def test_a_flapping_stream_that_stays_away_is_reported_in_the_end(announcer: Announcer, clock: Clock, log: Log) -> None:
-    announcer.back("128 x 64")
-    clock.now_s += 3
-    announcer.lost(REFUSED)
-    announcer.back("128 x 64")
-    clock.now_s += 0.1
-    for _ in range(40):
+    for _ in range(20):
+        announcer.back("128 x 64")
+        clock.now_s += 0.1
         announcer.lost(REFUSED)
+    count = len(log.warnings)
+    for _ in range(40):
         clock.now_s += 0.5
-    assert len(log.warnings) == 2
+        announcer.lost(REFUSED)
+    assert len(log.warnings) == count + 1
+    announcer.back("128 x 64")
+    assert "is back after 20.0 s" in log.infos[-1]
 
 
 def test_another_cause_is_news(announcer: Announcer, clock: Clock, log: Log) -> None:
