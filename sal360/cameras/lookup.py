@@ -66,7 +66,9 @@ class Lookup:
         first = (weights[1] > weights[0]).astype(np.intp) if len(weights) == 2 else weights.argmax(axis=0)
         self.seen = weights.sum(axis=0).astype(np.float64)
         columns, rows = self._reduced.locate(_chosen(x, first), _chosen(y, first))
-        columns[self.seen < 0.5] = _NOWHERE
+        is_seen = self.seen >= 0.5
+        columns[~is_seen] = _NOWHERE
+        self._filling = None if is_seen.all() else _Filling(is_seen)
         self._first = _fixed_maps(columns, rows)
         highest = _chosen(weights, first)
         self._mixed: Integers = np.flatnonzero((highest > 0) & (highest < _WHOLE))
@@ -82,11 +84,13 @@ class Lookup:
             safe = np.where(total > 0, total, 1)
             self._mixed_weights.append((before / safe, weight / safe))
 
-    def __call__(self, frame: Pixels) -> Pixels:
-        """The equirectangular, upright picture of a frame, antialiased; black where there is no picture.
+    def __call__(self, frame: Pixels, *, fill: bool = True) -> Pixels:
+        """The equirectangular, upright picture of a frame, antialiased.
 
         Args:
             frame: (H, W, 3) uint8 of the camera's size, with any strides.
+            fill: continue the colours smoothly where there is no picture, because black areas with sharp edges would
+                change the map beside them; otherwise, they are black.
 
         Returns:
             (height, width, 3) uint8, in the frame's channel order.
@@ -105,7 +109,8 @@ class Lookup:
             return resize_frame(frame, self.height, self.width)
         is_grey = frame.strides[2] == 0  # one channel repeated three times
         picture = self._look_up(self._reduced.fill(frame[..., 0] if is_grey else frame))
-        return cast(Pixels, cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)) if is_grey else picture
+        picture = cast(Pixels, cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)) if is_grey else picture
+        return self._filling(picture) if fill and self._filling is not None else picture
 
     def _look_up(self, reduced: Pixels) -> Pixels:
         picture = _remap(reduced, self._first)
@@ -130,6 +135,47 @@ class Lookup:
     def _back_maps(self, height: int, width: int) -> Maps:
         assert self.rotation is not None
         return rotation_maps(self.rotation.T, height, width)
+
+
+class _Filling:
+    """Continues a picture's colours into the part without a picture: each level of a pyramid fills the finer one.
+
+    Args:
+        is_seen: (h, w), where there is a picture.
+    """
+
+    _SMALLEST = 3
+
+    def __init__(self, is_seen: Mask) -> None:
+        self._mask = is_seen.astype(np.uint8)
+        self._weights = [_resized(is_seen.astype(np.float32), is_seen.shape[0] // 8, is_seen.shape[1] // 8)]
+        while min(self._weights[-1].shape) > self._SMALLEST:
+            self._weights.append(_halved(self._weights[-1]))
+
+    def __call__(self, picture: Pixels) -> Pixels:
+        """A picture (h, w, 3) that is black where there is none, with its colours continued."""
+        levels = [_resized(picture, picture.shape[0] // 8, picture.shape[1] // 8).astype(np.float32)]
+        for _ in self._weights[1:]:
+            levels.append(_halved(levels[-1]))
+        filled = np.zeros_like(levels[-1])
+        filled += levels[-1].sum(axis=(0, 1)) / max(float(self._weights[-1].sum()), 1e-6)
+        for sums, weights in zip(reversed(levels), reversed(self._weights), strict=True):
+            wider = cv2.resize(filled, weights.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            share = np.minimum(4 * weights, 1)[..., None]  # a quarter of a pixel is enough to know its colour
+            filled = sums / np.maximum(weights, 1e-6)[..., None] * share + wider * (1 - share)
+        fine = cv2.resize(filled, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        result = cast(Pixels, cv2.convertScaleAbs(fine))
+        cv2.copyTo(picture, self._mask, result)
+        return result
+
+
+def _resized(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    size = max(1, width), max(1, height)
+    return cast(NDArray[Any], cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+
+
+def _halved(values: NDArray[Any]) -> NDArray[Any]:
+    return _resized(values, values.shape[0] // 2, values.shape[1] // 2)
 
 
 def lookup_for(camera: Camera, height: int, width: int, rotation: Floats | None = None) -> Lookup:
@@ -168,7 +214,7 @@ def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14
             return frame
         return _scaled(frame, max(1, round(height * max_width / width)), max_width, cv2.INTER_AREA)
     width = min(max_width, 4 * max(1, round(math.pi / 2 * pixels_per_rad(camera))))
-    return lookup_for(camera, width // 2, width)(frame)
+    return lookup_for(camera, width // 2, width)(frame, fill=False)
 
 
 def _chosen(values: NDArray[Any], view: Integers) -> NDArray[Any]:

@@ -184,6 +184,22 @@ def test_nothing_from_beyond_a_lens_or_face_bleeds_in() -> None:
             assert grid[lookup.seen > 0.999].min() >= 199, (camera.height, rotation)
 
 
+def test_colours_continue_where_there_is_no_picture_and_only_there() -> None:
+    camera = opened(300, 500, left_deg=90.0, right_deg=-60.0, top_deg=40.0, bottom_deg=-50.0)
+    lookup = Lookup(camera, 96, 192)
+    seen = lookup.seen > 0.5
+    even = np.full((300, 500, 3), (10, 120, 230), np.uint8)
+    assert (np.abs(lookup(even).astype(int) - even[0, 0]) <= 1).all()
+    assert (lookup(even, fill=False)[~seen] == 0).all()
+    frame = rendered(camera, panorama(), 1)
+    filled = lookup(frame)
+    assert np.array_equal(filled[seen], lookup(frame, fill=False)[seen])
+    assert filled[~seen].min() >= frame.min()
+    assert filled[~seen].max() <= frame.max()
+    assert lookup(even).dtype == np.uint8
+    assert (equirectangular_view(camera, even) == 0).any()
+
+
 def test_a_plain_panorama_is_only_resized() -> None:
     frame = panorama()
     camera = opened(800, 1600)
