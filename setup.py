@@ -51,7 +51,15 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=[f"{each}{sub}" for each in PACKAGES for sub in ("", ".*")]),
     package_data={
-        "sal360": ["py.typed", "weights/*.onnx", "weights/*.md", "samples/*.jpg", "samples/*.md", "replay/*.jinja"],
+        "sal360": [
+            "py.typed",
+            "weights/*.onnx",
+            "weights/*.json",
+            "weights/*.md",
+            "samples/*.jpg",
+            "samples/*.md",
+            "replay/*.jinja",
+        ],
         "sal360_ros": ["py.typed"],
         "training": ["py.typed", "recipes/*.yaml", "evaluation/*.jinja"],
     },

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 
 from sal360.arrays import Floats
+from sal360.cameras.levelling import UP, levelling_rotation
 from sal360.errors import ParameterError
 from sal360.sphere import body_to_frame, rotation_from_quaternion, rotation_yaw_pitch_roll
 from sal360_ros.diagnostics import ThrottledWarnings, describe
@@ -141,13 +142,9 @@ class LevelInput:
 
 def rotation_to_upright(up: Floats) -> Floats | None:
     """The rotation (3, 3) that levels a camera with this up; None if it is upright within `_TOLERANCE_RAD`."""
-    x, y, z = up.tolist()
-    if _angle(up, np.array([0.0, 0.0, 1.0])) <= _TOLERANCE_RAD:
+    if _angle(up, UP) <= _TOLERANCE_RAD:
         return None
-    level = math.hypot(x, y)
-    axis_x, axis_y = (y / level, -x / level) if level else (1.0, 0.0)  # upside down: about x, so that it looks ahead
-    half_rad = math.atan2(level, z) / 2
-    return rotation_from_quaternion(math.cos(half_rad), math.sin(half_rad) * axis_x, math.sin(half_rad) * axis_y, 0.0)
+    return levelling_rotation(up)
 
 
 def _angle(first: Floats, second: Floats) -> float:

@@ -16,3 +16,8 @@ def bundled_model(form: Literal["fp32", "int8"] = "fp32") -> Path:
             `sal360.runtimes.open_bundled_model` chooses one.
     """
     return Path(__file__).parent / _FILES[form]
+
+
+def bundled_tilt_weights() -> Path:
+    """Path of the weights with which `sal360.cameras.levelling` finds out which way is up (JSON)."""
+    return Path(__file__).parent / "levelling.json"

@@ -61,6 +61,7 @@ NUMBERS = {
     ("evaluate", "--max-pixels"): "a value from 1 to 1e9",
     ("evaluate", "--smoothing-time-constant-s"): "a value from 0 to 60",
     ("evaluate", "--truth-tolerance-s"): "a value from 0 to 3600",
+    ("level", "--max-tilt"): "a value from 1 to 180",
     ("demo", "--seconds"): "a value from 0.1 to 86400",
     ("demo", "--rate"): "a value from 0.1 to 1000",
     ("demo", "--height"): "a value from 0 to 8192",
