@@ -237,7 +237,7 @@ def _check_camera(values: SaliencyParameters) -> None:
     mount = parse_mount(values.mount)
     if mount.frame:
         check_tf2(mount.frame)
-    if values.fuse and mount.is_none:
+    if values.fuse and (mount.is_none or mount.is_estimated):
         raise ParameterError(
             f"fuse is true, and mount is {values.mount!r}", "set mount to a quaternion or a tf2 frame, or fuse to false"
         )

@@ -11,6 +11,8 @@ from sal360.arrays import Floats
 from sal360.errors import ParameterError
 from sal360.sphere import rotation_from_quaternion
 
+ESTIMATE = "estimate"
+"""The value for which up is estimated from the camera's pictures."""
 _FRAME = re.compile(r"/?[A-Za-z_][\w/.-]*")
 
 
@@ -24,6 +26,8 @@ class Mount:
     """tf2 frame whose rotation to the frame_id of the images is looked up; empty: `rotation` holds."""
     is_none: bool = False
     """Whether nothing is known: the camera is taken as upright."""
+    is_estimated: bool = False
+    """Whether up is estimated from the camera's pictures."""
 
 
 def parse_mount(text: str) -> Mount:
@@ -35,6 +39,8 @@ def parse_mount(text: str) -> Mount:
     words = text.replace(",", " ").split()
     if not words:
         return Mount(is_none=True)
+    if words == [ESTIMATE]:
+        return Mount(is_estimated=True)
     try:
         numbers = [float(word) for word in words]
     except ValueError:
@@ -44,7 +50,7 @@ def parse_mount(text: str) -> Mount:
     if len(numbers) != 4:
         raise ParameterError(
             f"mount is {text!r}",
-            "set a quaternion as four numbers x y z w, the name of a tf2 frame, or nothing",
+            f"set a quaternion as four numbers x y z w, the name of a tf2 frame, {ESTIMATE}, or nothing",
         )
     x, y, z, w = numbers
     try:

@@ -171,7 +171,7 @@ class SaliencyParameters(Settings):
     mount: str = setting(
         "",
         "how the camera is mounted; quaternion x y z w from its axes to those of the robot or the IMU; a tf2 frame; "
-        "empty: unknown",
+        "estimate: its tilt is estimated slowly from its pictures; empty: unknown",
         changes="unconfigured",
     )
     level: bool = setting(True, "level the camera for the network where orientation or mount give its tilt")

@@ -222,6 +222,8 @@ class CameraStream:
         image, channels = decode_frame(frame.message, self._rows_needed(parameters), parameters.max_pixels)
         rotation, rig_to_upright = self._levelling(header, frame_time, parameters)
         view = self._view.see(image, *frame_size(frame.message), parameters.camera, rotation)
+        if parameters.level:
+            self._inputs.level.offer(view.picture, channels, rotation)
         return PreparedFrame(frame, parameters, image, channels, view, rig_to_upright, frame_time, begin_s)
 
     def answer(self, prepared: PreparedFrame, density: Density) -> Answer | None:

@@ -14,13 +14,18 @@ from geometry_msgs.msg import Quaternion
 from sensor_msgs.msg import CameraInfo, Image, Imu
 
 from sal360.cameras import CameraSettings, EquirectangularCamera, open_camera
+from sal360.cameras.levelling import UP, RunningLevel, UpEstimate
 from sal360.cameras.lookup import Lookup
 from sal360.density import normalised
 from sal360.errors import ParameterError
+from sal360.images import read_picture
 from sal360.predictor import Predictor
+from sal360.projection import rotate_erp
+from sal360.samples import bundled_panoramas
 from sal360.sphere import rotation_from_quaternion, solid_angles
+from sal360_ros import level as level_module
 from sal360_ros.fusion import fused
-from sal360_ros.level import LevelInput, rotation_to_upright
+from sal360_ros.level import LevelInput, TiltEstimator, rotation_to_upright
 from sal360_ros.mount import parse_mount
 from sal360_ros.parameters import SaliencyParameters
 
@@ -170,6 +175,10 @@ def test_a_fused_map_is_weighted_by_who_sees_a_direction():
             {"fuse": True, "cameras": ["front", "rear"], "front__mount": "0 0 0 1"},
             "rear: fuse is true, and mount is ''",
         ),
+        (
+            {"fuse": True, "cameras": ["front", "rear"], "front__mount": "0 0 0 1", "rear__mount": "estimate"},
+            "rear: fuse is true, and mount is 'estimate'",
+        ),
         ({"mount": "base_link"}, "mount is the tf2 frame 'base_link', and tf2_ros is not installed"),
     ],
 )
@@ -190,6 +199,7 @@ def test_a_mount_that_is_none_of_its_forms_is_refused(text):
 
 def test_a_mount_is_nothing_a_frame_or_a_quaternion():
     assert parse_mount(" ").is_none
+    assert parse_mount("estimate").is_estimated
     assert parse_mount("/arm/tool0").frame == "/arm/tool0"
     np.testing.assert_allclose(parse_mount("0, 0, 2, 0").rotation, np.diag([-1, -1, 1]), atol=1e-12)
 
@@ -239,3 +249,83 @@ def test_small_changes_of_tilt_keep_the_lookup_tables():
     first = level.settled(tilted(10))
     assert level.settled(tilted(10.9)) is first
     np.testing.assert_array_equal(level.settled(tilted(11.2)), tilted(11.2))
+
+
+class Clock:
+    """A clock that a test moves on."""
+
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def test_an_estimated_tilt_is_used_once_enough_pictures_agree():
+    picture = read_picture(bundled_panoramas() / "interior.jpg")
+    tilted = rotate_erp(picture, TO_UPRIGHT.T)
+    clock, lines, warnings = Clock(), [], []
+    estimator = TiltEstimator(lines.append, warnings.append, clock)
+    for count in range(RunningLevel.LEAST):
+        assert estimator.up is None
+        # a levelled picture says the same about the camera's axes
+        seen, rotation = (tilted, None) if count % 2 else (picture, TO_UPRIGHT)
+        estimator.offer(seen if count % 3 else seen[..., ::-1], "bgr" if count % 3 else "rgb", rotation)
+        estimator.wait()
+        clock.now_s += TiltEstimator.PERIOD_S
+    assert warnings == []
+    assert estimator.up @ TO_UPRIGHT.T @ (0, 0, 1) > math.cos(math.radians(3))
+    assert len(lines) == 1
+    assert lines[0].startswith("tilt estimated: roll ")
+    estimator.close()
+
+
+def test_pictures_for_the_estimate_are_taken_only_now_and_then(monkeypatch):
+    seen = []
+    monkeypatch.setattr(level_module, "estimate_up", lambda picture: seen.append(picture) or UpEstimate(UP, 0.9))
+    clock = Clock()
+    estimator = TiltEstimator(print, print, clock)
+    frame = np.zeros((64, 128, 3), np.uint8)
+    for now_s in (0.0, 0.1, TiltEstimator.PERIOD_S - 0.1, TiltEstimator.PERIOD_S):
+        clock.now_s = now_s
+        estimator.offer(frame, "bgr", None)
+        estimator.wait()
+    assert len(seen) == 2
+    estimator.close()
+
+
+def test_a_picture_without_an_estimate_is_warned_of_and_the_next_counts(monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    warnings = []
+    monkeypatch.setattr(level_module, "estimate_up", fail)
+    estimator = TiltEstimator(print, warnings.append, Clock())
+    estimator.offer(np.zeros((64, 128, 3), np.uint8), "bgr", None)
+    estimator.wait()
+    assert "the camera's tilt could not be estimated from a picture" in warnings[0]
+    estimator.close()
+
+
+def test_a_camera_is_levelled_by_its_estimated_mount(monkeypatch):
+    monkeypatch.setattr(level_module, "estimate_up", lambda _: UpEstimate(TO_UPRIGHT[2], 0.9))
+    monkeypatch.setattr(TiltEstimator, "PERIOD_S", 0.0)
+    logger = SimpleNamespace(warning=print, info=print)
+    level = LevelInput(SimpleNamespace(get_logger=lambda: logger), "", parse_mount("estimate"), None)
+    parameters = SaliencyParameters(mount="estimate")
+    assert level.is_used
+    for _ in range(RunningLevel.LEAST):
+        assert level.at(0, "camera", parameters) is None
+        level.offer(np.zeros((64, 128, 3), np.uint8), "bgr", None)
+        level._estimator.wait()
+    np.testing.assert_allclose(level.at(0, "camera", parameters).up, TO_UPRIGHT[2], atol=1e-12)
+    level.destroy()
+
+
+def test_a_node_that_estimates_its_mount_answers_and_shuts_down(
+    graph, camera, make_node, activate, density_of, array_of
+):
+    activate(make_node(encoding="32FC1", mount="estimate"))
+    frame = camera.frame(64, 128)
+    np.testing.assert_allclose(
+        array_of(answer(graph, camera, frame), np.float32), density_of(frame), rtol=1e-3, atol=1e-3
+    )
