@@ -53,7 +53,7 @@ class FitLevellingConfig:
     """Names of pictures that are not used."""
     turns: int = 4
     """Number of turned and varied copies of each picture."""
-    penalty: float = 0.1
+    penalty: float = 0.3
     """Weight of the squares of the standardised weights."""
     seed: int = 0
 
