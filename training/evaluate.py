@@ -153,11 +153,12 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     unused = [f"{each.name}: {each.unused}" for each in folders if each.unused]
     turned = measure_turning(models, parts[0].records[: config.turned]) if models else []
     summaries = summarise(scores, config.draws, config.seed, scene_of)
+    scenes = _count(len(set(scene_of.values())), "scene")
     first, protocol = parts[0], config.protocols[0]
     report = render_report(
         f"Gaze prediction on {config.data.dataset}",
         f"{sum(len(part.records) for part in parts)} records of {config.data.dataset}: "
-        f"{'; '.join(part.description for part in parts)}. Intervals are over {len(set(scene_of.values()))} scenes.",
+        f"{'; '.join(part.description for part in parts)}. Intervals are over {scenes}.",
         [*unused, *resampled, *remark],
         scores=scores,
         summaries=summaries,
@@ -167,9 +168,10 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
             **worst_and_best_cases(first.records, first.predictors, scores, protocol, config.cases),
         },
     )
-    scenes = f"{len(scene_of)} records of {len(set(scene_of.values()))} scenes"
+    records = _count(len(scene_of), "record")
     for protocol in config.protocols:
-        print(f"\n{protocol} protocol, {scenes}: mean ± standard deviation [95 % interval of the mean over scenes]\n")
+        heading = f"{protocol} protocol, {records} of {scenes}"
+        print(f"\n{heading}: mean ± standard deviation [95 % interval of the mean over scenes]\n")
         print(text_table(summaries, protocol))
     for each in (*resampled, *remark):
         print(printable(f"\n{each}"))
@@ -244,6 +246,10 @@ def _fitted(split: GazeSplit, opened: Mapping[str, Predict | MapFolder], config:
         predictors | {name: seeing(each) for name, each in baselines.items()},
         Reference(laplace.density(256), priors.of_picture),
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _scenes(parts: Sequence[Part]) -> tuple[dict[str, str], list[str]]:

@@ -182,7 +182,7 @@ def test_names_are_escaped_and_half_of_the_page_is_not_missing(salient360_root, 
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert page.endswith("</html>\n")
-    assert re.search(r'<td class="best">0\.500 ± nan<small>0\.500 … 0\.500</small></td>', page)
+    assert re.search(r'<td class="best">0\.500 ± –<small>– … –</small></td>', page)
     assert "{{" not in page
 
 
