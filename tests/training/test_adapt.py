@@ -175,18 +175,17 @@ def write_small(path: Path, calibration: CalibrationConfig, prior: PriorConfig, 
     return path
 
 
+SMALL = CalibrationConfig(temperature=2.0, blur_deg=4.0, floor=0.1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("calibration", "prior", "upsample"),
-    [
-        (CalibrationConfig(), PriorConfig(strength=0.0), 0),
-        (CalibrationConfig(temperature=0.7, blur_deg=9.0, floor=0.2), PriorConfig(), 1),
-    ],
-)
-def test_the_ending_of_an_exported_file_is_found_and_replaced(
-    tmp_path: Path, calibration: CalibrationConfig, prior: PriorConfig, upsample: int
-) -> None:
-    model = open_adaptable(write_small(tmp_path / "model.onnx", calibration, prior, upsample))
+@pytest.mark.parametrize("kind", ["calibrated, with a prior", "bare, upsampled"])
+def test_the_ending_of_an_exported_file_is_found_and_replaced(small: Path, tmp_path: Path, kind: str) -> None:
+    path, calibration = small, SMALL
+    if kind == "bare, upsampled":
+        calibration = CalibrationConfig()
+        path = write_small(tmp_path / "model.onnx", calibration, PriorConfig(strength=0.0), upsample=1)
+    model = open_adaptable(path)
     own = (model.own.temperature, model.own.blur_deg, model.own.floor)
     assert own == pytest.approx((calibration.temperature, calibration.blur_deg, calibration.floor), rel=1e-4)
     frames = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), np.uint8)
@@ -216,7 +215,7 @@ TRUTH = EndingNumbers(0.8, 10.0, 0.05, tuple((-6 * np.linspace(-1, 1, 16) ** 2).
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model file."""
     path = tmp_path_factory.mktemp("small") / "small.onnx"
-    return write_small(path, CalibrationConfig(temperature=2.0, blur_deg=4.0, floor=0.1), PriorConfig())
+    return write_small(path, SMALL, PriorConfig())
 
 
 @pytest.fixture(scope="module")

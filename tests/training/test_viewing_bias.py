@@ -104,6 +104,13 @@ def test_a_scene_counts_once_however_many_frames_it_has(write: Write, tmp_path: 
     np.testing.assert_allclose(gaze.mass.sum(axis=(1, 2)), 1)
 
 
+def test_a_table_of_scenes_replaces_those_of_the_index(write: Write, tmp_path: Path) -> None:
+    write("ceap", ["a", "b", "c"], [0.0, 10.0, -20.0])
+    table = tmp_path / "scenes.csv"
+    table.write_text("name,scene\n00.png,a\n01.png,a\n02.png,b\n")
+    assert len(read_gaze("ceap", tmp_path / "sets", str(table)).mass) == 2
+
+
 def test_the_command_writes_a_table_and_a_plot(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

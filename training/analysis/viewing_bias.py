@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,8 @@ class ViewingBiasConfig:
     """Folder for bias.csv and bias.png."""
     sets: tuple[str, ...] = ("ceap", "avtrack", "rcqoea", "nasrabadi", "pavs10k")
     """Names of data sets of panoramas; docs/reproduce.md has a table of them."""
+    scenes: dict[str, str] = field(default_factory=dict)
+    """For some of the sets, a CSV file with the columns name and scene: '{nasrabadi: scenes.csv}'."""
     draws: int = 500
     """Number of bootstrap samples of scenes for the 95 % intervals."""
     seed: int = 0
@@ -54,6 +56,7 @@ class ViewingBiasConfig:
         known = [name for name, row in DATASETS.items() if row.photographs is None]
         some = len(self.sets) > 0 and set(self.sets) <= set(known)
         require("sets", self.sets, some, f"one or more of {', '.join(known)}")
+        require("scenes", self.scenes, set(self.scenes) <= set(self.sets), "tables only for the sets that are read")
         require_at_least("draws", self.draws, 1)
         require_seed("seed", self.seed)
 
@@ -72,21 +75,22 @@ class Gaze(NamedTuple):
 # --- reading ---
 
 
-def read_gaze(name: str, root: str | Path) -> Gaze:
+def read_gaze(name: str, root: str | Path, scenes: str = "") -> Gaze:
     """All gaze of a data set.
 
     Raises:
         DataError: it is missing or malformed, or has no gaze.
     """
     with option_names("data"):
-        split = open_gaze(GazeConfig(root=str(Path(root) / name), dataset=name, folds=2), _PANORAMA_ROWS)
+        config = GazeConfig(root=str(Path(root) / name), dataset=name, folds=2, scenes=scenes)
+        split = open_gaze(config, _PANORAMA_ROWS)
     parts = (split.training, split.measuring)
     places = [(part, i) for part in parts for i in range(len(part))]
     known = [scene for part in parts for scene in part.scenes]
     scene = scene_numbers(known, lambda i: places[i][0][places[i][1]].panorama())
     if "" in known:
         found = f"{known.count('')} of {len(known)} records look like {int(scene.max()) + 1} scenes"
-        print(f"{name}: {found}; an array `scene` in gaze.npz says it exactly", file=sys.stderr)
+        print(f"{name}: {found}; --scenes says it exactly", file=sys.stderr)
     mass, count = np.zeros((int(scene.max()) + 1, *_GRID)), np.zeros(int(scene.max()) + 1)
     for (part, i), at in zip(tqdm(places, desc=name, unit="record", disable=None), scene, strict=True):
         share = gaze_share(part[i])
@@ -239,7 +243,7 @@ def analyse_bias(config: ViewingBiasConfig) -> None:
         DataError: a data set cannot be read.
         OSError: the results cannot be written.
     """
-    gaze = list(pooled([read_gaze(name, config.root) for name in config.sets]))
+    gaze = list(pooled([read_gaze(name, config.root, config.scenes.get(name, "")) for name in config.sets]))
     rows = [bias_row(each, config.draws, config.seed) for each in tqdm(gaze, desc="fit", unit="set", disable=None)]
     print(markdown([_HEADINGS, *(_cells(row) for row in rows)]))
     figure = new_figure(11, 4.5)
