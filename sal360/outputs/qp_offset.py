@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sal360.arrays import Density, Floats
-from sal360.outputs.tiles import ErpTiles
+from sal360.outputs.layout import EQUIRECTANGULAR, Layout
 from sal360.settings import Rule, Settings, setting
 
 _OPTIMAL_QP_PER_OCTAVE = -3.0
@@ -39,15 +38,25 @@ class QpOffset:
     """Quantiser offsets for frames of one size.
 
     Args:
-        height, width: size of the encoded panorama in pixels.
+        height, width: size of the encoded picture in pixels.
         settings: how the offsets are chosen.
+        layout: of the encoded picture.
     """
 
-    def __init__(self, height: int, width: int, settings: QpOffsetSettings | None = None) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        settings: QpOffsetSettings | None = None,
+        layout: Layout = EQUIRECTANGULAR,
+    ) -> None:
         self.settings = settings or QpOffsetSettings()
-        self.grid = ErpTiles(height, width, self.settings.block_px)
+        self.grid = layout.tiles(height, width, self.settings.block_px)
+        self._is_empty = self.grid.picture_pixels == 0
         self._share = self.grid.solid_angle_sr / self.grid.solid_angle_sr.sum()
-        per_pixel = self.grid.solid_angle_sr / self.grid.pixels
+        per_pixel = np.zeros(self.grid.shape)
+        np.divide(self.grid.solid_angle_sr, self.grid.picture_pixels, out=per_pixel, where=~self._is_empty)
+        per_pixel[self._is_empty] = per_pixel.max()
         self._projection = (
             _OPTIMAL_QP_PER_OCTAVE * np.log2(per_pixel / per_pixel.max()) if self.settings.weigh_projection else 0.0
         )
@@ -55,11 +64,14 @@ class QpOffset:
     def update(self, density: Density) -> NDArray[np.int8]:
         """The offsets for one map (h, w): (rows, columns) int8; negative means better quality.
 
-        They lie within ± `max_offset`, and their mean by solid angle is as near to zero as integers allow.
+        They lie within ± `max_offset`, and their mean by solid angle is as near to zero as integers allow. Blocks that
+        show nothing get `max_offset`.
         """
         average = np.maximum(self.grid.average(density), 1e-6)
         wanted = self.settings.strength * _OPTIMAL_QP_PER_OCTAVE * np.log2(average) + self._projection
-        return _centred(wanted, self._share, self.settings.max_offset)
+        offsets = _centred(wanted, self._share, self.settings.max_offset)
+        offsets[self._is_empty] = self.settings.max_offset
+        return offsets
 
 
 def _centred(wanted: Floats, share: Floats, bound: int) -> NDArray[np.int8]:
@@ -80,25 +92,20 @@ def _centred(wanted: Floats, share: Floats, bound: int) -> NDArray[np.int8]:
     return min(rounded(low), rounded(high), key=lambda offsets: abs(float((offsets * share).sum()))).astype(np.int8)
 
 
-def tile_weights(density: Density, rows: int, columns: int) -> Floats:
+def tile_weights(density: Density, rows: int, columns: int, layout: Layout = EQUIRECTANGULAR) -> Floats:
     """The share of gaze in each tile of a tiled stream: (rows, columns) float64 with the sum 1.
 
     Args:
         density: the map (h, w).
         rows, columns: number of equal tiles, from 1 to the map's own rows and columns.
+        layout: of the streamed picture.
 
     Raises:
         ParameterError: rows or columns are out of that range.
     """
     for name, count, maximum in (("rows", rows, density.shape[0]), ("columns", columns, density.shape[1])):
         Rule(minimum=1, maximum=maximum).check(name, count)
-    grid = _equal_tiles(rows, columns)
+    grid = layout.equal_tiles(rows, columns)
     gaze = grid.average(density) * grid.solid_angle_sr / (4 * math.pi)
     weights: Floats = gaze / gaze.sum()
     return weights
-
-
-@lru_cache(maxsize=4)
-def _equal_tiles(rows: int, columns: int) -> ErpTiles:
-    """The tiles as a panorama with one pixel per tile; cached, because it holds the lookup tables."""
-    return ErpTiles(rows, columns, 1)

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sal360.arrays import Density, Mask, Pixels
-from sal360.outputs.tiles import ErpTiles, TileGrid, WindowTiles, cube_faces
+from sal360.errors import ParameterError
+from sal360.outputs.layout import EQUIRECTANGULAR, Layout
+from sal360.outputs.tiles import TileGrid, WindowTiles, cube_faces
 from sal360.settings import Settings, setting
 
 RATE_1X1, RATE_2X2, RATE_4X4 = 0b0000, 0b0101, 0b1010
@@ -61,17 +63,33 @@ class ShadingRate:
     """Shading rates for the frames of one stream.
 
     Args:
-        height, width: size of the rendered panorama in pixels; for a cube map, `height` is the side of a face.
+        height, width: size of the rendered picture in pixels; for a cube map, `height` is the side of a face.
         settings: how the rates are chosen.
+        layout: of the rendered picture; for the projection cubemap, that of `tiles.cube_faces`.
+
+    Raises:
+        ParameterError: the projection is cubemap, and another layout is given.
     """
 
-    def __init__(self, height: int, width: int, settings: ShadingRateSettings | None = None) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        settings: ShadingRateSettings | None = None,
+        layout: Layout = EQUIRECTANGULAR,
+    ) -> None:
         self.settings = settings or ShadingRateSettings()
         self.grid: TileGrid
         if self.settings.projection == "cubemap":
+            if layout is not EQUIRECTANGULAR:
+                raise ParameterError(
+                    "projection is 'cubemap', and the shading rates are for the camera's own layout",
+                    "set projection to erp, or the layout to equirectangular",
+                )
             self.grid = WindowTiles(cube_faces(height), self.settings.tile_px)
         else:
-            self.grid = ErpTiles(height, width, self.settings.tile_px)
+            self.grid = layout.tiles(height, width, self.settings.tile_px)
+        self._has_picture: Mask = self.grid.picture_pixels > 0
         self.reset()
 
     def reset(self) -> None:
@@ -80,7 +98,10 @@ class ShadingRate:
         self._half: Mask = np.zeros(self.grid.shape, bool)
 
     def update(self, density: Density) -> Pixels:
-        """The rates for the next map (h, w): (rows, columns) uint8, cube faces one below the other."""
+        """The rates for the next map (h, w): (rows, columns) uint8, cube faces one below the other.
+
+        Tiles that show nothing get the coarsest rate.
+        """
         average = self.grid.average(density)
         settings = self.settings
         held = 1 / (1 - settings.hysteresis)  # a tile keeps a rate as if it were this many times denser
@@ -89,7 +110,9 @@ class ShadingRate:
             self._full = self._within_budget(for_full)
         else:
             self._full = for_full >= settings.full_rate_density
-        self._half = self._full | (average * np.where(self._half, held, 1) >= settings.half_rate_density)
+        self._full &= self._has_picture
+        for_half = average * np.where(self._half, held, 1)
+        self._half = self._full | (for_half >= settings.half_rate_density) & self._has_picture
         coarsest = RATE_4X4 if settings.limit == "4x4" else RATE_2X2
         return np.where(self._full, RATE_1X1, np.where(self._half, RATE_2X2, coarsest)).astype(np.uint8)
 

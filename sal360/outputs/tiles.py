@@ -1,7 +1,8 @@
 """A picture cut into tiles, for renderers and encoders: the size of each tile, and the map's mean over it.
 
-The picture is a panorama (`ErpTiles`) or a set of perspective windows (`WindowTiles`: a headset's view, or the six
-faces of a cube). Tiles at the right and lower edges end with the picture, as in Vulkan, Direct3D and video codecs.
+The picture is a panorama (`ErpTiles`), a set of perspective windows (`WindowTiles`: a headset's view, or the six faces
+of a cube) or what a camera sends (`layout.CameraTiles`). Tiles at the right and lower edges end with the picture, as in
+Vulkan, Direct3D and video codecs.
 """
 
 from __future__ import annotations
@@ -23,14 +24,12 @@ class TileGrid(ABC):
 
     Attributes:
         pixels: number of pixels of each tile, (rows, columns) float64.
-        solid_angle_sr: solid angle of each tile in steradians, (rows, columns) float64.
+        solid_angle_sr: solid angle of each tile in steradians, (rows, columns) float64. Where the picture shows a
+            direction more than once, its pixels share the solid angle by their weights in the blend.
     """
 
     pixels: Floats
     solid_angle_sr: Floats
-
-    def __init__(self) -> None:
-        self._ready: tuple[tuple[int, ...], int, Maps, Density, Density] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -38,12 +37,27 @@ class TileGrid(ABC):
         rows, columns = self.pixels.shape
         return rows, columns
 
+    @property
+    def picture_pixels(self) -> Floats:
+        """Number of pixels of each tile that show a direction, (rows, columns) float64: all of them, unless noted."""
+        return self.pixels
+
+    @abstractmethod
     def average(self, density: Density) -> Density:
         """The map's mean over each tile, weighted by solid angle: (rows, columns) float32, relative to uniform.
 
         Args:
             density: (h, w) float32. The lookup tables are kept while the size stays the same.
         """
+
+
+class _SampledTiles(TileGrid):
+    """Tiles that are all picture; the map is looked up at the centres of equal parts of each."""
+
+    def __init__(self) -> None:
+        self._ready: tuple[tuple[int, ...], int, Maps, Density, Density] | None = None
+
+    def average(self, density: Density) -> Density:
         if self._ready is None or self._ready[0] != density.shape:
             self._ready = (density.shape, *self._tables(*density.shape))
         _, samples, maps, weights, total = self._ready
@@ -69,7 +83,7 @@ class TileGrid(ABC):
         """Directions (rows · samples, columns · samples, 3) of the samples, and their weights by solid angle."""
 
 
-def _edges(length_px: int, tile_px: int) -> Floats:
+def tile_edges(length_px: int, tile_px: int) -> Floats:
     """Borders of the tiles along one side: 0, tile, 2 · tile, …, length."""
     return np.append(np.arange(0, length_px, tile_px, dtype=np.float64), length_px)
 
@@ -81,7 +95,7 @@ def _between(edges: Floats, samples: int) -> Floats:
     return centres.ravel()
 
 
-class ErpTiles(TileGrid):
+class ErpTiles(_SampledTiles):
     """Tiles of an equirectangular panorama.
 
     Args:
@@ -92,8 +106,8 @@ class ErpTiles(TileGrid):
     def __init__(self, height: int, width: int, tile_px: int) -> None:
         super().__init__()
         self._size = height, width
-        self._rows = _edges(height, tile_px)
-        self._columns = _edges(width, tile_px)
+        self._rows = tile_edges(height, tile_px)
+        self._columns = tile_edges(width, tile_px)
         self.pixels = np.outer(np.diff(self._rows), np.diff(self._columns))
         bands = -np.diff(np.sin(math.pi / 2 - math.pi * self._rows / height))
         self.solid_angle_sr = np.outer(bands, 2 * math.pi / width * np.diff(self._columns))
@@ -110,7 +124,7 @@ class ErpTiles(TileGrid):
         return directions, np.repeat(np.sin(colatitude)[:, None], len(columns), axis=1).astype(np.float32)
 
 
-class WindowTiles(TileGrid):
+class WindowTiles(_SampledTiles):
     """Tiles of perspective windows; the tiles of each window are below those of the previous one.
 
     Args:
@@ -121,7 +135,7 @@ class WindowTiles(TileGrid):
     def __init__(self, windows: Sequence[Viewport], tile_px: int) -> None:
         super().__init__()
         self._windows = windows
-        self._rows, self._columns = _edges(windows[0].height, tile_px), _edges(windows[0].width, tile_px)
+        self._rows, self._columns = tile_edges(windows[0].height, tile_px), tile_edges(windows[0].width, tile_px)
         pixels = np.outer(np.diff(self._rows), np.diff(self._columns))
         corners = self._corner_sr(self._columns[None, :], self._rows[:, None])
         solid_angle_sr = np.diff(np.diff(corners, axis=0), axis=1)
