@@ -1,7 +1,7 @@
-"""Cameras that people own: starting points for their dual-fisheye frames, from what others published.
+"""Cameras that people own: rough starting points for their dual-fisheye frames; only the Theta S was measured.
 
-No two cameras are alike: `sal360 calibrate-lenses` measures yours from one picture. Lengths are relative to the frame,
-so that a preset fits every resolution of a stream with the same shape.
+No two cameras are alike: measure yours and write a calibration file (docs/cameras.md). Lengths are relative to the
+frame, so that a preset fits every resolution of a stream with the same shape.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class CameraSettings(Settings):
     preset: str = setting(
         "", "a camera whose dual-fisheye frames are known roughly, instead of a model", choices=("", *PRESETS)
     )
-    file: str = setting("", "calibration file (YAML), as sal360 calibrate-lenses writes it; instead of a model")
+    file: str = setting("", "calibration file (YAML); instead of a model")
     stereo: str = setting("none", "how the pictures of two eyes are packed in a frame", choices=STEREO)
     eye: str = setting("left", "the eye of stereo frames that is looked at", choices=EYES)
     layout: str = setting(
@@ -406,7 +406,7 @@ LENS_KEYS = {
 }
 """Key of a lens in a calibration file → its meaning."""
 _MAX_BYTES = 1 << 20
-_CORRECT = "correct the file, or write it again with sal360 calibrate-lenses"
+_CORRECT = "correct the file; docs/cameras.md has an example"
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
