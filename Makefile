@@ -33,9 +33,9 @@ test: $(TEST_VENV)/ready
 	OMP_NUM_THREADS=1 $(call PYTEST,$(IN_PARALLEL) tests/sal360)
 	OMP_NUM_THREADS=1 $(call PYTEST,$(IN_PARALLEL) tests/training)
 
-# Rebuild the bundled model from its data: make weights OSIE=folder PANORAMAS=folder (about three hours on two cores).
+# Rebuild the bundled model from its data: make weights GAZE=folder PANORAMAS=folder (about two hours on two cores).
 weights: $(TEST_VENV)/ready
-	$(TEST_VENV)/bin/python -m training.make_weights --osie "$(OSIE)" --panoramas "$(PANORAMAS)"
+	$(TEST_VENV)/bin/python -m training.make_weights --gaze "$(GAZE)" --panoramas "$(PANORAMAS)"
 
 # An environment is rebuilt when setup.py or constraints.txt changes. The marker comes last, so that an interrupted
 # installation starts over.

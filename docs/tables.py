@@ -265,7 +265,7 @@ def gaze_datasets() -> str:
     return markdown(("`--data.dataset`", "what it holds", "split", "source", "check a copy"), rows)
 
 
-def gaze_in_weights(recipe: Literal["bundled", "permissive", "all"]) -> str:
+def gaze_in_weights(recipe: Literal["permissive", "all"]) -> str:
     """The data sets of gaze of a recipe of `training.make_weights`, with what is known of their licences."""
     from training.data.gaze.datasets import DATASETS  # torch, which the other tables do not need
     from training.make_weights import sets_of
@@ -359,7 +359,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "lens keys": lens_keys,
     "encoders": encoders,
     "gaze data sets": gaze_datasets,
-    "gaze of the recipe bundled": partial(gaze_in_weights, "bundled"),
     "gaze of the recipe permissive": partial(gaze_in_weights, "permissive"),
     "gaze of the recipe all": partial(gaze_in_weights, "all"),
     **{group: partial(parameters, SaliencyParameters(), group=f"{group}.") for group in _groups(SaliencyParameters())},

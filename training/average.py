@@ -1,6 +1,6 @@
 """Average the weights of runs that started from the same checkpoint ("model soups", Wortsman et al., ICML 2022).
 
-python -m training.average --checkpoints '[runs/compact_longer_1, runs/compact_longer_2]' --output runs/compact_average
+python -m training.average --checkpoints '[runs/panoramas_1, runs/panoramas_2]' --output runs/panoramas
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ gaze also depends on much that is not in the picture. Two published facts and a 
 gaze (docs/model_search.md has the argument):
 - The *gain*, KL(prediction ‖ equator prior) averaged over panoramas, sets the temperature. For a calibrated prediction
   it equals the improvement over the prior, so it can be estimated from published results.
-- The *marginal*: gaze averaged over panoramas falls off from the equator as the published Laplace density (of gaze per
-  degree of latitude) does. Content itself concentrates near the horizon, so the prior that the model multiplies in must
-  be wider than that density.
+- The *marginal*: gaze averaged over panoramas is as far from the equator as under the published Laplace density (of
+  gaze per degree of latitude), or as far as you say. Content itself concentrates near the horizon, so the prior that
+  the model multiplies in must be wider than that density.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ class CalibrateConfig:
     """Run folder for the calibrated checkpoint: the same weights with other settings."""
     gain_nats: float = 0.21
     """Target of KL(prediction ‖ equator prior), mean over the panoramas, nats."""
+    distance_deg: float = 0.0
+    """Target of the mean distance of gaze from the equator, degrees; 0: that of the published density of gaze on still
+    pictures, 18 degrees. Viewers of videos stay nearer to it (docs/priors.md)."""
     blur_deg: float = 3.0
     """Standard deviation of the blur of the content's density, degrees. Recorded headset gaze is itself blurred by 3 to
     7 degrees, and a map without finer detail changes less when the camera turns."""
@@ -74,6 +77,7 @@ class CalibrateConfig:
         require_path("panoramas", self.panoramas, "a folder of panoramas")
         require_path("output", self.output, "a run folder")
         require_between("gain_nats", self.gain_nats, 0.001, 2)
+        require_between("distance_deg", self.distance_deg, 0, 60)
         require_between("blur_deg", self.blur_deg, 0, 30)
         require_between("floor", self.floor, 0, 0.9)
         require_between("prior_floor", self.prior_floor, 0, 0.9)
@@ -114,12 +118,12 @@ def calibrate(contents: Tensor, model: SaliencyModel, config: CalibrateConfig) -
     def negative_distance(temperature: float, scale_deg: float) -> float:
         return -float(mean_distance(predict(temperature, scale_deg)))
 
-    published_distance = -float(mean_distance(published[None]))
+    distance_deg = config.distance_deg or float(mean_distance(published[None]))
     temperature, scale_deg = 2.0, prior.scale_deg
     for _ in range(_ROUNDS):
         temperature = _solve_decreasing(partial(gain, scale_deg), config.gain_nats, 0.2, 10.0, _GAIN)
         scale_deg = _solve_decreasing(
-            partial(negative_distance, temperature), published_distance, 5.0, 200.0, _NEGATIVE_DISTANCE
+            partial(negative_distance, temperature), -distance_deg, 5.0, 200.0, _NEGATIVE_DISTANCE
         )
     predict(temperature, scale_deg)
     return model.config

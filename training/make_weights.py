@@ -1,14 +1,15 @@
-"""Make the bundled model from its data: five training stages, averages, taught maps, calibration, export.
+"""Make the model files from their data: two training stages with taught maps between them, average, calibration
+and export.
 
-    python -m training.make_weights --osie OSIE --panoramas PANORAMAS
-    python -m training.make_weights --recipe permissive --gaze GAZE --panoramas PANORAMAS --runs runs/permissive
+    python -m training.make_weights --gaze GAZE --panoramas PANORAMAS
+    python -m training.make_weights --recipe permissive --gaze GAZE --panoramas PANORAMAS
 
-The recipe `bundled` makes the files that the package has. `permissive` and `all` train on several data sets of gaze,
-each in its folder below GAZE (docs/gaze_data.md), and leave the package as it is.
+A recipe says on which data sets the model trains; each set has its folder below GAZE (docs/gaze_data.md). The recipe
+`BUNDLED` makes the files that the package has; the other one leaves the package as it is.
 
 Every step is a command that can also be run by itself; `--dry_run true` prints them. Finished steps are skipped, and a
-training step continues from its newest checkpoint, so an interrupted run continues where it stopped. All steps take
-about three hours on two cores, those of the other recipes about five.
+training step continues from its newest checkpoint, so an interrupted run continues where it stopped. A recipe takes
+about two hours on two cores.
 """
 
 from __future__ import annotations
@@ -33,46 +34,40 @@ from sal360.errors import TrainingError, one_line_errors
 from sal360.files import check_folder_is_writable, written_beside
 from sal360.weights import bundled_model
 from training.checkpoint import newest_checkpoint
-from training.config import read_config, require, require_path, require_together
+from training.config import read_config, require, require_path
 from training.data.gaze.datasets import described
 
-VERSION = "1.3.0"
+Recipe = Literal["permissive", "all"]
+VERSION = "2.0.0"
 """Version of the weights that these steps make; each version has its own run folders."""
-SETS_VERSION = "2.0.0"
-"""Version of the weights that the recipes `permissive` and `all` make."""
-_RUNS = f"runs/sal360-compact-{VERSION}"
+BUNDLED: Recipe = "all"
+"""The recipe of the files in the package."""
 RECIPES = Path(__file__).parent / "recipes"
-Recipe = Literal["bundled", "permissive", "all"]
 
 
 def sets_of(recipe: Recipe) -> tuple[str, ...]:
     """The data sets of gaze on which a recipe trains, by their names in `DATASETS`."""
-    if recipe == "bundled":
-        return ("osie",)
     return tuple(yaml.safe_load((RECIPES / f"photographs_{recipe}.yaml").read_text(encoding="utf-8"))["data"]["sets"])
 
 
 def trained_on(recipe: Recipe) -> str:
     """The training data in words, each set with what is known of its licence, as model files say it."""
     gaze = f"ImageNet (encoder), gaze on photographs of {described(sets_of(recipe))}"
-    shown = "placed on panoramas" if recipe == "bundled" else "shown plainly and on panoramas"
-    return f"{gaze}, {shown}, and maps of enlarged copies of these panoramas"
+    return f"{gaze}, shown plainly and on panoramas, and the model's maps of enlarged copies of these panoramas"
 
 
 @dataclass(frozen=True)
 class MakeWeightsConfig:
     """Data and output folders."""
 
-    osie: str = ""
-    """Folder of the OSIE data set; with `dry_run` it may be left out."""
+    gaze: str = ""
+    """Folder with a folder for each data set of photographs; with `dry_run` it may be left out."""
     panoramas: str = ""
     """Folder of panoramas without gaze; with `dry_run` it may be left out."""
-    runs: str = _RUNS
-    """Folder for the results of the steps; each recipe needs its own."""
-    recipe: Recipe = "bundled"
-    """bundled: the files in the package; permissive: data sets under permissive licences; all: all data sets."""
-    gaze: str = ""
-    """Recipes permissive and all: folder with a folder for each data set of photographs."""
+    recipe: Recipe = BUNDLED
+    """permissive: data sets under permissive licences; all: all data sets of photographs."""
+    runs: str = f"runs/sal360-compact-{VERSION}"
+    """Folder for the results; those of each recipe are in a folder with its name."""
     dry_run: bool = False
     """Print the commands instead of running them."""
 
@@ -80,12 +75,14 @@ class MakeWeightsConfig:
         require_path("runs", self.runs, "a folder")
         if self.dry_run:
             return
-        own = self.recipe == "bundled" or self.runs != _RUNS
-        require_together(self, ("recipe", "runs"), own, "another folder for the results of another recipe")
-        for name in ("osie" if self.recipe == "bundled" else "gaze", "panoramas"):
+        for name in ("gaze", "panoramas"):
             folder = getattr(self, name)
             require_path(name, folder, "a folder")
             require(name, folder, Path(folder).is_dir(), "a folder that exists")
+
+    def result(self, step: str) -> str:
+        """Path of the result of a step."""
+        return f"{self.runs}/{self.recipe}/{step}"
 
 
 class Step(Protocol):
@@ -105,41 +102,7 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Train:
-    """Decoder training with `recipes/compact.yaml` and one overlay."""
-
-    name: str
-    overlay: str = ""
-    seed: int | None = None
-    start: str = ""
-    """Name of an earlier step from whose weights this one starts."""
-    taught: str = ""
-    """Name of an earlier `Teach` step."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that differ from the recipes'."""
-
-    def command(self, config: MakeWeightsConfig) -> list[str]:
-        recipes = [RECIPES / "compact.yaml", *([RECIPES / f"{self.overlay}.yaml"] if self.overlay else [])]
-        options = {
-            "data.root": config.osie,
-            "data.panoramas": config.panoramas,
-            "loop.run": f"{config.runs}/{self.name}",
-            "loop.resume": "auto",
-            **({} if self.seed is None else {"loop.seed": self.seed}),
-            **({"start": f"{config.runs}/{self.start}"} if self.start else {}),
-            **({"data.taught": f"{config.runs}/{self.taught}"} if self.taught else {}),
-            **self.options,
-        }
-        configs = [part for recipe in recipes for part in ("--config", str(recipe))]
-        return ["train_decoder", *configs, *_as_options(options)]
-
-    @property
-    def runs_again(self) -> bool:
-        return True  # it continues from its newest checkpoint
-
-
-@dataclass(frozen=True)
-class TrainPhotographs:
-    """Training on several data sets with `recipes/photographs.yaml`, the recipe's sets and perhaps one more overlay."""
+    """Training with `recipes/photographs.yaml`, the data sets of the recipe and perhaps one more overlay."""
 
     name: str
     seed: int
@@ -154,11 +117,11 @@ class TrainPhotographs:
         options = {
             "data.root": config.gaze,
             "data.panoramas": config.panoramas,
-            "loop.run": f"{config.runs}/{self.name}",
+            "loop.run": config.result(self.name),
             "loop.resume": "auto",
             "loop.seed": self.seed,
-            **({"start": f"{config.runs}/{self.start}"} if self.start else {}),
-            **({"data.taught": f"{config.runs}/{self.taught}"} if self.taught else {}),
+            **({"start": config.result(self.start)} if self.start else {}),
+            **({"data.taught": config.result(self.taught)} if self.taught else {}),
         }
         configs = [part for recipe in recipes for part in ("--config", str(RECIPES / f"{recipe}.yaml"))]
         return ["train_photographs", *configs, *_as_options(options)]
@@ -176,8 +139,8 @@ class Average:
     of: tuple[str, ...]
 
     def command(self, config: MakeWeightsConfig) -> list[str]:
-        checkpoints = [f"{config.runs}/{each}" for each in self.of]
-        return ["average", *_as_options({"checkpoints": checkpoints, "output": f"{config.runs}/{self.name}"})]
+        checkpoints = [config.result(each) for each in self.of]
+        return ["average", *_as_options({"checkpoints": checkpoints, "output": config.result(self.name)})]
 
     @property
     def runs_again(self) -> bool:
@@ -194,10 +157,10 @@ class Teach:
 
     def command(self, config: MakeWeightsConfig) -> list[str]:
         options = {
-            "checkpoints": [f"{config.runs}/{self.teacher}"],
+            "checkpoints": [config.result(self.teacher)],
             "panoramas": config.panoramas,
             "heights": list(self.heights),
-            "output": f"{config.runs}/{self.name}",
+            "output": config.result(self.name),
         }
         return ["teach", *_as_options(options)]
 
@@ -212,12 +175,14 @@ class Calibrate:
 
     name: str
     checkpoint: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def command(self, config: MakeWeightsConfig) -> list[str]:
         options = {
-            "checkpoint": f"{config.runs}/{self.checkpoint}",
+            "checkpoint": config.result(self.checkpoint),
             "panoramas": config.panoramas,
-            "output": f"{config.runs}/{self.name}",
+            "output": config.result(self.name),
+            **self.options,
         }
         return ["calibrate", *_as_options(options)]
 
@@ -237,12 +202,12 @@ class Export:
 
     def command(self, config: MakeWeightsConfig) -> list[str]:
         options = {
-            "checkpoint": f"{config.runs}/{self.checkpoint}",
+            "checkpoint": config.result(self.checkpoint),
             "panoramas": config.panoramas,
-            "version": VERSION if config.recipe == "bundled" else SETS_VERSION,
+            "version": VERSION,
             "trained_on": trained_on(config.recipe),
             "precision": self.precision,
-            "output": f"{config.runs}/{self.name}",
+            "output": config.result(self.name),
             **self.options,
         }
         return ["export", *_as_options(options)]
@@ -254,93 +219,38 @@ class Export:
 
 FILES = tuple(bundled_model(form) for form in ("fp32", "int8"))
 STEPS: tuple[Step, ...] = (
-    Train("first"),
-    *(Train(f"longer_{seed}", "compact_longer", seed, start="first") for seed in (1, 2)),
-    Average("longer", ("longer_1", "longer_2")),
-    *(Train(f"smooth_{seed}", "compact_smooth", seed, start="longer") for seed in (3, 4)),
-    Average("smooth", ("smooth_3", "smooth_4")),
-    Teach("smooth.npz", "smooth", (384, 576, 768)),
-    Train(
-        "small_0",
-        "compact_small",
-        seed=0,
-        start="smooth",
-        taught="smooth.npz",
-        options={
-            "loop.steps": 500,
-            "optimiser.learning_rate": 1.0e-3,
-            "optimiser.encoder_factor": 0.15,
-            "data.placement.fov_deg": [45, 90],
-            "data.placement.inset_share": 0.7,
-        },
-    ),
-    *(Train(f"small_{seed}", "compact_small", seed, start="small_0", taught="smooth.npz") for seed in (1, 2)),
-    Average("small", ("small_1", "small_2")),
-    Teach("small.npz", "small", (576, 768, 960)),
-    Train(
-        "panoramas_0",
-        "compact_panoramas",
-        seed=21,
-        start="small",
-        taught="small.npz",
-        options={
-            "loop.steps": 500,
-            "optimiser.learning_rate": 1.2e-3,
-            "data.placement.slots": 2,
-            "data.placement.mean_photographs": 2,
-        },
-    ),
-    *(Train(f"panoramas_{seed}", "compact_panoramas", seed, "panoramas_0", "small.npz") for seed in (31, 32)),
-    Average("panoramas", ("panoramas_31", "panoramas_32", "small")),
-    Calibrate("calibrated", "panoramas"),
+    Train("photographs", seed=0),
+    Teach("photographs.npz", "photographs", (384, 576, 768)),
+    Train("panoramas", 1, "photographs_panoramas", "photographs", "photographs.npz"),
+    Average("average", ("photographs", "panoramas")),
+    Calibrate("calibrated", "average", {"gain_nats": 0.35, "distance_deg": 16, "blur_deg": 2, "floor": 0.05}),
     Export(FILES[0].name, "calibrated", "fp32"),
     # int8 calibration uses each of the 62 panoramas once
     Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),
 )
 
 
-SETS_STEPS: tuple[Step, ...] = (
-    TrainPhotographs("photographs", seed=0),
-    Teach("photographs.npz", "photographs", (384, 576, 768)),
-    *(
-        TrainPhotographs(f"panoramas_{seed}", seed, "photographs_panoramas", "photographs", "photographs.npz")
-        for seed in (1, 2)
-    ),
-    Average("panoramas", ("panoramas_1", "panoramas_2")),
-    Calibrate("calibrated", "panoramas"),
-    Export(FILES[0].name, "calibrated", "fp32"),
-    Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),
-)
-"""The steps of the recipes `permissive` and `all`."""
-
-
 def commands(config: MakeWeightsConfig) -> Iterator[tuple[Step, list[str]]]:
     """Each step with its command line."""
-    for step in STEPS if config.recipe == "bundled" else SETS_STEPS:
+    for step in STEPS:
         module, *options = step.command(config)
         yield step, [sys.executable, "-m", f"training.{module}", *options]
 
 
 def make_weights(config: MakeWeightsConfig) -> None:
-    """Run every step whose result is missing, then copy the model files of the recipe `bundled` into the package.
+    """Run every step whose result is missing, then copy the model files of the recipe `BUNDLED` into the package.
 
     Raises:
         TrainingError: a step failed; its own message gives the reason.
     """
     if config.dry_run:
-        named = replace(
-            config,
-            osie=config.osie or "OSIE",
-            gaze=config.gaze or "GAZE",
-            panoramas=config.panoramas or "PANORAMAS",
-            runs="RUNS" if config.recipe != "bundled" and config.runs == _RUNS else config.runs,
-        )
+        named = replace(config, gaze=config.gaze or "GAZE", panoramas=config.panoramas or "PANORAMAS")
         print("\n".join(shlex.join(command) for _, command in commands(named)))
         return
-    if config.recipe == "bundled":
+    if config.recipe == BUNDLED:
         check_folder_is_writable(FILES[0].parent)
     for step, command in commands(config):
-        if not step.runs_again and _is_done(Path(config.runs) / step.name):
+        if not step.runs_again and _is_done(Path(config.result(step.name))):
             print(f"{step.name}: done before")
         else:
             begin_s = time.monotonic()
@@ -349,12 +259,13 @@ def make_weights(config: MakeWeightsConfig) -> None:
                     f"the step {step.name} failed", "fix what its message says, then run this command again"
                 )
             print(f"{step.name}: {(time.monotonic() - begin_s) / 60:.1f} min", flush=True)
-    if config.recipe != "bundled":
-        print("made " + " and ".join(str(Path(config.runs) / path.name) for path in FILES))
+    results = [Path(config.result(path.name)) for path in FILES]
+    if config.recipe != BUNDLED:
+        print("made " + " and ".join(map(str, results)))
         return
-    for path in FILES:  # at the end, so that both files name the revision of an unchanged source tree
+    for path, result in zip(FILES, results, strict=True):  # at the end: both name the revision of an unchanged tree
         with written_beside(path) as temporary:
-            shutil.copyfile(Path(config.runs) / path.name, temporary)
+            shutil.copyfile(result, temporary)
 
 
 def _is_done(result: Path) -> bool:
@@ -383,7 +294,7 @@ def _as_options(options: Mapping[str, Any]) -> list[str]:
 
 def main() -> None:
     """The command `python -m training.make_weights`."""
-    make_weights(read_config(MakeWeightsConfig, "Rebuild the bundled model from its data."))
+    make_weights(read_config(MakeWeightsConfig, "Make the model files from their data."))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,13 @@ def test_gaze_falls_off_from_the_equator_as_published_although_content_gathers_t
     assert model.config.prior.scale_deg > 1.1 * LAPLACE_SCALE_DEG
 
 
+def test_gaze_is_as_near_to_the_equator_as_the_user_says(model: SaliencyModel) -> None:
+    config = CalibrateConfig("run", "panoramas", "out", gain_nats=0.2, distance_deg=14)
+    model.config = calibrate(_contents(equator_pull=2.0), model, config)
+    densities = DensityModel(model, upsample=0).density(_contents(equator_pull=2.0))
+    assert float(mean_distance(densities)) == pytest.approx(14, rel=1e-3)
+
+
 def test_a_model_without_content_cannot_reach_a_gain(model: SaliencyModel) -> None:
     with pytest.raises(ParameterError, match=r"the model reaches a gain from .*--gain_nats"):
         calibrate(torch.zeros(2, 16, 32), model, CalibrateConfig("run", "panoramas", "out"))

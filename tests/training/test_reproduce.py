@@ -8,13 +8,14 @@ import select
 import shlex
 import subprocess
 import sys
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 import yaml
 
 from sal360.errors import ParameterError, TrainingError
-from sal360.spec import read_onnx_spec
 from sal360.weights import bundled_model
 from training import make_weights
 from training.analyse import ANALYSES
@@ -75,35 +76,9 @@ def test_every_row_of_the_paper_has_its_command(settings):
     assert len({each.loop.run for each in decoders}) == len(decoders)
 
 
-def test_every_step_of_make_weights_is_accepted_and_starts_from_what_came_before():
-    config = MakeWeightsConfig("gaze", "pictures", runs="runs/weights", dry_run=True)
-    kinds = {
-        "training.train_decoder": TrainDecoderConfig,
-        "training.average": AverageConfig,
-        "training.teach": TeachConfig,
-        "training.calibrate": CalibrateConfig,
-        "training.export": ExportConfig,
-    }
-    made = set()
-    for step, (_, _, module, *options) in make_weights.commands(config):
-        settings = read_config(kinds[module], "", options)
-        if isinstance(settings, TrainDecoderConfig):
-            assert (settings.data.root, settings.data.panoramas) == ("gaze", "pictures")
-            needs, result = {settings.start, settings.data.taught}, settings.loop.run
-        else:
-            needs = {getattr(settings, "checkpoint", ""), *getattr(settings, "checkpoints", ())}
-            result = settings.output
-        assert needs - {""} <= made, step.name
-        assert result == f"runs/weights/{step.name}"
-        made.add(result)
-    assert {f"runs/weights/{bundled_model(form).name}" for form in ("fp32", "int8")} <= made
-    assert make_weights.VERSION in MakeWeightsConfig.runs  # nothing of another version is taken for this one's
-    assert settings.version == make_weights.VERSION == read_onnx_spec(bundled_model()).version
-
-
 @pytest.mark.parametrize("recipe", ["permissive", "all"])
-def test_the_recipes_of_several_sets_are_accepted_and_start_from_what_came_before(recipe):
-    config = MakeWeightsConfig("", "pictures", runs="runs/weights", dry_run=True, recipe=recipe, gaze="gaze")
+def test_every_step_of_make_weights_is_accepted_and_starts_from_what_came_before(recipe):
+    config = MakeWeightsConfig("gaze", "pictures", recipe, runs="runs/weights", dry_run=True)
     kinds = {
         "training.train_photographs": TrainPhotographsConfig,
         "training.average": AverageConfig,
@@ -111,10 +86,9 @@ def test_the_recipes_of_several_sets_are_accepted_and_start_from_what_came_befor
         "training.calibrate": CalibrateConfig,
         "training.export": ExportConfig,
     }
-    made, trained, described = set(), [], []
+    made, trained = set(), []
     for step, (_, _, module, *options) in make_weights.commands(config):
         settings = read_config(kinds[module], "", options)
-        described += [settings.trained_on] if isinstance(settings, ExportConfig) else []
         if isinstance(settings, TrainPhotographsConfig):
             assert (settings.data.root, settings.data.panoramas) == ("gaze", "pictures")
             needs, result = {settings.start, settings.data.taught}, settings.loop.run
@@ -123,23 +97,18 @@ def test_the_recipes_of_several_sets_are_accepted_and_start_from_what_came_befor
             needs = {getattr(settings, "checkpoint", ""), *getattr(settings, "checkpoints", ())}
             result = settings.output
         assert needs - {""} <= made, step.name
+        assert result == f"runs/weights/{recipe}/{step.name}"
         made.add(result)
-    assert {f"runs/weights/{bundled_model(form).name}" for form in ("fp32", "int8")} <= made
+    assert {f"runs/weights/{recipe}/{bundled_model(form).name}" for form in ("fp32", "int8")} <= made
     assert len({str(each.model) for each in trained}) == 1  # every stage has the same network
-    for settings in trained:
-        licences = {DATASETS[name].licence for name in settings.data.sets}
+    for each in trained:
+        licences = {DATASETS[name].licence for name in each.data.sets}
         assert (licences == {"MIT"}) == (recipe == "permissive")
         assert not [licence for licence in licences if "NC" in licence]
-        for name in settings.data.sets:  # the files say of each set what is known of its licence
-            assert all(f"{DATASETS[name].title} ({DATASETS[name].licence})" in each for each in described)
-    assert described
-
-
-def test_another_recipe_needs_a_folder_for_its_runs(tmp_path):
-    with pytest.raises(ParameterError, match="another folder for the results"):
-        MakeWeightsConfig("", str(tmp_path), recipe="all", gaze=str(tmp_path))
-    with pytest.raises(ParameterError, match="gaze is ''"):
-        MakeWeightsConfig("", str(tmp_path), recipe="all", runs="runs/all")
+        for name in each.data.sets:  # the files say of each set what is known of its licence
+            assert f"{DATASETS[name].title} ({DATASETS[name].licence})" in settings.trained_on
+    assert make_weights.VERSION in MakeWeightsConfig.runs  # nothing of another version is taken for this one's
+    assert settings.version == make_weights.VERSION
 
 
 def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path, monkeypatch, capsys):
@@ -147,35 +116,52 @@ def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path
 
     def run(command, **_):
         ran.append(command[2])
-        return subprocess.CompletedProcess(command, int(command[2] == "training.teach"))
+        return subprocess.CompletedProcess(command, int(command[2] == "training.calibrate"))
 
-    save_checkpoint(tmp_path / "longer", 1, torch.nn.Linear(1, 1), "saliency", {}, {})
+    save_checkpoint(tmp_path / "all/average", 1, torch.nn.Linear(1, 1), "saliency", {}, {})
+    (tmp_path / "all/photographs.npz").touch()
     monkeypatch.setattr(make_weights.subprocess, "run", run)
-    config = MakeWeightsConfig(str(tmp_path), str(tmp_path), runs=str(tmp_path))
-    with pytest.raises(TrainingError, match=r"the step smooth\.npz failed"):
+    config = MakeWeightsConfig(str(tmp_path), str(tmp_path), "all", runs=str(tmp_path))
+    with pytest.raises(TrainingError, match="the step calibrated failed"):
         make_weights.make_weights(config)
-    assert ran == ["training.train_decoder"] * 5 + ["training.average", "training.teach"]
-    assert "longer: done before" in capsys.readouterr().out
+    assert ran == ["training.train_photographs"] * 2 + ["training.calibrate"]
+    assert "average: done before" in capsys.readouterr().out
 
 
-def test_the_printed_plan_of_another_recipe_is_not_in_the_folder_of_the_bundled_one(capsys):
-    make_weights.make_weights(read_config(MakeWeightsConfig, "", ["--dry_run=true", "--recipe=all"]))
-    assert make_weights.VERSION not in capsys.readouterr().out
+def test_only_the_bundled_recipe_changes_the_files_of_the_package(tmp_path, monkeypatch, capsys):
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(make_weights, "FILES", tuple(package / path.name for path in make_weights.FILES))
+
+    def run(command, **_):
+        if command[2] == "training.export":
+            output = Path(command[command.index("--output") + 1])
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(output.parent.name)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(make_weights.subprocess, "run", run)
+    other = next(name for name in get_args(make_weights.Recipe) if name != make_weights.BUNDLED)
+    make_weights.make_weights(MakeWeightsConfig(str(tmp_path), str(tmp_path), other, runs=str(tmp_path / "runs")))
+    assert not list(package.iterdir())
+    assert f"runs/{other}/{bundled_model().name}" in capsys.readouterr().out
+    make_weights.make_weights(MakeWeightsConfig(str(tmp_path), str(tmp_path), runs=str(tmp_path / "runs")))
+    assert {path.read_text() for path in package.iterdir()} == {make_weights.BUNDLED}
 
 
 def test_the_plan_of_make_weights_is_printed_without_any_folder(capsys):
     make_weights.make_weights(read_config(MakeWeightsConfig, "", ["--dry_run=true"]))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(make_weights.STEPS)
-    assert "--data.root OSIE --data.panoramas PANORAMAS " in lines[0]
-    with pytest.raises(ParameterError, match=r"^osie is ''; expected a folder; set --osie$"):
+    assert "--data.root GAZE --data.panoramas PANORAMAS " in lines[0]
+    with pytest.raises(ParameterError, match=r"^gaze is ''; expected a folder; set --gaze$"):
         read_config(MakeWeightsConfig, "", [])
 
 
 def test_every_shipped_setting_of_decoder_training_is_accepted(repository):
     recipes = repository / "training/recipes"
     overlays = sorted(recipes.glob("compact_*.yaml"))
-    assert len(overlays) >= 5
+    assert overlays
     base = ["--config", str(recipes / "compact.yaml")]
     runs = [base, *([*base, "--config", str(overlay)] for overlay in overlays)]
     for options in [*runs, ["--config", str(recipes / "train_paper.yaml")]]:
@@ -203,18 +189,18 @@ def test_the_shipped_evaluation_settings_are_accepted(repository):
 
 def test_a_step_whose_folder_is_empty_is_not_done(tmp_path):
     """As a full disk or a kill leaves it."""
-    (tmp_path / "longer").mkdir()
-    assert not make_weights._is_done(tmp_path / "longer")
-    save_checkpoint(tmp_path / "longer", 1, torch.nn.Linear(1, 1), "saliency", {}, {})
-    assert make_weights._is_done(tmp_path / "longer")
+    (tmp_path / "photographs").mkdir()
+    assert not make_weights._is_done(tmp_path / "photographs")
+    save_checkpoint(tmp_path / "photographs", 1, torch.nn.Linear(1, 1), "saliency", {}, {})
+    assert make_weights._is_done(tmp_path / "photographs")
 
 
 def test_names_with_commas_stay_one_checkpoint_each():
-    config = MakeWeightsConfig("gaze", "pictures", runs="runs, new: [1]", dry_run=True)
-    averages = [options for step, (_, _, _, *options) in make_weights.commands(config) if step.name == "longer"]
-    assert read_config(AverageConfig, "", averages[0]).checkpoints == (
-        "runs, new: [1]/longer_1",
-        "runs, new: [1]/longer_2",
+    config = MakeWeightsConfig("gaze", "pictures", "all", runs="runs, new: [1]", dry_run=True)
+    (options,) = (options for step, (_, _, _, *options) in make_weights.commands(config) if step.name == "average")
+    assert read_config(AverageConfig, "", options).checkpoints == (
+        "runs, new: [1]/all/photographs",
+        "runs, new: [1]/all/panoramas",
     )
 
 
