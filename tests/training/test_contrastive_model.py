@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sal360.errors import ParameterError
+from training.config import config_from_dict, read_config
 from training.models.contrastive import (
     AveragePooling,
     ContrastiveConfig,
@@ -20,6 +22,7 @@ from training.models.contrastive import (
     build_attention,
 )
 from training.models.encoders import build_encoder
+from training.pretrain import PretrainConfig
 
 
 def count(module: nn.Module) -> int:
@@ -97,9 +100,28 @@ def test_global_embeddings_are_unit_vectors(encoder: str, latent_height: int) ->
 
 
 def test_local_embeddings_are_unit_vectors_at_each_location() -> None:
-    embedding = LocalHead(16)(torch.randn(2, 16, 3, 5))
+    embedding = LocalHead(16, "relu_last")(torch.randn(2, 16, 3, 5))
     assert embedding.shape == (2, 16, 3, 5)
     torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2, 3, 5))
+
+
+def test_the_local_module_has_the_order_of_the_supplementary_or_of_the_authors_code() -> None:
+    """2 x [Conv2D → ReLU], then BatchNorm2D (A.1): components of both signs; with the ReLU last, none is negative."""
+    latent = torch.randn(2, 16, 3, 5)
+    head = LocalHead(16, "norm_last")
+    first, second, norm = (each for each in head.project if not isinstance(each, nn.ReLU))
+    expected = norm(torch.relu(second(torch.relu(first(latent)))))
+    torch.testing.assert_close(head(latent), nn.functional.normalize(expected, dim=1))
+    assert head(latent).min() < -0.1
+    assert LocalHead(16, "relu_last")(latent).min() == 0
+
+
+def test_the_papers_recipe_has_the_supplementarys_local_module(repository: Path) -> None:
+    config = read_config(PretrainConfig, "", ["--config", str(repository / "training/recipes/pretrain_paper.yaml")])
+    *_, last = ContrastiveModel(config.model).local_head.project
+    assert isinstance(last, nn.BatchNorm2d)
+    older = config_from_dict(ContrastiveConfig, {"encoder": "vgg16"})  # checkpoints from before there was a choice
+    assert older.local == "relu_last"
 
 
 @pytest.mark.parametrize("attention", ["self", "average", "none"])

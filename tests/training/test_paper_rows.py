@@ -46,6 +46,14 @@ def test_decoder_gives_the_papers_sigmoid_map_as_a_density() -> None:
     torch.testing.assert_close(content.exp() / content.exp().sum(), sigmoid / sigmoid.sum())
 
 
+def test_a_circular_decoder_of_the_paper_turns_the_map_with_the_latent() -> None:
+    decoder = PaperDecoder(16).eval()
+    latent = torch.randn(1, 16, 4, 8)
+    with torch.no_grad():
+        content, of_turned = decoder(latent), decoder(latent.roll(3, dims=-1))
+    torch.testing.assert_close(of_turned, content.roll(48, dims=-1))
+
+
 @pytest.mark.parametrize(
     ("encoder", "attention", "frozen"),
     [

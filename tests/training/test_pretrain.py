@@ -247,6 +247,7 @@ def test_a_full_disk_gives_a_one_line_error(
 def test_shipped_settings_load(repository: Path, name: str) -> None:
     config = read_config(PretrainConfig, "", ["--config", str(repository / f"training/recipes/{name}.yaml")])
     assert config.recipe == {"pretrain": "laptop", "pretrain_paper": "paper", "pretrain_modern": "modern"}[name]
+    assert config.data.height == config.views.height  # the views are made of pictures of this size
 
 
 def test_the_papers_recipe_has_the_papers_constants(repository: Path) -> None:

@@ -20,6 +20,7 @@ from training.models.encoders import EncoderName, build_encoder
 from training.models.layers import normalise, wrap_longitude
 
 AttentionName: TypeAlias = Literal["self", "average", "none"]
+LocalOrder: TypeAlias = Literal["norm_last", "relu_last"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class ContrastiveConfig:
     """Name of the encoder; docs/pretraining.md has a table of them."""
     attention: AttentionName = "self"
     """self: Listing 1 of the supplementary; average: its ablation, the mean of the turned view; none: no attention."""
+    local: LocalOrder = "relu_last"
+    """Order of the local module's layers. norm_last: both convolutions with their ReLU, then the batch normalisation,
+    as in the supplementary; relu_last: the second ReLU follows the normalisation, as in the authors' code, so that no
+    component is negative, like those of the global vectors in the memory bank."""
     height: int = 160
     """Height of the views, pixels: a multiple of 32, at least 64. The width is twice that."""
     circular: bool = False
@@ -129,20 +134,21 @@ class GlobalHead(nn.Module):
 
 
 class LocalHead(nn.Module):
-    """The local module: from a latent to one unit vector at each location.
+    """The local module (supplementary, A.1): from a latent to one unit vector at each location.
 
-    The supplementary (A.1) puts both ReLUs before the batch normalisation. Here the second one follows it, as in the
-    authors' code, so that no component is negative, like those of the global vectors in the memory bank.
+    Args:
+        channels: channels of the latent.
+        order: as in `ContrastiveConfig.local`.
     """
 
-    def __init__(self, channels: int = 512) -> None:
+    def __init__(self, channels: int = 512, order: LocalOrder = "norm_last") -> None:
         super().__init__()
+        last: list[nn.Module] = [nn.ReLU(), nn.BatchNorm2d(channels)]
         self.project = nn.Sequential(
             nn.Conv2d(channels, channels, 1),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 1),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
+            *(last if order == "norm_last" else last[::-1]),
         )
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -174,7 +180,7 @@ class ContrastiveModel(nn.Module):
         channels = self.encoder.latent_channels
         self.attention = build_attention(config.attention, channels)
         self.global_head = GlobalHead(self.encoder, config.height // self.encoder.stride)
-        self.local_head = LocalHead(channels)
+        self.local_head = LocalHead(channels, config.local)
         if config.circular:
             wrap_longitude(self.global_head)
 

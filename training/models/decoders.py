@@ -39,6 +39,14 @@ def upsample_circular(x: Tensor) -> Tensor:
     return x[..., 2:-2]  # drop the two columns that came from each wrapped one
 
 
+class _Upsample2x(nn.Module):
+    """`upsample_circular` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, C, 2h, 2w)."""
+        return upsample_circular(x)
+
+
 class SeparableDecoder(nn.Module):
     """A feature pyramid: each level adds its lateral connection to the upsampled sum of the coarser levels.
 
@@ -92,7 +100,7 @@ class PaperDecoder(nn.Module):
 
     def __init__(self, in_channels: int = 512, *, circular: bool = True) -> None:
         super().__init__()
-        up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        up = _Upsample2x() if circular else nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
         layers: list[nn.Module] = []
         channels = in_channels
         for out_channels, grow in ((512, 1), (512, 1), (256, 1), (128, 0), (128, 1), (64, 0), (64, 0)):
