@@ -39,7 +39,7 @@ from training.data.gaze.scenes import scene_numbers
 from training.evaluation.baselines import PRIOR_LIMIT, fit_priors, open_baselines
 from training.evaluation.map_folders import MapFolder, is_map_folder
 from training.evaluation.predictions import Predict, Predictor, RecordedGaze, seeing
-from training.evaluation.report import render_report, side_by_side, worst_and_best_cases
+from training.evaluation.report import CaptionedPicture, Shown, render_report, side_by_side, worst_and_best_cases
 from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Protocol, Reference, Score, score, score_people
 from training.evaluation.summary import scores_csv, summaries_csv, summarise, text_table, turned_csv
 from training.evaluation.turning import measure_turning
@@ -83,7 +83,10 @@ class EvaluateConfig:
     examples: int = 6
     """Number of records, spread evenly, whose maps the report shows side by side."""
     cases: int = 3
-    """Number of worst and of best records of the first model to show in the report."""
+    """Number of records with the highest KLD, with the lowest NSS and with the best figures to show in the report."""
+    cases_of: str = ""
+    """The model or baseline whose records these are, and whose figures stand below all pictures: as in `models` or
+    `baselines`, or by its name in the tables; empty: the first one."""
     draws: int = 10_000
     """Number of bootstrap samples for the 95 % intervals."""
     seed: int = 0
@@ -107,6 +110,11 @@ class EvaluateConfig:
         for name in ("prior_limit", "draws"):
             require_at_least(name, getattr(self, name), 1)
         require_seed("seed", self.seed)
+
+    @property
+    def opened(self) -> list[str]:
+        """The models and folders of maps among `models`."""
+        return [each for each in self.models if each not in _NOT_MODELS]
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -136,7 +144,8 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     """
     output = check_folder_is_writable(config.output)
     require_modules("matplotlib", "jinja2")  # which make the report at the end
-    opened = open_models([each for each in config.models if each not in _NOT_MODELS], config.prior_strengths)
+    opened = open_models(config.opened, config.prior_strengths)
+    shown = _name_of_cases(config, opened)
     models = {name: each for name, each in opened.items() if not isinstance(each, MapFolder)}
     folders = [each for each in opened.values() if isinstance(each, MapFolder)]
     splits = [_open_split(data, config) for data in _folds(config)]
@@ -154,7 +163,7 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     turned = measure_turning(models, parts[0].records[: config.turned]) if models else []
     summaries = summarise(scores, config.draws, config.seed, scene_of)
     scenes = _count(len(set(scene_of.values())), "scene")
-    first, protocol = parts[0], config.protocols[0]
+    first = parts[0]
     report = render_report(
         f"Gaze prediction on {config.data.dataset}",
         f"{sum(len(part.records) for part in parts)} records of {config.data.dataset}: "
@@ -163,10 +172,7 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
         scores=scores,
         summaries=summaries,
         turned=turned,
-        cases={
-            **side_by_side(first.records, first.predictors, scores, protocol, config.examples),
-            **worst_and_best_cases(first.records, first.predictors, scores, protocol, config.cases),
-        },
+        cases=_cases(first, scores, config, shown),
     )
     records = _count(len(scene_of), "record")
     for protocol in config.protocols:
@@ -181,6 +187,37 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     write_text(output / "report.html", report)
     print(f"\nwrote scores.csv, summary.csv, turned.csv and report.html in {output}")
     return scores
+
+
+def _name_of_cases(config: EvaluateConfig, opened: Mapping[str, Predict | MapFolder]) -> str:
+    """The name in tables of the model or baseline that `cases_of` means; "" if nothing predicts.
+
+    Raises:
+        ParameterError: nothing that predicts has this name.
+    """
+    names, entries = iter(opened), {}
+    for entry in config.opened:  # each has a name at every strength of its prior; maps have one
+        entries[entry] = name = next(names)
+        for _ in config.prior_strengths[1:] if not isinstance(opened[name], MapFolder) else ():
+            next(names)
+    predicting = [*opened, *(each for each in config.rows if each not in (PEOPLE, GROUND_TRUTH))]
+    name = entries.get(config.cases_of, config.cases_of) or next(iter(predicting), "")
+    expected = f"empty, or one of {', '.join(dict.fromkeys([*entries, *predicting]))}"
+    with option_names():
+        require("cases_of", config.cases_of, name in ["", *predicting], expected)
+    return name
+
+
+def _cases(
+    part: Part, scores: Sequence[Score], config: EvaluateConfig, of: str
+) -> dict[str, Sequence[CaptionedPicture]]:
+    """The report's pictures by heading."""
+    if of not in part.predictors:  # nothing predicts, or the records have no mean map
+        of = next(iter(part.predictors), "")
+    if not of:
+        return {}
+    shown = Shown(part.records, part.predictors, scores, config.protocols[0], of)
+    return {**side_by_side(shown, config.examples), **worst_and_best_cases(shown, config.cases)}
 
 
 def open_models(models: Sequence[str], prior_strengths: Sequence[float]) -> dict[str, Predict | MapFolder]:

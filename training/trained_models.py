@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError, printable
@@ -18,9 +16,8 @@ from sal360.predictor import Predictor
 from training.checkpoint import load_weights, read_header
 from training.config import config_from_dict
 from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
-from training.data.views import resize, to_planes
+from training.data.views import resize
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel
-from training.models.layers import normalise
 from training.models.prior import PriorConfig, prior_settings_of_header
 from training.models.saliency_model import CalibrationConfig, DensityModel, SaliencyModel, SaliencyModelConfig
 
@@ -53,9 +50,21 @@ def read_encoder(path: str | Path) -> TrainedEncoder:
 
 def checkpoint_name(path: str | Path) -> str:
     """Encoder, run folder and step of a checkpoint, for tables: "resnet50 first_run @250"."""
-    header, path = read_header(path), Path(path)
-    run = path.parent if path.suffix == ".safetensors" or path.name.startswith(("step-", "last")) else path
-    return printable(f"{header.config.get('encoder', header.kind)} {run.name} @{header.step}")
+    header = read_header(path)
+    return printable(f"{header.config.get('encoder', header.kind)} {_run_of(Path(path)).name} @{header.step}")
+
+
+def name_of_run(path: str | Path) -> str:
+    """Encoder and run folder of a checkpoint, for the names of model files: "resnet50-first_run"."""
+    encoder, run = read_header(path).config.get("encoder", ""), printable(_run_of(Path(path)).name)
+    return run if encoder and encoder in run else f"{encoder}-{run}".strip("-")
+
+
+def _run_of(path: Path) -> Path:
+    """The folder of the run to which a checkpoint belongs."""
+    path = path.resolve() if path.name == "last" else path.absolute()
+    path = path.parent if path.suffix == ".safetensors" else path
+    return path.parent if path.name.startswith("step-") else path
 
 
 def open_large_enough(config: PanoramaConfig, heights: Sequence[int]) -> Panoramas:
@@ -65,14 +74,6 @@ def open_large_enough(config: PanoramaConfig, heights: Sequence[int]) -> Panoram
         DataError: they are missing or unusable.
     """
     return open_panoramas(replace(config, height=max(config.height, *heights)))
-
-
-@torch.inference_mode()
-def latents(encoder: TrainedEncoder, panoramas: Panoramas) -> Iterator[tuple[str, Tensor]]:
-    """File name and latent Λ_x (512, h, w) of each panorama."""
-    for index in tqdm(range(len(panoramas)), desc=encoder.name, unit="panorama", disable=None):
-        view = to_planes(resize(panoramas[index], encoder.height))
-        yield Path(panoramas.paths[index]).name, encoder.model.encoder(normalise(torch.from_numpy(view)[None]))[0]
 
 
 def saliency_settings(checkpoint: str | Path) -> SaliencyModelConfig:

@@ -21,6 +21,7 @@ from training import analyse
 from training.analysis.change import ChangeConfig, analyse_change, encoder_tensors, layer_changes
 from training.analysis.embedding import EmbeddingConfig, embed_views, to_plane
 from training.analysis.equator import equator_distance, equator_rows
+from training.analysis.panoramas import AnalysedConfig
 from training.analysis.view_coverage import TURNS, ViewCoverageConfig, analyse_views, coverage
 from training.checkpoint import save_checkpoint
 from training.data.panoramas import PanoramaConfig, open_panoramas, read_panorama
@@ -135,6 +136,49 @@ def test_correlation_measures_every_panorama(run: Run, contrastive_run: Path, pa
     assert all(-1 <= float(row["correlation"]) <= 1 for row in rows)
 
 
+@pytest.fixture(scope="module")
+def salient360(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """P1, P2, P75 and P98, grey, with a map each and one fixation."""
+    root = tmp_path_factory.mktemp("salient360")
+    for number in (1, 2, 75, 98):
+        cv2.imwrite(str(root / f"P{number}_128x64.jpg"), np.full((64, 128, 3), number, np.uint8))
+        np.ones((32, 64), "<f4").tofile(root / f"HEsalmap_{number}_64x32_32b.bin")
+        (root / f"HEscanpath_{number}.txt").write_text("index, longitude, latitude, start\n0,0.5,0.5,0\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ([], ["P75", "P98"]),
+        (["--split=train"], ["P1", "P2"]),
+        (["--split=all"], ["P75", "P98", "P1", "P2"]),
+    ],
+)
+def test_table_2_is_measured_on_a_split_of_a_data_set(
+    run: Run, contrastive_run: Path, salient360: Path, tmp_path: Path, options: list[str], names: list[str]
+) -> None:
+    of = ["--data.dataset=salient360", f"--data.root={salient360}", *options, f"--output={tmp_path}"]
+    assert run(["correlation", f"--checkpoints=[{contrastive_run}]", *of]) == 0
+    assert [row["panorama"] for row in read_table(tmp_path, "correlation")] == names
+
+
+def test_table_3_and_figure_5_take_the_validation_part_of_a_data_set(
+    run: Run, contrastive_run: Path, salient360: Path, tmp_path: Path
+) -> None:
+    of = ["--data.dataset=salient360", f"--data.root={salient360}", f"--output={tmp_path}"]
+    assert run(["equator", "--models=[bundled]", *of]) == 0
+    assert [row["panorama"] for row in read_table(tmp_path, "equator")] == ["P75", "P98"]
+    assert run(["embedding", f"--checkpoints=[{contrastive_run}]", "--turned_views=1", *of]) == 0
+    assert {row["panorama"] for row in read_table(tmp_path, "embedding")} == {"P75", "P98"}
+
+
+def test_a_split_of_photographs_is_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    of = ["--data.dataset=osie", f"--data.root={tmp_path}", f"--output={tmp_path}"]
+    assert run(["correlation", "--checkpoints=[a]", *of]) == 2
+    assert "--data.dataset" in capsys.readouterr().err
+
+
 def test_embedding_draws_every_view_of_every_encoder(
     run: Run, contrastive_run: Path, panoramas: Path, tmp_path: Path
 ) -> None:
@@ -150,7 +194,7 @@ def test_embedding_draws_every_view_of_every_encoder(
 
 def test_turned_views_are_embedded_at_the_encoders_height(contrastive_run: Path, panoramas: Path) -> None:
     encoder, found = read_encoder(contrastive_run), open_panoramas(PanoramaConfig(str(panoramas), height=128))
-    config = EmbeddingConfig((str(contrastive_run),), PanoramaConfig(str(panoramas)), "o", turned_views=1)
+    config = EmbeddingConfig((str(contrastive_run),), AnalysedConfig(str(panoramas)), "o", turned_views=1)
     drawn = torch.from_numpy(ViewPair(config.seed, ViewConfig(height=64))(found[2], 0, 2)[1])
     with torch.no_grad():
         expected = encoder.model.embed(drawn[None])[0].numpy()

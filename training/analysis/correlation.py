@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from training.analysis.panoramas import AnalysedConfig, AnalysedPanoramas, Split, open_analysed
 from training.analysis.results import new_figure, write_results
 from training.config import require, require_path
-from training.data.panoramas import PanoramaConfig
-from training.trained_models import latents, open_large_enough, read_encoder
+from training.data.views import resize, to_planes
+from training.models.layers import normalise
+from training.trained_models import TrainedEncoder, read_encoder
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,12 @@ class CorrelationConfig:
 
     checkpoints: tuple[str, ...]
     """Contrastive checkpoints, one for each encoder: run or checkpoint folders, or .safetensors files."""
-    data: PanoramaConfig
+    data: AnalysedConfig
     """Panoramas whose latents are measured, read at the encoders' height or higher."""
     output: str
     """Folder for correlation.csv and correlation.png."""
+    split: Split = "validation"
+    """Part of the data set `data.dataset` that is analysed; the paper's is the validation part. A folder has none."""
 
     def __post_init__(self) -> None:
         require_path("output", self.output, "a folder")
@@ -57,6 +63,14 @@ def inter_map_correlation(latent: Tensor) -> Tensor:
     return torch.where(count > 1, total / (count * (count - 1)), torch.nan)
 
 
+@torch.inference_mode()
+def latents(encoder: TrainedEncoder, panoramas: AnalysedPanoramas) -> Iterator[tuple[str, Tensor]]:
+    """Name and latent Λ_x (512, h, w) of each panorama."""
+    for index, name in enumerate(tqdm(panoramas.names, desc=encoder.name, unit="panorama", disable=None)):
+        view = to_planes(resize(panoramas[index], encoder.height))
+        yield name, encoder.model.encoder(normalise(torch.from_numpy(view)[None]))[0]
+
+
 def analyse_correlation(config: CorrelationConfig) -> None:
     """Measure the latents of each encoder on each panorama; write correlation.csv and correlation.png.
 
@@ -64,7 +78,7 @@ def analyse_correlation(config: CorrelationConfig) -> None:
         CheckpointError, DataError, OSError: a checkpoint or the panoramas cannot be read, or the results not written.
     """
     encoders = [read_encoder(path) for path in config.checkpoints]
-    panoramas = open_large_enough(config.data, [encoder.height for encoder in encoders])
+    panoramas = open_analysed(config.data, config.split, [encoder.height for encoder in encoders])
     rows: list[dict[str, Any]] = []
     measured: dict[str, list[float]] = {}
     for encoder in encoders:
@@ -79,7 +93,7 @@ def analyse_correlation(config: CorrelationConfig) -> None:
     axes.set_xticks(range(1, 1 + len(measured)), [name.replace(" ", "\n") for name in measured])
     for (name, paper), style in zip(PAPER_CORRELATION.items(), ("--", ":"), strict=True):
         axes.axhline(paper, color="grey", linestyle=style, label=f"paper, {name}: {paper}")
-    axes.set(ylabel="mean correlation between channels", title=f"Latents of {len(panoramas)} panoramas")
+    axes.set(ylabel="mean correlation between channels", title=f"Latents of {panoramas.description}")
     axes.legend()
     write_results(config.output, "correlation", rows, figure)
     for name, values in measured.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ from tqdm import tqdm
 
 from sal360.arrays import Density
 from sal360.errors import ParameterError
+from training.analysis.panoramas import AnalysedConfig, AnalysedPanoramas, Split, open_analysed
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.config import require, require_at_least, require_path, require_seed
-from training.data.panoramas import PanoramaConfig, Panoramas
+from training.data.panoramas import Panoramas
 from training.data.views import ViewConfig, ViewPair, resize, to_planes
-from training.trained_models import TrainedEncoder, open_large_enough, read_encoder
+from training.trained_models import TrainedEncoder, read_encoder
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,12 @@ class EmbeddingConfig:
 
     checkpoints: tuple[str, ...]
     """Contrastive checkpoints, one for each encoder: run or checkpoint folders, or .safetensors files."""
-    data: PanoramaConfig
+    data: AnalysedConfig
     """Panoramas to embed, read at the encoders' height or higher."""
     output: str
     """Folder for embedding.csv and embedding.png."""
+    split: Split = "validation"
+    """Part of the data set `data.dataset` that is analysed; the paper's is the validation part. A folder has none."""
     turned_views: int = 4
     """Number of rotated views of each panorama, embedded in addition to the plain view."""
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -47,7 +49,7 @@ class EmbeddingConfig:
 
 
 @torch.inference_mode()
-def embed_views(encoder: TrainedEncoder, panoramas: Panoramas, config: EmbeddingConfig) -> Density:
+def embed_views(encoder: TrainedEncoder, panoramas: AnalysedPanoramas | Panoramas, config: EmbeddingConfig) -> Density:
     """Embeddings v of the plain view and the rotated views of each panorama: (panoramas, 1 + turned_views, 512)."""
     draw = ViewPair(config.seed, replace(config.views, height=encoder.height))
     embeddings = []
@@ -96,7 +98,7 @@ def analyse_embedding(config: EmbeddingConfig) -> None:
         OSError: the results cannot be written.
     """
     encoders = [read_encoder(path) for path in config.checkpoints]
-    panoramas = open_large_enough(config.data, [encoder.height for encoder in encoders])
+    panoramas = open_analysed(config.data, config.split, [encoder.height for encoder in encoders])
     embeddings = [embed_views(encoder, panoramas, config) for encoder in encoders]
     shape = embeddings[0].shape[:2]  # (panoramas, views)
     together = to_plane(np.concatenate([each.reshape(-1, each.shape[2]) for each in embeddings]), *_tsne(config))
@@ -113,7 +115,7 @@ def analyse_embedding(config: EmbeddingConfig) -> None:
         axes[1 + i].scatter(*own.reshape(-1, 2).T, s=12, c=panorama_colours, cmap="gist_rainbow")
         axes[1 + i].set_title(encoder.name)
         for index, number in np.ndindex(*shape):
-            row: dict[str, Any] = {"encoder": encoder.name, "panorama": Path(panoramas.paths[index]).name}
+            row: dict[str, Any] = {"encoder": encoder.name, "panorama": panoramas.names[index]}
             row["view"] = f"turned {number}" if number else "plain"
             for name, points in (("together", together[i]), ("own", own)):
                 row |= {f"{name}_x": float(points[index, number, 0]), f"{name}_y": float(points[index, number, 1])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ from tqdm import tqdm
 
 from sal360.arrays import Density, Floats
 from sal360.metrics import kld
+from training.analysis.panoramas import AnalysedConfig, Split, open_analysed
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.config import option_names, require, require_between, require_path
-from training.data.panoramas import PanoramaConfig
 from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg
-from training.trained_models import open_large_enough, read_predictor
+from training.trained_models import read_predictor
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,12 @@ class EquatorConfig:
 
     models: tuple[str, ...]
     """Model files (.onnx, engines) or saliency checkpoints; `bundled` is the bundled model."""
-    data: PanoramaConfig
+    data: AnalysedConfig
     """Panoramas to predict, read at the models' height or higher."""
     output: str
     """Folder for equator.csv and equator.png."""
+    split: Split = "validation"
+    """Part of the data set `data.dataset` that is analysed; the paper's is the validation part. A folder has none."""
     prior_strength: float = 1.0
     """Exponent of the models' own equator prior in their predictions; 0 removes it."""
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -64,7 +65,7 @@ def analyse_equator(config: EquatorConfig) -> None:
     """
     with option_names(strength="prior_strength"):
         models = [read_predictor(model, config.prior_strength) for model in config.models]
-    panoramas = open_large_enough(config.data, [model.height for model in models])
+    panoramas = open_analysed(config.data, config.split, [model.height for model in models])
     figure = new_figure(11, 4.5)
     boxes, profiles = figure.subplots(1, 2)
     rows: list[dict[str, Any]] = []
@@ -73,8 +74,8 @@ def analyse_equator(config: EquatorConfig) -> None:
         name, shown = model.name, tqdm(range(len(panoramas)), desc=model.name, unit="panorama", disable=None)
         densities = [model.predict(panoramas[index]) for index in shown]
         distances[name] = [equator_distance(density, config.prior) for density in densities]
-        for path, distance in zip(panoramas.paths, distances[name], strict=True):
-            rows.append({"model": name, "panorama": Path(path).name, "kld": distance})
+        for panorama, distance in zip(panoramas.names, distances[name], strict=True):
+            rows.append({"model": name, "panorama": panorama, "kld": distance})
         profile = np.mean([density.mean(axis=1) for density in densities], axis=0)  # (h,)
         profiles.plot(
             profile, row_elevations_deg(len(profile)), color=ENCODER_COLOURS[i % len(ENCODER_COLOURS)], label=name
@@ -84,7 +85,7 @@ def analyse_equator(config: EquatorConfig) -> None:
     boxes.set_xticks(range(1, 1 + len(distances)), [name.replace(" ", "\n") for name in distances])
     for (encoder, paper), style in zip(PAPER_KLD.items(), ("--", ":"), strict=True):
         boxes.axhline(paper, color="grey", linestyle=style, label=f"paper, {encoder}: {paper}")
-    boxes.set(ylabel="KL(prior ‖ prediction), nats", ylim=(0, None), title=f"{len(panoramas)} panoramas")
+    boxes.set(ylabel="KL(prior ‖ prediction), nats", ylim=(0, None), title=panoramas.description)
     boxes.legend()
     profiles.plot(equator_rows(config.prior, 180)[:, 0], row_elevations_deg(180), "k--", label="equator prior")
     profiles.set(xlabel="mean density, relative to uniform", ylabel="elevation, degrees", ylim=(-90, 90))

@@ -69,52 +69,67 @@ def render_report(
     return page + "\n"
 
 
-def worst_and_best_cases(
-    records: GazeRecords, predictors: Mapping[str, Predictor], scores: Sequence[Score], protocol: str, count: int
-) -> dict[str, list[CaptionedPicture]]:
-    """Pictures of the `count` worst and best records of the first predictor, by KLD or, without densities, by NSS."""
-    if not predictors:
-        return {}
-    first = next(iter(predictors))
-    values_of = {each.record: each.values for each in scores if (each.model, each.protocol) == (first, protocol)}
-    by_kld = all("kld" in values for values in values_of.values())
-    metric = "kld" if by_kld else "nss"
-    best_first = sorted(
-        (index for index, name in enumerate(records.names) if metric in values_of[name]),
-        key=lambda index: values_of[records.names[index]][metric] * (1 if by_kld else -1),
-    )
+class Shown(NamedTuple):
+    """What the pictures of an evaluation show."""
+
+    records: GazeRecords
+    predictors: Mapping[str, Predictor]
+    """Models, maps and baselines by their names in tables."""
+    scores: Sequence[Score]
+    protocol: str
+    """The protocol whose figures stand in titles and captions."""
+    of: str
+    """The name of the predictor whose worst and best records are shown, and whose figures stand in the captions."""
+
+    def values_of(self, name: str) -> dict[str, dict[str, float]]:
+        """The figures of a predictor by record."""
+        return {
+            each.record: each.values for each in self.scores if (each.model, each.protocol) == (name, self.protocol)
+        }
+
+
+def worst_and_best_cases(shown: Shown, count: int) -> dict[str, list[CaptionedPicture]]:
+    """Pictures of the `count` records with the highest KLD, with the lowest NSS, and of the best by KLD.
+
+    Without densities, NSS alone decides; without fixations, KLD.
+    """
+    values_of = shown.values_of(shown.of)
+
+    def best_first(metric: str, sign: int) -> list[int]:
+        known = [index for index, name in enumerate(shown.records.names) if metric in values_of[name]]
+        return sorted(known, key=lambda index: sign * values_of[shown.records.names[index]][metric])
+
+    by_kld, by_nss = best_first("kld", 1), best_first("nss", -1)
+    best, metric = (by_kld, "KLD") if by_kld else (by_nss, "NSS")
     chosen = {
-        f"Worst cases of {first}": best_first[::-1][:count],
-        f"Best cases of {first}": best_first[:count],
+        f"Worst cases of {shown.of}: highest KLD": by_kld[::-1][:count],
+        f"Worst cases of {shown.of}: lowest NSS": by_nss[::-1][:count],
+        f"Best cases of {shown.of}, by {metric}": best[:count],
     }
-    return {
-        heading: [_case(records, index, predictors, scores, protocol) for index in indices]
-        for heading, indices in chosen.items()
-        if indices
-    }
+    return {heading: [_case(shown, each) for each in indices] for heading, indices in chosen.items() if indices}
 
 
-def side_by_side(
-    records: GazeRecords, predictors: Mapping[str, Predictor], scores: Sequence[Score], protocol: str, count: int
-) -> dict[str, list[CaptionedPicture]]:
+def side_by_side(shown: Shown, count: int) -> dict[str, list[CaptionedPicture]]:
     """Pictures of at most `count` records, spread evenly: the picture, the truth and the map of each predictor."""
-    if not predictors or count == 0:
+    if count == 0:
         return {}
-    cases = [_case(records, each, predictors, scores, protocol) for each in spread(len(records), count)]
-    return {"Maps side by side": cases}
+    return {"Maps side by side": [_case(shown, each) for each in spread(len(shown.records), count)]}
 
 
-def _case(
-    records: GazeRecords, index: int, predictors: Mapping[str, Predictor], scores: Sequence[Score], protocol: str
-) -> CaptionedPicture:
-    """The maps of one record, each with its first figure, and all figures of the first predictor in the caption."""
-    record = records[index]
-    values = {each.model: each.values for each in scores if (each.record, each.protocol) == (record.name, protocol)}
-    first = next(iter(predictors))
-    caption = ", ".join(f"{NAMES[metric]} {values[first][metric]:.2f}" for metric in METRICS if metric in values[first])
-    metric = "cc" if "cc" in values[first] else "nss"
+def _case(shown: Shown, index: int) -> CaptionedPicture:
+    """The maps of one record, that of `shown.of` first, each with a figure, and all figures of that one below."""
+    record = shown.records[index]
+    values = {
+        each.model: each.values
+        for each in shown.scores
+        if (each.record, each.protocol) == (record.name, shown.protocol)
+    }
+    own = values[shown.of]
+    caption = ", ".join(f"{NAMES[metric]} {own[metric]:.2f}" for metric in METRICS if metric in own)
+    metric = "cc" if "cc" in own else "nss"
     titles = {name: f"{name}: {NAMES[metric]} {each[metric]:.2f}" for name, each in values.items() if metric in each}
-    return CaptionedPicture(f"{record.name}: {first} has {caption}", draw_case(record, predictors, titles))
+    predictors = {shown.of: shown.predictors[shown.of], **shown.predictors}
+    return CaptionedPicture(f"{record.name}: {shown.of} has {caption}", draw_case(record, predictors, titles))
 
 
 def _best_means(table: Table) -> dict[str, float]:

@@ -63,7 +63,7 @@ def test_baselines_on_salient360_end_in_tables_and_a_report(salient360_root, tmp
     assert mean["people", "standard", "information_gain"] > 1
     assert len(read_csv(out / "scores.csv")) == 6 * 2 * 2
     page = (out / "report.html").read_text()
-    assert page.count("data:image/") == 6  # two plots, two records side by side, a worst and a best case
+    assert page.count("data:image/") == 7  # two plots, two records side by side, two worst cases and a best one
     assert 'src="http' not in page
     assert "standard protocol" in capsys.readouterr().out
 
@@ -75,6 +75,36 @@ def test_the_report_shows_the_record_on_which_the_first_predictor_is_worst(salie
     worst, best = (re.search(rf"{which} cases of bms360.*?(P\d+):", page, re.DOTALL) for which in ("Worst", "Best"))
     assert worst[1] == max(kld, key=kld.get)
     assert best[1] == min(kld, key=kld.get)
+
+
+def test_the_report_shows_the_failures_of_the_model_that_is_named_by_both_metrics(salient360_root, tmp_path):
+    settings = {"baselines": ("uniform", "equator", "bms360"), "cases_of": "bms360"}
+    scores = command.evaluate(config_of(salient360_root, tmp_path, **settings))
+    of = {each.record: each.values for each in scores if each.model == "bms360"}
+    page = (tmp_path / "report.html").read_text()
+    for heading, expected in (
+        ("highest KLD", max(of, key=lambda record: of[record]["kld"])),
+        ("lowest NSS", min(of, key=lambda record: of[record]["nss"])),
+    ):
+        found = re.search(rf"Worst cases of bms360: {heading}.*?figcaption>(P\d+): bms360 has", page, re.DOTALL)
+        assert found[1] == expected
+    assert "uniform has" not in page
+
+
+@pytest.mark.parametrize(("named", "meant"), [("", "a"), ("runs/b", "b"), ("b, prior × 0", "b, prior × 0"), ("c", "c")])
+def test_the_model_of_the_cases_is_named_as_in_models_or_in_the_tables(tmp_path, monkeypatch, named, meant):
+    trained = lambda model, _: type("Trained", (), {"name": model.rpartition("/")[2], "predict": print})  # noqa: E731
+    monkeypatch.setattr(command, "read_predictor", trained)
+    maps = tmp_path / "c"
+    maps.mkdir()
+    np.save(maps / "P75.npy", np.ones((4, 8)))
+    models = ("runs/a", str(maps), "runs/b", "bms360")
+    config = config_of(tmp_path, tmp_path / "out", models=models, prior_strengths=(1.0, 0.0), cases_of=named)
+    opened = command.open_models(config.opened, config.prior_strengths)
+    assert command._name_of_cases(config, opened) == meant
+    wrong = dataclasses.replace(config, cases_of="people")
+    with pytest.raises(ParameterError, match=r"^cases_of is 'people'; expected empty, or one of runs/a, .*, bms360"):
+        command._name_of_cases(wrong, opened)
 
 
 def test_people_can_be_measured_without_a_predictor(salient360_root, tmp_path):
