@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 
 from sal360.errors import one_line_errors
-from training.checkpoint import load_weights, read_header, require_no_checkpoint, save_checkpoint
+from training.checkpoint import joined, load_weights, read_header, require_no_checkpoint, save_checkpoint
 from training.config import read_config, require, require_path
 from training.models.saliency_model import SaliencyModel
 from training.trained_models import read_saliency_model
@@ -43,7 +43,8 @@ def average(config: AverageConfig) -> SaliencyModel:
         load_weights(checkpoint, model, kind="saliency")
         states.append({name: value.clone() for name, value in model.state_dict().items()})
     model.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
-    save_checkpoint(config.output, header.step, model, "saliency", model.config, {})
+    origin = joined(*(read_header(each).origin for each in config.checkpoints))
+    save_checkpoint(config.output, header.step, model, "saliency", model.config, {}, origin=origin)
     return model
 
 

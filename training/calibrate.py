@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from sal360.errors import ParameterError, one_line_errors
-from training.checkpoint import read_header, require_no_checkpoint, save_checkpoint
+from training.checkpoint import PANORAMAS, joined, read_header, require_no_checkpoint, save_checkpoint
 from training.config import read_config, require_between, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg, row_weights
@@ -170,7 +170,9 @@ def main() -> None:
             [model(torch.from_numpy(panoramas[i].copy())[None].permute(0, 3, 1, 2)) for i in range(len(panoramas))]
         )
         settings = calibrate(contents, model, config)
-    save_checkpoint(config.output, header.step, model, "saliency", settings, {})
+    save_checkpoint(
+        config.output, header.step, model, "saliency", settings, {}, origin=joined(header.origin, [PANORAMAS])
+    )
     print(f"temperature {settings.calibration.temperature:.3f}, prior scale {settings.prior.scale_deg:.2f} degrees")
 
 

@@ -17,12 +17,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -160,6 +160,24 @@ _WEIGHTS = "model.safetensors"
 _STATE = "training_state.pt"
 
 
+class Origin(NamedTuple):
+    """Data from which weights were learnt."""
+
+    data: str
+    """What they are, in words: "OSIE, gaze on photographs placed on panoramas"."""
+    licence: str
+    """What is known of their licence."""
+
+
+IMAGENET = Origin("ImageNet, by the weights in the encoder's package", "Apache-2.0")
+PANORAMAS = Origin("panoramas without gaze", "their own")
+
+
+def joined(*origins: Iterable[Origin]) -> tuple[Origin, ...]:
+    """The origins of weights that were made from others, each once, in their order."""
+    return tuple(dict.fromkeys(each for several in origins for each in several))
+
+
 @dataclass(frozen=True)
 class CheckpointHeader:
     """A checkpoint's description of itself."""
@@ -172,10 +190,21 @@ class CheckpointHeader:
     """Number of optimiser steps taken."""
     git_revision: str
     """Git revision of the training code."""
+    origin: tuple[Origin, ...] = ()
+    """From what the weights were learnt, over all runs that led to them; empty: an older checkpoint, which says
+    nothing."""
 
 
 def save_checkpoint(
-    run: str | Path, step: int, model: nn.Module, kind: str, config: Any, state: Mapping[str, Any], *, keep: int = 2
+    run: str | Path,
+    step: int,
+    model: nn.Module,
+    kind: str,
+    config: Any,
+    state: Mapping[str, Any],
+    *,
+    keep: int = 2,
+    origin: Sequence[Origin] = (),
 ) -> Path:
     """Write RUN/step-NNNNNNNN, point RUN/last to it and remove all but the newest `keep` checkpoints.
 
@@ -187,12 +216,13 @@ def save_checkpoint(
         config: settings of the model, a dataclass or a mapping that JSON can hold.
         state: tensors and plain values that `load_state` returns; empty if no run will continue from here.
         keep: number of checkpoints to keep.
+        origin: from what the weights were learnt.
 
     Raises:
         CheckpointError: the run already has a checkpoint of this step.
         OSError: it cannot be written, for instance because the disk is full; the older checkpoints stay whole.
     """
-    header = CheckpointHeader(kind, plain_settings(config), step, git_revision())
+    header = CheckpointHeader(kind, plain_settings(config), step, git_revision(), tuple(origin))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     files: dict[str, bytes | memoryview] = {
         _WEIGHTS: save(tensors, {HEADER_KEY: json.dumps(dataclasses.asdict(header))})
@@ -225,11 +255,13 @@ def read_header(path: str | Path, *, kind: str | None = None) -> CheckpointHeade
     try:
         with _named_in_utf8(weights) as name, safe_open(name, framework="pt") as opened:
             text = (opened.metadata() or {})[HEADER_KEY]
-        header = CheckpointHeader(**json.loads(text))
+        fields = json.loads(text)
+        origin = tuple(Origin(*map(str, each)) for each in fields.get("origin", ()))
+        header = CheckpointHeader(**{**fields, "origin": origin})
         valid = isinstance(header.config, dict) and isinstance(header.step, int)
     except SafetensorError as error:
         raise _broken(weights, str(error)) from None
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         valid = False
     if not valid:
         raise CheckpointError(f"{weights} was not written by this project's training", "give one of its checkpoints")

@@ -25,7 +25,7 @@ from sal360.arrays import Density, Pixels
 from sal360.errors import ParameterError, one_line_errors
 from sal360.files import written_beside
 from sal360.spec import ModelSpec
-from training.checkpoint import git_revision
+from training.checkpoint import git_revision, read_header
 from training.config import option_names, read_config, require, require_between, require_path, require_together
 from training.exporting.graphs import (
     ExportedModel,
@@ -38,7 +38,7 @@ from training.exporting.graphs import (
 from training.exporting.parity import check, compare
 from training.exporting.quantise import panorama_frames, quantise, write_signed
 from training.models.saliency_model import DensityModel
-from training.trained_models import read_saliency_model
+from training.trained_models import name_of_run, read_saliency_model
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -51,14 +51,15 @@ class ExportConfig:
     """Run folder, checkpoint folder or .safetensors file of a saliency model."""
     output: str
     """Folder for the files, or path of the .onnx file; engines are written beside it."""
-    name: str = "sal360-compact"
-    """Name of the model."""
+    name: str = ""
+    """Name of the model; empty: its encoder and the name of its run."""
     version: str = "1.0.0"
     """Version of the weights."""
-    trained_on: str = "ImageNet (encoder); OSIE gaze on photographs placed on panoramas"
-    """Training data, in words."""
-    weights_license: str = "Apache-2.0"
-    """Licence of the weights, an SPDX identifier."""
+    trained_on: str = ""
+    """Training data, in words; empty: what the runs that led to the checkpoint learnt from."""
+    weights_license: str = ""
+    """Licence of the weights, an SPDX identifier or a sentence; empty: none is stated, and those of the training data
+    are named."""
     upsample: int = 1
     """Number of 2x upsampling steps at the output."""
     precision: Precision = "fp32"
@@ -144,6 +145,7 @@ def export(config: ExportConfig) -> list[Path]:
         ParameterError: the sizes do not fit the model.
         OSError: a file cannot be written.
     """
+    config = named_after_run(config)
     exact = load_model(config)
     model = load_model(config)
     fix_averages(model)
@@ -188,6 +190,23 @@ def export(config: ExportConfig) -> list[Path]:
             )
             steps.update()
     return written
+
+
+def named_after_run(config: ExportConfig) -> ExportConfig:
+    """The settings with a name, training data and a licence: those that are not given come from the checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, broken or does not hold a saliency model.
+    """
+    origin = read_header(config.checkpoint, kind="saliency").origin
+    data = "; ".join(f"{each.data} ({each.licence})" for each in origin)
+    return replace(
+        config,
+        name=config.name or name_of_run(config.checkpoint),
+        trained_on=config.trained_on or data or "not recorded in the checkpoint",
+        weights_license=config.weights_license
+        or (f"none stated; learnt from {data}" if data else "none stated; training data not recorded"),
+    )
 
 
 def load_model(config: ExportConfig) -> DensityModel:

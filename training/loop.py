@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from sal360.errors import CheckpointError, TrainingError
 from training.checkpoint import (
+    Origin,
     load_state,
     load_weights,
     newest_checkpoint,
@@ -37,6 +38,7 @@ from training.checkpoint import (
 from training.config import (
     SettingError,
     config_from_dict,
+    option_names,
     process_count,
     require,
     require_at_least,
@@ -46,6 +48,7 @@ from training.config import (
     require_together,
 )
 from training.curves import Curves
+from training.data.loader import require_whole_parts
 from training.ema import MovingAverage
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
 from training.sync_batchnorm import synchronise
@@ -125,6 +128,10 @@ class Task(ABC):
     """Settings of the model for the checkpoints' header: a dataclass whose fields have defaults."""
     steps_per_epoch: int
     """Number of optimiser steps per pass over the data."""
+    origin: tuple[Origin, ...] = ()
+    """From what the weights are learnt, with what is known of the licences; checkpoints and model files repeat it."""
+    mean_sizes: Tensor | None = None
+    """The mean of `sizes` over all parts of the step's batch, in all processes; the loop sets it before `losses`."""
 
     @property
     def trained(self) -> nn.Module:
@@ -146,6 +153,15 @@ class Task(ABC):
             model: `self.trained`, wrapped for the devices; call this one.
             batch: one of `batches`, on the device.
         """
+
+    def sizes(self, batch: Any) -> Tensor | None:  # noqa: ARG002  # overridden
+        """Over how many things each mean in `losses` goes in this batch, (k,); None if it is the same in every batch.
+
+        Parts of a batch differ where samples have different numbers of things to learn. A mean of the parts' means
+        would then count the same thing more in one part than in another. `losses` divides its sums by `mean_sizes`
+        instead, so that the mean over the parts is the mean over the batch, however it is split.
+        """
+        return None
 
     def settings_to_match(self) -> Mapping[str, Any]:
         """Settings, in addition to the model's, that must be the same when a run is resumed."""
@@ -188,9 +204,12 @@ def make_fabric(config: LoopConfig) -> Fabric:
     """Devices and precision of this process, alone or as one of those that torchrun started.
 
     Raises:
-        ParameterError: the machine has too few GPUs, or a variable of torchrun is no number of processes.
+        ParameterError: the machine has too few GPUs, the batch cannot be split evenly over the processes, or a variable
+            of torchrun is no number of processes.
     """
     world, local = process_count("WORLD_SIZE"), process_count("LOCAL_WORLD_SIZE")
+    with option_names("loop"):
+        require_whole_parts(config.batch_size, config.accumulate, world)
     _require_gpus(config.accelerator, local)
     fabric = Fabric(
         accelerator=config.accelerator,
@@ -305,14 +324,24 @@ def _add_gradients(
     curves: Curves,
 ) -> None:
     """The gradients of a step's batch, part by part."""
-    for part in range(config.accumulate):
-        with curves.waiting():
-            batch = fabric.to_device(next(batches))
+    with curves.waiting():
+        parts = [fabric.to_device(next(batches)) for _ in range(config.accumulate)]
+    task.mean_sizes = _mean_sizes([task.sizes(batch) for batch in parts], fabric)
+    for part, batch in enumerate(parts):
         with fabric.no_backward_sync(model, enabled=part < config.accumulate - 1):
             losses = task.losses(model, batch)
             fabric.backward(losses["loss"] / config.accumulate)
         _check_finite(losses["loss"], step, config, fabric)
         curves.add(losses, 1 / config.accumulate)
+
+
+def _mean_sizes(sizes: Sequence[Tensor | None], fabric: Fabric) -> Tensor | None:
+    """The mean of the parts' sizes over all processes, (k,) float32; None if parts do not differ."""
+    known = [each.float() for each in sizes if each is not None]
+    if not known:
+        return None
+    mean = torch.stack(known).mean(dim=0)
+    return cast(Tensor, fabric.all_reduce(mean)) if fabric.world_size > 1 else mean
 
 
 def _set_up(
@@ -432,7 +461,16 @@ def save_run(
     if config.ema:
         state["weights"] = {name: value.detach().clone() for name, value in task.model.state_dict().items()}
     with average.in_place():
-        save_checkpoint(config.run, done, task.model, task.kind, task.config, state, keep=config.keep_checkpoints)
+        save_checkpoint(
+            config.run,
+            done,
+            task.model,
+            task.kind,
+            task.config,
+            state,
+            keep=config.keep_checkpoints,
+            origin=task.origin,
+        )
 
 
 def _check_moments(optimiser: torch.optim.Optimizer) -> None:

@@ -204,8 +204,10 @@ class Export:
         options = {
             "checkpoint": config.result(self.checkpoint),
             "panoramas": config.panoramas,
+            "name": "sal360-compact",
             "version": VERSION,
             "trained_on": trained_on(config.recipe),
+            "weights_license": "Apache-2.0",
             "precision": self.precision,
             "output": config.result(self.name),
             **self.options,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sal360.arrays import Pixels
 from sal360.errors import CheckpointError, one_line_errors, printable
-from training.checkpoint import load_weights, plain_settings
+from training.checkpoint import IMAGENET, PANORAMAS, Origin, joined, load_weights, plain_settings, read_header
 from training.config import SettingError, option_names, read_config, require_at_least, require_together, write_config
 from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
 from training.curves import write_summary
@@ -34,6 +34,7 @@ from training.data.shards import ShardedViews, open_shards
 from training.data.views import ViewConfig, ViewPair
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel, SelfAttention
+from training.models.encoders import ENCODERS
 from training.optimiser import OptimiserConfig
 from training.pictures import write_views
 from training.retrieval import Retrieval
@@ -155,6 +156,10 @@ class PretrainTask(Task):
         self.objective = ContrastiveObjective(source.count, config.objective, seed=config.loop.seed, fabric=fabric).to(
             fabric.device
         )
+        before = config.weights or config.encoder_weights
+        start = IMAGENET if ENCODERS[config.model.encoder].packaged else Origin("weights of a file", "none stated")
+        learnt = read_header(before).origin if before else (start,) * config.model.pretrained
+        self.origin = joined(learnt, [PANORAMAS])
         self.retrieval = Retrieval(source.for_evaluation, config.views, config.loop.seed)
         self._embedded: list[tuple[Tensor, Tensor]] = []  # updates the memory bank after the step
 

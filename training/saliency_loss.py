@@ -34,7 +34,14 @@ class SaliencyLossConfig:
 _MASKED = -1e4  # its exponential is 0, and it is finite in bf16
 
 
-def saliency_losses(content: Tensor, densities: Tensor, masks: Tensor, config: SaliencyLossConfig) -> dict[str, Tensor]:
+def parts_with_gaze(densities: Tensor, masks: Tensor) -> Tensor:
+    """The number of parts over which `saliency_losses` takes its means, a scalar; its arguments are those here."""
+    return ((densities * masks).flatten(2).sum(-1) > 0).sum()
+
+
+def saliency_losses(
+    content: Tensor, densities: Tensor, masks: Tensor, config: SaliencyLossConfig, *, count: Tensor | None = None
+) -> dict[str, Tensor]:
     """Mean losses over the known parts of a batch, and their weighted sum "loss".
 
     Args:
@@ -42,6 +49,8 @@ def saliency_losses(content: Tensor, densities: Tensor, masks: Tensor, config: S
         densities: (B, K, h, w), gaze per solid angle in K parts of each panorama, of any scale.
         masks: (B, K, h, w) bool, the pixels of each part; parts without pixels or gaze are left out.
         config: weights of the losses.
+        count: by what the sums over the parts are divided, a scalar; None: the number of parts with gaze. Where a
+            batch is split, its mean, so that the mean over the splits is the mean over the batch.
 
     Returns:
         Scalars: kld, KL(gaze ‖ prediction) in nats; cc, linear correlation of the two densities; nss, expected
@@ -66,14 +75,11 @@ def saliency_losses(content: Tensor, densities: Tensor, masks: Tensor, config: S
     nss = covariance / spread
     cc = nss / (area * second**2).sum(-1).clamp_min(1e-12).sqrt()
 
-    losses = {"kld": _mean(kld, used), "cc": _mean(cc, used), "nss": _mean(nss, used)}
+    divisor = (used.sum() if count is None else count).float().clamp_min(torch.finfo(torch.float32).tiny)
+    losses = {name: (each * used).sum() / divisor for name, each in (("kld", kld), ("cc", cc), ("nss", nss))}
     return losses | {"loss": config.kld * losses["kld"] - config.cc * losses["cc"] - config.nss * losses["nss"]}
 
 
 def _deviation(mass: Tensor, area: Tensor) -> Tensor:
     """Density relative to its mean over the part, minus 1; zero outside the part."""
     return torch.where(area > 0, mass / area.clamp_min(1e-12) - 1, 0.0)
-
-
-def _mean(values: Tensor, used: Tensor) -> Tensor:
-    return (values * used).sum() / used.sum().clamp_min(1)

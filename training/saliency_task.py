@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from sal360.arrays import Density, Pixels
-from training.checkpoint import load_weights, plain_settings
+from training.checkpoint import IMAGENET, Origin, joined, load_weights, plain_settings, read_header
 from training.config import is_first_process, option_names, require_together, write_config
 from training.data.loader import Samples, StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task
@@ -92,11 +92,18 @@ class SaliencyTask(Task):
             load_weights(config.start, model, kind=self.kind)
         elif config.encoder_weights:
             load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
+        before = config.start or config.encoder_weights
+        learnt = read_header(before).origin if before else (IMAGENET,) * from_imagenet
+        self.origin = joined(learnt, self.learnt_from())
         model.freeze(config.frozen)
         self.model: nn.Module = model
         self.config = config.model
         with option_names("loop"):
             self.steps_per_epoch = steps_per_epoch(len(training), config.loop.batch_size)
+
+    def learnt_from(self) -> Sequence[Origin]:
+        """The data of this run."""
+        return ()
 
     def settings_to_match(self) -> Mapping[str, Any]:
         """What is trained on, its augmentation, and the loss. Folders may have moved."""

@@ -9,7 +9,7 @@ ground truth. `python -m training.export` turns it into a model file.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sal360.errors import one_line_errors
+from training.checkpoint import PANORAMAS, Origin
 from training.config import option_names, read_config
-from training.data.gaze.datasets import Gaze, GazeConfig, load_gaze
+from training.data.gaze.datasets import DATASETS, Gaze, GazeConfig, load_gaze
 from training.loop import make_fabric, starting_point, train
 from training.models.saliency_model import SaliencyModel
 from training.pictures import write_predictions
-from training.saliency_loss import saliency_losses
+from training.saliency_loss import parts_with_gaze, saliency_losses
 from training.saliency_task import SaliencyTask, SaliencyTrainingConfig, print_figures
 
 
@@ -53,10 +54,22 @@ class DecoderTask(SaliencyTask):
         super().__init__(config, gaze.training, fabric, gaze.contents)
         self.settings, self.gaze = config, gaze
 
+    def learnt_from(self) -> Sequence[Origin]:
+        """The data set, and the panoramas on which photographs are placed."""
+        dataset = DATASETS[self._config.data.dataset]
+        if dataset.photographs is None:
+            return [Origin(f"{dataset.title}, gaze on panoramas", dataset.licence)]
+        return [Origin(f"{dataset.title}, gaze on photographs", dataset.licence), PANORAMAS]
+
+    def sizes(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The number of parts with gaze, (1,): panoramas hold different numbers of photographs."""
+        return parts_with_gaze(*batch[1:])[None]
+
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Losses of the content against the gaze; prior and calibration are not trained."""
         frames, densities, masks = batch
-        return saliency_losses(model(frames.permute(0, 3, 1, 2)), densities, masks, self.settings.loss)
+        count = None if self.mean_sizes is None else self.mean_sizes[0]
+        return saliency_losses(model(frames.permute(0, 3, 1, 2)), densities, masks, self.settings.loss, count=count)
 
     def evaluate(self, done: int) -> Mapping[str, float]:
         """Figures of the content on the measured part, and a picture of predictions."""

@@ -11,7 +11,7 @@ for each set (`models/set_heads.py`) are learnt beside it and left out of its ch
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from sal360.errors import CheckpointError, one_line_errors
+from training.checkpoint import PANORAMAS, Origin
 from training.config import option_names, read_config, require_at_least, require_path
+from training.data.gaze.datasets import DATASETS
 from training.data.gaze.mixed_photographs import PhotographSets, PhotographSetsConfig, Sample
 from training.evaluation.photograph_sets import centre_prior_of, lay_out, mean_figures, measure_set
 from training.evaluation.photographs import LONG_SIDE
@@ -29,7 +31,7 @@ from training.loop import make_fabric, starting_point, train
 from training.models.saliency_model import Frozen, SaliencyModel
 from training.models.set_heads import SetHeads, in_planes
 from training.pictures import write_predictions
-from training.saliency_loss import saliency_losses
+from training.saliency_loss import parts_with_gaze, saliency_losses
 from training.saliency_task import SaliencyTask, SaliencyTrainingConfig, print_figures
 
 _MEASURED_PX = 384
@@ -102,17 +104,26 @@ class PhotographsTask(SaliencyTask):
         alone = {"taught_weight": self.settings.taught_weight, "set_heads": self.settings.set_heads}
         return alone | dict(super().settings_to_match())
 
+    def learnt_from(self) -> Sequence[Origin]:
+        """The data sets that are trained on, and the panoramas."""
+        config = self._config.data
+        used = [DATASETS[name] for name in config.sets if name != config.leave_out]
+        return [*(Origin(f"{each.title}, gaze on photographs", each.licence) for each in used), PANORAMAS]
+
+    def sizes(self, batch: Sample) -> Tensor:
+        """The numbers of photographs and of taught maps, (2,)."""
+        photographs, taught = _photographs_of(batch), _taught_of(batch)
+        return torch.stack([parts_with_gaze(*photographs), parts_with_gaze(*taught)])
+
     def losses(self, model: nn.Module, batch: Sample) -> Mapping[str, Tensor]:
         """Losses of the photographs in their planes, and of the content against taught maps beside them."""
         content, log_densities = model(batch)
-        *_, sets, taught, rest = batch
-        used = torch.as_tensor(sets) >= 0
-        truths, masks = (torch.as_tensor(part)[used][:, None] for part in (batch.truths, batch.masks))
-        losses = saliency_losses(log_densities, truths, masks, replace(self.settings.loss, solid_angle=False))
+        of_photographs, of_maps = (None, None) if self.mean_sizes is None else self.mean_sizes
+        planar = replace(self.settings.loss, solid_angle=False)
+        losses = saliency_losses(log_densities, *_photographs_of(batch), planar, count=of_photographs)
         if not self.settings.data.taught:
             return losses
-        maps, areas = torch.as_tensor(taught)[:, None], torch.as_tensor(rest)[:, None]
-        of_taught = saliency_losses(content, maps, areas, self.settings.loss)
+        of_taught = saliency_losses(content, *_taught_of(batch), self.settings.loss, count=of_maps)
         total = losses["loss"] + self.settings.taught_weight * of_taught["loss"]
         return losses | {"taught_kld": of_taught["kld"], "loss": total}
 
@@ -155,6 +166,17 @@ class PhotographsTask(SaliencyTask):
             )
         if self._around.heads is not None:
             self._around.heads.load_state_dict(state["heads"])
+
+
+def _photographs_of(batch: Sample) -> tuple[Tensor, Tensor]:
+    """Gaze and mask of the N photographs in a batch, (N, 1, CELLS, CELLS) each."""
+    used = torch.as_tensor(batch.sets) >= 0
+    return torch.as_tensor(batch.truths)[used][:, None], torch.as_tensor(batch.masks)[used][:, None]
+
+
+def _taught_of(batch: Sample) -> tuple[Tensor, Tensor]:
+    """Taught maps of a batch, and where they are learnt, (B, 1, h, w) each."""
+    return torch.as_tensor(batch.taught)[:, None], torch.as_tensor(batch.rest)[:, None]
 
 
 def train_photographs(config: TrainPhotographsConfig) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -23,11 +24,12 @@ from sal360.runtimes.tensorrt.engine import read_engine, sha256
 from sal360.spec import read_onnx_spec
 from sal360.weights import bundled_model
 from training import export as command
-from training.checkpoint import plain_settings, save_checkpoint
+from training.checkpoint import IMAGENET, Origin, plain_settings, save_checkpoint
 from training.export import ExportConfig
 from training.exporting import parity, quantise
 from training.exporting.quantise import panorama_frames
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
+from training.trained_models import read_saliency_model
 
 # the optimiser of onnxscript and NNCF's own parts
 pytestmark = [
@@ -274,6 +276,30 @@ def camera_file(checkpoints, tmp_path_factory):
     )
     assert command.export(config) == [path, path.with_suffix(".pt2")]
     return path
+
+
+def test_name_training_data_and_licence_come_from_the_run(checkpoints, tmp_path, monkeypatch):
+    specs = []
+    monkeypatch.setattr(command, "write_onnx", lambda _, spec, *__, **___: specs.append(spec))
+    monkeypatch.setattr(command, "_with_parity", lambda _, spec, *__, **___: spec)
+    model = read_saliency_model(checkpoints["compact"])
+    origin = [Origin("Salient360!, gaze on panoramas", "terms of its distributor"), IMAGENET]
+    save_checkpoint(tmp_path / "tuned", 9, model, "saliency", plain_settings(model.config), {}, origin=origin)
+    for run in (tmp_path / "tuned", tmp_path / "tuned/last", tmp_path / "tuned/step-00000009/model.safetensors"):
+        path, *_ = command.export(ExportConfig(str(run), str(tmp_path / "models")))
+        assert path.name == "compact-tuned-fp32.onnx"
+        spec = specs[-1]
+        assert spec.name == "compact-tuned"
+        learnt = "Salient360!, gaze on panoramas (terms of its distributor); ImageNet, by the weights"
+        assert spec.trained_on.startswith(learnt)
+        assert spec.weights_license.startswith(f"none stated; learnt from {learnt}")
+    given = ExportConfig("", "out", name="mine", trained_on="gaze of mine", weights_license="MIT")
+    named = command.named_after_run(dataclasses.replace(given, checkpoint=str(checkpoints["vgg16"])))
+    assert (named.name, named.trained_on, named.weights_license) == ("mine", "gaze of mine", "MIT")
+    older = command.named_after_run(ExportConfig(str(checkpoints["resnet50"]), str(tmp_path)))
+    assert older.name.startswith("resnet50")
+    assert "not recorded" in older.trained_on
+    assert "Apache" not in older.weights_license
 
 
 def test_a_torch_program_keeps_the_dots_of_its_name(checkpoints, tmp_path, monkeypatch):

@@ -191,6 +191,36 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> N
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
 
 
+class TwoProcesses:
+    """A process beside one whose parts have twice the size."""
+
+    world_size = 2
+
+    def all_reduce(self, sizes: Tensor) -> Tensor:
+        return torch.stack([sizes, 2 * sizes]).mean(dim=0)
+
+
+def test_sizes_are_means_over_the_parts_of_all_processes() -> None:
+    sizes = [torch.tensor([2, 0]), torch.tensor([4, 8])]
+    assert torch.equal(loop._mean_sizes(sizes, TwoProcesses()), torch.tensor([4.5, 6.0]))  # type: ignore[arg-type]
+    assert loop._mean_sizes([None, None], TwoProcesses()) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("batch", "nearest"), [(20, "16 or 24"), (5, "8"), (7, "8")], ids=["between", "below", "below too"]
+)
+def test_a_batch_that_does_not_fit_the_processes_is_refused_first_with_the_nearest_that_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, nearest: str
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "4")
+    expected = (
+        rf"^loop\.batch_size is {batch} and loop\.accumulate is 2; expected a batch_size of {nearest}, a multiple"
+    )
+    with pytest.raises(ParameterError, match=expected):
+        make_fabric(settings(tmp_path, batch_size=batch, accumulate=2))
+
+
 def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays_whole(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"loss is nan in step 5; .*step-00000003, which is intact"):
         run(settings(tmp_path), poison=5)

@@ -10,7 +10,7 @@ import torch
 
 from sal360.errors import ParameterError
 from sal360.sphere import solid_angles
-from training.saliency_loss import SaliencyLossConfig, saliency_losses
+from training.saliency_loss import SaliencyLossConfig, parts_with_gaze, saliency_losses
 
 H, W = 6, 12
 
@@ -57,6 +57,17 @@ def test_loss_is_the_weighted_sum_of_its_parts() -> None:
     losses = saliency_losses(*_batch(), SaliencyLossConfig(kld=2.0, cc=0.5, nss=0.25))
     expected = 2 * losses["kld"] - 0.5 * losses["cc"] - 0.25 * losses["nss"]
     assert losses["loss"].item() == pytest.approx(expected.item())
+
+
+def test_split_batches_cost_on_average_what_the_whole_batch_costs() -> None:
+    """The first sample has one part and the second two: a mean of both means would count the first one twice."""
+    batch, config = _batch(), SaliencyLossConfig(cc=0.5, nss=0.1)
+    whole = saliency_losses(*batch, config)
+    halves = [[part[i : i + 1] for part in batch] for i in range(2)]
+    count = torch.stack([parts_with_gaze(*half[1:]) for half in halves]).float().mean()
+    losses = [saliency_losses(*half, config, count=count) for half in halves]
+    for name, value in whole.items():
+        assert (losses[0][name] + losses[1][name]).item() / 2 == pytest.approx(value.item(), rel=1e-5), name
 
 
 def test_the_right_answer_costs_nothing_and_its_scale_does_not_matter() -> None:

@@ -12,18 +12,22 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from sal360.arrays import Density, Mask, Pixels
 from sal360.errors import CheckpointError, DataError, ParameterError
-from training.checkpoint import read_header
-from training.data.gaze.datasets import GazeConfig
+from training.average import AverageConfig, average
+from training.checkpoint import IMAGENET, PANORAMAS, read_header
+from training.data.gaze.datasets import Gaze, GazeConfig, Predict
 from training.data.gaze.placed_photographs import PlacementConfig
+from training.data.loader import Key
 from training.data.taught_maps import write_taught
-from training.loop import LoopConfig
+from training.loop import LoopConfig, make_fabric, train
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 from training.optimiser import OptimiserConfig, make_optimiser
 from training.pictures import write_predictions, write_views
 from training.saliency_task import print_figures
-from training.train_decoder import TrainDecoderConfig, train_decoder
+from training.train_decoder import DecoderTask, TrainDecoderConfig, train_decoder
 
 WriteOsie = Callable[..., Path]
 
@@ -71,6 +75,58 @@ def test_it_learns_what_everybody_looks_at_and_draws_it(tiny: TrainDecoderConfig
     assert picture is not None
     assert picture.shape[1] == 3 * 400
     assert (run / "config.yaml").is_file()
+
+
+class UnequalGaze(Gaze):
+    """Panoramas with one, two, five and eight parts."""
+
+    def __init__(self) -> None:
+        self.training = self.measuring = self
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, key: Key, /) -> tuple[Pixels, Density, Mask]:
+        generator = np.random.default_rng(key[1])
+        masks = np.zeros((8, 16, 32), bool)
+        for part in range((1, 2, 5, 8)[key[1]]):
+            masks[part, 2 * part : 2 * part + 2] = True
+        frame = generator.integers(0, 256, (64, 128, 3), dtype=np.uint8)
+        return frame, generator.random(masks.shape, np.float32) * masks, masks
+
+    def measure(self, predict: Predict) -> dict[str, float]:  # noqa: ARG002
+        return {}
+
+
+def test_a_step_is_the_same_however_the_batch_is_split(tiny: TrainDecoderConfig) -> None:
+    changes = []
+    for accumulate in (1, 2, 4):
+        loop = dataclasses.replace(tiny.loop, run=f"{tiny.loop.run}{accumulate}", steps=1, batch_size=4)
+        loop = dataclasses.replace(loop, accumulate=accumulate, accelerator="cpu")
+        fabric = make_fabric(loop)
+        task = DecoderTask(dataclasses.replace(tiny, loop=loop), UnequalGaze(), fabric)
+        before = [each.detach().clone() for each in task.model.parameters()]
+        optimiser = OptimiserConfig(name="sgd", learning_rate=1.0, weight_decay=0.0, schedule="constant")
+        train(task, loop, optimiser, fabric)
+        after = task.model.parameters()
+        changes.append(torch.cat([(new - old).flatten() for new, old in zip(after, before, strict=True)]).detach())
+    for split in changes[1:]:
+        assert (split - changes[0]).norm() < 1e-4 * changes[0].norm()
+
+
+def test_a_checkpoint_says_from_what_its_weights_were_learnt_since_their_first_run(tiny: TrainDecoderConfig) -> None:
+    short = dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1))
+    train_decoder(dataclasses.replace(short, imagenet=True))
+    again = dataclasses.replace(
+        short, start=tiny.loop.run, loop=dataclasses.replace(short.loop, run=f"{tiny.loop.run}2")
+    )
+    train_decoder(again)
+    average(AverageConfig((tiny.loop.run, again.loop.run), f"{tiny.loop.run}3"))
+    for run in (tiny.loop.run, again.loop.run, f"{tiny.loop.run}3"):
+        first, second, third = read_header(run).origin
+        assert first == IMAGENET
+        assert second == ("OSIE, gaze on photographs", "MIT")
+        assert third == PANORAMAS
 
 
 def test_a_run_is_not_overwritten(tiny: TrainDecoderConfig) -> None:

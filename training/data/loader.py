@@ -66,11 +66,7 @@ class StepSampler(Sampler[list[Key]]):
         self.count, self.batch_size, self.seed, self.start, self.stop = count, batch_size, seed, start, stop
         self.rank, self.world, self.parts = rank, world, parts
         self.steps_per_epoch = steps_per_epoch(count, batch_size)
-        if batch_size % (world * parts):
-            raise SettingError(
-                {"batch_size": batch_size, "accumulate": parts},
-                f"a batch_size that is a multiple of {world} processes x {parts} parts",
-            )
+        require_whole_parts(batch_size, parts, world)
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.parts
@@ -85,6 +81,22 @@ class StepSampler(Sampler[list[Key]]):
             first = place * self.batch_size + self.rank * share
             for part in order[first : first + share].reshape(self.parts, -1):  # (parts, share / parts)
                 yield [(epoch, int(index)) for index in part]
+
+
+def require_whole_parts(batch_size: int, parts: int, world: int) -> None:
+    """Refuse a batch that cannot be split evenly over `world` processes and `parts` parts in each.
+
+    Raises:
+        SettingError: naming `batch_size` and `accumulate`, with the nearest batch sizes that can.
+    """
+    unit = world * parts
+    below = batch_size // unit * unit
+    if below != batch_size:
+        nearest = f"{below} or {below + unit}" if below else f"{unit}"
+        raise SettingError(
+            {"batch_size": batch_size, "accumulate": parts},
+            f"a batch_size of {nearest}, a multiple of {world} processes x {parts} parts",
+        )
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
