@@ -75,7 +75,7 @@ class SaliencyTask(Task):
     """
 
     kind: ClassVar[str] = "saliency"
-    folders: ClassVar[tuple[str, ...]] = ("root", "panoramas")
+    folders: ClassVar[tuple[str, ...]] = ("root", "panoramas", "strict")
     """Settings of the data that may change when a run is resumed."""
 
     def __init__(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import sys
+import types
 from functools import partial
 
 import av
@@ -89,7 +91,9 @@ def test_salient360_names_what_is_missing(salient360_root):
     with pytest.raises(DataError, match="1 HE saliency maps: 98"):
         Salient360(salient360_root, "validation")
     assert len(Salient360(salient360_root, "train")) == 1
-    with pytest.raises(DataError, match="H scanpaths"):
+    (salient360_root / "H/Scanpaths").mkdir()
+    (salient360_root / "H/Scanpaths/Hscanpath_75.txt").write_text(HEADER + "0,0.5,0.5,0\n")
+    with pytest.raises(DataError, match="1 H scanpaths: 1"):
         Salient360(salient360_root, "train", movement="H")
     with pytest.raises(ParameterError, match="train, validation, all"):
         Salient360(salient360_root, "test")
@@ -138,19 +142,66 @@ def test_a_frame_of_a_video_map_is_read_alone(tmp_path):
     ("text", "complaint"),
     [
         (f"{HEADER}0,0.5,1.5,0\n", "line 2 of .*HEscanpath_1.txt is outside"),
-        (f"{HEADER}0,0.5,0.5,0\n1,nan,0.5,0\n", "line 3 of .* is outside"),
+        (f"{HEADER}0,nan,0.5,0\n0,0.5,1.02,0\n", "line 3 of .* is outside"),
         (f"{HEADER}0,0.5,half,0\n", "malformed"),
-        (f"{HEADER}3,0.5,0.5,0\n", "does not start with index 0"),
-        (HEADER, "does not start with index 0"),
-        (f"{HEADER}\n\n", "does not start with index 0"),
-        (HEADER + "0;0,5;0,5;0\n", "malformed"),
-        ("0,0.5,0.5,0\n0,0.5,0.5,300\n", "has no header row"),
+        (HEADER, "has no fixations"),
+        (f"{HEADER}\n\n", "has no fixations"),
+        (f"{HEADER}0,0.5,nan,0\n", "has no fixations"),
     ],
 )
 def test_broken_scanpaths_are_named(salient360_root, text, complaint):
     (salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt").write_text(text)
     with pytest.raises(DataError, match=complaint):
         Salient360(salient360_root, "train")[0]
+
+
+IRREGULAR_SCANPATHS = [
+    (f"{HEADER}0,1.004,0.5,0\n1,0.25,-0.004,9\n", [(0.004, 0.5), (0.75, 0.004)], [0, 0], "by rounding, wrapped: 2"),
+    (f"{HEADER}0,0.5,0.5,0\n1,nan,0.5,0\n2,0.2,0.5,9\n", [(0.5, 0.5), (0.2, 0.5)], [0, 0], "no numbers, left out: 1"),
+    (f"{HEADER}3,0.5,0.5,0\n4,0.2,0.5,9\n", [(0.5, 0.5), (0.2, 0.5)], [0, 0], "first person has no beginning: 1"),
+    (f"{HEADER}0,0.5,0.5,0\n2,0.2,0.5,9\n1,0.1,0.5,0\n", [(0.5, 0.5), (0.2, 0.5), (0.1, 0.5)], [0, 0, 1], "people "),
+    ("0,0.5,0.5,0\n0,0.2,0.5,300\n", [(0.5, 0.5), (0.2, 0.5)], [0, 1], "without a header row: 1"),
+    (f"{HEADER}0,0.5,0.5,9\n1,0.2,0.5,3\n", [(0.5, 0.5), (0.2, 0.5)], [0, 0], "start before the one before: 1"),
+]
+IDS = ["rounding", "nan", "cut first", "cut second", "no header", "clock"]
+
+
+@pytest.mark.parametrize(("text", "positions", "observer", "counted"), IRREGULAR_SCANPATHS, ids=IDS)
+def test_irregular_scanpaths_are_used_and_counted_or_refused(salient360_root, text, positions, observer, counted):
+    path = salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt"
+    path.write_text(text)
+    record = Salient360(salient360_root, "train")[0]
+    np.testing.assert_allclose(record.fixations, directions_of_positions(*np.transpose(positions)), atol=1e-12)
+    assert record.observer.tolist() == observer
+    found = salient360.inventory(salient360_root)
+    assert not [each for each in found.problems if "scanpath" in each]
+    assert counted in str(found.irregular)
+    assert f"(first: {path})" in found.report()
+    with pytest.raises(DataError, match=r"HEscanpath_1\.txt has "):
+        Salient360(salient360_root, "train", strict=True)[0]
+
+
+@pytest.mark.parametrize("row", ["0;0,5;0,5;0", "0\t0,5\t0,5\t0"])
+def test_decimal_commas_are_read_wherever_they_are(salient360_root, row):
+    (salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt").write_text(f"{HEADER}{row}\n1,0.25,0.5,300\n")
+    record = Salient360(salient360_root, "train", strict=True)[0]
+    np.testing.assert_allclose(record.fixations, directions_of_positions([0.5, 0.25], [0.5, 0.5]), atol=1e-12)
+
+
+def test_maps_of_the_head_and_scanpaths_of_the_left_eye_are_options(salient360_root):
+    head_map = salient360_root / "H/SalMaps/Hsalmap_75_2048x1024_32b.bin"
+    write_map(head_map, peak=(300, 9))
+
+    def first(**options):
+        config = GazeConfig(str(salient360_root), dataset="salient360", **options)
+        return open_gaze(config, panorama_height=32).measuring[0]
+
+    of_head = first(movement="H")  # its scanpaths were not published for pictures
+    assert np.unravel_index(np.argmax(of_head.density), of_head.density.shape) == (300, 9)
+    assert of_head.fixations.shape == (0, 3)
+    assert angular_distance(first(eye="L").fixations[1], first().fixations[1]) == pytest.approx(0)  # a pole
+    (salient360_root / "HE/Scanpaths/L/HEscanpath_75.txt").write_text(f"{HEADER}0,0.1,0.5,0\n")
+    np.testing.assert_allclose(first(eye="L").fixations, [directions_of_positions(0.1, 0.5)], atol=1e-12)
 
 
 def write_runs(path, runs):
@@ -202,6 +253,69 @@ def test_sitzmann_joins_the_samples_of_a_fixation_and_keeps_people_apart(sitzman
 def test_samples_that_are_lost_are_not_fixations(sitzmann_root):
     path = sitzmann_root / "data/vr/cubemap_0000.pck"
     write_runs(path, [sitzmann_run([[0.5, 0.5], [np.nan, np.nan], [0, 0], [0.25, 0.5]])])
+    np.testing.assert_allclose(read_runs(path)[0], directions_of_positions([0.5, 0.25], [0.5, 0.5]), atol=1e-12)
+
+
+def test_the_runs_of_a_browser_have_other_names_and_each_condition_is_an_option(sitzmann_root):
+    folder = sitzmann_root / "data/browser"
+    for number in (0, 1):
+        (folder / f"cubemap_{number:04d}.pck").unlink()
+        write_runs(folder / f"{number}.pck", [sitzmann_run([[0.1 * (1 + number), 0.25]])])
+
+    def records(**options):
+        config = GazeConfig(str(sitzmann_root), dataset="sitzmann", folds=2, **options)
+        split = open_gaze(config, panorama_height=32)
+        return {each.name: each for part in split[:2] for each in part}
+
+    for number, record in enumerate(records(condition="browser").values()):
+        x = 0.1 * (1 + int(record.name[-1]))
+        np.testing.assert_allclose(record.fixations, [directions_of_positions(x, 0.25)], atol=1e-12)
+        assert number < 2
+    assert len(records(condition="seated_vr")["cubemap_0000"].fixations) == 3
+    sharp, blurred = (records(**options)["cubemap_0000"].density for options in ({}, {"sigma_deg": 8.0}))
+    assert sharp.max() > 4 * blurred.max()
+    assert "runs browser: 2 of 22" in sitzmann.inventory(sitzmann_root).report()
+
+
+def test_irregular_runs_are_used_and_counted_or_refused(sitzmann_root):
+    path = sitzmann_root / "data/vr/cubemap_0000.pck"
+    beyond, back, timeless = (sitzmann_run([[each, 0.5]]) for each in (1.002, 0.2, 0.3))
+    back["timestamp"] = back["timestamp"][::-1]
+    del timeless["timestamp"]
+    write_runs(path, [beyond, back, timeless, {**sitzmann_run([[0.5, 0.5]]), "gaze_fixations": np.zeros((0,))}])
+    fixations, observer, time_s = read_runs(path)
+    np.testing.assert_allclose(fixations, directions_of_positions([0.002, 0.2, 0.3], [0.5] * 3), atol=1e-12)
+    assert observer.tolist() == [0, 1, 2]
+    assert time_s.tolist() == pytest.approx([0, np.nan, np.nan], nan_ok=True)
+    counted = str(sitzmann.inventory(sitzmann_root).irregular)
+    for each in ("by rounding, wrapped: 1", "clock steps back, used without times: 1", "a time for each sample: 1"):
+        assert each in counted
+    with pytest.raises(DataError, match=r"cubemap_0000\.pck has positions beyond"):
+        Sitzmann(sitzmann_root, strict=True)[0]
+
+
+def test_runs_in_a_table_of_pandas_are_read_without_its_code(tmp_path, monkeypatch):
+    """As the authors' own files may be; pandas need not be installed, and nothing of it is called."""
+    module = types.ModuleType("pandas.core.frame")
+
+    class DataFrame:
+        def __setstate__(self, state):
+            pytest.fail("code of another library was run")
+
+        def __reduce__(self):
+            return DataFrame, (), {"_data": self.blocks}
+
+    DataFrame.__module__, DataFrame.__qualname__ = "pandas.core.frame", "DataFrame"
+    module.DataFrame = DataFrame
+    for name in ("pandas", "pandas.core"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "pandas.core.frame", module)
+    runs = np.empty((1, 2), dtype=object)
+    runs[0] = [sitzmann_run([[0.5, 0.5]]), sitzmann_run([[0.25, 0.5]])]
+    table = DataFrame()
+    table.blocks = [np.array([[3, 1]]), runs]
+    path = tmp_path / "0.pck"
+    path.write_bytes(pickle.dumps(table, protocol=2))
     np.testing.assert_allclose(read_runs(path)[0], directions_of_positions([0.5, 0.25], [0.5, 0.5]), atol=1e-12)
 
 
@@ -334,6 +448,65 @@ def test_frames_and_samples_that_the_eye_tracker_lost_are_left_out_and_counted(v
         split = open_gaze(GazeConfig(str(vr_eyetracking_root), dataset="vr_eyetracking"), 32)
     assert split.training.names == data.names
     assert "vr_eyetracking, training part, left out: frames without gaze: 1, lost samples: 3" in capsys.readouterr().err
+    config = GazeConfig(str(vr_eyetracking_root), dataset="vr_eyetracking", frame_step=3, strict=True)
+    with pytest.raises(DataError, match=r"training part, has irregular data .frames without gaze: 1, lost samples: 3"):
+        open_gaze(config, 32)
+
+
+def test_irregular_gaze_of_videos_is_used_and_counted_or_refused(vr_eyetracking_root, monkeypatch, capsys):
+    root = vr_eyetracking_root
+    path = root / "Gaze_txt_files/p007/004._2017-10-13-10-28_ori_0.txt"
+    lines = path.read_text().splitlines()
+    lines[2] = "frame,3,forward,0.5,0.5,eye,1.002,0.5"  # beyond the seam by rounding
+    lines.insert(5, "frame,3,forward,0.5,0.5,eye,0.9,0.5")  # the clock steps back
+    lines += [f"frame,{i},forward,0.5,0.5,eye,0.5,0.5" for i in (13, 15, 18)]  # more lines than frames
+    path.write_text("\n".join(lines) + "\n")
+    (root / "Gaze_txt_files/p001/004._2017-10-13-10-28_ori_0.txt").write_text("\n")  # a person without a line
+    for file in root.glob("Gaze_txt_files/p001/210*"):
+        file.unlink()  # a missing person
+    config = GazeConfig(str(root), dataset="vr_eyetracking", frame_step=3)
+    split = open_gaze(config, 32)
+    assert split.training.names == ("004/3", "004/6", "004/9", "004/12")
+    np.testing.assert_allclose(split.training[0].fixations, [directions_of_positions(0.002, 0.5)], atol=1e-12)
+    assert split.training[3].panorama().shape == (32, 64, 3)
+    assert split.measuring[0].observer.tolist() == [7]
+    told = capsys.readouterr().err
+    expected = (
+        "by rounding, wrapped: 1",
+        "on a frame that came before, left out: 1",
+        "after the end of the video, left out: 3",
+        "without a line, left out: 1",
+    )
+    assert all(each in told for each in expected)
+    monkeypatch.setattr("sys.argv", ["check", "vr_eyetracking", str(root)])
+    check_main()
+    out = capsys.readouterr().out
+    assert all(f"{each} (first: " in out for each in expected)
+    assert "fewer than 31 people: 2 (first: video 004 has gaze of 2 people)" in out
+    with pytest.raises(DataError, match="correct it, or do not ask for strict data"):
+        open_gaze(dataclasses.replace(config, strict=True), 32)
+
+
+def test_check_calls_irregular_data_complete_unless_it_is_strict(salient360_root, monkeypatch, capsys):
+    monkeypatch.setattr(salient360, "IMAGES", 3)
+    (salient360_root / "HE/Scanpaths/L/HEscanpath_1.txt").write_text(HEADER + "0,1.001,0.5,0\n")
+    for options, status in (([], 0), (["--strict"], 1)):
+        monkeypatch.setattr("sys.argv", ["check", "salient360", str(salient360_root), *options])
+        assert check_main() == status
+        assert "irregular, positions beyond the panorama's edge by rounding, wrapped: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "only"),
+    [
+        ({"dataset": "salient360", "condition": "browser"}, "only Sitzmann et al. have it"),
+        ({"dataset": "sitzmann", "frame_step": 5}, "only VR-EyeTracking have it"),
+        ({"dataset": "vr_eyetracking", "movement": "H"}, "only Salient360! have it"),
+    ],
+)
+def test_an_option_of_another_data_set_is_refused(options, only):
+    with pytest.raises(ParameterError, match=only):
+        GazeConfig("root", **options)
 
 
 def test_videos_in_folders_of_any_name_are_read(vr_eyetracking_root):
@@ -380,12 +553,8 @@ def test_vr_eyetracking_names_what_is_wrong(vr_eyetracking_root):
         gaze.write_text(lines.replace("frame,2,", f"frame,{number},"))
         with pytest.raises(DataError, match=r"line 2 of .*p007/004.* has the frame number"):
             VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
-    gaze.write_text("\n\n")
-    with pytest.raises(DataError, match=r"p007/004.* has no lines"):
-        VrEyeTracking(vr_eyetracking_root, "train", frame_step=3)
-    gaze.write_text(lines + "frame,15,forward,0.5,0.5,eye,0.5,0.5\n")
     with pytest.raises(DataError, match=r"004\.mp4 has 12 frames, but gaze on frame 15"):
-        VrEyeTracking(vr_eyetracking_root, "train", frame_step=15)[0].panorama()
+        vr_eyetracking.read_video_frame(vr_eyetracking_root / "videos/004.mp4", 14)
     gaze.write_text(lines)
     video = vr_eyetracking_root / "videos/004.mp4"
     video.write_bytes(b"no video")
@@ -488,8 +657,8 @@ def test_the_real_osie_is_complete(shared_data, monkeypatch, capsys):
 def test_the_table_of_data_sets_is_what_the_settings_offer():
     known = {field.name for field in dataclasses.fields(GazeConfig)}
     for row in DATASETS.values():
-        assert set(row.settings) <= known - {"root", "dataset"}
-    assert {name for row in DATASETS.values() for name in row.settings} == known - {"root", "dataset"}
+        assert set(row.settings) <= known - {"root", "dataset", "strict"}
+    assert {name for row in DATASETS.values() for name in row.settings} == known - {"root", "dataset", "strict"}
     for name in DATASETS:
         config = read_config(EvaluateConfig, "", [f"--data.dataset={name}", *OPTIONS])
         assert config.data.dataset == name

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
+import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from sal360.errors import DataError, ParameterError
+from sal360.errors import DataError, ParameterError, one_line_errors
 from sal360.sphere import angular_distance
+from training.data.gaze import hmd_logs
 from training.data.gaze.hmd_logs import VelocityThreshold, detect_fixations, read_fixation_list, read_hmd_log
 from training.data.gaze.records import directions_of_positions
+from training.data.gaze.salient360 import read_scanpaths
 
 RATE_HZ = 120
 TARGETS = np.array([[0.25, 0.5], [0.2, 0.4], [0.02, 0.55], [0.98, 0.6]])  # the last step crosses the seam
@@ -180,3 +185,30 @@ def test_a_log_with_semicolons_and_decimal_commas_is_read(tmp_path):
     header, rows = rows_of(log)
     write_rows(log, header, [[cell.replace(".", ",") for cell in row] for row in rows], ";")
     np.testing.assert_array_equal(read_hmd_log(log)[1], expected)
+
+
+def test_the_command_writes_scanpaths_and_a_picture(tmp_path, monkeypatch, capsys):
+    first, second = (write_log(tmp_path / f"{name}.csv", euler) for name, euler in (("a", False), ("b", True)))
+    lines = first.read_text().splitlines()
+    lines[60], lines[61] = lines[61], lines[60]  # its clock steps back
+    first.write_text("\n".join(lines) + "\n")
+    options = ["--logs", f"[{first}, {second}]", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["hmd_logs", *options])
+    assert one_line_errors(hmd_logs.main) == 0
+    shown = capsys.readouterr().out
+    assert f"{second}: 4 fixations" in shown
+    assert "tracker lost, bridged: 2" in shown
+    assert "clock steps back, left out: 1" in shown
+    fixations, observer, time_s = read_scanpaths(tmp_path / "out/fixations.txt")  # the form of Salient360!
+    assert observer.tolist() == [0] * 4 + [1] * 4
+    assert time_s[:4] == pytest.approx([0, 0.5, 1.0, 1.5], abs=0.06)
+    expected = directions_of_positions(*TARGETS.T)
+    assert np.degrees(angular_distance(fixations, np.concatenate([expected, expected]))).max() < 0.5
+    picture = cv2.imread(str(tmp_path / "out/fixations.png"))
+    assert picture.shape == (512, 1024, 3)
+    for x, y in TARGETS:
+        around = picture[round(512 * y) - 20 :, :][:40, max(0, round(1024 * x) - 20) :][:, :40]
+        assert around.max() == 255
+    monkeypatch.setattr(sys, "argv", ["hmd_logs", *options, "--strict", "true"])
+    assert one_line_errors(hmd_logs.main) == 2
+    assert "a.csv has samples that the tracker lost" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from training.calibrate import CalibrateConfig
 from training.checkpoint import save_checkpoint
 from training.config import read_config
 from training.data.gaze.datasets import DATASETS
+from training.data.gaze.hmd_logs import HmdLogsConfig
 from training.evaluate import EvaluateConfig
 from training.export import ExportConfig
 from training.make_weights import MakeWeightsConfig
@@ -32,7 +33,12 @@ from training.teach import TeachConfig
 from training.train_decoder import TrainDecoderConfig
 from training.train_photographs import TrainPhotographsConfig
 
-KINDS = {"pretrain": PretrainConfig, "train_decoder": TrainDecoderConfig, "evaluate": EvaluateConfig}
+KINDS = {
+    "pretrain": PretrainConfig,
+    "train_decoder": TrainDecoderConfig,
+    "evaluate": EvaluateConfig,
+    "data.gaze.hmd_logs": HmdLogsConfig,
+}
 
 
 @pytest.fixture(scope="module")

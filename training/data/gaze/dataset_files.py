@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from sal360.arrays import Floats
+from sal360.arrays import Floats, Mask
 from sal360.errors import DataError, FrameError, describe_os_error
 from sal360.images import read_picture
 from sal360.sources.pictures import is_hidden
@@ -70,6 +70,56 @@ def first_of(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:_LISTED])) + (", …" if len(names) > _LISTED else "")
 
 
+@dataclass
+class Irregular:
+    """What is irregular in a data set's files: used as far as it can be and counted, or refused.
+
+    Recordings with people have gaps, rounding and clocks that are set. None of that is a reason to stop, but whoever
+    trains or measures needs to know how much there is.
+    """
+
+    strict: bool = False
+    """Refuse the first of them."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Number by kind, in words: "samples after the end of the video, left out"."""
+    first: dict[str, str] = field(default_factory=dict)
+    """Where the first of each kind is."""
+
+    def note(self, what: str, count: int, where: object) -> None:
+        """Count `count` things of a kind; 0 counts nothing.
+
+        Raises:
+            DataError: it is strict, and there are some.
+        """
+        if count and self.strict:
+            raise DataError(f"{where} has {what}: {count}", "correct it, or do not ask for strict data")
+        if count:
+            self.counts[what] = self.counts.get(what, 0) + int(count)
+            self.first.setdefault(what, str(where))
+
+    def __str__(self) -> str:
+        """The counts in one line; empty if there are none."""
+        return ", ".join(f"{what}: {count}" for what, count in self.counts.items())
+
+
+ROUNDED = "positions beyond the panorama's edge by rounding, wrapped"
+_ROUNDING = 0.01
+"""How far beyond the edge a position may lie, as a fraction of the panorama; further out, the unit is another one."""
+
+
+def off_panorama(positions: Floats, irregular: Irregular, where: object) -> Mask:
+    """Which positions (n, 2), fractions of width and height, are not on the panorama; (n,), NaN is not.
+
+    Positions just beyond the edge count as on it, and are noted: directions continue there, around the seam and over
+    the poles, so nothing needs to be changed about them.
+    """
+    with np.errstate(invalid="ignore"):
+        near = ((positions >= -_ROUNDING) & (positions <= 1 + _ROUNDING)).all(axis=1)
+        within = ((positions >= 0) & (positions <= 1)).all(axis=1)
+    irregular.note(ROUNDED, int((near & ~within).sum()), where)
+    return np.asarray(~near)
+
+
 class Lines(NamedTuple):
     """The non-empty lines of a text file."""
 
@@ -84,15 +134,18 @@ class Lines(NamedTuple):
 
 
 def read_lines(path: Path) -> Lines:
-    """The non-empty lines of a table, as data sets publish or spreadsheets save it: UTF-8 or UTF-16, commas or
-    semicolons."""
+    """The non-empty lines of a table, as data sets publish or spreadsheets save it: UTF-8 or UTF-16, with commas, or
+    with semicolons or tabs and decimal commas, which only some of the lines may have."""
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     lines = [(number, line) for number, line in enumerate(content.decode(encoding, "replace").splitlines(), 1)]
-    lines = [(number, line) for number, line in lines if line.strip()]
-    if lines and ";" in lines[0][1]:
-        lines = [(number, line.replace(",", ".").replace(";", ",")) for number, line in lines]
+    lines = [(number, _with_commas(line)) for number, line in lines if line.strip()]
     return Lines([number for number, _ in lines], [line for _, line in lines])
+
+
+def _with_commas(line: str) -> str:
+    separator = ";" if ";" in line else "\t" if "\t" in line.strip() else ","
+    return line if separator == "," else line.replace(",", ".").replace(separator, ",")
 
 
 def read_numbers(path: Path, lines: Lines, columns: Sequence[int], expected: str) -> Floats:
@@ -128,6 +181,8 @@ class Inventory:
     """Kind of file → number of files found, and number in the complete data set."""
     problems: list[str] = field(default_factory=list)
     """One line for each missing, short or malformed file."""
+    irregular: Irregular = field(default_factory=Irregular)
+    """What is irregular and used as far as it can be."""
 
     def count(self, kind: str, found: int, expected: int) -> None:
         """Record the number of files of a kind."""
@@ -143,12 +198,16 @@ class Inventory:
             self.problems.append(describe_os_error(error))
 
     def report(self) -> str:
-        """One line for each kind of file, then one for each problem."""
+        """One line for each kind of file, then one for each problem and for each kind of irregularity."""
         lines = [
             f"{kind}: {found} of {expected}" + ("" if found >= expected else f", {expected - found} missing")
             for kind, (found, expected) in self.counts.items()
         ]
-        return "\n".join([*lines, *self.problems, "complete" if self.is_complete else "not complete"])
+        irregular = [
+            f"irregular, {what}: {count} (first: {self.irregular.first[what]})"
+            for what, count in self.irregular.counts.items()
+        ]
+        return "\n".join([*lines, *self.problems, *irregular, "complete" if self.is_complete else "not complete"])
 
     @property
     def is_complete(self) -> bool:

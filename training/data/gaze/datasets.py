@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from sal360.arrays import Density, Floats, Mask, Pixels
+from sal360.density import HEADSET_SIGMA_DEG
 from sal360.errors import DataError
 from sal360.metrics import METRICS, standard_protocol
 from training.config import (
@@ -48,8 +49,8 @@ from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas,
 from training.data.gaze.photographs import COPY_AGAIN, Photograph, PhotographRecords
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
 from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds, split_scenes, summary_of
-from training.data.gaze.salient360 import Salient360
-from training.data.gaze.sitzmann import Sitzmann
+from training.data.gaze.salient360 import Eye, Movement, Salient360
+from training.data.gaze.sitzmann import SIGMA_DEG, Condition, Sitzmann
 from training.data.gaze.vr_eyetracking import VrEyeTracking
 from training.data.loader import Key
 from training.data.panoramas import PanoramaConfig, open_panoramas
@@ -129,17 +130,34 @@ def _open_photographs(config: GazeConfig, panorama_height: int, fov_deg: float) 
 
 
 def _open_salient360(config: GazeConfig, panorama_height: int, _fov_deg: float) -> GazeSplit:
-    validation = Salient360(config.root, "validation", panorama_height=panorama_height)
-    train = Salient360(config.root, "train", panorama_height=panorama_height)
+    train, validation = (
+        Salient360(
+            config.root, part, config.movement, config.eye, panorama_height=panorama_height, strict=config.strict
+        )
+        for part in ("train", "validation")
+    )
     return GazeSplit(train, validation, "validation, P75 to P98")
 
 
 def _open_sitzmann(config: GazeConfig, panorama_height: int, _fov_deg: float) -> GazeSplit:
-    return _folds_of(config, Sitzmann(config.root, panorama_height=panorama_height))
+    everything = Sitzmann(
+        config.root,
+        config.condition,
+        config.sigma_deg or SIGMA_DEG,
+        panorama_height=panorama_height,
+        strict=config.strict,
+    )
+    return _folds_of(config, everything)
 
 
 def _open_recorded(config: GazeConfig, panorama_height: int, _fov_deg: float) -> GazeSplit:
-    return _folds_of(config, RecordedPanoramas(config.root, panorama_height=panorama_height, scenes=config.scenes))
+    everything = RecordedPanoramas(
+        config.root,
+        config.sigma_deg or HEADSET_SIGMA_DEG,
+        panorama_height=panorama_height,
+        scenes=config.scenes,
+    )
+    return _folds_of(config, everything)
 
 
 def _folds_of(config: GazeConfig, everything: GazeRecords) -> GazeSplit:
@@ -150,8 +168,12 @@ def _folds_of(config: GazeConfig, everything: GazeRecords) -> GazeSplit:
 
 
 def _open_vr_eyetracking(config: GazeConfig, _panorama_height: int, _fov_deg: float) -> GazeSplit:
-    test = VrEyeTracking(config.root, "test")
-    return GazeSplit(VrEyeTracking(config.root, "train"), test, "the test videos of the data set's sheet")
+    sigma_deg = config.sigma_deg or HEADSET_SIGMA_DEG
+    train, test = (
+        VrEyeTracking(config.root, part, config.frame_step, sigma_deg, strict=config.strict)
+        for part in ("train", "test")
+    )
+    return GazeSplit(train, test, "the test videos of the data set's sheet")
 
 
 def _load_photographs(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:
@@ -197,7 +219,7 @@ def _headset(title: str, content: str, source: str, licence: str, shows: Shows =
         inventory=panoramas_with_gaze.inventory,
         open=_open_recorded,
         load=_load_panoramas,
-        settings=(*_FOLDS, "augment", "scenes"),
+        settings=(*_FOLDS, "augment", "scenes", "sigma_deg"),
         shows=shows,
     )
 
@@ -301,7 +323,7 @@ DATASETS = {
         inventory=salient360.inventory,
         open=_open_salient360,
         load=_load_panoramas,
-        settings=("augment",),
+        settings=("augment", "movement", "eye"),
     ),
     "sitzmann": GazeDataset(
         title="Sitzmann et al.",
@@ -312,7 +334,7 @@ DATASETS = {
         inventory=sitzmann.inventory,
         open=_open_sitzmann,
         load=_load_panoramas,
-        settings=(*_FOLDS, "augment"),
+        settings=(*_FOLDS, "augment", "condition", "sigma_deg"),
     ),
     "vr_eyetracking": GazeDataset(
         title="VR-EyeTracking",
@@ -324,7 +346,7 @@ DATASETS = {
         inventory=vr_eyetracking.inventory,
         open=_open_vr_eyetracking,
         load=_load_panoramas,
-        settings=("augment",),
+        settings=("augment", "sigma_deg", "frame_step"),
     ),
 }
 """Data sets of human gaze by name."""
@@ -370,6 +392,19 @@ class GazeConfig:
     """Panoramas in the form of `gaze.npz`: CSV file with the columns name and scene; empty: as that file says."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Panoramas with gaze: how they and their gaze are augmented."""
+    movement: Movement = "HE"
+    """Salient360!: maps and scanpaths of head and eyes (HE), or of the head alone (H)."""
+    eye: Eye = "R"
+    """Salient360!: whose scanpaths are used, those of the left (L) or of the right eye (R)."""
+    condition: Condition = "vr"
+    """Sitzmann et al.: how people looked: standing in a headset (vr), seated (seated_vr), or on a screen (browser)."""
+    sigma_deg: float = 0.0
+    """Panoramas with fixations: their blur, degrees; 0: that of the data set. Maps that a data set has stay as they
+    are."""
+    frame_step: int = 30
+    """VR-EyeTracking: frames from one record to the next."""
+    strict: bool = False
+    """Refuse data that are irregular, instead of using them as far as possible and counting what is left out."""
 
     def __post_init__(self) -> None:
         require_path("root", self.root, "the folder of the data set")
@@ -381,6 +416,14 @@ class GazeConfig:
         require_together(self, ("taught", "dataset"), not self.taught or "taught" in used, expected)
         only = "a table of scenes only for panoramas in the form of gaze.npz"
         require_together(self, ("scenes", "dataset"), not self.scenes or "scenes" in used, only)
+        for name in ("movement", "eye", "condition", "sigma_deg", "frame_step"):
+            default = getattr(GazeConfig, name)
+            others = [row.title for row in DATASETS.values() if name in row.settings]
+            fits = name in used or getattr(self, name) == default
+            require_together(self, (name, "dataset"), fits, f"{name} {default}: only {', '.join(others)} have it")
+        blurs = self.sigma_deg == 0 or 0.5 <= self.sigma_deg <= 60
+        require("sigma_deg", self.sigma_deg, blurs, "0, or 0.5 to 60")
+        require_at_least("frame_step", self.frame_step, 1)
         require_at_least("folds", self.folds, 2)
         require_seed("split_seed", self.split_seed)
         require_between("fold", self.fold, 0, self.folds - 1)
@@ -401,6 +444,11 @@ def open_gaze(config: GazeConfig, panorama_height: int, fov_deg: float = 100.0) 
     """
     split = DATASETS[config.dataset].open(config, panorama_height, fov_deg)
     for part, records in (("training", split.training), ("measured", split.measuring)):
+        if records.left_out and config.strict:
+            raise DataError(
+                f"{config.dataset}, {part} part, has irregular data ({records.left_out})",
+                "correct them, or set --data.strict false",
+            )
         if records.left_out and is_first_process():
             print(f"{config.dataset}, {part} part, left out: {records.left_out}", file=sys.stderr)
     if split.measuring.left_out:

@@ -1,4 +1,9 @@
-"""Raw head and eye logs of a headset, and the fixations in them, found by a velocity threshold (I-VT).
+r"""Raw head and eye logs of a headset, and the fixations in them, found by a velocity threshold (I-VT).
+
+    python -m training.data.gaze.hmd_logs --logs '[person_1.csv, person_2.csv]' --panorama P1_2048x1024.jpg --output OUT
+
+writes OUT/fixations.txt, a scanpath file as Salient360! has it with one more column, the duration, and
+OUT/fixations.png, the gaze and its fixations over the panorama, to be looked at.
 
 `read_hmd_log` reads gaze on the sphere, `detect_fixations` finds the fixations in it, and `read_fixation_list` reads
 those that the Salient360! toolbox (David et al., MMSys 2018) found.
@@ -15,21 +20,27 @@ in those logs, so only gaze can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.signal import savgol_filter
 from scipy.spatial.transform import Rotation, Slerp
 
-from sal360.arrays import Floats, Integers, Mask
-from sal360.errors import DataError, ParameterError
-from sal360.sphere import angular_distance
-from training.data.gaze.dataset_files import read_lines, read_numbers
+from sal360.arrays import Floats, Integers, Mask, Pixels
+from sal360.errors import DataError, ParameterError, one_line_errors, printable
+from sal360.files import check_folder_is_writable, write_text
+from sal360.images import write_picture
+from sal360.sphere import angular_distance, nearest_pixel, vector_to_angles, vector_to_pixel
+from training.config import read_config, require, require_between, require_path
+from training.data.gaze.dataset_files import Irregular, off_panorama, read_lines, read_numbers
 from training.data.gaze.records import directions_of_positions
+from training.data.panoramas import read_panorama
 
 Eye = Literal["left", "right"]
 
@@ -54,6 +65,35 @@ class Scanpath:
 
 
 @dataclass(frozen=True)
+class HmdLogsConfig:
+    """Raw logs of a headset, and the definition of a fixation."""
+
+    logs: tuple[str, ...]
+    """CSV logs of people who looked at the same panorama, one for each person."""
+    output: str
+    """Folder for fixations.txt and fixations.png."""
+    panorama: str = ""
+    """The panorama, drawn below the gaze; empty: a grid of 30 degrees."""
+    eye: Eye = "right"
+    """The eye whose direction counts as gaze."""
+    rate_hz: float = 90.0
+    """Rate at which the gaze is sampled before fixations are detected, hertz."""
+    threshold_deg_s: float = 120.0
+    """Maximum speed of gaze within a fixation, degrees per second."""
+    minimum_s: float = 0.08
+    """Minimum duration of a fixation, seconds."""
+    strict: bool = False
+    """Refuse logs in which the tracker lost the eye or the clock steps back."""
+
+    def __post_init__(self) -> None:
+        require("logs", self.logs, len(self.logs) > 0, "at least one log")
+        require_path("output", self.output, "a folder")
+        require_between("rate_hz", self.rate_hz, 10, 2000)
+        require_between("threshold_deg_s", self.threshold_deg_s, 1, 1000)
+        require_between("minimum_s", self.minimum_s, 0, 10)
+
+
+@dataclass(frozen=True)
 class VelocityThreshold:
     """The definition of a fixation."""
 
@@ -63,7 +103,9 @@ class VelocityThreshold:
     """Minimum duration of a fixation, seconds."""
 
 
-def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0) -> tuple[Floats, Floats]:
+def read_hmd_log(
+    path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0, irregular: Irregular | None = None
+) -> tuple[Floats, Floats]:
     """Gaze on the sphere at a constant rate.
 
     The eye's direction is interpolated by a cubic spline, the head's rotation by slerp; invalid samples (zeros or NaN)
@@ -73,6 +115,7 @@ def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0)
         path: CSV file with one header row.
         eye: the eye whose direction counts as gaze.
         rate_hz: sampling rate of the result; the logs have 120 or 250 Hz.
+        irregular: counts what is irregular in the log.
 
     Returns:
         Time (n,) seconds since the first sample, and unit vectors (n, 3) in body axes.
@@ -80,7 +123,7 @@ def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0)
     Raises:
         DataError: the file is missing, of an unknown layout, or has too few valid samples.
     """
-    path = Path(path)
+    path, irregular = Path(path), irregular or Irregular()
     names = _header(path)
     time_column = _one_of(path, names, _TIME)
     eye_name = _one_of(path, names, tuple(name.format(eye=eye) + ".x" for name in _EYE))[:-2]
@@ -92,6 +135,8 @@ def read_hmd_log(path: str | Path, *, eye: Eye = "right", rate_hz: float = 90.0)
     time_s, in_head, head = _seconds(table[:, 0], path), table[:, 1:4], table[:, 4:]
     valid = np.isfinite(table).all(axis=1) & (in_head != 0).any(axis=1)
     valid &= is_euler | (head != 0).any(axis=1)  # a quaternion of zeros is no rotation
+    irregular.note("samples that the tracker lost, bridged", int((~valid).sum()), path)
+    irregular.note("samples before which the clock steps back, left out", int((np.diff(time_s) < 0).sum()), path)
     latest = np.maximum.accumulate(time_s)
     valid &= np.diff(latest, prepend=-1) > 0  # stamps may repeat, and go back where a clock was set
     fresh = valid & np.append((np.diff(in_head, axis=0) != 0).all(axis=1), True)  # the tracker repeats old samples
@@ -165,7 +210,7 @@ def read_fixation_list(path: str | Path) -> Scanpath:
     """
     path = Path(path)
     table = _read_columns(path, [0, 1, 12, 14], header_rows=0)
-    if not ((table[:, :2] >= 0) & (table[:, :2] <= 1)).all():
+    if off_panorama(table[:, :2], Irregular(), path).any():
         raise DataError(
             f"{path} has a fixation outside the panorama", "recreate the list", expected="x and y from 0 to 1"
         )
@@ -211,3 +256,75 @@ def _seconds(stamps: Floats, path: Path) -> Floats:
         "check the time column",
         expected="1 to 50 ms, in seconds, milliseconds, microseconds or nanoseconds",
     )
+
+
+_PICTURE_HEIGHT = 512  # pixels of fixations.png
+_GRID_DEG = 30
+
+
+def write_fixations(config: HmdLogsConfig) -> list[Scanpath]:
+    """Find the fixations in the logs, and write the table and the picture.
+
+    Raises:
+        DataError: a log is missing, of an unknown layout or has too few samples, or the panorama cannot be read.
+        OSError: the results cannot be written.
+    """
+    output, irregular = check_folder_is_writable(config.output), Irregular(config.strict)
+    criterion = VelocityThreshold(config.threshold_deg_s, config.minimum_s)
+    gaze, scanpaths = [], []
+    for log in config.logs:
+        time_s, directions = read_hmd_log(log, eye=config.eye, rate_hz=config.rate_hz, irregular=irregular)
+        gaze.append(directions)
+        scanpaths.append(detect_fixations(time_s, directions, criterion))
+        share = scanpaths[-1].duration_s.sum() / time_s[-1]
+        print(printable(f"{log}: {len(scanpaths[-1].start_s)} fixations, {share:.0%} of {time_s[-1]:.1f} s"))
+    if irregular.counts:
+        print(f"irregular: {irregular}")
+    write_text(output / "fixations.txt", "\n".join(_rows(scanpaths)) + "\n")
+    write_picture(output / "fixations.png", draw_fixations(gaze, scanpaths, config.panorama))
+    print(printable(f"wrote {output / 'fixations.txt'} and {output / 'fixations.png'}"))
+    return scanpaths
+
+
+def _rows(scanpaths: Sequence[Scanpath]) -> Iterator[str]:
+    """The lines of a scanpath file: positions as fractions of the panorama, times in milliseconds."""
+    yield "Idx, longitude, latitude, start timestamp, duration"
+    for scanpath in scanpaths:
+        azimuth, elevation = vector_to_angles(scanpath.directions)
+        x, y = 0.5 - azimuth / (2 * np.pi), 0.5 - elevation / np.pi
+        values = zip(x % 1, y, 1000 * scanpath.start_s, 1000 * scanpath.duration_s, strict=True)
+        yield from (f"{i}, {a:.6f}, {b:.6f}, {start:.1f}, {took:.1f}" for i, (a, b, start, took) in enumerate(values))
+
+
+def draw_fixations(gaze: Sequence[Floats], scanpaths: Sequence[Scanpath], panorama: str = "") -> Pixels:
+    """Gaze as dots and fixations as circles, larger for longer ones, in one colour for each person: (512, 1024, 3) BGR.
+
+    Raises:
+        DataError: the panorama cannot be read.
+    """
+    height, width = _PICTURE_HEIGHT, 2 * _PICTURE_HEIGHT
+    if panorama:
+        picture = np.ascontiguousarray(read_panorama(panorama, height)[..., ::-1])
+    else:
+        picture = np.full((height, width, 3), 40, np.uint8)
+        picture[:: height * _GRID_DEG // 180] = picture[:, :: height * _GRID_DEG // 180] = 80
+    for number, (directions, scanpath) in enumerate(zip(gaze, scanpaths, strict=True)):
+        hue = np.uint8([[[180 * number // len(scanpaths), 255, 255]]])
+        colour = tuple(int(each) for each in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
+        column, row = nearest_pixel(directions, height, width)
+        picture[row, column] = colour
+        for (u, v), took in zip(
+            np.stack(vector_to_pixel(scanpath.directions, height, width), 1), scanpath.duration_s, strict=True
+        ):
+            radius = round(4 + 12 * float(np.sqrt(max(took, 0))))
+            cv2.circle(picture, (round(u), round(v)), radius, colour, 2, cv2.LINE_AA)
+    return picture
+
+
+def main() -> None:
+    """The command `python -m training.data.gaze.hmd_logs`."""
+    write_fixations(read_config(HmdLogsConfig, "Find the fixations in raw head and eye logs of a headset."))
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))

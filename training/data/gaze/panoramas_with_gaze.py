@@ -160,6 +160,9 @@ def inventory(root: str | Path) -> Inventory:
     except DataError as error:
         found.problems.append(error.found)
         return found
+    if records.left_out:
+        what, _, count = records.left_out.partition(": ")
+        found.irregular.note(what, int(count), root)
     for path in records.paths:
         found.try_file(partial(check_picture, path))
     found.count("panoramas", len(records), 0)

@@ -22,8 +22,10 @@ from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
 from training.data.gaze.dataset_files import (
     Inventory,
+    Irregular,
     check_picture,
     files_by_identity,
+    off_panorama,
     read_lines,
     read_numbers,
     require_files,
@@ -56,16 +58,25 @@ class Salient360(GazeRecords):
         movement: HE, head and eyes, or H, the head alone.
         eye: left or right, if the copy has scanpaths by eye.
         panorama_height: rows of the panoramas as they are read, pixels.
+        strict: refuse what is irregular in the scanpaths.
 
     Raises:
-        DataError: a picture of the split lacks its map or scanpaths, or there is no picture.
+        DataError: a picture of the split lacks its map or scanpaths, or there is no picture. A copy may lack all
+            scanpaths of the head alone: its records then have maps and no fixations.
         ParameterError: the split is unknown.
     """
 
     def __init__(
-        self, root: str | Path, split: str, movement: Movement = "HE", eye: Eye = "R", panorama_height: int = 512
+        self,
+        root: str | Path,
+        split: str,
+        movement: Movement = "HE",
+        eye: Eye = "R",
+        panorama_height: int = 512,
+        *,
+        strict: bool = False,
     ) -> None:
-        self.sigma_deg = HEADSET_SIGMA_DEG  # of its own maps
+        self.sigma_deg, self._strict = HEADSET_SIGMA_DEG, strict  # that of its own maps
         self._root, self._panorama_height = require_folder(root), panorama_height
         self._pictures, maps, scanpaths = _index(self._root)
         ids = in_split(self._pictures, split)
@@ -77,12 +88,15 @@ class Salient360(GazeRecords):
             number: path for (of, number, by), path in scanpaths.items() if of == movement and by in (eye, "")
         }
         require_files(self._maps, ids, f"{movement} saliency maps", self._root)
-        require_files(self._scanpaths, ids, f"{movement} scanpaths", self._root)
+        if movement == "HE" or self._scanpaths:
+            require_files(self._scanpaths, ids, f"{movement} scanpaths", self._root)
         self.names = tuple(f"P{each}" for each in ids)
 
     def read(self, index: int) -> GazeRecord:
         number = int(self.names[index][1:])
-        fixations, observer, time_s = read_scanpaths(self._scanpaths[number])
+        fixations, observer, time_s = np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros(0)
+        if number in self._scanpaths:
+            fixations, observer, time_s = read_scanpaths(self._scanpaths[number], Irregular(self._strict))
         return GazeRecord(
             name=self.names[index],
             panorama=partial(read_panorama, self._pictures[number], self._panorama_height),
@@ -151,29 +165,43 @@ def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating[Any]]]:
     return frames, height, width, dtype
 
 
-def read_scanpaths(path: Path) -> tuple[Floats, Integers, Floats]:
+def read_scanpaths(path: Path, irregular: Irregular | None = None) -> tuple[Floats, Integers, Floats]:
     """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all observers of one panorama.
+
+    Args:
+        path: the file.
+        irregular: counts what is irregular in it.
 
     Raises:
         DataError: the file is missing or malformed, or a fixation lies outside the panorama.
     """
+    irregular = irregular or Irregular()
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the data set again", expected="scanpaths")
     lines = read_lines(path)
-    if re.match(r"[\s\d.,;+-]*$", "".join(lines.texts[:1])):
-        raise DataError(f"{path} has no header row", "restore it", expected=_COLUMNS)
-    rows = lines.beyond(1)
+    has_header = re.match(r"[\s\d.,+-]*$", "".join(lines.texts[:1])) is None
+    irregular.note("scanpaths without a header row", int(not has_header), path)
+    rows = lines.beyond(int(has_header))
     table = read_numbers(path, rows, (0, 1, 2, 3), _COLUMNS)
-    inside = ((table[:, 1:3] >= 0) & (table[:, 1:3] <= 1)).all(axis=1)  # NaN is never inside
-    if not inside.all():
-        line = rows.numbers[int(np.flatnonzero(~inside)[0])]
+    lost = ~np.isfinite(table).all(axis=1)
+    irregular.note("fixations that are no numbers, left out", int(lost.sum()), path)
+    numbers, table = np.asarray(rows.numbers)[~lost], table[~lost]
+    outside = off_panorama(table[:, 1:3], irregular, path)
+    if outside.any():
         raise DataError(
-            f"line {line} of {path} is outside the panorama", "copy it again", expected="positions from 0 to 1"
+            f"line {numbers[outside][0]} of {path} is outside the panorama",
+            "copy it again",
+            expected="positions from 0 to 1",
         )
-    if len(table) == 0 or table[0, 0] != 0:
-        raise DataError(f"{path} does not start with index 0", "copy it again", expected="whole scanpaths")
-    observer = np.cumsum(table[:, 0] == 0) - 1
-    return directions_of_positions(table[:, 1], table[:, 2]), observer, table[:, 3] / 1000
+    if len(table) == 0:
+        raise DataError(f"{path} has no fixations", "copy it again", expected="whole scanpaths")
+    index, start_s = table[:, 0], table[:, 3] / 1000
+    irregular.note("scanpaths whose first person has no beginning", int(index[0] != 0), path)
+    starts = np.append(True, index[1:] <= index[:-1])  # of the next person, whose own first fixation may be missing
+    irregular.note("people whose scanpath has no beginning", int((starts[1:] & (index[1:] != 0)).sum()), path)
+    back = ~starts[1:] & (np.diff(start_s) < 0)
+    irregular.note("fixations that start before the one before", int(back.sum()), path)
+    return directions_of_positions(table[:, 1], table[:, 2]), np.cumsum(starts) - 1, start_s
 
 
 def inventory(root: str | Path) -> Inventory:
@@ -195,7 +223,7 @@ def inventory(root: str | Path) -> Inventory:
     for path in maps.values():
         found.try_file(partial(map_shape, path))
     for path in scanpaths.values():
-        found.try_file(partial(read_scanpaths, path))
+        found.try_file(partial(read_scanpaths, path, found.irregular))
     return found
 
 

@@ -1,8 +1,9 @@
 """Sitzmann et al., "Saliency in VR" (IEEE TVCG 24(4), 2018): 22 panoramas in three viewing conditions.
 
 On disk: `cubemap_0000.png` (equirectangular despite its name) and the runs of all people in
-`{vr,seated_vr,browser}/cubemap_0000.pck`, pickles of Python 2. `Sitzmann` pairs them by name, and `read_runs` reads the
-fixations. A pickle can execute arbitrary code; these are read by an unpickler that accepts only numpy arrays.
+`{vr,seated_vr,browser}/cubemap_0000.pck`, pickles of Python 2; those of the browser are named `0.pck`. `Sitzmann` pairs
+them by number, and `read_runs` reads the fixations. A pickle can execute arbitrary code; these are read by an unpickler
+that accepts only numpy arrays, and keeps the parts of pandas' tables without running any of its code.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from training.data.gaze.dataset_files import (
     Inventory,
+    Irregular,
     check_picture,
     files_by_identity,
+    off_panorama,
     require_files,
     require_folder,
 )
@@ -36,7 +39,7 @@ CONDITIONS = ("vr", "seated_vr", "browser")
 SIGMA_DEG = 1.0
 """Blur of a fixation in the authors' own maps, degrees."""
 _PICTURE = re.compile(r"(cubemap_\d{4})\.png")
-_RUNS = re.compile(r"(cubemap_\d{4})\.pck")
+_RUNS = re.compile(r"(?:cubemap_)?(\d{1,4})\.pck")
 
 
 class Sitzmann(GazeRecords):
@@ -48,6 +51,7 @@ class Sitzmann(GazeRecords):
         sigma_deg: blur of a fixation, degrees.
         map_height: rows of the densities.
         panorama_height: rows of the panoramas as they are read, pixels.
+        strict: refuse what is irregular in the runs.
 
     Raises:
         DataError: a panorama lacks its runs, or there is no panorama.
@@ -60,8 +64,10 @@ class Sitzmann(GazeRecords):
         sigma_deg: float = SIGMA_DEG,
         map_height: int = 512,
         panorama_height: int = 512,
+        *,
+        strict: bool = False,
     ) -> None:
-        folder = require_folder(root)
+        folder, self._strict = require_folder(root), strict
         self.sigma_deg, self._map_height, self._panorama_height = sigma_deg, map_height, panorama_height
         self._pictures, runs = _index(folder)
         if not self._pictures:
@@ -72,7 +78,7 @@ class Sitzmann(GazeRecords):
 
     def read(self, index: int) -> GazeRecord:
         name = self.names[index]
-        fixations, observer, time_s = read_runs(self._runs[name])
+        fixations, observer, time_s = read_runs(self._runs[name], Irregular(self._strict))
         return GazeRecord(
             name=name,
             panorama=partial(read_panorama, self._pictures[name], self._panorama_height),
@@ -83,51 +89,71 @@ class Sitzmann(GazeRecords):
         )
 
 
-def read_runs(path: Path) -> tuple[Floats, Integers, Floats]:
+def read_runs(path: Path, irregular: Irregular | None = None) -> tuple[Floats, Integers, Floats]:
     """Fixations (n, 3), their observers (n,) and start times (n,) in seconds, of all runs on one panorama.
 
     Each run's `gaze_fixations` (samples, 2) contains, for every sample, the position of its fixation as fractions of
-    the panorama's width and height, or zeros or NaN; consecutive equal rows are one fixation.
+    the panorama's width and height, or zeros or NaN; consecutive equal rows are one fixation. Times are NaN in runs
+    without `timestamp`, and in those whose clock steps back.
+
+    Args:
+        path: the file.
+        irregular: counts what is irregular in it.
 
     Raises:
         DataError: the file is missing, is not a pickle of this layout, requests anything other than numpy arrays, or
             contains a fixation outside the panorama.
     """
-    found = _unpickle(path)
-    runs = found.get("data") if isinstance(found, dict) else None
-    if not isinstance(runs, list) or not runs:
+    irregular = irregular or Irregular()
+    runs = _runs_in(_unpickle(path))
+    if not runs:
         raise DataError(f"{path} has no runs", "copy it again", expected="a dictionary with a list 'data'")
     directions, observers, times = [], [], []
     for number, run in enumerate(runs):
-        try:
-            positions, stamps = _real(run["gaze_fixations"]), _real(run["timestamp"]).ravel()
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(
-                f"run {number} of {path} is malformed ({error!r})",
-                "copy it again",
-                expected="gaze_fixations and timestamp",
-            ) from None
+        positions, stamps = _fields(run, f"run {number} of {path}")
+        irregular.note("runs without fixations, left out", int(positions.size == 0), path)
         if positions.size == 0:
-            continue  # a run without fixations has an empty list
-        if positions.ndim != 2 or positions.shape[1] != 2:
-            found = f"run {number} of {path} has gaze_fixations of shape {positions.shape}"
-            raise DataError(found, "copy it again", expected="(samples, 2)")
+            continue
         is_seen = (positions != 0).any(axis=1) & np.isfinite(positions).all(axis=1)
         starts = np.append(True, (positions[1:] != positions[:-1]).any(axis=1)) & is_seen
-        x, y = positions[starts].T
-        if not ((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).all():
+        if off_panorama(positions[starts], irregular, path).any():
             raise DataError(
                 f"run {number} of {path} has a fixation outside the panorama",
                 "copy it again",
                 expected="positions from 0 to 1",
             )
-        directions.append(directions_of_positions(x, y))
-        observers.append(np.full(len(x), number))
-        same_length = len(stamps) == len(positions)
-        times.append(stamps[starts] - stamps[0] if same_length else np.full(len(x), np.nan))
+        directions.append(directions_of_positions(*positions[starts].T))
+        observers.append(np.full(int(starts.sum()), number))
+        times.append(_starts_s(stamps, len(positions), path, irregular)[starts])
     if sum(len(each) for each in directions) == 0:
         raise DataError(f"{path} has no fixations in any run", "copy it again", expected="gaze_fixations (n, 2)")
     return np.concatenate(directions), np.concatenate(observers), np.concatenate(times)
+
+
+def _fields(run: Any, where: str) -> tuple[Floats, Floats]:
+    """Positions (n, 2), or (0,) if a run has none, and time stamps (n,), or (0,)."""
+    try:
+        positions = _real(run["gaze_fixations"])
+        stamps = _real(run["timestamp"]).ravel() if "timestamp" in run else np.zeros(0)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{where} is malformed ({error!r})", "copy it again", expected="gaze_fixations and timestamp"
+        ) from None
+    if positions.size and (positions.ndim != 2 or positions.shape[1] != 2):
+        found = f"{where} has gaze_fixations of shape {positions.shape}"
+        raise DataError(found, "copy it again", expected="(samples, 2)")
+    return positions, stamps
+
+
+def _starts_s(stamps: Floats, count: int, path: Path, irregular: Irregular) -> Floats:
+    """Seconds since the first of `count` samples; NaN if the stamps are not those of the samples, or step back."""
+    unknown: Floats = np.full(count, np.nan)
+    irregular.note("runs without a time for each sample", int(len(stamps) != count), path)
+    if len(stamps) != count:
+        return unknown
+    back = bool((np.diff(stamps) < 0).any())
+    irregular.note("runs whose clock steps back, used without times", int(back), path)
+    return unknown if back else stamps - stamps[0]
 
 
 def _real(values: object) -> Floats:
@@ -150,7 +176,7 @@ def inventory(root: str | Path) -> Inventory:
     for path in pictures.values():
         found.try_file(partial(check_picture, path))
     for path in runs.values():
-        found.try_file(partial(read_runs, path))
+        found.try_file(partial(read_runs, path, found.irregular))
     return found
 
 
@@ -158,12 +184,26 @@ def _index(root: Path) -> tuple[dict[str, Path], dict[tuple[str, str], Path]]:
     """Pictures by name, runs by condition and name."""
     return (
         files_by_identity(root, _PICTURE, lambda match, _: match[1]),
-        files_by_identity(root, _RUNS, lambda match, path: (path.parent.name, match[1])),
+        files_by_identity(root, _RUNS, lambda match, path: (path.parent.name, f"cubemap_{int(match[1]):04d}")),
     )
 
 
+class _Kept:
+    """What a pickle builds by another library's class: its arguments and its state, and none of its code."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> _Kept:
+        kept = super().__new__(cls)
+        kept.parts = [*arguments, *named.values()]
+        return kept
+
+    parts: list[Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.parts.append(state)
+
+
 class _ArraysOnly(pickle.Unpickler):
-    """Accepts only the names that numpy arrays and scalars need, in numpy's old and new modules."""
+    """Accepts only the names that numpy arrays and scalars need, in numpy's old and new modules, and `_Kept`."""
 
     _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
     _NAMES = ("_reconstruct", "scalar", "ndarray", "dtype")
@@ -173,7 +213,43 @@ class _ArraysOnly(pickle.Unpickler):
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         if (module, name) == ("_codecs", "encode"):  # how Python 2 writes bytes; it has no effects
             return super().find_class(module, name)
+        if module.partition(".")[0] == "pandas" or (module, name) in _PLAIN_PARTS:
+            return _Kept
         raise pickle.UnpicklingError(f"it requests {module}.{name}")
+
+
+_PLAIN_PARTS = {
+    ("copy_reg", "_reconstructor"),
+    ("copyreg", "_reconstructor"),
+    ("__builtin__", "slice"),
+    ("builtins", "slice"),
+}
+"""What the tables of old versions of pandas need besides its own classes."""
+
+
+def _runs_in(found: Any) -> list[Any]:
+    """The runs in an unpickled file: its `data`, or every dictionary of a run in the parts of a table."""
+    data = found.get("data") if isinstance(found, dict) else found
+    if isinstance(found, dict) and isinstance(data, list):
+        return data
+    runs: list[Any] = []
+    waiting, seen = [data] if isinstance(data, _Kept) else [], set[int]()
+    while waiting:
+        part = waiting.pop(0)
+        if id(part) in seen:  # parts may hold each other
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict) and "gaze_fixations" in part:
+            runs.append(part)
+        elif isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, (list, tuple)):
+            waiting += part
+        elif isinstance(part, np.ndarray) and part.dtype == object:
+            waiting += part.ravel().tolist()
+        elif isinstance(part, _Kept):
+            waiting += part.parts
+    return runs
 
 
 def _unpickle(path: Path) -> Any:

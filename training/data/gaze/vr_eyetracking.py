@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,7 +28,9 @@ from sal360.sources.video import open_container, upright
 from sal360.sources.video_completeness import is_cut, is_damaged
 from training.data.gaze.dataset_files import (
     Inventory,
+    Irregular,
     files_by_identity,
+    off_panorama,
     read_lines,
     read_numbers,
     require_files,
@@ -44,6 +46,7 @@ VIDEOS, OBSERVERS_A_VIDEO = 208, 31
 SPLITS = ("train", "test", "all")
 SPLIT_SHEET = "train_test_set.xlsx"
 """The split of 134 training and 74 test videos comes with the data set, in this file."""
+AFTER_END = "samples after the end of the video, left out"
 _VIDEO = re.compile(r"(\d{3}).*\.(mp4|avi|mkv|mov)", re.IGNORECASE)
 _GAZE = re.compile(r"(\d{3}).*\.txt")
 _OBSERVER = re.compile(r"p(\d{3})")
@@ -58,6 +61,7 @@ class VrEyeTracking(GazeRecords):
         frame_step: frames from one record to the next; the first record is this frame.
         sigma_deg: blur of a gaze point, degrees.
         map_height: rows of the densities.
+        strict: refuse what is irregular instead of counting it.
 
     Raises:
         DataError: a video of the split, its gaze, or the sheet is missing.
@@ -71,15 +75,17 @@ class VrEyeTracking(GazeRecords):
         frame_step: int = 30,
         sigma_deg: float = HEADSET_SIGMA_DEG,
         map_height: int = 256,
+        *,
+        strict: bool = False,
     ) -> None:
-        folder = require_folder(root)
+        folder, irregular = require_folder(root), Irregular(strict)
         self.sigma_deg, self._map_height = sigma_deg, map_height
         self._videos, files = _index(folder)
         ids = in_split(folder, self._videos, split)
         require_files(self._videos, ids, "videos", folder)
         require_files(files, ids, "folders of gaze", folder)
         self._gaze = {
-            video: _read_every(files[video], frame_step)
+            video: _read_every(files[video], frame_step, self._videos[video], irregular)
             for video in tqdm(ids, desc="gaze", unit="video", leave=False, disable=None)
         }
         self._keys = [(video, int(frame)) for video, gaze in self._gaze.items() for frame in np.unique(gaze.frame)]
@@ -90,6 +96,7 @@ class VrEyeTracking(GazeRecords):
         lost = sum(gaze.lost for gaze in self._gaze.values())
         if lost or frames > len(self._keys):
             self.left_out = f"frames without gaze: {frames - len(self._keys)}, lost samples: {lost}"
+        self.left_out = ", ".join(each for each in (self.left_out, str(irregular)) if each)
 
     @property
     def scenes(self) -> tuple[str, ...]:
@@ -167,11 +174,14 @@ class _Gaze(NamedTuple):
     """Number of samples of those frames that the eye tracker lost."""
 
 
-def _read_every(files: dict[int, Path], frame_step: int) -> _Gaze:
+def _read_every(files: dict[int, Path], frame_step: int, video: Path, irregular: Irregular) -> _Gaze:
     frames, observers, directions, last_frame, lost = [], [], [], 0, 0
     for person, path in sorted(files.items()):
-        frame, direction = read_gaze(path)
-        last_frame = max(last_frame, int(frame[-1]))
+        frame, direction = read_gaze(path, irregular)
+        shown = frame <= frames_of(video, int(frame.max(initial=0)))
+        irregular.note(AFTER_END, int((~shown).sum()), path)
+        frame, direction = frame[shown], direction[shown]
+        last_frame = max(last_frame, int(frame.max(initial=0)))
         sampled = frame % frame_step == 0
         is_seen = np.isfinite(direction).all(axis=1)
         lost += int((sampled & ~is_seen).sum())
@@ -182,18 +192,22 @@ def _read_every(files: dict[int, Path], frame_step: int) -> _Gaze:
     return _Gaze(np.concatenate(frames), np.concatenate(observers), np.concatenate(directions), last_frame, lost)
 
 
-def read_gaze(path: Path) -> tuple[Integers, Floats]:
+def read_gaze(path: Path, irregular: Irregular | None = None) -> tuple[Integers, Floats]:
     """Frame numbers (n,) from 1, and gaze directions (n, 3), of one person and video; NaN where the tracker lost it.
+
+    Args:
+        path: the file.
+        irregular: counts what is irregular in it.
 
     Raises:
         DataError: the file is missing or malformed, or gaze lies outside the panorama.
     """
+    irregular = irregular or Irregular()
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the data set again")
     lines = read_lines(path)
     table = read_numbers(path, lines, (1, 6, 7), "eight fields per line")
-    if len(table) == 0:
-        raise DataError(f"{path} has no lines", "copy it again")
+    irregular.note("recordings without a line, left out", int(len(table) == 0), path)
     number = table[:, 0]
     is_frame = (number >= 1) & (number < 2**31) & (number % 1 == 0)  # NaN is none
     if not is_frame.all():
@@ -202,11 +216,27 @@ def read_gaze(path: Path) -> tuple[Integers, Floats]:
         raise DataError(found, "copy it again", expected="whole numbers from 1")
     position = table[:, 1:]
     position[(position == 0).all(axis=1)] = np.nan  # some trackers write a lost sample as zeros instead of NaN
-    outside = ((position < 0) | (position > 1)).any(axis=1)
+    outside = off_panorama(position, irregular, path) & np.isfinite(position).all(axis=1)
     if outside.any():
         line = lines.numbers[int(np.flatnonzero(outside)[0])]
         raise DataError(f"line {line} of {path} has gaze outside the panorama", "copy it again", expected="0 to 1")
-    return number.astype(np.int64), directions_of_positions(position[:, 0], 1 - position[:, 1])
+    frame = number.astype(np.int64)
+    first = np.sort(np.unique(frame, return_index=True)[1])  # where a clock was set, a frame comes again
+    irregular.note("samples on a frame that came before, left out", len(frame) - len(first), path)
+    return frame[first], directions_of_positions(position[first, 0], 1 - position[first, 1])
+
+
+def frames_of(path: Path, wanted: int) -> int:
+    """Number of frames of a video, or a smaller one that is at least `wanted`.
+
+    They are counted, which reads the whole file, only where the container states fewer than `wanted`.
+
+    Raises:
+        DataError: the file is not a video.
+    """
+    with _video_stream(path) as (_, stream):
+        stated = int(stream.frames)
+    return stated if stated >= wanted else len(_places(str(path)))
 
 
 class _Place(NamedTuple):
@@ -282,7 +312,7 @@ def _places(path: str) -> tuple[_Place, ...]:
 
 
 def inventory(root: str | Path) -> Inventory:
-    """The contents of a copy: every video needs the gaze of 31 people."""
+    """The contents of a copy: every video and its gaze, of which 31 people should have looked at each."""
     folder = require_folder(root)
     videos, gaze = _index(folder)
     found = Inventory()
@@ -292,13 +322,35 @@ def inventory(root: str | Path) -> Inventory:
     found.problems += [f"video {each:03d} has no gaze" for each in sorted(set(videos) - set(gaze))]
     found.problems += [f"gaze of {each:03d} has no video" for each in sorted(set(gaze) - set(videos))]
     for video, files in sorted(gaze.items()):
-        if len(files) < OBSERVERS_A_VIDEO:
-            found.problems.append(f"video {video:03d} has gaze of {len(files)} people; expected {OBSERVERS_A_VIDEO}")
+        fewer = f"video {video:03d} has gaze of {len(files)} people"
+        few = f"videos with gaze of fewer than {OBSERVERS_A_VIDEO} people"
+        found.irregular.note(few, int(len(files) < OBSERVERS_A_VIDEO), fewer)
+        seen: list[Integers] = []
         for path in files.values():
-            found.try_file(partial(read_gaze, path))
+            found.try_file(partial(_collect_frames, path, seen, found.irregular))
+        if video in videos:
+            found.try_file(partial(_compare_with_video, videos[video], seen, found.irregular))
     for path in videos.values():
         found.try_file(partial(check_video, path))
     return found
+
+
+def _collect_frames(path: Path, seen: list[Integers], irregular: Irregular) -> None:
+    """Append the frames on which one person's gaze is known."""
+    frame, direction = read_gaze(path, irregular)
+    known = np.isfinite(direction).all(axis=1)
+    irregular.note("samples that the eye tracker lost, left out", int((~known).sum()), path)
+    seen.append(frame[known])
+
+
+def _compare_with_video(video: Path, seen: Sequence[Integers], irregular: Irregular) -> None:
+    """Count gaze after the end of a video, and frames without gaze before it ends."""
+    frames = np.concatenate([*seen, np.zeros(0, np.int64)])
+    last = int(frames.max(initial=0))
+    shown = frames <= frames_of(video, last)
+    irregular.note(AFTER_END, int((~shown).sum()), video)
+    frames = frames[shown]
+    irregular.note("frames without gaze, left out", int(frames.max(initial=0)) - len(np.unique(frames)), video)
 
 
 def _index(root: Path) -> tuple[dict[int, Path], dict[int, dict[int, Path]]]:
