@@ -45,7 +45,9 @@ from training.evaluation.summary import scores_csv, summaries_csv, summarise, te
 from training.evaluation.turning import measure_turning
 from training.trained_models import BUNDLED, TrainedPredictor, read_predictor
 
-Baseline = Literal["uniform", "equator", "mean", "spectral_residual", "bms360", "people", "ground_truth"]
+Baseline = Literal[
+    "uniform", "equator", "mean", "spectral_residual", "bms360", "prosal", "gbvs360", "people", "ground_truth"
+]
 _NOT_MODELS = get_args(Baseline)
 
 
@@ -64,6 +66,8 @@ class EvaluateConfig:
     """Exponents of the model's own equator prior; each model is measured at each of them. 0 removes the prior."""
     baselines: tuple[Baseline, ...] = ("uniform", "equator", "mean", "spectral_residual", "bms360", "people")
     """people: half of the observers predict the other half; ground_truth: the true density ("infinite humans")."""
+    equatorial_prior: bool = False
+    """Multiply bms360, prosal and gbvs360 by the equatorial prior that their authors use."""
     protocols: tuple[Protocol, ...] = ("standard", "paper", "planar")
     """standard: weighted by solid angle; paper: as in the paper's evaluation; planar: every pixel of the picture counts
     the same, as in benchmarks of photographs (docs/metrics.md)."""
@@ -276,7 +280,7 @@ def _fitted(split: GazeSplit, opened: Mapping[str, Predict | MapFolder], config:
     laplace = priors.laplace
     fit = f"equator prior fitted to the rest: {laplace.mean_deg:.1f}°, scale {laplace.scale_deg:.1f}°"
     predictors = {name: each.predict if isinstance(each, MapFolder) else seeing(each) for name, each in opened.items()}
-    baselines = open_baselines(config.rows, priors)
+    baselines = open_baselines(config.rows, priors, equatorial_prior=config.equatorial_prior)
     return Part(
         split.measuring,
         f"{split.description} ({fit})",

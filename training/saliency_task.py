@@ -45,19 +45,26 @@ class SaliencyTrainingConfig:
     imagenet: bool = True
     """Start the encoder from the ImageNet weights of its package unless another start is given; false: random
     weights."""
+    weights_file: str = ""
+    """Weights of the encoder's whole network, .pth or .safetensors, from which a new run starts instead of those of a
+    package: torchvision's ImageNet weights of resnet50 or vgg16, or a converted SalGAN (training.convert_salgan)."""
     frozen: Frozen = "encoder"
     """Part of the model that is not trained. early: the encoder's parts up to stride 4, or all of an encoder that does
     not tell them apart."""
 
     def __post_init__(self) -> None:
-        one = not (self.start and self.encoder_weights)
-        require_together(self, ("start", "encoder_weights"), one, "at most one of the two")
-        packaged = ENCODERS[self.model.encoder].packaged or self.start != "" or self.encoder_weights != ""
+        given = [bool(each) for each in (self.start, self.encoder_weights, self.weights_file)]
+        require_together(
+            self, ("start", "encoder_weights", "weights_file"), sum(given) <= 1, "at most one of the three"
+        )
+        of_file = ENCODERS[self.model.encoder].imagenet == "file" or not self.weights_file
+        known = ", ".join(name for name, kind in ENCODERS.items() if kind.imagenet == "file")
+        require_together(self, ("weights_file", "model.encoder"), of_file, f"a weights_file only for {known}")
         require_together(
             self,
-            ("encoder_weights", "imagenet", "model.encoder"),
-            packaged or not self.imagenet,
-            "encoder_weights from contrastive pretraining, or imagenet false for random weights",
+            ("encoder_weights", "weights_file", "imagenet", "model.encoder"),
+            ENCODERS[self.model.encoder].packaged or any(given) or not self.imagenet,
+            "encoder_weights from contrastive pretraining, a weights_file, or imagenet false for random weights",
         )
 
 
@@ -87,13 +94,14 @@ class SaliencyTask(Task):
     ) -> None:
         self._config, self._training, self.fabric, self._contents = config, training, fabric, contents
         from_imagenet = config.imagenet and not config.encoder_weights and ENCODERS[config.model.encoder].packaged
-        model = SaliencyModel(config.model, pretrained=from_imagenet)
+        model = SaliencyModel(config.model, pretrained=from_imagenet, weights_file=config.weights_file)
         if config.start:
             load_weights(config.start, model, kind=self.kind)
         elif config.encoder_weights:
             load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
         before = config.start or config.encoder_weights
-        learnt = read_header(before).origin if before else (IMAGENET,) * from_imagenet
+        of_file = (Origin(f"weights of {Path(config.weights_file).name}", "none stated"),) * bool(config.weights_file)
+        learnt = read_header(before).origin if before else (IMAGENET,) * from_imagenet + of_file
         self.origin = joined(learnt, self.learnt_from())
         model.freeze(config.frozen)
         self.model: nn.Module = model

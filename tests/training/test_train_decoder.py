@@ -214,7 +214,7 @@ def test_a_finished_run_is_left_as_it_is(tiny: TrainDecoderConfig) -> None:
 
 
 def test_two_starting_points_are_refused(tiny: TrainDecoderConfig) -> None:
-    with pytest.raises(ParameterError, match="at most one of the two"):
+    with pytest.raises(ParameterError, match="at most one of the three"):
         dataclasses.replace(tiny, start="runs/a", encoder_weights="runs/b")
 
 

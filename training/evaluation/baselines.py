@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from sal360.arrays import Density, Floats, Reals
+from sal360.arrays import Density, Floats, Pixels, Reals
 from sal360.density import nearest_index
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
@@ -21,6 +22,7 @@ from training.data.gaze.records import mean_over_cells, spread
 from training.evaluation.classical import boolean_map_saliency, spectral_residual
 from training.evaluation.photographs import centre_prior
 from training.evaluation.predictions import Predict
+from training.evaluation.view_saliency import gbvs360, prosal, with_equatorial_prior
 from training.models.prior import log_laplace, row_elevations_deg
 
 _HEIGHT = 256
@@ -119,16 +121,27 @@ def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
     return Priors(fit_laplace(elevation, seen, weight), mean_map, centre_prior(photographs) if photographs else None)
 
 
-def open_baselines(names: Sequence[str], priors: Priors) -> dict[str, Predict]:
-    """The baselines in `names` that predict from a panorama, by name; "mean" only with a mean map."""
+def open_baselines(names: Sequence[str], priors: Priors, *, equatorial_prior: bool = False) -> dict[str, Predict]:
+    """The baselines in `names` that predict from a panorama, by name; "mean" only with a mean map.
+
+    Args:
+        names: their names.
+        priors: priors fitted to the training part.
+        equatorial_prior: whether bms360, prosal and gbvs360 have their authors' prior.
+    """
     equator = priors.laplace.density(_HEIGHT)
     known: dict[str, Predict] = {
         "uniform": lambda _: np.ones((2, 4)),
         "equator": lambda _: equator,
         "spectral_residual": spectral_residual,
-        "bms360": boolean_map_saliency,
     }
+    for name, predict in (("bms360", boolean_map_saliency), ("prosal", prosal), ("gbvs360", gbvs360)):
+        known[name] = partial(_with_prior, predict) if equatorial_prior else predict
     if priors.mean_map is not None:
         mean_map = priors.mean_map
         known["mean"] = lambda _: mean_map
     return {name: known[name] for name in names if name in known}
+
+
+def _with_prior(predict: Callable[[Pixels], Floats], panorama: Pixels) -> Floats:
+    return with_equatorial_prior(predict(panorama))

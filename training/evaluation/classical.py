@@ -14,6 +14,7 @@ panoramas (Lebreton and Raake, Signal Processing: Image Communication 69, 2018):
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -63,19 +64,45 @@ def boolean_map_saliency(panorama: Pixels) -> Floats:
 
 
 def _attention(lab: Pixels) -> Floats:
-    """Sum (h, w) of the attention maps of all Boolean maps of a picture (h, w, 3)."""
+    """Sum (h, w) of the attention maps of all Boolean maps of a panorama (h, w, 3)."""
     weights = solid_angles(*lab.shape[:2])
     attention = np.zeros(lab.shape[:2])
+    for boolean in _boolean_maps(lab):
+        figure = surrounded(_morph(boolean, cv2.MORPH_OPEN, _OPENING_PX))
+        attention += _attended(_morph(figure, cv2.MORPH_DILATE, _DILATION_PX), weights)
+    return attention
+
+
+def attention_of_view(lab: Pixels, weights: Floats) -> Floats:
+    """The same of a perspective view (h, w, 3), of whose pixels `weights` (h, w) are the solid angles."""
+    attention = np.zeros(lab.shape[:2])
+    for boolean in _boolean_maps(lab):
+        opened = np.asarray(cv2.morphologyEx(boolean, cv2.MORPH_OPEN, _element(_OPENING_PX)), np.uint8)
+        figure = surrounded_in_view(opened)
+        attention += _attended(np.asarray(cv2.dilate(figure, _element(_DILATION_PX)), np.uint8), weights)
+    return attention
+
+
+def _boolean_maps(lab: Pixels) -> Iterator[Pixels]:
+    """Each channel of a picture (h, w, 3) above and below each threshold: (h, w), 0 or 1."""
     for channel in cv2.split(lab):
         for threshold in range(int(channel.min()), int(channel.max()), _STEP):
             above = channel > threshold
-            for boolean in (above, ~above):
-                figure = surrounded(_morph(boolean.astype(np.uint8), cv2.MORPH_OPEN, _OPENING_PX))
-                figure = _morph(figure, cv2.MORPH_DILATE, _DILATION_PX)
-                area = float((figure * weights).sum())
-                if area > 0:
-                    attention += figure / math.sqrt(area)
-    return attention
+            yield above.astype(np.uint8)
+            yield (~above).astype(np.uint8)
+
+
+def _attended(figure: Pixels, weights: Floats) -> Floats:
+    """A map of regions (h, w) as attention: small ones get more than large ones."""
+    area = float((figure * weights).sum())
+    return figure / math.sqrt(area) if area > 0 else figure.astype(np.float64)
+
+
+def surrounded_in_view(boolean: Pixels) -> Pixels:
+    """The regions of a Boolean map (h, w), 0 or 1, that do not touch the border: (h, w), 0 or 1."""
+    labels = cv2.connectedComponents(boolean, connectivity=8)[1]
+    at_border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    return ((boolean > 0) & ~np.isin(labels, at_border)).astype(np.uint8)
 
 
 def surrounded(boolean: Pixels) -> Pixels:
@@ -98,6 +125,9 @@ def surrounded(boolean: Pixels) -> Pixels:
 
 def _morph(boolean: Pixels, operation: int, margin: int) -> Pixels:
     """A morphological operation with an ellipse `margin` pixels wide, across the seam."""
-    element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (margin, margin))
     padded = np.concatenate([boolean[:, -margin:], boolean, boolean[:, :margin]], axis=1)
-    return np.asarray(cv2.morphologyEx(padded, operation, element)[:, margin:-margin], np.uint8)
+    return np.asarray(cv2.morphologyEx(padded, operation, _element(margin))[:, margin:-margin], np.uint8)
+
+
+def _element(margin: int) -> Pixels:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (margin, margin)), np.uint8)

@@ -116,14 +116,22 @@ class SaliencyModel(nn.Module):
     Args:
         config: parts and sizes.
         pretrained: start the encoder from the ImageNet weights of its package.
+        weights_file: start the encoder from the weights of its whole network in this file; empty: do not.
+
+    Raises:
+        CheckpointError: from `build_encoder`.
     """
 
-    def __init__(self, config: SaliencyModelConfig, *, pretrained: bool = False) -> None:
+    def __init__(self, config: SaliencyModelConfig, *, pretrained: bool = False, weights_file: str = "") -> None:
         super().__init__()
         self.config = config
         self._frozen: list[nn.Module] = []
         self.encoder = build_encoder(
-            config.encoder, pretrained=pretrained, circular=config.circular, smooth_columns=config.smooth_columns
+            config.encoder,
+            pretrained=pretrained or bool(weights_file),
+            circular=config.circular,
+            weights_file=weights_file,
+            smooth_columns=config.smooth_columns,
         )
         self.decoder: SeparableDecoder | PaperDecoder
         if config.decoder == "separable":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -10,9 +11,25 @@ import pytest
 from sal360.density import blur_sphere
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
-from sal360.sphere import angles_to_vector, angular_distance, erp_directions, solid_angles, vector_to_angles
+from sal360.sphere import (
+    angles_to_vector,
+    angular_distance,
+    erp_directions,
+    rotation_yaw_pitch_roll,
+    solid_angles,
+    vector_to_angles,
+)
 from training.evaluation.baselines import Laplace, fit_laplace, fit_priors, open_baselines
-from training.evaluation.classical import boolean_map_saliency, spectral_residual, surrounded
+from training.evaluation.classical import boolean_map_saliency, spectral_residual, surrounded, surrounded_in_view
+from training.evaluation.view_saliency import (
+    activation,
+    concentration,
+    equatorial_prior,
+    gbvs360,
+    mean_over_views,
+    prosal,
+    with_equatorial_prior,
+)
 
 
 def record(elevations_deg, density=None):
@@ -149,3 +166,83 @@ def test_baselines_have_no_preference_for_the_seam():
     elevation = vector_to_angles(erp_directions(64, 128))[1]
     bands = np.repeat((128 + 100 * np.sin(6 * elevation))[..., None], 3, axis=2).astype(np.uint8)
     assert np.ptp(spectral_residual(bands), axis=1).max() < 1e-6 * spectral_residual(bands).max()
+
+
+@pytest.mark.parametrize("predict", [prosal, gbvs360])
+@pytest.mark.parametrize("place", [(0, 0), (math.pi, 0.2), (1, -1.2)])
+def test_saliency_through_views_finds_a_disc_wherever_it_lies_on_the_sphere(predict, place):
+    picture, centre = disc(*place, radius_deg=8)
+    saliency = predict(picture)
+    assert saliency.min() >= 0
+    peak = erp_directions(*saliency.shape)[np.unravel_index(np.argmax(saliency), saliency.shape)]
+    assert np.degrees(angular_distance(peak, centre)) < 12
+    assert np.ptp(predict(np.full((64, 128, 3), 90, np.uint8))) == 0
+
+
+def equilibrium(transitions):
+    """The share of time that a random walk spends at each node, by walking; rows are normalised first."""
+    transitions = transitions / transitions.sum(axis=1, keepdims=True)
+    time = np.full(len(transitions), 1 / len(transitions))
+    for _ in range(5000):
+        time = 0.5 * time + 0.5 * time @ transitions  # staying now and then changes nothing but parity
+    return time
+
+
+def test_activation_and_concentration_are_the_equilibria_of_their_random_walks():
+    feature = np.random.default_rng(3).random((5, 10))
+    directions = erp_directions(5, 10).reshape(-1, 3)
+    area = np.repeat(solid_angles(5, 10).ravel(), 10)
+    near = np.array(
+        [[math.exp(-0.5 * (float(angular_distance(a, b)) / 0.5) ** 2) for b in directions] for a in directions]
+    )
+    unlike = np.abs(feature.ravel()[:, None] - feature.ravel()[None])
+    active = activation(feature, math.degrees(0.5))
+    np.testing.assert_allclose(active.ravel() * area, equilibrium(unlike * near * area), rtol=1e-6)
+    drawn = concentration(active, math.degrees(0.5))
+    np.testing.assert_allclose(drawn.ravel() * area, equilibrium(active.ravel() * near * area), rtol=1e-6)
+
+
+def test_views_cover_the_sphere_and_their_mean_is_that_of_what_each_shows():
+    """Each view shows one number: a pixel gets the mean of the numbers of the views that see its direction."""
+    numbers = np.random.default_rng(4).random(33)
+    found = mean_over_views([np.full((8, 8), number) for number in numbers], 8, 16)
+    assert np.isfinite(found).all()
+    for row, column in ((0, 0), (7, 3), (9, 20), (15, 31)):
+        direction = erp_directions(16, 32)[row, column]
+        seen = []
+        for number, (elevation, azimuth) in zip(
+            numbers, itertools.product((-70, 0, 70), range(0, 360, 35)), strict=True
+        ):
+            turned = rotation_yaw_pitch_roll(math.radians(azimuth), math.radians(-elevation)).T @ direction
+            if turned[0] > 0 and max(abs(turned[1:] / turned[0])) < math.tan(math.radians(35)):
+                seen.append(number)
+        assert found[row, column] == pytest.approx(np.mean(seen))
+
+
+def test_regions_of_a_view_that_touch_its_border_are_not_surrounded():
+    boolean = np.random.default_rng(5).integers(0, 2, (20, 24)).astype(np.uint8)
+    reached = np.zeros_like(boolean)
+    reached[0], reached[-1], reached[:, 0], reached[:, -1] = 1, 1, 1, 1
+    reached &= boolean
+    for _ in range(boolean.size):  # step by step from the border
+        padded = np.pad(reached, 1)
+        around = [padded[1 + i : 21 + i, 1 + j : 25 + j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        reached = np.max(around, axis=0) & boolean
+    np.testing.assert_array_equal(surrounded_in_view(boolean), boolean - reached)
+
+
+def test_the_authors_prior_is_1_at_its_middle_and_follows_half_of_the_maps_latitude():
+    by_hand = (0.01 + 0.40 * math.exp(-(30**2) / 700)) / 0.41
+    assert equatorial_prior(np.array([0.0, 30.0, -90.0])) == pytest.approx([1, by_hand, 1], abs=1e-4)
+    rows = np.zeros((180, 360))
+    rows[90 - 11] = 1.0  # 10.5° above the horizon
+    low, high = (with_equatorial_prior(rows + each)[:, 0] for each in (0.0, 1e-9))
+    assert low[79] == pytest.approx(float(equatorial_prior(np.array([10.5]), 5.25)[0]))
+    assert high[79] == pytest.approx(low[79], rel=1e-4)
+    assert np.ptp(with_equatorial_prior(np.zeros((6, 12)))) == 0
+    priors = fit_priors([record([10])], 1)
+    names = ("bms360", "uniform")
+    plain, prior = (open_baselines(names, priors, equatorial_prior=each) for each in (False, True))
+    picture, _ = disc(0, 0.3)
+    np.testing.assert_allclose(prior["bms360"](picture), with_equatorial_prior(plain["bms360"](picture)))
+    assert np.ptp(prior["uniform"](picture)) == 0
