@@ -150,7 +150,7 @@ def _edges(intensity: Floats, angle_rad: float) -> Floats:
 # --- views ---
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _views(size: int) -> tuple[Viewport, ...]:
     """The views, `size` pixels square."""
     azimuths_deg = np.arange(0, 360, _FOV_DEG // 2)

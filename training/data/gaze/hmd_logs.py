@@ -309,7 +309,7 @@ def draw_fixations(gaze: Sequence[Floats], scanpaths: Sequence[Scanpath], panora
         picture = np.full((height, width, 3), 40, np.uint8)
         picture[:: height * _GRID_DEG // 180] = picture[:, :: height * _GRID_DEG // 180] = 80
     for number, (directions, scanpath) in enumerate(zip(gaze, scanpaths, strict=True)):
-        hue = np.uint8([[[180 * number // len(scanpaths), 255, 255]]])
+        hue = np.array([[[180 * number // len(scanpaths), 255, 255]]], np.uint8)
         colour = tuple(int(each) for each in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
         column, row = nearest_pixel(directions, height, width)
         picture[row, column] = colour

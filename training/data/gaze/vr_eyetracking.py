@@ -175,14 +175,13 @@ class _Gaze(NamedTuple):
 
 
 def _read_every(files: dict[int, Path], frame_step: int, video: Path, irregular: Irregular) -> _Gaze:
-    frames, observers, directions, last_frame, lost = [], [], [], 0, 0
-    for person, path in sorted(files.items()):
-        frame, direction = read_gaze(path, irregular)
-        shown = frame <= frames_of(video, int(frame.max(initial=0)))
-        irregular.note(AFTER_END, int((~shown).sum()), path)
-        frame, direction = frame[shown], direction[shown]
-        last_frame = max(last_frame, int(frame.max(initial=0)))
-        sampled = frame % frame_step == 0
+    frames, observers, directions, lost = [], [], [], 0
+    gaze = {person: read_gaze(path, irregular) for person, path in sorted(files.items())}
+    last_frame = max(int(frame.max(initial=0)) for frame, _ in gaze.values())
+    last_frame = min(last_frame, frames_of(video, last_frame))
+    for person, (frame, direction) in gaze.items():
+        irregular.note(AFTER_END, int((frame > last_frame).sum()), files[person])
+        sampled = (frame % frame_step == 0) & (frame <= last_frame)
         is_seen = np.isfinite(direction).all(axis=1)
         lost += int((sampled & ~is_seen).sum())
         sampled &= is_seen
