@@ -7,7 +7,6 @@ import os
 import pickle
 import sys
 import types
-from functools import partial
 
 import av
 import cv2
@@ -19,7 +18,7 @@ from sal360.errors import DataError, ParameterError
 from sal360.sphere import angular_distance, nearest_pixel, solid_angles, vector_to_angles
 from training.config import read_config
 from training.data.check import main as check_main
-from training.data.gaze import datasets, salient360, sitzmann, vr_eyetracking
+from training.data.gaze import salient360, sitzmann, vr_eyetracking
 from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
 from training.data.gaze.records import directions_of_positions
 from training.data.gaze.salient360 import Salient360, read_density
@@ -443,9 +442,7 @@ def test_frames_and_samples_that_the_eye_tracker_lost_are_left_out_and_counted(v
     assert data.names == ("004/3", "004/6", "004/12")
     assert [record.observer.tolist() for record in data] == [[1], [1, 7], [1]]
     assert data.left_out == "frames without gaze: 1, lost samples: 3"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "VrEyeTracking", partial(VrEyeTracking, frame_step=3))
-        split = open_gaze(GazeConfig(str(vr_eyetracking_root), dataset="vr_eyetracking"), 32)
+    split = open_gaze(GazeConfig(str(vr_eyetracking_root), dataset="vr_eyetracking", frame_step=3), 32)
     assert split.training.names == data.names
     assert "vr_eyetracking, training part, left out: frames without gaze: 1, lost samples: 3" in capsys.readouterr().err
     config = GazeConfig(str(vr_eyetracking_root), dataset="vr_eyetracking", frame_step=3, strict=True)
