@@ -94,9 +94,10 @@ class Salient360(GazeRecords):
 
     def read(self, index: int) -> GazeRecord:
         number = int(self.names[index][1:])
-        fixations, observer, time_s = np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros(0)
+        gaze: tuple[Floats, Integers, Floats] = (np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros(0))
         if number in self._scanpaths:
-            fixations, observer, time_s = read_scanpaths(self._scanpaths[number], Irregular(self._strict))
+            gaze = read_scanpaths(self._scanpaths[number], Irregular(self._strict))
+        fixations, observer, time_s = gaze
         return GazeRecord(
             name=self.names[index],
             panorama=partial(read_panorama, self._pictures[number], self._panorama_height),

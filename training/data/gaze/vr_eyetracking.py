@@ -220,9 +220,9 @@ def read_gaze(path: Path, irregular: Irregular | None = None) -> tuple[Integers,
         line = lines.numbers[int(np.flatnonzero(outside)[0])]
         raise DataError(f"line {line} of {path} has gaze outside the panorama", "copy it again", expected="0 to 1")
     frame = number.astype(np.int64)
-    first = np.sort(np.unique(frame, return_index=True)[1])  # where a clock was set, a frame comes again
-    irregular.note("samples on a frame that came before, left out", len(frame) - len(first), path)
-    return frame[first], directions_of_positions(position[first, 0], 1 - position[first, 1])
+    kept = np.sort(np.unique(frame, return_index=True)[1])  # where a clock was set, a frame comes again
+    irregular.note("samples on a frame that came before, left out", len(frame) - len(kept), path)
+    return frame[kept], directions_of_positions(position[kept, 0], 1 - position[kept, 1])
 
 
 def frames_of(path: Path, wanted: int) -> int:
