@@ -38,8 +38,8 @@ class Predictor:
         backend, device, precision, allow_pickled_programs: see `sal360.runtimes.open_model`.
         threads: CPU threads of the runtime and, if not 0, of OpenCV in the whole process; 0 lets each choose.
         prior_strength: strength of the model's equator prior, 0 (none) to 10; 1 is as trained. See `scale_prior`.
-        front_strength: strength of a prior to the middle of the frame, 0 (none) to 4; 1 is as recorded from viewers of
-            videos in headsets. See `add_front_prior`.
+        front_strength: strength of a prior towards the middle of the frame, 0 (none) to 4; 1 is as recorded from
+            viewers of videos in headsets. See `add_front_prior`.
 
     Raises:
         ModelError: the model cannot be opened or run here.

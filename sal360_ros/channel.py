@@ -33,7 +33,7 @@ from sal360_ros.fusion import Fusion
 from sal360_ros.level import LevelInput, check_tf2
 from sal360_ros.mount import parse_mount
 from sal360_ros.orientation import OrientationInput
-from sal360_ros.parameters import SaliencyParameters
+from sal360_ros.parameters import SaliencyParameters, check_layout
 from sal360_ros.qos import input_qos, mismatch_logger, of_camera, overridable
 from sal360_ros.statistics import FrameStatistics, OutputCounts, Snapshot
 from sal360_ros.stream import CameraStream, Inputs
@@ -233,6 +233,7 @@ def check_cameras(cameras: Mapping[str, SaliencyParameters]) -> None:
 
 def _check_camera(values: SaliencyParameters) -> None:
     check_model(values.camera)
+    check_layout(values)
     _check_topic("camera.info", values.camera.info)
     mount = parse_mount(values.mount)
     if mount.frame:

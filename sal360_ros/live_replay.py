@@ -96,7 +96,7 @@ def _checked(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The node's parameters, with whole numbers converted to floating point where the node expects that.
 
     Raises:
-        ParameterError: the node has no such parameter, or does not accept this value.
+        ParameterError: the node has no such parameter, or it or the report does not accept this value.
     """
     defaults = {name: default for name, default, _ in flatten(SaliencyParameters())}
     checked = {}
@@ -109,6 +109,10 @@ def _checked(parameters: Mapping[str, Any]) -> dict[str, Any]:
         checked[name] = float(value) if is_decimal else value
     with contextlib.suppress(TypeError, ValueError):  # a wrong type: the node reports it
         with_values(SaliencyParameters(), {name: checked[name] for name in checked.keys() & defaults.keys()})
+    if checked.get("saliency.layout") == "source":
+        raise ParameterError(
+            "saliency.layout is 'source', and a report compares equirectangular maps", "remove saliency.layout"
+        )
     return checked
 
 

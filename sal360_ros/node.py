@@ -45,7 +45,7 @@ from sal360_ros.diagnostics import (
 )
 from sal360_ros.model import CLOSE_S, Model
 from sal360_ros.parameter_table import ParameterTable
-from sal360_ros.parameters import NODE_WIDE, SaliencyParameters
+from sal360_ros.parameters import NODE_WIDE, SaliencyParameters, check_layout
 from sal360_ros.pipeline import SaliencyPipeline
 from sal360_ros.shared_memory import release_segments
 from sal360_ros.statistics import OutputCounts, Snapshot
@@ -189,9 +189,9 @@ class SaliencyNode(LifecycleNode):
         predictor = self._model.get()
         self._spec = predictor.spec
         cameras = {channel.name: self._table.of(channel.name) for channel in self._channels}
+        check_cameras(cameras)
         for values in cameras.values():
             self._check(values)
-        check_cameras(cameras)
         for channel in self._channels:
             channel.advertise()
         if self._table.current.fuse:
@@ -347,8 +347,9 @@ class SaliencyNode(LifecycleNode):
         return is_needed
 
     def _check(self, values: SaliencyParameters) -> None:
-        if self._spec is not None:
+        if self._spec is not None:  # else they are checked when the node is configured
             check_prior_strength(self._spec, values.prior_strength)
+            check_layout(values)
 
     def _publish_diagnostics(self) -> None:
         findings = self._gathered(self._findings)

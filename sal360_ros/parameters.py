@@ -43,7 +43,7 @@ class RenderedShadingRate(ShadingRateSettings):
 
     height_px: int = setting(
         0,
-        "rows of the rendered panorama, or side of a cube face; 0: the frame's rows",
+        "rows of the rendered picture, or side of a cube face; 0: the frame's rows",
         minimum=0,
         maximum=_MAX_HEIGHT_PX,
         unit="px",
@@ -55,7 +55,18 @@ class EncodedQpOffset(QpOffsetSettings):
     """Settings of the quantiser offsets, and the size of the picture that is encoded."""
 
     height_px: int = setting(
-        0, "rows of the encoded panorama; 0: the frame's rows", minimum=0, maximum=_MAX_HEIGHT_PX, unit="px"
+        0, "rows of the encoded picture; 0: the frame's rows", minimum=0, maximum=_MAX_HEIGHT_PX, unit="px"
+    )
+
+
+@dataclass(frozen=True)
+class LayoutSettings(Settings):
+    """How the outputs for renderers and encoders are laid out."""
+
+    layout: str = setting(
+        "equirectangular",
+        "layout of the map, shading rates and QP offsets; source: that of the frames as the camera sends them",
+        choices=("equirectangular", "source"),
     )
 
 
@@ -180,7 +191,8 @@ class SaliencyParameters(Settings):
     )
     front_strength: float = setting(
         0.0,
-        "strength of a prior to the forward axis of frame_id, for viewers of a fixed camera; 1: as recorded; 0: none",
+        "strength of a prior towards the forward axis of frame_id, for viewers of a fixed camera; 1: as recorded in "
+        "headsets; 0: no prior",
         minimum=0,
         maximum=MAX_FRONT_STRENGTH,
     )
@@ -212,6 +224,7 @@ class SaliencyParameters(Settings):
     )
     overlay_opacity: float = setting(0.5, "heat-map opacity in `saliency/overlay`", minimum=0, maximum=1)
     camera: CameraModel = field(default_factory=CameraModel)
+    saliency: LayoutSettings = field(default_factory=LayoutSettings)
     smoothing: SmoothingSettings = field(default_factory=SmoothingSettings)
     targets: PeakSettings = field(default_factory=PeakSettings)
     target: SelectionSettings = field(default_factory=SelectionSettings)
@@ -239,6 +252,19 @@ NODE_WIDE = (
     "health",
 )
 """Parameters, or groups of them, that a camera cannot have for itself."""
+
+
+def check_layout(values: SaliencyParameters) -> None:
+    """Refuse shading rates for a cube map while outputs have the layout of the camera's frames.
+
+    Raises:
+        ParameterError: both are set.
+    """
+    if values.saliency.layout == "source" and values.shading_rate.projection == "cubemap":
+        raise ParameterError(
+            "saliency.layout is 'source', and shading_rate.projection is 'cubemap'",
+            "set saliency.layout to equirectangular, or shading_rate.projection to erp",
+        )
 
 
 def check_camera_names(names: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 
 from sal360.arrays import Density, Floats, Pixels
 from sal360.errors import FrameError, ModelError
+from sal360.outputs.layout import EQUIRECTANGULAR
 from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.outputs.stream_time import FrameTime, StreamTime
 from sal360.predictor import add_front_prior, scale_prior
@@ -251,6 +252,7 @@ class CameraStream:
             orientation,
             time_s,
             prepared.view.camera,
+            prepared.view.layout if parameters.saliency.layout == "source" else EQUIRECTANGULAR,
         )
         self._maps.publish(answer)
         stamp_ns = stamp_nanoseconds(header)

@@ -26,6 +26,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from sal360.arrays import Density, Floats, Pixels
 from sal360.cameras import Camera
 from sal360.cameras.lookup import lookup_for
+from sal360.outputs.layout import EQUIRECTANGULAR, Layout
 from sal360.outputs.overlay import draw_overlay, saliency_to_mono8
 from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings
@@ -62,6 +63,8 @@ class Prediction:
     """Time of the frame, seconds: its stamp, unless stamps stand still; see `sal360.outputs.stream_time`."""
     camera: Camera | None = None
     """The model of the camera; None: the image is equirectangular and whole."""
+    layout: Layout = EQUIRECTANGULAR
+    """Of the outputs for renderers and encoders."""
     _peaks: dict[PeakSettings, Peaks] = field(default_factory=dict, init=False, repr=False)
 
     def peaks(self, settings: PeakSettings) -> Peaks:
@@ -195,10 +198,10 @@ class SaliencyPublisher(OutputPublisher):
     """The map."""
 
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
+        density = prediction.layout.map(prediction.density)
         if parameters.encoding == "mono8":
-            mono = saliency_to_mono8(prediction.density, parameters.full_scale)
-            return image_message(mono, "mono8", prediction.header)
-        return image_message(prediction.density, "32FC1", prediction.header)
+            return image_message(saliency_to_mono8(density, parameters.full_scale), "mono8", prediction.header)
+        return image_message(density, "32FC1", prediction.header)
 
 
 class OverlayPublisher(OutputPublisher):
@@ -294,18 +297,19 @@ def _heat_colour(share: float) -> ColorRGBA:
 
 def _picture_size(prediction: Prediction, height_px: int) -> tuple[int, int]:
     """Rows and columns of the picture that is rendered or encoded; 0 rows: those of the frame."""
-    if not height_px and prediction.camera is None:
+    is_frame = prediction.camera is None or prediction.layout is not EQUIRECTANGULAR
+    if not height_px and is_frame:
         return prediction.frame_height, prediction.frame_width
     height_px = height_px or prediction.frame_height
-    return height_px, 2 * height_px
+    return height_px, prediction.layout.width_of(height_px)
 
 
-def _make_shading_rate(height: int, width: int, settings: ShadingRateSettings) -> ShadingRate:
-    return ShadingRate(height, width, settings)
+def _make_shading_rate(height: int, width: int, settings: ShadingRateSettings, layout: Layout) -> ShadingRate:
+    return ShadingRate(height, width, settings, layout)
 
 
-def _make_qp_offset(height: int, width: int, settings: QpOffsetSettings) -> QpOffset:
-    return QpOffset(height, width, settings)
+def _make_qp_offset(height: int, width: int, settings: QpOffsetSettings, layout: Layout) -> QpOffset:
+    return QpOffset(height, width, settings, layout)
 
 
 class ShadingRatePublisher(OutputPublisher):
@@ -317,7 +321,7 @@ class ShadingRatePublisher(OutputPublisher):
 
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
         settings = parameters.shading_rate
-        rates = self._rates(*_picture_size(prediction, settings.height_px), settings)
+        rates = self._rates(*_picture_size(prediction, settings.height_px), settings, prediction.layout)
         return image_message(rates.update(prediction.density), "mono8", prediction.header)
 
 
@@ -330,7 +334,7 @@ class QpOffsetPublisher(OutputPublisher):
 
     def _message(self, prediction: Prediction, parameters: SaliencyParameters) -> Image:
         settings = parameters.qp_offset
-        offsets = self._offsets(*_picture_size(prediction, settings.height_px), settings)
+        offsets = self._offsets(*_picture_size(prediction, settings.height_px), settings, prediction.layout)
         return image_message(offsets.update(prediction.density), "8SC1", prediction.header)
 
 

@@ -13,6 +13,7 @@ from sal360.cameras import Camera, CameraSettings, EquirectangularCamera, open_c
 from sal360.cameras.lookup import Lookup
 from sal360.cameras.settings import camera_from_info, check_info_size
 from sal360.errors import FrameError, ParameterError
+from sal360.outputs.layout import EQUIRECTANGULAR, Layout, SourceLayout
 from sal360.predictor import check_frame
 from sal360_ros.parameters import CameraModel
 
@@ -26,6 +27,8 @@ class View(NamedTuple):
     """Made it; None: the picture is the frame itself."""
     camera: Camera | None
     """The model of the camera; None: frames are equirectangular and whole."""
+    layout: Layout
+    """Of the frames."""
 
 
 class CameraView:
@@ -40,6 +43,7 @@ class CameraView:
         self._height, self._width = height, width
         self._info = info
         self._camera: tuple[object, Camera] | None = None  # what it was made from
+        self._layout: SourceLayout | None = None  # of that camera
         self._lookup: tuple[object, Lookup] | None = None
 
     def see(self, frame: Pixels, height: int, width: int, model: CameraModel, rotation: Floats | None) -> View:
@@ -56,7 +60,7 @@ class CameraView:
         if model.is_plain:
             check_frame(height, width)
             if rotation is None:
-                return View(frame, None, None)
+                return View(frame, None, None, EQUIRECTANGULAR)
             camera = self._kept(("plain", frame.shape), lambda: EquirectangularCamera(*frame.shape[:2]))
         elif model.info:
             camera = self._described(model)
@@ -65,7 +69,9 @@ class CameraView:
             settings = model.settings
             camera = self._kept((settings, height, width), lambda: open_camera(settings, height, width))
         lookup = self._look_up(camera, rotation)
-        return View(lookup(frame), lookup, None if model.is_plain else camera)
+        if model.is_plain:
+            return View(lookup(frame), lookup, None, EQUIRECTANGULAR)
+        return View(lookup(frame), lookup, camera, self._layout_of(camera))
 
     def _described(self, model: CameraModel) -> Camera:
         info = self._info()
@@ -88,6 +94,11 @@ class CameraView:
             except ParameterError as error:
                 raise FrameError(error.found, error.remedy, reason="camera_mismatch") from None
         return self._camera[1]
+
+    def _layout_of(self, camera: Camera) -> SourceLayout:
+        if self._layout is None or self._layout.camera is not camera:
+            self._layout = SourceLayout(camera)
+        return self._layout
 
     def _look_up(self, camera: Camera, rotation: Floats | None) -> Lookup:
         key = (camera, b"" if rotation is None else rotation.tobytes())

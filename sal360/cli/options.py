@@ -121,7 +121,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=in_range(float, 0, MAX_FRONT_STRENGTH),
         default=0.0,
         metavar="X",
-        help="strength of a prior to the middle of the frame, for viewers of a fixed camera; 1: as recorded, 0: none",
+        help="strength of a prior towards the middle of the frame, for viewers of a fixed camera; 1: as recorded in "
+        "headsets, 0: none",
     )
 
 

@@ -11,7 +11,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from geometry_msgs.msg import Quaternion
-from sensor_msgs.msg import CameraInfo, Image, Imu
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2
 
 from sal360.cameras import CameraSettings, EquirectangularCamera, open_camera
 from sal360.cameras.levelling import UP, RunningLevel, UpEstimate
@@ -19,6 +20,9 @@ from sal360.cameras.lookup import Lookup
 from sal360.density import normalised
 from sal360.errors import ParameterError
 from sal360.images import read_picture
+from sal360.outputs.layout import SourceLayout
+from sal360.outputs.shading_rate import ShadingRate
+from sal360.outputs.targets import PeakSettings, find_peaks
 from sal360.predictor import Predictor
 from sal360.projection import rotate_erp
 from sal360.samples import bundled_panoramas
@@ -27,7 +31,8 @@ from sal360_ros import level as level_module
 from sal360_ros.fusion import fused
 from sal360_ros.level import LevelInput, TiltEstimator, rotation_to_upright
 from sal360_ros.mount import parse_mount
-from sal360_ros.parameters import SaliencyParameters
+from sal360_ros.parameters import CameraModel, SaliencyParameters
+from sal360_ros.view import CameraView
 
 pytestmark = pytest.mark.ros
 
@@ -93,6 +98,63 @@ def test_frames_of_a_dual_fisheye_are_looked_up(graph, camera, make_node, activa
     assert (overlays[0].height, overlays[0].width) == (64, 128)
     camera.publish(camera.frame(64, 65))
     graph.wait_for_line("frame rejected (camera_mismatch): the frame is 65 x 64")
+
+
+@pytest.mark.filterwarnings("ignore:.*tostring.*:DeprecationWarning")  # of cv_bridge
+def test_outputs_have_the_layout_of_the_camera_s_frames_if_asked_for(
+    graph, camera, make_node, activate, through, array_of
+):
+    node = activate(
+        make_node(
+            encoding="32FC1", camera__model="dual_fisheye", saliency__layout="source", smoothing__time_constant_s=0.0,
+            qp_offset__height_px=32, targets__min_score=1.0,
+        )
+    )  # fmt: skip
+    frame = camera.frame(64, 128)
+    model = open_camera(CameraSettings(model="dual_fisheye"), 64, 128)
+    layout, density = SourceLayout(model), through(frame, model)
+    found = array_of(answer(graph, camera, frame), np.float32)
+    np.testing.assert_allclose(found, layout.map(density), rtol=1e-3, atol=1e-3)
+    assert found[0, 0] == 0  # beside the circle
+    rates, offsets = graph.received(Image, "saliency/shading_rate"), graph.received(Image, "saliency/qp_offset")
+    overlays, targets = graph.received(Image, "saliency/overlay"), graph.received(PointCloud2, "saliency/targets")
+    camera.stream_until(lambda: rates and offsets and overlays and targets, "all outputs", height=64, width=128)
+    expected = ShadingRate(64, 128, layout=layout).update(density)
+    np.testing.assert_array_equal(array_of(rates[0]), expected)
+    assert (offsets[0].height, offsets[0].width) == (2, 4)
+    assert (overlays[0].height, overlays[0].width) == (64, 128)
+    best = find_peaks(density, PeakSettings(min_score=1.0)).directions[0]
+    np.testing.assert_allclose(np.frombuffer(targets[0].data, np.float32)[:3], best, atol=1e-3)
+    refused = graph.call(node.set_parameters, [Parameter("shading_rate.projection", value="cubemap")])[0]
+    assert refused.reason.startswith("saliency.layout is 'source', and shading_rate.projection is 'cubemap'; ")
+    assert graph.call(node.set_parameters, [Parameter("saliency.layout", value="equirectangular")])[0].successful
+    maps = graph.received(Image, "saliency")
+
+    def is_equirectangular():
+        return maps and np.allclose(array_of(maps[-1], np.float32), density, rtol=1e-3, atol=1e-3)
+
+    camera.stream_until(is_equirectangular, "the equirectangular map", height=64, width=128)
+
+
+def test_the_layout_of_whole_equirectangular_frames_is_their_own(
+    graph, camera, make_node, activate, array_of, density_of
+):
+    activate(make_node(encoding="32FC1", saliency__layout="source"))
+    frame = camera.frame(64, 128)
+    found = array_of(answer(graph, camera, frame), np.float32)
+    np.testing.assert_allclose(found, density_of(frame), rtol=1e-3, atol=1e-3)
+
+
+def test_the_tables_of_a_layout_are_kept_as_long_as_the_camera_is_the_same():
+    view = CameraView(32, 64, lambda: None)
+    model = CameraModel(model="cubemap")
+
+    def layout_of(height, width):
+        return view.see(np.zeros((height, width, 3), np.uint8), height, width, model, None).layout
+
+    first = layout_of(64, 96)
+    assert layout_of(64, 96) is first
+    assert layout_of(32, 48).width_of(32) == 48
 
 
 def test_a_camera_info_describes_the_lens_of_its_frames(graph, camera, make_node, activate, array_of):
@@ -169,6 +231,10 @@ def test_a_fused_map_is_weighted_by_who_sees_a_direction():
         ({"camera__file": "/nowhere.yaml"}, "/nowhere.yaml"),
         ({"camera__info": "camera_info", "camera__model": "fisheye"}, "camera.info is 'camera_info', and camera.model"),
         ({"camera__info": "camera.info"}, "camera.info is 'camera.info', which is not the name of a topic"),
+        (
+            {"cameras": ["front", "rear"], "saliency__layout": "source", "rear__shading_rate__projection": "cubemap"},
+            "rear: saliency.layout is 'source', and shading_rate.projection is 'cubemap'",
+        ),
         ({"fuse": True}, "fuse is true"),
         ({"fuse": True, "cameras": ["front"], "mount": "0 0 0 1"}, "there are not several cameras"),
         (

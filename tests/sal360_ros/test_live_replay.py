@@ -102,6 +102,7 @@ def test_a_node_that_refuses_its_model_gives_a_one_line_error(
         ("encoding:=jpeg", "error: encoding is 'jpeg'; set it to mono8 or 32FC1"),
         ("full_scale:=wide", ": cannot configure: full_scale is 'wide'; set it to a number"),
         ("encoding:=2026-13-45", "error: the node parameter is 'encoding:=2026-13-45'; expected NAME:=VALUE; write it"),
+        ("saliency.layout:=source", "error: saliency.layout is 'source', and a report compares equirectangular maps;"),
         ("prior_strength:=99", "error: prior_strength is 99.0; set it to a value from 0 to"),
     ],
 )
