@@ -38,8 +38,9 @@ def ros(distribution):
     ]
 
 
-# rosbags 0.11.9 checks the checksums of chunks; matplotlib 3.10: horizontal box plots
-REPLAY = ["rosbags>=0.11.9", "av>=12", "matplotlib>=3.10", "psutil", "jinja2"]
+# rosbags 0.11.9 checks the checksums of chunks; av 14 copies streams into other containers; matplotlib 3.10: horizontal
+# box plots
+REPLAY = ["rosbags>=0.11.9", "av>=14", "matplotlib>=3.10", "psutil", "jinja2"]
 
 VERSION = re.search(r'__version__ = "(.+)"', Path("sal360/__init__.py").read_text(encoding="utf-8"))[1]
 
@@ -59,6 +60,7 @@ setup(
             "samples/*.jpg",
             "samples/*.md",
             "replay/*.jinja",
+            "encoding/*.jinja",
         ],
         "sal360_ros": ["py.typed"],
         "training": ["py.typed", "recipes/*.yaml", "evaluation/*.jinja"],

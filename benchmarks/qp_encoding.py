@@ -1,206 +1,228 @@
-"""Gain from quantiser offsets in a real encoder: python benchmarks/qp_encoding.py [SOURCE ...] [--json].
+"""What regions of interest are worth to people: python benchmarks/qp_encoding.py [options] [--json].
 
-x264 encodes each source (pictures are panned; default: the bundled panoramas) at several qualities, plain and with the
-offsets of `sal360.outputs.qp_offset` as regions of interest. The result is the gain in luma PSNR at equal bit rate
-(Bjøntegaard delta over the rates that both curves share), weighted by solid angle and gaze, and by solid angle alone,
-which shows the cost for the rest of the sphere. The gaze is the model's own map, so this is the gain for a viewer who
-looks where the map predicts. Two variants are for comparison: "projection" has only the offsets for the stretched
-poles, "turned away" uses the map rotated by 180 degrees.
+The regions come from the model's map, and the judgement from people: recorded gaze on pictures that the model has not
+seen. Each picture is panned for a few frames; an encoder encodes them at four qualities, without regions and with those
+of `sal360.outputs.qp_offset`, and decodes them. The result is the change in rate at equal quality (BD-rate; negative is
+a saving). Quality is luma PSNR weighted by solid angle and recorded gaze; and by solid angle alone, which shows what
+the rest of the sphere pays. Intervals are 95 % bootstrap intervals over scenes.
+
+--headset names panoramas with gaze recorded in headsets (gaze.npz and stimuli, docs/gaze_data.md). Frames of one scene
+count as one.
+
+--photographs names photographs with gaze (osie=FOLDER), of which those of one fold are measured, on panoramas of
+--backgrounds, placed as in training. Only gaze within photographs is known, so each photograph, and the rest of the
+sphere, keeps the weight of its solid angle: the model gains nothing by finding the photographs.
+
+Variants: "projection" has only the offsets for the stretched poles; "map" is the whole thing, with --strength; "mean
+map" uses the mean of all maps of the model, which knows where people look in general, but not this scene; "people" uses
+the recorded gaze itself, a bound.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
-from av.filter import Graph
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from sal360.arrays import Density, Reals
+from sal360.arrays import Density, Floats, Pixels
+from sal360.density import normalised
+from sal360.encoding.codecs import EncoderSettings, find_codec
+from sal360.encoding.quality import GAZE, SPHERE, gains, measure, qualities_of, shot_of
 from sal360.errors import DataError, one_line_errors
 from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
-from sal360.outputs.smoothing import TemporalSmoothing
 from sal360.predictor import Predictor
-from sal360.samples import bundled_panoramas
-from sal360.sources import open_source
-from sal360.sphere import solid_angles
 
-CRFS = (20, 25, 30, 35, 40)
-RATE_HZ = 30
-TURN_RAD_S = 0.3
-_TIME_BASE = Fraction(1, RATE_HZ)
-X264_QP_RANGE = 51  # FFmpeg's regions of interest express the offset as a fraction of it
-VARIANTS = {"plain": None, "projection": 0.0, "gaze 0.25": 0.25, "gaze 0.5": 0.5, "gaze 1": 1.0, "turned away": 0.5}
+RATE_HZ = 30.0
+VARIANTS = ("projection", "map", "mean map", "people")
+_PAN_PX = 4
+"""Columns by which a picture is turned from frame to frame, at 512 rows."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One frame to encode: a YUV 4:2:0 frame, its luma, and its smoothed map."""
+class Scene:
+    """A panorama with recorded gaze."""
 
-    frame: av.VideoFrame
-    luma: Reals
-    density: Density
+    name: str
+    scene: str
+    """Of which scene it is; intervals are over these."""
+    picture: Pixels
+    """(H, 2H, 3) uint8 RGB."""
+    gaze: Density
+    """(h, w), relative to uniform: where people looked."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "sources", nargs="*", type=Path, help="pictures, videos or bags; default: the bundled panoramas"
-    )
-    parser.add_argument("--frames", type=int, default=30, help="frames per source")
-    parser.add_argument("--height", type=int, default=512, help="rows of the encoded frames (even)")
-    parser.add_argument("--preset", default="medium", help="x264 preset")
-    parser.add_argument(
-        "--max-offset",
-        type=int,
-        default=QpOffsetSettings.max_offset,
-        help="maximum offset, QP (default: %(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    arguments = parser.parse_args()
-    sources = arguments.sources or sorted(bundled_panoramas().glob("*.jpg"))
-    reports = {}
-    for source in sources:
-        pictures = _pictures(source, arguments.frames, arguments.height)
-        reports[source.name] = _compare(pictures, arguments.preset, arguments.max_offset, source.name)
-    gains = {
-        variant: {
-            weight: float(np.mean([report["gain_db"][variant][weight] for report in reports.values()]))
-            for weight in ("gaze", "sphere")
-        }
-        for variant in VARIANTS
-        if variant != "plain"
-    }
+    arguments = _arguments()
+    scenes = list(_scenes(arguments))
+    if not scenes:
+        raise DataError("there is nothing to encode", "name data with --headset or --photographs")
+    maps = _maps(scenes)
+    mean = np.mean(maps, axis=0)
+    rows: list[dict[str, Any]] = []
+    for codec in arguments.codecs:
+        settings = EncoderSettings(find_codec(codec), arguments.preset)
+        bar = tqdm(zip(scenes, maps, strict=True), total=len(scenes), desc=codec, unit="picture", disable=None)
+        for scene, density in bar:
+            chosen = {"projection": density, "map": density, "mean map": mean, "people": scene.gaze}
+            rows += [{"codec": codec, **each} for each in _compare(scene, chosen, settings, arguments)]
+    summary = _summary(rows, arguments.codecs)
     if arguments.json:
-        settings = {"encoder": "libx264", "preset": arguments.preset, "max_offset": arguments.max_offset}
-        print(json.dumps({**settings, "mean_gain_db": gains, "sources": reports}))
+        print(json.dumps({"settings": vars(arguments), "summary": summary, "pictures": rows}, default=str))
         return
-    print(f"gain in dB at equal bit-rate\n{'':24s}{'variant':14s}{'gaze-weighted':>14}{'by solid angle':>15}")
-    rows = {**{name: report["gain_db"] for name, report in reports.items()}, "mean": gains}
-    for name, by_variant in rows.items():
-        for variant, gain in by_variant.items():
-            print(f"{name:24.23s}{variant:14s}{gain['gaze']:+14.2f}{gain['sphere']:+15.2f}")
+    print(f"{len(scenes)} pictures of {len({each.scene for each in scenes})} scenes; change in rate at equal PSNR")
+    print(
+        "| encoder | offsets | rate, weighted by gaze | rate, by solid angle | WS-PSNR at equal rate |\n"
+        "|---|---|---|---|---|"
+    )
+    for each in summary:
+        shown = [f"{each[name][0]:+.1f} % ({each[name][1]:+.1f} to {each[name][2]:+.1f})" for name in (GAZE, SPHERE)]
+        print(f"| {each['codec']} | {each['variant']} | {shown[0]} | {shown[1]} | {each['sphere_db']:+.2f} dB |")
 
 
-def _pictures(source: Path, count: int, height_px: int) -> list[Picture]:
-    """The first frames of a source, with their smoothed maps."""
-    frames = open_source(source, loop=True, rate_hz=RATE_HZ, yaw_rate_rad_s=TURN_RAD_S, height_px=height_px)
-    smoothing, pictures = TemporalSmoothing(), []
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--headset", nargs="+", type=Path, default=[], metavar="FOLDER")
+    add("--scenes", type=Path, metavar="CSV", help="table of scenes (docs/gaze_data.md) of the headset data")
+    add("--photographs", default="", metavar="DATASET=FOLDER")
+    add("--backgrounds", type=Path, metavar="FOLDER", help="panoramas for --photographs")
+    add("--fold", type=int, default=0, help="of 5, of the photographs that are measured")
+    add("--most", type=int, default=40, help="most pictures of a set")
+    add("--codecs", nargs="+", default=["libx264", "libx265"], metavar="NAME")
+    add("--preset", default="", help="of the encoders (default: theirs)")
+    add("--frames", type=int, default=8, help="frames of a panned picture")
+    add("--height", type=int, default=480, help="rows of the encoded frames (even)")
+    add("--strength", type=float, default=QpOffsetSettings.strength, help="of the offsets (default: %(default)s)")
+    add("--max-offset", type=int, default=QpOffsetSettings.max_offset, help="QP (default: %(default)s)")
+    add("--json", action="store_true", help="print one JSON object instead of a table")
+    return parser.parse_args()
+
+
+def _scenes(arguments: argparse.Namespace) -> Iterator[Scene]:
+    for folder in arguments.headset:
+        yield from _headset(folder, arguments)
+    if arguments.photographs:
+        yield from _photographs(arguments)
+
+
+def _headset(folder: Path, arguments: argparse.Namespace) -> Iterator[Scene]:
+    from training.data.gaze.panoramas_with_gaze import RecordedPanoramas
+    from training.data.gaze.records import spread
+    from training.data.gaze.scenes import scene_numbers
+
+    records = RecordedPanoramas(folder, panorama_height=arguments.height, scenes=str(arguments.scenes or ""))
+    scenes = scene_numbers(records.scenes, lambda index: records.read(index).panorama())
+    for index in spread(len(records), arguments.most):
+        record = records.read(index)
+        assert record.density is not None
+        yield Scene(f"{folder.name}/{record.name}", f"{folder.name}/{scenes[index]}", record.panorama(), record.density)
+
+
+def _photographs(arguments: argparse.Namespace) -> Iterator[Scene]:
+    """Panoramas with photographs of the fold, each photograph about once."""
+    from training.data.gaze.datasets import GazeConfig, photograph_parts
+    from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
+    from training.data.panoramas import PanoramaConfig, open_panoramas
+
+    name, _, root = arguments.photographs.partition("=")
+    config = GazeConfig(dataset=name, root=root, fold=arguments.fold, panoramas=str(arguments.backgrounds))
+    photographs, _ = photograph_parts(config)
+    panoramas = open_panoramas(PanoramaConfig(str(arguments.backgrounds), arguments.height))
+    size = (arguments.height // 4, arguments.height // 2)
+    placed = PlacedPhotographs(
+        [each.read(400) for each in photographs],
+        [each.density(200) for each in photographs],
+        [panoramas[index] for index in range(len(panoramas))],
+        PlacementConfig(exposure=0.0),
+        size,
+        seed=0,
+    )
+    for index in range(min(len(placed), arguments.most)):
+        frame, densities, masks = placed[0, index]
+        yield Scene(f"{name}/{index:03d}", f"{name}/{index:03d}", frame, judged(densities, masks))
+
+
+def judged(densities: Density, masks: Any) -> Density:
+    """Gaze within photographs (K, h, w) as one density (h, w): each, and the rest, keeps the weight of its area."""
+    whole = np.ones(densities.shape[1:])
+    for density, mask in zip(densities, masks, strict=True):
+        if mask.any():
+            whole[mask] = normalised(density.astype(np.float64), mask)[mask]
+    return normalised(whole)
+
+
+def _maps(scenes: Sequence[Scene]) -> list[Density]:
     with Predictor() as predictor:
-        for number, each in enumerate(itertools.islice(frames, count)):
-            density = smoothing.update(predictor.predict(each.image, each.channels), each.stamp_s)
-            image = each.image[: each.image.shape[0] & ~1, : each.image.shape[1] & ~1]  # 4:2:0 needs even sizes
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=f"{each.channels}24")
-            frame = frame.reformat(format="yuv420p")
-            frame.pts, frame.time_base = number, _TIME_BASE
-            pictures.append(Picture(frame, _luma(frame), density))
-    if not pictures:
-        raise DataError(f"{source} has no frames", "choose another source")
-    return pictures
+        return [predictor.predict(each.picture, "rgb") for each in tqdm(scenes, unit="map", disable=None)]
 
 
-def _compare(pictures: list[Picture], preset: str, max_offset: int, name: str) -> dict[str, Any]:
-    """Bit rate and weighted PSNR of every variant and quality, and the gain of each variant over the plain one."""
-    height, width = pictures[0].luma.shape
-    sphere = np.broadcast_to(solid_angles(height, width), (height, width))
-    weights = [
-        (sphere * cv2.resize(each.density, (width, height), interpolation=cv2.INTER_LINEAR), sphere)
-        for each in pictures
+def _compare(
+    scene: Scene, chosen: dict[str, Density], settings: EncoderSettings, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """The change in rate of each variant against the encoder without regions."""
+    height = arguments.height
+    picture = np.asarray(cv2.resize(scene.picture, (2 * height, height), interpolation=cv2.INTER_AREA), np.uint8)
+    turns = [number * _PAN_PX * height // 512 for number in range(arguments.frames)]
+    shots = [
+        shot_of(np.roll(picture, turn, 1), "rgb", turned(scene.gaze, turn / (2 * height)), number, RATE_HZ)
+        for number, turn in enumerate(turns)
     ]
-    curves: dict[str, dict[str, list[float]]] = {}
-    progress = tqdm(total=len(VARIANTS) * len(CRFS), desc=name, unit="encode", disable=None)
-    for variant, strength in VARIANTS.items():
-        frames = [each.frame for each in pictures]
-        if strength is not None:
-            output = QpOffset(height, width, QpOffsetSettings(strength=strength, max_offset=max_offset))
-            away_px = pictures[0].density.shape[1] // 2 if variant == "turned away" else 0
-            offsets = [output.update(np.roll(each.density, away_px, axis=1)) for each in pictures]
-            frames = [_with_regions(each.frame, values) for each, values in zip(pictures, offsets, strict=True)]
-        curve: dict[str, list[float]] = {"kbit_s": [], "gaze": [], "sphere": []}
-        for crf in CRFS:
-            packets = _encode(frames, crf, preset)
-            curve["kbit_s"].append(sum(packet.size for packet in packets) * 8e-3 * RATE_HZ / len(frames))
-            decoded = list(_decode(packets))
-            for index, weight in enumerate(("gaze", "sphere")):
-                errors = [
-                    float((each[index] * (before.luma - after) ** 2).sum() / each[index].sum())
-                    for each, before, after in zip(weights, pictures, decoded, strict=True)
-                ]
-                curve[weight].append(float(10 * np.log10(255**2 / np.mean(errors))))
-            progress.update()
-        curves[variant] = curve
-    progress.close()
-    gains = {
-        variant: {weight: _gain_db(curves["plain"], curve, weight) for weight in ("gaze", "sphere")}
-        for variant, curve in curves.items()
-        if variant != "plain"
-    }
-    return {"frames": len(pictures), "size": [width, height], "gain_db": gains, "curves": curves}
+    qualities = qualities_of(settings)
+    plain = measure(shots, settings, None, qualities, RATE_HZ, with_ssim=False)
+    for variant in VARIANTS:
+        strength = 0.0 if variant == "projection" else arguments.strength
+        output = QpOffset(height, 2 * height, QpOffsetSettings(strength=strength, max_offset=arguments.max_offset))
+        offsets = [output.update(turned(chosen[variant], turn / (2 * height))) for turn in turns]
+        curve = measure(shots, settings, offsets, qualities, RATE_HZ, with_ssim=False)
+        yield {"picture": scene.name, "scene": scene.scene, "variant": variant, **gains(plain, curve)}
 
 
-def _with_regions(frame: av.VideoFrame, offsets: NDArray[np.int8], block_px: int = 16) -> av.VideoFrame:
-    """The frame with its offsets as regions of interest: one per run of equal blocks in a row."""
-    graph = Graph()
-    last = graph.add_buffer(width=frame.width, height=frame.height, format="yuv420p", time_base=_TIME_BASE)
-    for row, values in enumerate(offsets.tolist()):
-        column = 0
-        for value, run in itertools.groupby(values):
-            length = len(list(run))
-            if value:
-                place = f"x={column * block_px}:y={row * block_px}:w={length * block_px}:h={block_px}"
-                region = graph.add("addroi", f"{place}:qoffset={value}/{X264_QP_RANGE}")
-                last.link_to(region)
-                last = region
-            column += length
-    last.link_to(graph.add("buffersink"))
-    graph.configure()
-    graph.push(frame)
-    marked = graph.pull()
-    assert isinstance(marked, av.VideoFrame)
-    return marked
+def turned(density: Density, share: float) -> Density:
+    """A map (h, w) rolled to the right by a share of its width, interpolated between columns."""
+    columns = share * density.shape[1]
+    whole = math.floor(columns)
+    part = columns - whole
+    return (1 - part) * np.roll(density, whole, 1) + part * np.roll(density, whole + 1, 1)
 
 
-def _encode(frames: list[av.VideoFrame], crf: int, preset: str) -> list[av.Packet]:
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
-    encoder.time_base, encoder.framerate = _TIME_BASE, RATE_HZ
-    encoder.options = {"crf": str(crf), "preset": preset}
-    return [packet for frame in [*frames, None] for packet in encoder.encode(frame)]
+def _summary(rows: Sequence[dict[str, Any]], codecs: Sequence[str]) -> list[dict[str, Any]]:
+    found = []
+    for codec in codecs:
+        for variant in VARIANTS:
+            mine = [each for each in rows if (each["codec"], each["variant"]) == (codec, variant)]
+            found.append(
+                {
+                    "codec": codec,
+                    "variant": variant,
+                    GAZE: _interval(mine, lambda each: each["gaze_bd_rate_percent"]),
+                    SPHERE: _interval(mine, lambda each: each["sphere_bd_rate_percent"]),
+                    "sphere_db": float(np.nanmean([each["sphere_bd_psnr_db"] for each in mine])),
+                }
+            )
+    return found
 
 
-def _decode(packets: list[av.Packet]) -> Iterator[Reals]:
-    decoder = av.CodecContext.create("h264", "r")
-    for packet in [*packets, None]:
-        for frame in decoder.decode(packet):
-            yield _luma(frame)
-
-
-def _luma(frame: av.VideoFrame) -> Reals:
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)  # (H, line)
-    return rows[:, : plane.width].astype(np.float32)
-
-
-def _gain_db(plain: dict[str, list[float]], other: dict[str, list[float]], weight: str) -> float:
-    """Bjøntegaard's delta: mean distance of two curves of PSNR over log rate, each a cubic, where both have rates."""
-    rates = [np.log10(curve["kbit_s"]) for curve in (plain, other)]
-    low, high = max(each.min() for each in rates), min(each.max() for each in rates)
-    integrals = []
-    for rate, curve in zip(rates, (plain, other), strict=True):
-        antiderivative = np.polyint(np.polyfit(rate, curve[weight], 3))
-        integrals.append(np.polyval(antiderivative, high) - np.polyval(antiderivative, low))
-    return float((integrals[1] - integrals[0]) / (high - low))
+def _interval(rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> tuple[float, float, float]:
+    """The mean over scenes of a scene's mean log ratio of rates, in percent, with its 95 % bootstrap interval."""
+    by_scene: dict[str, list[float]] = {}
+    for each in rows:
+        if math.isfinite(value(each)):
+            by_scene.setdefault(each["scene"], []).append(math.log1p(value(each) / 100))
+    means: Floats = np.array([np.mean(each) for each in by_scene.values()])
+    if not len(means):
+        return math.nan, math.nan, math.nan
+    picks = np.random.default_rng(0).integers(len(means), size=(2000, len(means)))
+    low, high = np.percentile(means[picks].mean(axis=1), (2.5, 97.5))
+    return tuple(100 * math.expm1(each) for each in (float(means.mean()), float(low), float(high)))  # type: ignore[return-value]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Command(NamedTuple):
 # sal360_ros is only named, not imported: the library runs without ROS 2
 COMMANDS = {
     "predict": Command("sal360.cli.predict", "write the saliency maps of pictures"),
+    "encode": Command("sal360.cli.encode", "encode a video with better quality where people look"),
     "evaluate": Command("sal360.cli.evaluate", "evaluate a recorded bag: accuracy, latency, drops, flicker"),
     "demo": Command("sal360_ros.demo", "run a 360° camera and the node on a ROS 2 graph and measure them"),
     "level": Command("sal360.cli.level", "find which way is up in a tilted camera's pictures"),

@@ -253,7 +253,7 @@ def _frames_with_progress(
     each: Input, unusable: list[FrameError], options: argparse.Namespace, outcome: Outcome
 ) -> Generator[Frame, None, None]:
     if isinstance(each.path, StreamAddress):
-        yield from _stream_frames(each.path, options, outcome)
+        yield from stream_frames(each.path, options, outcome)
         return
     frames = video_frames(each.path, lambda error, _: unusable.append(error), options.max_pixels)
     total = estimated_frame_count(each.path, options.max_pixels) or None
@@ -270,7 +270,7 @@ class _Said:
     warning = info
 
 
-def _stream_frames(
+def stream_frames(
     address: StreamAddress, options: argparse.Namespace, outcome: Outcome
 ) -> Generator[Frame, None, None]:
     """The newest frame of the stream again and again, until Ctrl-C or for `--seconds` after the first one."""

@@ -1,8 +1,9 @@
-"""The encoding benchmark: offsets reach the encoder, and the gain is the distance of the curves."""
+"""The benchmark of what regions of interest are worth: what it judges by, and its summary."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-av = pytest.importorskip("av")
+pytest.importorskip("av")
 
 
 @pytest.fixture(scope="module")
@@ -25,31 +26,46 @@ def benchmark_module(repository: Path) -> ModuleType:
     return module
 
 
-def test_blocks_with_lower_offsets_are_encoded_better(benchmark_module: ModuleType) -> None:
+def test_each_photograph_keeps_the_weight_of_its_solid_angle(benchmark_module: ModuleType) -> None:
+    densities = np.zeros((2, 16, 32), np.float32)
+    masks = np.zeros((2, 16, 32), bool)
+    masks[0, 6:10, 4:12] = True
+    densities[0, 6, 4] = 50  # all of the gaze on one pixel
+    whole = benchmark_module.judged(densities, masks)
+    from sal360.sphere import solid_angles
+
+    area = np.broadcast_to(solid_angles(16, 32), (16, 32))
+    assert (whole * area)[masks[0]].sum() == pytest.approx(area[masks[0]].sum(), rel=1e-5)
+    assert whole[~masks[0]] == pytest.approx(1)
+    assert whole[7, 8] < 1e-3 < 1 < whole[6, 4]
+
+
+def test_maps_turn_with_the_picture(benchmark_module: ModuleType) -> None:
+    density = np.zeros((2, 8), np.float32)
+    density[:, 7] = 1
+    assert benchmark_module.turned(density, 2.5 / 8)[0].tolist() == [0, 0.5, 0.5, 0, 0, 0, 0, 0]
+
+
+def test_frames_of_one_scene_count_as_one(benchmark_module: ModuleType) -> None:
+    rows = [{"scene": "a", "x": -50.0}] * 9 + [{"scene": "b", "x": 100.0}] + [{"scene": "c", "x": math.nan}]
+    mean, low, high = benchmark_module._interval(rows, lambda each: each["x"])
+    assert mean == pytest.approx(0)  # half and twice the rate
+    assert (low, high) == (pytest.approx(-50), pytest.approx(100))
+
+
+def test_a_map_that_people_follow_saves_rate(benchmark_module: ModuleType) -> None:
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (64, 128, 3)).astype(np.uint8)
-    frame = av.VideoFrame.from_ndarray(pixels, format="bgr24").reformat(format="yuv420p")
-    frame.pts, frame.time_base = 0, benchmark_module._TIME_BASE
-    offsets = np.where(np.arange(8) < 4, -8, 8)[None, :].repeat(4, axis=0).astype(np.int8)
-    marked = benchmark_module._with_regions(frame, offsets)
-
-    def errors(encoded: object) -> list[float]:
-        packets = benchmark_module._encode([encoded], 23, "veryfast")
-        (after,) = benchmark_module._decode(packets)
-        squared = (benchmark_module._luma(frame) - after) ** 2
-        return [float(squared[:, :64].mean()), float(squared[:, 64:].mean())]
-
-    plain, offset = errors(frame), errors(marked)
-    assert offset[0] < 0.5 * plain[0]
-    assert offset[1] > 1.5 * plain[1]
-
-
-def test_the_gain_of_a_curve_that_lies_two_decibels_higher_is_two(benchmark_module: ModuleType) -> None:
-    rates = [100.0, 200.0, 400.0, 800.0, 1600.0]
-    psnr = [28.0, 31.0, 34.5, 37.0, 39.0]
-    plain = {"kbit_s": rates, "gaze": psnr}
-    higher = {"kbit_s": rates, "gaze": [each + 2 for each in psnr]}
-    cheaper = {"kbit_s": [each / 2 for each in rates], "gaze": [30 + 10 * np.log10(each / 100) for each in rates]}
-    straight = {"kbit_s": rates, "gaze": cheaper["gaze"]}
-    assert benchmark_module._gain_db(plain, higher, "gaze") == pytest.approx(2)
-    assert benchmark_module._gain_db(straight, cheaper, "gaze") == pytest.approx(10 * np.log10(2))
+    picture = np.kron(generator.integers(0, 256, (32, 64, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    gaze = np.full((16, 32), 0.1, np.float32)
+    gaze[6:10, 4:12] = 14
+    module = benchmark_module
+    scene = module.Scene("a", "a", picture, gaze)
+    chosen = {"projection": gaze, "map": gaze, "mean map": np.roll(gaze, 16, 1), "people": gaze}
+    arguments = type("Options", (), {"height": 128, "frames": 2, "strength": 0.5, "max_offset": 8})
+    settings = module.EncoderSettings(module.find_codec("libx264"), "ultrafast")
+    rows = {each["variant"]: each for each in module._compare(scene, chosen, settings, arguments)}
+    assert rows["map"]["gaze_bd_rate_percent"] < -15
+    assert rows["people"]["gaze_bd_rate_percent"] == rows["map"]["gaze_bd_rate_percent"]
+    assert rows["mean map"]["gaze_bd_rate_percent"] > rows["map"]["gaze_bd_rate_percent"] + 5
+    summary = module._summary([{"codec": "libx264", **each} for each in rows.values()], ["libx264"])
+    assert summary[1]["gaze"][0] == pytest.approx(rows["map"]["gaze_bd_rate_percent"])
