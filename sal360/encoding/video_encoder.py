@@ -149,7 +149,7 @@ class AudioCopy:
         video: Any = container.streams.best("video")
         self.stream: Any = container.streams.best("audio")
         self.codec = "" if self.stream is None else str(self.stream.codec_context.name)
-        start = 0 if video is None or video.start_time is None else video.start_time * video.time_base
+        start: Any = 0 if video is None or video.start_time is None else video.start_time * video.time_base
         self._packets = iter(() if self.stream is None else container.demux(self.stream))
         self._shift = 0 if self.stream is None else round(start / self.stream.time_base)
         self._next: Any = None
