@@ -39,7 +39,7 @@ from training.data.gaze.scenes import scene_numbers
 from training.evaluation.baselines import PRIOR_LIMIT, fit_priors, open_baselines
 from training.evaluation.map_folders import MapFolder, is_map_folder
 from training.evaluation.predictions import Predict, Predictor, RecordedGaze, seeing
-from training.evaluation.report import CaptionedPicture, Shown, render_report, side_by_side, worst_and_best_cases
+from training.evaluation.report import CaptionedPicture, Place, Shown, render_report, side_by_side, worst_and_best_cases
 from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Protocol, Reference, Score, score, score_people
 from training.evaluation.summary import scores_csv, summaries_csv, summarise, text_table, turned_csv
 from training.evaluation.turning import measure_turning
@@ -167,7 +167,6 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     turned = measure_turning(models, parts[0].records[: config.turned]) if models else []
     summaries = summarise(scores, config.draws, config.seed, scene_of)
     scenes = _count(len(set(scene_of.values())), "scene")
-    first = parts[0]
     report = render_report(
         f"Gaze prediction on {config.data.dataset}",
         f"{sum(len(part.records) for part in parts)} records of {config.data.dataset}: "
@@ -176,7 +175,7 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
         scores=scores,
         summaries=summaries,
         turned=turned,
-        cases=_cases(first, scores, config, shown),
+        cases=_cases(parts, scores, config, shown),
     )
     records = _count(len(scene_of), "record")
     for protocol in config.protocols:
@@ -213,14 +212,15 @@ def _name_of_cases(config: EvaluateConfig, opened: Mapping[str, Predict | MapFol
 
 
 def _cases(
-    part: Part, scores: Sequence[Score], config: EvaluateConfig, of: str
+    parts: Sequence[Part], scores: Sequence[Score], config: EvaluateConfig, of: str
 ) -> dict[str, Sequence[CaptionedPicture]]:
     """The report's pictures by heading."""
-    if of not in part.predictors:  # nothing predicts, or the records have no mean map
-        of = next(iter(part.predictors), "")
+    if of not in parts[0].predictors:  # nothing predicts, or the records have no mean map
+        of = next(iter(parts[0].predictors), "")
     if not of:
         return {}
-    shown = Shown(part.records, part.predictors, scores, config.protocols[0], of)
+    places = [Place(part.records, i, part.predictors) for part in parts for i in range(len(part.records))]
+    shown = Shown(places, scores, config.protocols[0], of)
     return {**side_by_side(shown, config.examples), **worst_and_best_cases(shown, config.cases)}
 
 

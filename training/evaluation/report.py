@@ -69,23 +69,30 @@ def render_report(
     return page + "\n"
 
 
+class Place(NamedTuple):
+    """Where a record is, and what predicts it: each part of an evaluation has baselines fitted to other records."""
+
+    records: GazeRecords
+    index: int
+    predictors: Mapping[str, Predictor]
+    """Models, maps and baselines by their names in tables."""
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return self.records.names[self.index]
+
+
 class Shown(NamedTuple):
     """What the pictures of an evaluation show."""
 
-    records: GazeRecords
-    predictors: Mapping[str, Predictor]
-    """Models, maps and baselines by their names in tables."""
+    places: Sequence[Place]
+    """All records."""
     scores: Sequence[Score]
     protocol: str
     """The protocol whose figures stand in titles and captions."""
     of: str
     """The name of the predictor whose worst and best records are shown, and whose figures stand in the captions."""
-
-    def values_of(self, name: str) -> dict[str, dict[str, float]]:
-        """The figures of a predictor by record."""
-        return {
-            each.record: each.values for each in self.scores if (each.model, each.protocol) == (name, self.protocol)
-        }
 
 
 def worst_and_best_cases(shown: Shown, count: int) -> dict[str, list[CaptionedPicture]]:
@@ -93,11 +100,12 @@ def worst_and_best_cases(shown: Shown, count: int) -> dict[str, list[CaptionedPi
 
     Without densities, NSS alone decides; without fixations, KLD.
     """
-    values_of = shown.values_of(shown.of)
+    own = (each for each in shown.scores if (each.model, each.protocol) == (shown.of, shown.protocol))
+    values_of = {each.record: each.values for each in own}
 
-    def best_first(metric: str, sign: int) -> list[int]:
-        known = [index for index, name in enumerate(shown.records.names) if metric in values_of[name]]
-        return sorted(known, key=lambda index: sign * values_of[shown.records.names[index]][metric])
+    def best_first(metric: str, sign: int) -> list[Place]:
+        known = [place for place in shown.places if metric in values_of[place.name]]
+        return sorted(known, key=lambda place: sign * values_of[place.name][metric])
 
     by_kld, by_nss = best_first("kld", 1), best_first("nss", -1)
     best, metric = (by_kld, "KLD") if by_kld else (by_nss, "NSS")
@@ -106,30 +114,27 @@ def worst_and_best_cases(shown: Shown, count: int) -> dict[str, list[CaptionedPi
         f"Worst cases of {shown.of}: lowest NSS": by_nss[::-1][:count],
         f"Best cases of {shown.of}, by {metric}": best[:count],
     }
-    return {heading: [_case(shown, each) for each in indices] for heading, indices in chosen.items() if indices}
+    return {heading: [_case(shown, each) for each in places] for heading, places in chosen.items() if places}
 
 
 def side_by_side(shown: Shown, count: int) -> dict[str, list[CaptionedPicture]]:
     """Pictures of at most `count` records, spread evenly: the picture, the truth and the map of each predictor."""
     if count == 0:
         return {}
-    return {"Maps side by side": [_case(shown, each) for each in spread(len(shown.records), count)]}
+    return {"Maps side by side": [_case(shown, shown.places[each]) for each in spread(len(shown.places), count)]}
 
 
-def _case(shown: Shown, index: int) -> CaptionedPicture:
+def _case(shown: Shown, place: Place) -> CaptionedPicture:
     """The maps of one record, that of `shown.of` first, each with a figure, and all figures of that one below."""
-    record = shown.records[index]
-    values = {
-        each.model: each.values
-        for each in shown.scores
-        if (each.record, each.protocol) == (record.name, shown.protocol)
-    }
+    scores = (each for each in shown.scores if (each.record, each.protocol) == (place.name, shown.protocol))
+    values = {each.model: each.values for each in scores}
     own = values[shown.of]
     caption = ", ".join(f"{NAMES[metric]} {own[metric]:.2f}" for metric in METRICS if metric in own)
     metric = "cc" if "cc" in own else "nss"
     titles = {name: f"{name}: {NAMES[metric]} {each[metric]:.2f}" for name, each in values.items() if metric in each}
-    predictors = {shown.of: shown.predictors[shown.of], **shown.predictors}
-    return CaptionedPicture(f"{record.name}: {shown.of} has {caption}", draw_case(record, predictors, titles))
+    predictors = {shown.of: place.predictors[shown.of], **place.predictors}
+    record = place.records[place.index]
+    return CaptionedPicture(f"{place.name}: {shown.of} has {caption}", draw_case(record, predictors, titles))
 
 
 def _best_means(table: Table) -> dict[str, float]:

@@ -155,7 +155,10 @@ def test_osie_is_measured_inside_its_viewports(osie_root, tmp_path):
     scores = command.evaluate(dataclasses.replace(settings, every_fold=True, protocols=("standard",)))
     assert len({each.record for each in scores}) == 6
     assert all(each.values["nss"] == 0 for each in scores if each.model == "uniform")
-    assert "fold 2 of 3" in (tmp_path / "out/report.html").read_text()
+    page = (tmp_path / "out/report.html").read_text()
+    assert "fold 2 of 3" in page
+    shown = page.partition("Maps side by side")[2].partition("Worst cases")[0]
+    assert len(set(re.findall(r"figcaption>(\d\.jpg): uniform has", shown))) == 6  # those of all folds
     with pytest.raises(ParameterError, match="every_fold"):
         EvaluateConfig(data=GazeConfig(root="r", dataset="salient360"), output="o", every_fold=True)
 
