@@ -73,14 +73,15 @@ class Place(NamedTuple):
     """Where a record is, and what predicts it: each part of an evaluation has baselines fitted to other records."""
 
     records: GazeRecords
-    index: int
+    number: int
+    """Of the record among them, from 0."""
     predictors: Mapping[str, Predictor]
     """Models, maps and baselines by their names in tables."""
 
     @property
     def name(self) -> str:
         """The record's name."""
-        return self.records.names[self.index]
+        return self.records.names[self.number]
 
 
 class Shown(NamedTuple):
@@ -133,7 +134,7 @@ def _case(shown: Shown, place: Place) -> CaptionedPicture:
     metric = "cc" if "cc" in own else "nss"
     titles = {name: f"{name}: {NAMES[metric]} {each[metric]:.2f}" for name, each in values.items() if metric in each}
     predictors = {shown.of: place.predictors[shown.of], **place.predictors}
-    record = place.records[place.index]
+    record = place.records[place.number]
     return CaptionedPicture(f"{place.name}: {shown.of} has {caption}", draw_case(record, predictors, titles))
 
 
