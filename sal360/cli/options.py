@@ -138,14 +138,14 @@ def add_camera(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_max_pixels(parser: argparse.ArgumentParser) -> None:
-    """Add the option that limits the size of pictures."""
+def add_max_pixels(parser: argparse.ArgumentParser, larger_ones: str = "are skipped before they are decoded") -> None:
+    """Add the option that limits the size of pictures; `larger_ones` says what happens to others."""
     parser.add_argument(
         "--max-pixels",
         type=in_range(int, 1, LARGEST_MAX_PIXELS),
         default=MAX_PIXELS,
         metavar="N",
-        help="maximum size of a picture; larger ones are skipped before they are decoded",
+        help=f"maximum size of a picture; larger ones {larger_ones}",
     )
 
 
