@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rclpy
@@ -53,6 +53,34 @@ OUTPUTS = {
     "saliency/shading_rate": Image,
     "saliency/qp_offset": Image,
 }
+
+
+class SoakCamera(NamedTuple):
+    """One of several cameras of the node under test."""
+
+    size: tuple[int, int]
+    """Rows and columns of its frames."""
+    rate_hz: float
+    camera: dict[str, Any]
+    """Settings of the group `camera` of its parameters."""
+
+
+CAMERAS = {
+    "front": SoakCamera(SIZES[0], 30.0, {}),
+    "rear": SoakCamera((480, 960), 10.0, {"model": "dual_fisheye", "fov_deg": 200.0}),
+    "cube": SoakCamera((320, 480), 10.0, {"model": "cubemap"}),
+}
+"""Cameras of different formats: the first one has the faults, the last one comes and goes."""
+
+
+def camera_parameters() -> dict[str, Any]:
+    """The node's parameters for `CAMERAS`; only the first one has an IMU."""
+    parameters: dict[str, Any] = {"cameras": list(CAMERAS), f"{next(iter(CAMERAS))}.orientation": "imu"}
+    for name, each in CAMERAS.items():
+        parameters |= {f"{name}.camera.{setting}": value for setting, value in each.camera.items()}
+    return parameters
+
+
 CROWD_S, CROWD_LIMIT_S = 2.0, 20.0
 MAX_FAILURES, HANG_S = 10, 2.0
 """The node's parameters health.max_failures and health.hang_s in this benchmark."""
@@ -103,11 +131,11 @@ class Simulation:
 
 
 class Imu:
-    """Publishes the orientation of a robot that turns, on `imu`."""
+    """Publishes the orientation of a robot that turns."""
 
-    def __init__(self, node: Node, simulation: Simulation) -> None:
+    def __init__(self, node: Node, simulation: Simulation, topic: str) -> None:
         self._simulation = simulation
-        self._publisher = node.create_publisher(ImuMessage, "imu", _QOS)
+        self._publisher = node.create_publisher(ImuMessage, topic, _QOS)
         self.is_paused = False
         self._thread = Repeated("imu", 100.0, self._publish)
         self.stop = self._thread.stop
@@ -122,16 +150,19 @@ class Imu:
 
 
 class Camera:
-    """Publishes noise on `image` from its own thread until it is stopped."""
+    """Publishes noise from its own thread until it is stopped."""
 
-    def __init__(self, node: Node, rate_hz: float, simulation: Simulation) -> None:
+    def __init__(
+        self, node: Node, rate_hz: float, simulation: Simulation, topic: str, size: tuple[int, int] = SIZES[0]
+    ) -> None:
         self._node = node
         self._simulation = simulation
+        self._topic = topic
         self.lock = threading.Lock()
-        self.publisher = node.create_publisher(Image, "image", _QOS)
+        self.publisher = node.create_publisher(Image, topic, _QOS)
         self.is_paused = False
         self.stamp_offset_s = 0
-        self.set_size(*SIZES[0])
+        self.set_size(*size)
         self._thread = Repeated("camera", rate_hz, lambda: None if self.is_paused else self.publish_one())
         self.stop = self._thread.stop
 
@@ -148,20 +179,23 @@ class Camera:
             message.header.stamp.sec += self.stamp_offset_s
             self.publisher.publish(message)
 
-    def restart(self, absence_s: float) -> None:
-        """Leave the graph, and return after `absence_s`."""
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Leave the graph, and return at the end of the block."""
         with self.lock:
             self._node.destroy_publisher(self.publisher)
-            time.sleep(absence_s)
-            self.publisher = self._node.create_publisher(Image, "image", _QOS)
+            yield
+            self.publisher = self._node.create_publisher(Image, self._topic, _QOS)
 
 
-def be_a_crowd() -> None:
+def be_a_crowd(prefix: str) -> None:
     """Five subscribers per output for `CROWD_S`; runs in a child process."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("crowd")
     made = [
-        node.create_subscription(kind, topic, lambda _: None, 1) for topic, kind in OUTPUTS.items() for _ in range(5)
+        node.create_subscription(kind, prefix + topic, lambda _: None, 1)
+        for topic, kind in OUTPUTS.items()
+        for _ in range(5)
     ]
     end_s = time.monotonic() + CROWD_S
     while time.monotonic() < end_s:
@@ -173,16 +207,22 @@ def be_a_crowd() -> None:
 
 
 class World:
-    """The inputs of the node under test: a clock, an IMU and a camera."""
+    """The inputs of the node under test: a clock, an IMU and a camera, or `CAMERAS`."""
 
-    def __init__(self, node: Node, rate_hz: float) -> None:
+    def __init__(self, node: Node, rate_hz: float, *, has_several: bool) -> None:
         self.simulation = Simulation(node)
-        self.imu = Imu(node, self.simulation)
-        self.camera = Camera(node, rate_hz, self.simulation)
+        self.prefix = f"{next(iter(CAMERAS))}/" if has_several else ""
+        """Begins the topics of the camera that has the faults."""
+        self.imu = Imu(node, self.simulation, f"{self.prefix}imu")
+        self.camera = Camera(node, rate_hz, self.simulation, f"{self.prefix}image")
+        others = list(CAMERAS.items())[1:] if has_several else []
+        self.others = {
+            name: Camera(node, each.rate_hz, self.simulation, f"{name}/image", each.size) for name, each in others
+        }
 
     def stop(self) -> None:
         """End all threads."""
-        for each in (self.camera, self.imu, self.simulation):
+        for each in (self.camera, *self.others.values(), self.imu, self.simulation):
             each.stop()
 
 
@@ -196,6 +236,7 @@ class Faults:
         command: byte that controls the node's inference: NONE, FAIL or HANG.
         folder: for the logs of further processes.
         spin: runs the driver's callbacks for a number of seconds.
+        silent_since: returns the cameras, besides one, that have no map of a frame after a time.
     """
 
     def __init__(
@@ -207,10 +248,12 @@ class Faults:
         command: mmap.mmap,
         folder: Path,
         spin: Callable[[float], None],
+        silent_since: Callable[[float, str], list[str]],
         seed: int,
     ) -> None:
-        self._node, self._process, self._spin = node, process, spin
+        self._node, self._process, self._spin, self._silent_since = node, process, spin, silent_since
         self._simulation, self._imu, self._camera = world.simulation, world.imu, world.camera
+        self._prefix, self._others = world.prefix, world.others
         self._parameters_of_node = parameters
         self._command = command
         self._folder = folder
@@ -224,6 +267,8 @@ class Faults:
         }
         if shutil.disk_usage("/dev/shm").total > MAX_FILLED_BYTES:
             del self.all["shared_memory_full"]
+        if not self._others:
+            del self.all["camera_away"]
 
     def fault_bad_frames(self) -> None:
         """Forty malformed messages among the good ones."""
@@ -257,7 +302,16 @@ class Faults:
 
     def fault_camera_restart(self) -> None:
         """The camera leaves the graph and returns."""
-        self._camera.restart(self._random.uniform(0.1, 2.0))
+        with self._camera.away():
+            time.sleep(self._random.uniform(0.1, 2.0))
+
+    def fault_camera_away(self) -> None:
+        """The last of several cameras leaves the graph for some seconds; the others must have maps meanwhile."""
+        name, camera = list(self._others.items())[-1]
+        with camera.away():
+            left_s = time.time()
+            self._spin(self._random.uniform(2.0, 6.0))
+        self.troubles += [f"{each} had no map while {name} was away" for each in self._silent_since(left_s, name)]
 
     def fault_stamps(self) -> None:
         """Stamps jump back by an hour, and forward again."""
@@ -271,7 +325,7 @@ class Faults:
         They are reliable, like many tools. If the crowd hangs in Fast DDS because of that (see `qos.input_qos`), it is
         killed and counted, which is one more fault for the node.
         """
-        crowd = multiprocessing.get_context("spawn").Process(target=be_a_crowd, daemon=True)
+        crowd = multiprocessing.get_context("spawn").Process(target=be_a_crowd, args=(self._prefix,), daemon=True)
         crowd.start()
         limit_s = time.monotonic() + CROWD_LIMIT_S
         while crowd.is_alive() and time.monotonic() < limit_s:

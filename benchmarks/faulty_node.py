@@ -28,7 +28,7 @@ def main() -> int:
     from sal360_ros import saliency_node
 
     command = mapped(os.environ[VARIABLE])
-    predict = Predictor.predict
+    predict = Predictor.predict_batch  # for one frame, too
 
     def faulty(self: Predictor, *arguments: Any) -> Any:
         if command[0] == FAIL:
@@ -37,7 +37,7 @@ def main() -> int:
             time.sleep(0.02)
         return predict(self, *arguments)
 
-    Predictor.predict = faulty  # type: ignore[method-assign]
+    Predictor.predict_batch = faulty  # type: ignore[method-assign]
     return saliency_node.main()
 
 

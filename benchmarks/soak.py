@@ -1,12 +1,15 @@
 """Endurance test: a camera at 30 Hz and random faults against the real node; exits 1 if anything grows or stays down.
 
-    python benchmarks/soak.py --minutes 30 [--plot soak.png] [--json]
+    python benchmarks/soak.py --minutes 30 [--cameras] [--plot soak.png] [--json]
 
 Every fault of `faults.py` happens once as a warm-up, then in random order. Once per second, the map rate and the node's
 memory, threads, file handles and shared-memory files are sampled. The minimum of the last third is compared with that
 of the second third: large frames and crowds of subscribers cause peaks, the heap needs minutes to settle, but a leak
 raises the minimum. After each fault, a map of a new frame must arrive within a second; where inference fails for long
 or hangs, the fault ends when the node has opened its model again. Its inputs include a simulated clock and an IMU.
+
+With --cameras, the node has three cameras: the one with the faults, a dual fisheye, and a cube map that comes and goes.
+After each fault, all three must have a map within a second, and while one is away, the others must have theirs.
 """
 
 from __future__ import annotations
@@ -20,13 +23,14 @@ import random
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import rclpy
-from faults import HANG_S, MAX_FAILURES, NODE, SIZES, Faults, World
+from faults import CAMERAS, HANG_S, MAX_FAILURES, NODE, SIZES, Faults, World, camera_parameters
 from faulty_node import NONE, VARIABLE, mapped
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
@@ -45,7 +49,7 @@ ALLOWED_GROWTH = {"memory_mb": 16.0, "threads": 0, "handles": 0, "shared_memory_
 
 
 class Soak:
-    """The driver: camera, subscriber and observer of one node process."""
+    """The driver: cameras, subscriber and observer of one node process."""
 
     def __init__(
         self, process: NodeProcess, parameters: Mapping[str, Any], command: mmap.mmap, folder: Path, seed: int
@@ -53,23 +57,37 @@ class Soak:
         self._process = process
         self._watched = psutil.Process(process.pid)
         self._node = rclpy.create_node("soak")
-        self._newest_stamp_s = 0.0
+        has_several = "cameras" in parameters
+        self._newest_stamp_s = dict.fromkeys(CAMERAS if has_several else [""], 0.0)
+        """Camera → stamp of its newest map."""
         self._maps = 0
         self._begin_s = time.monotonic()
         self._next_sample_s = self._begin_s
         self.samples: list[dict[str, float]] = []
         self.recoveries: list[tuple[str, float]] = []
-        self._node.create_subscription(Image, "saliency", self._on_map, input_qos(depth=10))
+        for name in self._newest_stamp_s:
+            topic = f"{name}/saliency" if name else "saliency"
+            self._node.create_subscription(Image, topic, partial(self._on_map, name), input_qos(depth=10))
         bring_up(self._node, NODE, process)
-        self._world = World(self._node, RATE_HZ)
-        self._faults = Faults(self._node, process, self._world, parameters, command, folder, self.spin, seed)
+        self._world = World(self._node, RATE_HZ, has_several=has_several)
+        self._faults = Faults(
+            self._node, process, self._world, parameters, command, folder, self.spin, self.silent_since, seed
+        )
         self.troubles = self._faults.troubles
         self.crowds = self._faults.crowds
         self._random = random.Random(seed)
 
-    def _on_map(self, message: Image) -> None:
+    def _on_map(self, camera: str, message: Image) -> None:
         self._maps += 1
-        self._newest_stamp_s = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+        self._newest_stamp_s[camera] = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+
+    def silent_since(self, time_s: float, besides: str = "") -> list[str]:
+        """The cameras, besides one, without a map of a frame after `time_s`, or with one from the far future."""
+        return [
+            name
+            for name, stamp_s in self._newest_stamp_s.items()
+            if not (time_s <= stamp_s < time_s + GIVE_UP_S or (besides and name == besides))
+        ]
 
     def spin(self, seconds: float) -> None:
         """Run callbacks and take samples for some seconds."""
@@ -100,10 +118,10 @@ class Soak:
         return [each.path for each in self._watched.memory_maps() if each.path.startswith("/dev/shm/fast")]
 
     def run_fault(self, name: str) -> None:
-        """Run one fault and measure the time from its end to the next map."""
+        """Run one fault and measure the time from its end to the next map of every camera."""
         self._faults.all[name]()
         over_s, over = time.time(), time.monotonic()
-        while not over_s <= self._newest_stamp_s < over_s + GIVE_UP_S:
+        while self.silent_since(over_s):
             self.spin(0.005)
             if time.monotonic() > over + GIVE_UP_S:
                 break
@@ -141,7 +159,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     parameters = {
         "model": arguments.model,
         "use_sim_time": True,
-        "orientation": "imu",
+        **(camera_parameters() if arguments.cameras else {"orientation": "imu"}),
         "health.max_failures": MAX_FAILURES,
         "health.hang_s": HANG_S,
     }
@@ -226,6 +244,7 @@ def main() -> int:
         default=30.0,
         help="duration; below 20 minutes the heap has not settled, and memory may seem to grow (default: %(default)g)",
     )
+    parser.add_argument("--cameras", action="store_true", help="three cameras of different formats")
     parser.add_argument("--model", default="", help="model file (default: the bundled model)")
     parser.add_argument("--seed", type=int, default=360, help="seed of the random faults (default: %(default)d)")
     parser.add_argument("--plot", type=Path, help="write a plot of the samples over time to this file")

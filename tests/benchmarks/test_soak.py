@@ -9,8 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from sal360.cameras import CameraSettings, open_camera
 from sal360.predictor import Predictor
+from sal360.settings import flatten
 from sal360_ros import saliency_node
+from sal360_ros.parameters import SaliencyParameters
 
 pytestmark = pytest.mark.ros
 
@@ -21,23 +24,23 @@ def test_inference_of_the_node_under_test_fails_and_works_on_command(repository,
     command = tmp_path / "command"
     command.write_bytes(bytes([faulty_node.NONE]))
     monkeypatch.setenv(faulty_node.VARIABLE, str(command))
-    monkeypatch.setattr(Predictor, "predict", lambda *_: "a map")
+    monkeypatch.setattr(Predictor, "predict_batch", lambda *_: "maps")
     seen = []
 
     def main():
         predictor = object.__new__(Predictor)
-        seen.append(predictor.predict())
+        seen.append(predictor.predict_batch())
         faulty_node.mapped(command)[0] = faulty_node.FAIL
         with pytest.raises(RuntimeError, match="injected by the benchmark"):
-            predictor.predict()
+            predictor.predict_batch()
         faulty_node.mapped(command)[0] = faulty_node.HANG
         threading.Timer(0.3, lambda: faulty_node.mapped(command).__setitem__(0, faulty_node.NONE)).start()
-        seen.append(predictor.predict())
+        seen.append(predictor.predict_batch())
         return 0
 
     monkeypatch.setattr(saliency_node, "main", main)
     assert faulty_node.main() == 0
-    assert seen == ["a map", "a map"]
+    assert seen == ["maps", "maps"]
 
 
 @pytest.fixture
@@ -78,6 +81,34 @@ def test_a_steady_node_with_peaks_and_a_heap_that_settles_has_no_trouble(judged)
 def test_growth_is_named(judged, name, curve):
     (trouble,) = judged(**{name: curve})
     assert trouble.startswith(f"{name} grew by ")
+
+
+def test_cameras_of_different_formats_have_frames_that_their_models_accept(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    faults = importlib.import_module("faults")
+    names = list(faults.CAMERAS)
+    assert len(names) == 3
+    assert len({faults.CAMERAS[name].camera.get("model", "auto") for name in names}) == 3
+    for each in faults.CAMERAS.values():
+        camera = open_camera(CameraSettings(**each.camera), *each.size)
+        assert (camera.height, camera.width) == each.size
+    parameters = faults.camera_parameters()
+    assert parameters["cameras"] == names
+    SaliencyParameters(cameras=tuple(names))
+    known = {name for name, _, _ in flatten(SaliencyParameters())}
+    for name in parameters.keys() - {"cameras"}:
+        owner, _, setting = name.partition(".")
+        assert owner in names
+        assert setting in known
+
+
+def test_a_camera_without_maps_while_another_is_away_is_a_trouble(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    soak = importlib.import_module("soak")
+    driver = object.__new__(soak.Soak)
+    driver._newest_stamp_s = {"front": 5.0, "rear": 4.0, "cube": 1.0}
+    assert driver.silent_since(4.5, besides="cube") == ["rear"]
+    assert driver.silent_since(3.0, besides="cube") == []
 
 
 def test_a_slow_recovery_and_a_crowd_that_failed_are_troubles(judged):
