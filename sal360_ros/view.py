@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo
 from sal360.arrays import Floats, Pixels
 from sal360.cameras import Camera, CameraSettings, EquirectangularCamera, open_camera
 from sal360.cameras.lookup import Lookup
-from sal360.cameras.settings import camera_from_info, check_info_size
+from sal360.cameras.settings import camera_from_info, check_camera, check_info_size
 from sal360.errors import FrameError, ParameterError
 from sal360.outputs.layout import EQUIRECTANGULAR, Layout, SourceLayout
 from sal360.predictor import check_frame
@@ -122,7 +122,4 @@ def check_model(model: CameraModel) -> None:
                 "set one of them; beside camera.info, only camera.fov_deg is used",
             )
         return
-    try:
-        open_camera(model.settings, 1000, 2000)
-    except FrameError:  # the frames may have another size
-        return
+    check_camera(model.settings)

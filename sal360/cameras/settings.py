@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -45,7 +46,7 @@ class CameraSettings(Settings):
     preset: str = setting(
         "", "a camera whose dual-fisheye frames are known roughly, instead of a model", choices=("", *PRESETS)
     )
-    file: str = setting("", "calibration file (YAML); instead of a model")
+    file: str = setting("", "calibration file (YAML), as sal360 calibrate-lenses writes it; instead of a model")
     stereo: str = setting("none", "how the pictures of two eyes are packed in a frame", choices=STEREO)
     eye: str = setting("left", "the eye of stereo frames that is looked at", choices=EYES)
     layout: str = setting(
@@ -180,6 +181,17 @@ def open_camera(settings: CameraSettings, height: int, width: int, gpano: GPano 
     if settings.stereo == "none":
         return one_eye(height, width)
     return StereoCamera(height, width, settings.stereo, settings.eye, one_eye)
+
+
+def check_camera(settings: CameraSettings) -> None:
+    """Refuse settings that no frame can fit, before there is one.
+
+    Raises:
+        ParameterError: they contradict each other, or a file cannot be read or describes an impossible camera.
+    """
+    size = read_calibration(settings.file).size if settings.file else None
+    with contextlib.suppress(FrameError):  # the frames may have another size
+        open_camera(settings, *(size or (1000, 2000)))
 
 
 @lru_cache(maxsize=8)

@@ -40,7 +40,7 @@ from sal360.cli.options import (
     model_options,
 )
 from sal360.density import HEADSET_SIGMA_DEG
-from sal360.errors import FRAME_REJECTIONS, ParameterError, printable, require_modules
+from sal360.errors import FRAME_REJECTIONS, FrameError, ParameterError, printable, require_modules
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360.predictor import Predictor
 from sal360.replay.evaluation import BAG_NAME, VIDEO_NAME, Evaluation, evaluate_frames
@@ -92,9 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _remarks(recording, gaze, run.evaluation.results),
             run.node,
         )
+        refused = _first_refusal(report, recording)
     _write(report, run, folder)
     _print(report, folder)
-    return _status(report, recording, gaze)
+    return _status(report, recording, gaze, refused)
 
 
 def _open_recording(options: argparse.Namespace) -> AbstractContextManager[Recording]:
@@ -175,6 +176,8 @@ def _about(options: argparse.Namespace, recording: Recording, model: str) -> dic
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
         "model": model,
     }
+    if camera := changed_settings(options.camera):
+        about["camera"] = ", ".join(f"{name} {value}" for name, value in camera.items())
     if options.ground_truth:
         sources = ", ".join(options.ground_truth)
         about["ground truth"] = f"{sources}; fixations without a map are blurred by {options.truth_sigma_deg:g} degrees"
@@ -210,8 +213,11 @@ def _print(report: Report, folder: Path) -> None:
     print(f"report: {printable(folder / 'report.html')}")
 
 
-def _status(report: Report, recording: Recording, gaze: RecordedGaze | None) -> int:
+def _status(report: Report, recording: Recording, gaze: RecordedGaze | None, refused: str) -> int:
     """The exit status; problems of the run are printed on stderr.
+
+    Args:
+        refused: why a frame was rejected, if all were.
 
     Raises:
         DataError: the recording could not be read completely.
@@ -225,7 +231,7 @@ def _status(report: Report, recording: Recording, gaze: RecordedGaze | None) -> 
             print(f"error: {error}", file=sys.stderr)
         raise last  # the report covers what could be read
     if not report.figures["answered"]:
-        print(f"error: no frame has a map; {_why_no_map(report)}", file=sys.stderr)
+        print(f"error: no frame has a map; {_why_no_map(report, refused)}", file=sys.stderr)
         return 1
     if gaze is not None and not report.figures.get("frames_with_truth"):
         print("error: no frame with a map has ground truth; choose another --ground-truth", file=sys.stderr)
@@ -233,17 +239,43 @@ def _status(report: Report, recording: Recording, gaze: RecordedGaze | None) -> 
     return 1 if report.unmet else 0
 
 
-def _why_no_map(report: Report) -> str:
+def _first_refusal(report: Report, recording: Recording) -> str:
+    """What is wrong with the first frame of the most frequent reason, if no frame has a map; "" otherwise."""
+    if report.figures["answered"] or not report.rejected:
+        return ""
+    reason, _ = report.rejected.most_common(1)[0]
+    for frame in recording.frames():
+        try:
+            frame.decoded()
+        except FrameError as error:
+            if error.reason == reason:
+                return error.found
+    return ""
+
+
+_REMEDIES = {
+    "too_large": "raise --max-pixels",
+    "not_2_to_1": "describe the frames with --camera (docs/cameras.md)",
+    "camera_mismatch": "correct --camera (docs/cameras.md)",
+}
+
+
+def _why_no_map(report: Report, refused: str) -> str:
     if not report.rejected:
         return "all frames were dropped; lower --rate" if report.results else "there are no frames; record it again"
     reason, count = report.rejected.most_common(1)[0]
     share = f"{count} of {len(report.results)} frames"
-    remedy = "raise --max-pixels" if reason == "too_large" else "choose another topic or recording"
-    return f"{share}: rejected for {reason} ({FRAME_REJECTIONS[reason]}); {remedy}"
+    found = f": {refused}" if refused else ""
+    remedy = _REMEDIES.get(reason, "choose another topic or recording")
+    return f"{share}: rejected for {reason} ({FRAME_REJECTIONS[reason]}){found}; {remedy}"
 
 
 def _node_parameter(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition(":=")
+    if name.startswith("camera."):
+        raise ParameterError(f"--node-parameter sets {name}", "describe the frames with --camera, for the report, too")
+    if name in ("cameras", "fuse"):
+        raise ParameterError(f"--node-parameter sets {name}", "remove it; a replay has one camera")
     try:
         if name and separator:
             return name, yaml.safe_load(value)

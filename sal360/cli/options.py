@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from sal360.cameras.settings import AUTO, parse_camera
+from sal360.cameras.settings import AUTO, CameraSettings, check_camera, parse_camera
 from sal360.errors import ParameterError
 from sal360.images import LARGEST_MAX_PIXELS, MAX_PIXELS
 from sal360.predictor import MAX_FRONT_STRENGTH
@@ -130,12 +130,19 @@ def add_camera(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what the frames are: `camera` becomes `CameraSettings`."""
     parser.add_argument(
         "--camera",
-        type=parse_camera,
+        type=_camera,
         default=AUTO,
         metavar="CAMERA",
         help="what the frames are: a model, a preset or a calibration file, with settings after a colon, as in "
         "dual_fisheye:fov_deg=200 (see docs/cameras.md); without it, equirectangular frames of 2:1",
     )
+
+
+def _camera(text: str) -> CameraSettings:
+    """The settings that a text describes; those that no frame can fit end the command before it does anything."""
+    settings = parse_camera(text)
+    check_camera(settings)
+    return settings
 
 
 def add_max_pixels(parser: argparse.ArgumentParser, larger_ones: str = "are skipped before they are decoded") -> None:

@@ -32,7 +32,7 @@ from sal360_ros.fusion import fused
 from sal360_ros.level import LevelInput, TiltEstimator, rotation_to_upright
 from sal360_ros.mount import parse_mount
 from sal360_ros.parameters import CameraModel, SaliencyParameters
-from sal360_ros.view import CameraView
+from sal360_ros.view import CameraView, check_model
 
 pytestmark = pytest.mark.ros
 
@@ -255,6 +255,13 @@ def test_contradictory_parameters_refuse_the_transition_in_one_line(graph, make_
     assert graph.call(node.trigger_configure).name == "FAILURE"
     assert graph.wait_for_line("cannot configure: ").count("\n") == 0
     assert any(line in each for each in graph.log), graph.log
+
+
+def test_a_calibration_with_a_lens_outside_its_frame_is_refused_before_a_frame_comes(tmp_path):
+    path = tmp_path / "lenses.yaml"
+    path.write_text("width: 640\nheight: 320\nlenses: [{x: 700, y: 159, radius: 150, fov_deg: 190}]\n")
+    with pytest.raises(ParameterError, match=r"lens 1 has its centre at \(700, 159\), outside the frame of 640 x 320"):
+        check_model(CameraModel(file=str(path)))
 
 
 @pytest.mark.parametrize("text", ["0 0 0", "0 0 0 0", "0 0 nan 1", "1 2 3 4 5", "the base", "base link 1", "2nd"])

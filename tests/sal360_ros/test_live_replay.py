@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from sal360.cameras import CameraSettings, open_camera
 from sal360.images import read_map
 from sal360.predictor import Predictor
 from sal360.sources.bag import Bag
@@ -68,6 +69,32 @@ def test_a_subscriber_receives_the_map_of_every_frame_and_bad_ones_are_named(
             np.testing.assert_allclose(read_map(message.decode()), predictor.predict(frame, "bgr"), rtol=1e-4)
 
 
+def test_frames_of_another_camera_have_the_maps_that_they_have_offline(
+    mcap_bag: Any, run_evaluate: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A calibration file with a setting beside it, so that both reach the node."""
+    (tmp_path / "cube.yaml").write_text("model: cubemap\nfaces: unity\nstereo: top_bottom\n")
+    random = np.random.default_rng(0)
+    frames = [random.integers(0, 256, (80, 60, 3), dtype=np.uint8) for _ in range(3)]
+    unfit = np.zeros((64, 128, 3), np.uint8)
+    times = [1_700_000_000 * 10**9 + 3 * 10**8 * index for index in range(4)]
+    entries = [(at, mcap_bag.image(at, each, "bgr8")) for at, each in zip(times, [unfit, *frames], strict=True)]
+    bag = mcap_bag.write(tmp_path / "run", {"/camera": entries})
+    camera = f"{tmp_path / 'cube.yaml'}:eye=right"
+    common = ("--camera", camera, "--no-video", "--smoothing-time-constant-s", 0, "--require", "answered==3")
+    for mode in ("live", "offline"):
+        outcome = run_evaluate(bag, f"--{mode}", "--output", tmp_path / mode, *common)
+        assert outcome.status == 0, outcome.out + outcome.err
+        report = json.loads((tmp_path / mode / "report.json").read_text())
+        assert report["rejected"] == {"camera_mismatch": 1}
+        assert report["about"]["camera"] == f"file {tmp_path / 'cube.yaml'}, eye right"
+    model = open_camera(CameraSettings(file=str(tmp_path / "cube.yaml"), eye="right"), 80, 60)
+    with Predictor(tiny_model, backend="onnxruntime") as predictor, Bag(tmp_path / "live" / "saliency_bag") as written:
+        maps = [read_map(message.decode()) for message in written.messages(["/saliency"])]
+        for found, frame in zip(maps, frames, strict=True):
+            np.testing.assert_allclose(found, predictor.predict(frame, "bgr", camera=model), rtol=1e-3, atol=1e-3)
+
+
 def test_frames_that_come_too_fast_are_dropped_and_counted(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
@@ -104,6 +131,8 @@ def test_a_node_that_refuses_its_model_gives_a_one_line_error(
         ("encoding:=2026-13-45", "error: the node parameter is 'encoding:=2026-13-45'; expected NAME:=VALUE; write it"),
         ("saliency.layout:=source", "error: saliency.layout is 'source', and a report compares equirectangular maps;"),
         ("prior_strength:=99", "error: prior_strength is 99.0; set it to a value from 0 to"),
+        ("camera.model:=cubemap", "error: --node-parameter sets camera.model; describe the frames with --camera"),
+        ("cameras:=[front, rear]", "error: --node-parameter sets cameras; remove it; a replay has one camera"),
     ],
 )
 def test_a_node_parameter_that_is_refused_gives_a_one_line_error_with_its_cause(

@@ -20,6 +20,7 @@ from sal360.cameras.presets import PRESETS
 from sal360.cameras.settings import (
     CameraSettings,
     camera_from_info,
+    check_camera,
     check_info_size,
     open_camera,
     read_calibration,
@@ -213,6 +214,17 @@ def test_a_lens_outside_the_frame_of_its_calibration_is_refused(calibration) -> 
     path = calibration(LENSES.replace("x: 899", "x: 1899"))
     with pytest.raises(ParameterError, match=r"lens 2 has its centre at \(1899, 298.5\), outside the frame"):
         open_camera(CameraSettings(file=path), 600, 1200)
+    with pytest.raises(ParameterError, match="outside the frame"):
+        check_camera(CameraSettings(file=path))
+
+
+def test_settings_without_a_contradiction_need_no_frame_to_be_checked(calibration) -> None:
+    for each in (
+        CameraSettings(file=calibration()),
+        CameraSettings(model="cubemap"),
+        CameraSettings(preset="gear_360"),
+    ):
+        check_camera(each)
 
 
 def test_a_written_calibration_is_read_back(tmp_path, calibration) -> None:

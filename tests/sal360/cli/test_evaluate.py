@@ -208,8 +208,14 @@ def test_a_recording_without_a_usable_frame_has_a_report_and_no_video_and_gives_
     assert outcome.err.startswith(
         "error: no frame has a map; 2 of 2 frames: rejected for not_2_to_1 (a frame that is not twice"
     )
+    assert "so not equirectangular): the frame is 64 x 64; describe the frames with --camera" in outcome.err
     assert outcome.err.count("\n") == 1
     assert "rejected for not_2_to_1: 2" in outcome.out
+    mismatch = run_evaluate(bag, "--output", tmp_path / "out", "--camera", "cubemap")
+    assert mismatch.status == 1
+    assert "the frame is 64 x 64, whose faces in the layout 3x2 would be" in mismatch.err
+    assert mismatch.err.endswith("; correct --camera (docs/cameras.md)\n")
+    assert mismatch.err.count("\n") == 1
     limited = run_evaluate(bag, "--output", tmp_path / "out", "--max-pixels", 64)
     assert limited.err.endswith("; raise --max-pixels\n")
     assert "<video" not in (tmp_path / "out" / "report.html").read_text()

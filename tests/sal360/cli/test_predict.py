@@ -311,13 +311,54 @@ def test_the_part_of_the_sphere_in_a_pictures_metadata_is_used(run, tmp_path):
         ("fisheye:fov_deg=wide", "fov_deg is 'wide'; set a number"),
         ("fisheye:fov_deg=300", "fov_deg is 300.0; set it to a value from 10 to 230"),
         ("cubemap:fov_deg=100", "which is not used for the model cubemap"),
+        ("cubemap:layout=2x3", "layout is '2x3'; set it to auto, side_by_side, stacked, 3x2,"),
+        ("insta360_x3:fov_deg=200", "which is not used for the preset insta360_x3; remove fov_deg, or set model"),
+        ("auto:eye=right", "eye is 'right', and stereo is none; set stereo, or remove eye"),
+        ("cubemap:faces=unreal", "faces is 'unreal'; choose one of ffmpeg"),
+        ("equirectangular:left_deg=-170,right_deg=170", "set left_deg above right_deg"),
+        ("equirectangular:top_deg=-40,bottom_deg=40", "set top_deg above bottom_deg"),
+        ("outside.yaml", "lens 1 has its centre at (150, 31), outside the frame of 128 x 64; correct the centre"),
     ],
 )
-def test_a_camera_that_does_not_exist_gives_a_one_line_error_and_status_2(run, tmp_path, camera, named):
-    status, _, err = run(write_picture(tmp_path / "room.png"), "--camera", camera)
+def test_a_camera_that_does_not_exist_gives_a_one_line_error_before_anything_is_read(
+    run, tmp_path, camera, named, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    lens = "{x: 150, y: 31, radius: 30, fov_deg: 190}"
+    (tmp_path / "outside.yaml").write_text(f"width: 128\nheight: 64\nlenses: [{lens}]\n")
+    status, _, err = run("no_such_picture.png", "--camera", camera)
     assert status == 2
     assert named in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("camera", "size", "named"),
+    [
+        ("lenses.yaml", (64, 128), "the frame is 128 x 64, and the calibration lenses.yaml is for 640 x 320"),
+        ("cubemap", (64, 128), "whose faces in the layout 3x2 would be 42.6667 x 32; expected square faces"),
+        ("cubemap:layout=6x1", (64, 128), "expected square faces, a size of 6:1"),
+        ("auto:stereo=top_bottom", (65, 65), "its height cannot be halved for two eyes (top_bottom)"),
+        ("dual_fisheye", (64, 127), "its width cannot be halved for two lenses"),
+        ("gear_360", (72, 128), "the preset gear_360 is for frames of 2:1"),
+        ("auto", (64, 64), "looks like stereo top-bottom (stereo: top_bottom) or one fisheye (model: fisheye)"),
+    ],
+)
+def test_frames_that_do_not_fit_the_camera_are_skipped_in_one_line(run, tmp_path, camera, size, named, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    lens = "{x: 159, y: 159, radius: 150, fov_deg: 190}"
+    (tmp_path / "lenses.yaml").write_text(f"width: 640\nheight: 320\nlenses: [{lens}]\n")
+    write_picture(tmp_path / "room.png", size)
+    write_clip(tmp_path / "clip.avi", 3, (size[1] // 2 * 2, size[0] // 2 * 2))
+    is_even = size[0] % 2 == size[1] % 2 == 0  # the codec needs even sizes
+    for name in ("room.png", "clip.avi")[: 1 + is_even]:
+        status, out, err = run(name, "--camera", camera)
+        assert status == 1
+        assert named in err
+        assert err.count("\n") == 1
+        assert "0 of 1 maps" in out
+        assert list((tmp_path / "out").glob("*")) == []
 
 
 def write_clip(path, count=6, size=(128, 64)):
