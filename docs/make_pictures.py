@@ -12,6 +12,11 @@ from cv2.typing import MatLike
 
 from docs.replay_report import replay_report
 from sal360.arrays import Density
+from sal360.cameras import Camera, CameraSettings, FisheyeCamera, open_camera
+from sal360.cameras.calibration import calibrate
+from sal360.cameras.calibration_picture import draw_calibration
+from sal360.cameras.fisheye import Lens
+from sal360.cameras.lookup import equirectangular_view
 from sal360.files import written_beside
 from sal360.images import read_picture
 from sal360.outputs.overlay import draw_overlay
@@ -20,9 +25,9 @@ from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings, decode
 from sal360.outputs.targets import find_peaks
 from sal360.outputs.viewport import ViewportMap
 from sal360.predictor import Predictor
-from sal360.projection import Viewport
+from sal360.projection import Viewport, sample_erp
 from sal360.samples import bundled_panoramas
-from sal360.sphere import angles_to_pixel, angles_to_vector, body_to_frame, nearest_pixel
+from sal360.sphere import angles_to_pixel, angles_to_vector, body_to_frame, nearest_pixel, rotation_yaw_pitch_roll
 
 HEIGHT, WIDTH = 320, 640
 IMAGES = Path(__file__).parent / "images"
@@ -34,11 +39,14 @@ def main() -> None:
     with Predictor(precision="fp32") as predictor:
         density = predictor.predict(frame, "bgr")
         write_picture("overlays.jpg", _overlays(predictor))
+        for model, width in (("dual_fisheye", 640), ("cubemap", 480), ("eac", 480)):
+            write_picture(f"{model}.jpg", _camera(predictor, open_camera(CameraSettings(model=model), HEIGHT, width)))
     write_picture("coordinates.jpg", _coordinates(frame))
     write_picture("targets.jpg", _targets(draw_overlay(frame, density), density))
     write_picture("shading_rate.jpg", _shading_rate(frame, density))
     write_picture("qp_offset.jpg", _qp_offset(frame, density))
     write_picture("viewport.jpg", _viewport(frame, density))
+    write_picture("calibrate_lenses.jpg", _calibration())
     with TemporaryDirectory(prefix="sal360-pictures-") as folder:
         write_picture("replay_report.jpg", replay_report(Path(folder)))
 
@@ -131,6 +139,41 @@ def _viewport(frame: MatLike, density: Density) -> MatLike:
     viewport = Viewport(rotation, math.radians(90), 300, 400)
     view = viewport.cut_from(frame)
     return np.hstack([view, draw_overlay(view, ViewportMap(viewport).sample(density))])
+
+
+def _seen_by(camera: Camera, panorama: MatLike) -> MatLike:
+    """A frame of the camera that shows a panorama, antialiased; black where it has no picture."""
+    rows, columns = np.mgrid[: 2 * camera.height, : 2 * camera.width] / 2 - 0.25
+    directions, has_picture = camera.unproject(columns, rows)
+    seen = sample_erp(panorama.astype(np.uint8), directions)
+    seen[~has_picture] = 0
+    return cv2.resize(seen, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+
+
+def _camera(predictor: Predictor, camera: Camera) -> MatLike:
+    """A frame of the camera, and the map made of it."""
+    frame = _seen_by(camera, read_picture(bundled_panoramas() / "city.jpg")).astype(np.uint8)
+    view = equirectangular_view(camera, frame)
+    view = cv2.resize(view, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    overlay = draw_overlay(view, predictor.predict(frame, "bgr", camera=camera), full_scale=6.0)
+    return np.hstack([frame, np.zeros((HEIGHT, 8, 3), np.uint8), overlay])
+
+
+def _calibration() -> MatLike:
+    """What `sal360 calibrate-lenses` draws for a camera whose lenses are not where they should be."""
+    size = 480
+    centres, turns = ((238.5, 245.2), (725.8, 236.4)), ((0.0, 0.0, 0.0), (182.4, -1.8, 2.1))
+    lenses = [
+        Lens.with_radius(*centre, 0.46 * size, 202.0, rotation=rotation_yaw_pitch_roll(*map(math.radians, turn)))
+        for centre, turn in zip(centres, turns, strict=True)
+    ]
+    panorama = read_picture(bundled_panoramas() / "courtyard.jpg")
+    frame = _seen_by(FisheyeCamera(size, 2 * size, lenses), panorama).astype(np.uint8)
+    before = open_camera(CameraSettings(model="dual_fisheye"), size, 2 * size)
+    assert isinstance(before, FisheyeCamera)
+    found = calibrate([frame])
+    picture = draw_calibration([frame], found, before, found.rig.turned_like(before))
+    return cv2.resize(picture, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
 
 
 if __name__ == "__main__":

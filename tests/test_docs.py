@@ -17,12 +17,14 @@ import yaml
 
 from docs import tables
 from sal360 import sphere
+from sal360.cameras.settings import check_camera, parse_camera
 from sal360.errors import ParameterError
 from sal360.outputs.qp_offset import QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRateSettings
 from sal360.outputs.smoothing import SmoothingSettings
 from sal360.outputs.targets import PeakSettings, SelectionSettings
 from sal360.settings import Settings, flatten, setting
+from sal360_ros.parameters import CameraParameters, SaliencyParameters
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -107,6 +109,27 @@ def test_options_on_the_pages_exist(
         if options:
             known = set(re.findall(r"--[a-z][\w.-]*", help_of(command, monkeypatch, capsys)))
             assert options <= known, (command, options - known)
+
+
+def test_cameras_on_the_pages_can_be_opened() -> None:
+    text = (DOCS / "cameras.md").read_text()
+    table = text.partition("| camera | driver |")[2].partition("\n\n")[0].splitlines()[2:]
+    in_table = [re.match("`([^`]+)`", row.split(" | ")[3]) for row in table]
+    named = [match[1] for match in in_table if match]
+    assert len(named) > 8
+    named += re.findall(r"--camera ([\w:=,.-]+)", text + (DOCS.parent / "README.md").read_text())
+    for each in named:
+        if not each.endswith(".yaml"):
+            check_camera(parse_camera(each))
+
+
+def test_parameters_in_commands_on_the_pages_are_declared(page: Path) -> None:
+    parameters = {"saliency_node": SaliencyParameters(), "panorama_camera": CameraParameters()}
+    for node, line in re.findall(r"ros2 run sal360_ros (saliency_node|panorama_camera) (.*)", page.read_text()):
+        known = {name: default for name, default, _ in flatten(parameters[node])}
+        for name, quoted, value in re.findall(r'-p ([\w.]+):=(?:"([^"]*)"|(\S+))', line):
+            assert name in known, line
+            assert isinstance(yaml.safe_load(quoted or value), type(known[name])), line
 
 
 @pytest.mark.parametrize(

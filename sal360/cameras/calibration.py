@@ -57,8 +57,9 @@ class Area(NamedTuple):
     def around(self, points: Floats) -> Mask:
         """Whether pixel coordinates (..., 2) lie in it (...)."""
         x, y = np.moveaxis(points, -1, 0)
-        in_columns = (x >= self.columns.start) & (x <= self.columns.stop - 1)
-        return in_columns & (y >= self.rows.start) & (y <= self.rows.stop - 1)
+        in_columns: Mask = (x >= self.columns.start) & (x <= self.columns.stop - 1)
+        in_rows: Mask = (y >= self.rows.start) & (y <= self.rows.stop - 1)
+        return in_columns & in_rows
 
 
 class Rig(NamedTuple):
@@ -87,7 +88,7 @@ class Rig(NamedTuple):
         fov_deg = self.fov_deg + math.degrees(step[6])
         fov_deg = min(max(fov_deg, 180.0), MAX_FOV_DEG)
         first = _moved(self.first, step[0:2], step[4], fov_deg, np.eye(3))
-        return Rig(first, _moved(self.second, step[2:4], step[5], fov_deg, turn))
+        return Rig(first, _moved(self.second, step[2:4], step[5], fov_deg, turn.astype(np.float64)))
 
     def turned_like(self, expected: FisheyeCamera) -> FisheyeCamera:
         """The camera with these lenses whose front lens looks and is turned exactly as that of `expected`.
@@ -253,27 +254,31 @@ def _features(picture: Pixels, area: Area, rig: Rig, lens: int, margin_rad: floa
     """The features in the ring that both lenses see, and `margin_rad` beyond it, found on a band along the ring."""
     edge = rig[lens].half_fov_rad
     nearest, farthest = math.pi - edge - margin_rad, edge + margin_rad  # angles from the axis of the first lens
-    per_rad = min(
-        (rig.first.radius_px + rig.second.radius_px) / (2 * edge), 600.0
-    )  # pixels, as many as the lenses have
+    per_rad = min((rig.first.radius_px + rig.second.radius_px) / (2 * edge), 600.0)  # pixels: about those of the lenses
     columns, again = round(2 * math.pi * per_rad), round(0.15 * per_rad)  # `again`: the ring has no end
-    angle = nearest + (np.arange(round((farthest - nearest) * per_rad)) + 0.5) / per_rad
-    turn = (np.arange(columns + again) + 0.5) * (2 * math.pi / columns)
+    angle = nearest + (np.arange(round((farthest - nearest) * per_rad), dtype=np.float64) + 0.5) / per_rad
+    turn = (np.arange(columns + again, dtype=np.float64) + 0.5) * (2 * math.pi / columns)
     points, from_axis = rig.points(lens, ring(angle[:, None], turn))
     usable = (from_axis < edge - math.radians(1.5)) & area.around(points)  # descriptors at the border would see it
-    band = cv2.remap(picture, *np.moveaxis(points.astype(np.float32), -1, 0), cv2.INTER_LINEAR)
+    band = looked_up(picture, points)
     keypoints, descriptors = _sift().detectAndCompute(_evened(band, usable), usable.astype(np.uint8) * 255)
     if not keypoints:
         return _Features(np.empty((0, 3)), np.empty((0, 2)), np.empty((0, 128), np.float32))
     place = np.array([each.pt for each in keypoints], dtype=np.float64) + 0.5
     directions = ring(nearest + place[:, 1] / per_rad, place[:, 0] * (2 * math.pi / columns))
-    return _Features(directions, rig.points(lens, directions)[0], descriptors)
+    return _Features(directions, rig.points(lens, directions)[0], descriptors.astype(np.float32, copy=False))
 
 
 def ring(angle: Floats, turn: Floats) -> Floats:
     """Unit vectors (..., 3) by their angle from the first lens's axis and their angle around it, radians."""
     across = np.sin(angle)
     return np.stack(np.broadcast_arrays(np.cos(angle), across * np.cos(turn), across * np.sin(turn)), axis=-1)
+
+
+def looked_up(picture: Pixels, points: Floats) -> Pixels:
+    """Pixels (h, w, 3) of a picture at coordinates (h, w, 2); black outside it."""
+    x, y = np.moveaxis(points.astype(np.float32), -1, 0)
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def _sift() -> cv2.SIFT:
@@ -287,13 +292,12 @@ def _evened(band: Pixels, usable: Mask) -> Pixels:
     share = np.maximum(_local(weight), 1e-3)
     detail = (grey - _local(grey) / share) * weight
     contrast = np.sqrt(_local(detail**2) / share)
-    evened = 128 + 45 * detail / (contrast + 4)  # 4: what is only noise stays faint
+    evened: Reals = 128 + 45 * detail / (contrast + 4)  # 4: what is only noise stays faint
     return np.clip(evened, 0, 255).astype(np.uint8)
 
 
 def _local(values: Reals) -> Reals:
-    smooth: Reals = cv2.GaussianBlur(values, (0, 0), 12)
-    return smooth
+    return cv2.GaussianBlur(values, (0, 0), 12).astype(np.float32, copy=False)
 
 
 def _match_anywhere(picture: Pixels, both: Sequence[Area], rig: Rig, index: int) -> Matches:
@@ -312,8 +316,9 @@ def _match_nearby(picture: Pixels, both: Sequence[Area], rig: Rig, index: int) -
 def _distances(first: _Features, second: _Features) -> Reals:
     """Distances (N, M) between the descriptors of two sets of features."""
     a, b = first.descriptors, second.descriptors
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
-    return np.sqrt(np.maximum(squares, 0))
+    squares: Reals = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    distances: Reals = np.sqrt(np.maximum(squares, 0))
+    return distances
 
 
 def _mutual(first: _Features, second: _Features, distances: Reals, ratio: float, index: int) -> Matches:
@@ -450,7 +455,7 @@ def _uncertainty(matches: Matches, rig: Rig, prior: _Prior, scale: float) -> flo
     """Standard deviation in radians of the step between the lenses, where on the ring of 90° it is largest."""
     slopes = _linearised(matches, rig)[1]
     covariance = np.linalg.inv(_normal_matrix(slopes, np.full(len(matches), 1 / scale**2), prior))
-    middle = ring(np.array(math.pi / 2), np.arange(36) * (math.pi / 18))
+    middle = ring(np.array(math.pi / 2), np.arange(36, dtype=np.float64) * (math.pi / 18))
     perfect = Matches(rig.points(0, middle)[0], rig.points(1, middle)[0], np.zeros(36, np.int64))
     along = _linearised(perfect, rig)[1]
     variances = np.einsum("nip,pq,niq->n", along, covariance, along)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Floats, Pixels
-from sal360.cameras.calibration import Calibration, Rig, ring
+from sal360.cameras.calibration import Calibration, Rig, looked_up, ring
 from sal360.cameras.camera import Camera
 from sal360.cameras.lookup import Lookup
 
@@ -58,9 +58,10 @@ def _title(text: str) -> Pixels:
 def _band(picture: Pixels, rig: Rig, lens: int) -> Pixels:
     per_rad = _WIDTH / (2 * math.pi)
     rows = round(_BAND_RAD * per_rad)
-    angle = math.pi / 2 + (np.arange(rows) + 0.5 - rows / 2) / per_rad
-    points, from_axis = rig.points(lens, ring(angle[:, None], (np.arange(_WIDTH) + 0.5) / per_rad))
-    band = cv2.remap(picture, *np.moveaxis(points.astype(np.float32), -1, 0), cv2.INTER_LINEAR)
+    angle = math.pi / 2 + (np.arange(rows, dtype=np.float64) + 0.5 - rows / 2) / per_rad
+    turn = (np.arange(_WIDTH, dtype=np.float64) + 0.5) / per_rad
+    points, from_axis = rig.points(lens, ring(angle[:, None], turn))
+    band = looked_up(picture, points)
     band[from_axis > rig[lens].half_fov_rad] = 0
     return band
 

@@ -46,7 +46,8 @@ def find_circle(brightness: Pixels, name: str) -> Circle:
     """
     height, width = brightness.shape
     nominal = min(height, width) / 2
-    soft = cv2.GaussianBlur(brightness.astype(np.float32), (0, 0), max(0.8, nominal / 500))
+    blurred = cv2.GaussianBlur(brightness.astype(np.float32), (0, 0), max(0.8, nominal / 500))
+    soft = blurred.astype(np.float32, copy=False)
     circle = Circle(width / 2 - 0.5, height / 2 - 0.5, nominal, math.inf)
     threshold = _threshold_of_black(soft, circle)
     for _ in range(3):  # rays from the middle of the circle meet its border at right angles
@@ -157,4 +158,5 @@ def _refined(points: Floats, circle: Floats, tolerance: float) -> Circle | None:
     deviation = spread * math.sqrt(10 * float(np.linalg.inv(normal).diagonal().max()))
     if deviation > _LARGEST_DEVIATION * circle[2]:
         return None
-    return Circle(*circle.tolist(), deviation)
+    x, y, radius = circle.tolist()
+    return Circle(x, y, radius, deviation)

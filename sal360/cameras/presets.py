@@ -1,6 +1,6 @@
-"""Cameras that people own: rough starting points for their dual-fisheye frames; only the Theta S was measured.
+"""Cameras that people own: rough starting points for their dual-fisheye frames, some from published measurements.
 
-No two cameras are alike: measure yours and write a calibration file (docs/cameras.md). Lengths are relative to the
+No two cameras are alike: `sal360 calibrate-lenses` measures yours. Lengths are relative to the
 frame, so that a preset fits every resolution of a stream with the same shape.
 """
 
@@ -41,6 +41,9 @@ def _side_by_side(radius: float, front_roll: float, rear_roll: float, y: float =
     return PresetLens(0.25, y, radius, 0, front_roll), PresetLens(0.75, y, radius, 180, rear_roll)
 
 
+_INSTA360 = PresetLens(0.75, 0.5, 0.25, 0, -90), PresetLens(0.25, 0.5, 0.25, 180, 90)
+"""The sensors are mounted turned; the front lens is on the right."""
+
 PRESETS = {
     "ricoh_theta_s": Preset(
         "Ricoh Theta S",
@@ -71,14 +74,21 @@ PRESETS = {
         "its dual-fisheye pictures (11008 x 5504); its USB stream is stitched",
     ),
     "insta360_one_x2": Preset(
-        "Insta360 One X2", (2, 1), 200.0, _side_by_side(0.24, 90, -90), "its SDK's live frames; sensors mounted turned"
+        "Insta360 One X2",
+        (2, 1),
+        194.0,
+        _INSTA360,
+        "radius at 97° from the checkerboard calibration in insta360_ros_driver; front and up as in that driver",
     ),
     "insta360_x3": Preset(
-        "Insta360 X3", (2, 1), 200.0, _side_by_side(0.24, 90, -90), "its SDK's live frames; sensors mounted turned"
+        "Insta360 X3",
+        (2, 1),
+        194.0,
+        _INSTA360,
+        "radius at 90° from an owner's Kalibr calibration (hilti-trimble-slam-challenge-2026, issue 29); front and up as "
+        "in insta360_ros_driver",
     ),
-    "insta360_x4": Preset(
-        "Insta360 X4", (2, 1), 200.0, _side_by_side(0.24, 90, -90), "its SDK's live frames; sensors mounted turned"
-    ),
+    "insta360_x4": Preset("Insta360 X4", (2, 1), 194.0, _INSTA360, "estimate: the same as the X3"),
     "gear_360": Preset(
         "Samsung Gear 360", (2, 1), 195.0, _side_by_side(0.25, 0, 0), "its maker's data sheet: 195° for each lens"
     ),

@@ -182,7 +182,10 @@ def test_a_preset_says_where_front_and_up_are(run, tmp_path):
     status, _, err = run(tmp_path / "a.png", "--preset", "insta360_x3")
     assert (status, err) == (0, "")
     first = read_calibration(tmp_path / "out" / "mine.yaml").lenses[0]
-    assert first.rotation == pytest.approx(rotation_yaw_pitch_roll(0, 0, math.radians(90)), abs=1e-6)
+    assert first.rotation == pytest.approx(rotation_yaw_pitch_roll(0, 0, math.radians(-90)), abs=1e-6)
+    assert (first.centre_x, first.centre_y) == pytest.approx(
+        (camera.lenses[1].centre_x, camera.lenses[1].centre_y), abs=4
+    )
 
 
 def test_the_command_says_which_picture_does_not_fit(run, tmp_path):
