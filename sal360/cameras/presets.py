@@ -85,8 +85,8 @@ PRESETS = {
         (2, 1),
         194.0,
         _INSTA360,
-        "radius at 90° from an owner's Kalibr calibration (hilti-trimble-slam-challenge-2026, issue 29); front and up as "
-        "in insta360_ros_driver",
+        "radius at 90° from an owner's calibration (hilti-trimble-slam-challenge-2026, issue 29); "
+        "front and up as in insta360_ros_driver",
     ),
     "insta360_x4": Preset("Insta360 X4", (2, 1), 194.0, _INSTA360, "estimate: the same as the X3"),
     "gear_360": Preset(

@@ -129,12 +129,17 @@ def parse_camera(text: str) -> CameraSettings:
         )
     for item in filter(None, tail.split(",")):
         name, _, value = item.partition("=")
-        if name in values or name not in _NAMES:
+        if name in values:
+            raise ParameterError(f"the camera {text!r} has {name} twice"[:300], "set it once")
+        if name not in _NAMES:
             raise ParameterError(
                 f"the camera {text!r} has the setting {name!r}"[:300], "set others, NAME=VALUE: " + ", ".join(_NAMES)
             )
         values[name] = _parsed(name, value)
-    return CameraSettings(**values)
+    settings = CameraSettings(**values)
+    if not settings.file:
+        _refuse_unused(settings, values)  # those with their usual value, too: they were written
+    return settings
 
 
 _NAMES = tuple(each.name for each in dataclasses.fields(CameraSettings) if each.name not in ("model", "preset", "file"))
@@ -173,7 +178,7 @@ def open_camera(settings: CameraSettings, height: int, width: int, gpano: GPano 
 
     def one_eye(rows: int, columns: int) -> Camera:
         if calibration is not None and calibration.lenses:
-            return FisheyeCamera(rows, columns, calibration.lenses, settings.blend_deg)
+            return _calibrated_camera(calibration, settings, rows, columns)
         if settings.preset:
             return _preset_camera(settings, rows, columns)
         return _MODELS[settings.model](settings, rows, columns, gpano)
@@ -226,26 +231,13 @@ def _merged(settings: CameraSettings, calibration: Calibration) -> CameraSetting
 
 def _check_use(settings: CameraSettings, calibration: Calibration | None) -> None:
     """Refuse settings that the model does not use: they show that something else is meant."""
-    changed = changed_settings(settings)
     if settings.eye != CameraSettings.eye and settings.stereo == "none":
         raise ParameterError(f"eye is {settings.eye!r}, and stereo is none", "set stereo, or remove eye")
-    if settings.preset:
-        if settings.model not in ("auto", "dual_fisheye"):
-            raise ParameterError(
-                f"preset is {settings.preset!r}, and model is {settings.model!r}", "set one of them, not both"
-            )
-        used = _STEREO | {"model", "preset", "blend_deg"}
-        name = f"the preset {settings.preset}"
-    else:
-        used = _OF_MODEL[settings.model] | {"model"}
-        name = "frames without a model (auto)" if settings.model == "auto" else f"the model {settings.model}"
-    for each, value in changed.items():
-        if each not in used:
-            owners = [model for model, uses in _OF_MODEL.items() if each in uses and model != "auto"]
-            raise ParameterError(
-                f"{each} is {value!r}, which is not used for {name}",
-                f"remove {each}, or set model to {' or '.join(owners)}",
-            )
+    if settings.preset and settings.model not in ("auto", "dual_fisheye"):
+        raise ParameterError(
+            f"preset is {settings.preset!r}, and model is {settings.model!r}", "set one of them, not both"
+        )
+    _refuse_unused(settings, changed_settings(settings))
     if settings.layout in _DUAL_LAYOUTS and settings.model in ("cubemap", "eac"):
         raise ParameterError(
             f"layout is {settings.layout!r}, and model is {settings.model!r}", "choose one of " + ", ".join(LAYOUTS)
@@ -254,6 +246,23 @@ def _check_use(settings: CameraSettings, calibration: Calibration | None) -> Non
         raise ParameterError(
             f"layout is {settings.layout!r}, and model is 'dual_fisheye'", "choose side_by_side or stacked"
         )
+
+
+def _refuse_unused(settings: CameraSettings, given: Mapping[str, Any]) -> None:
+    """Refuse the given settings that neither the preset nor the model uses."""
+    if settings.preset:
+        used = _STEREO | {"model", "preset", "blend_deg"}
+        name = f"the preset {settings.preset}"
+    else:
+        used = _OF_MODEL[settings.model] | {"model"}
+        name = "frames without a model (auto)" if settings.model == "auto" else f"the model {settings.model}"
+    for each, value in given.items():
+        if each not in used:
+            owners = [model for model, uses in _OF_MODEL.items() if each in uses and model != "auto"]
+            raise ParameterError(
+                f"{each} is {value!r}, which is not used for {name}",
+                f"remove {each}, or set model to {' or '.join(owners)}",
+            )
 
 
 # --- models ---
@@ -370,6 +379,13 @@ def _preset_camera(settings: CameraSettings, height: int, width: int) -> Camera:
         for each in preset.lenses
     ]
     return FisheyeCamera(height, width, lenses, settings.blend_deg)
+
+
+def _calibrated_camera(calibration: Calibration, settings: CameraSettings, height: int, width: int) -> Camera:
+    try:
+        return FisheyeCamera(height, width, calibration.lenses, settings.blend_deg)
+    except ParameterError as error:
+        raise ParameterError(f"{calibration.path}: {error.found}", error.remedy) from None
 
 
 # --- calibration files ---

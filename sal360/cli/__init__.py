@@ -26,7 +26,7 @@ COMMANDS = {
     "predict": Command("sal360.cli.predict", "write the saliency maps of pictures"),
     "encode": Command("sal360.cli.encode", "encode a video with better quality where people look"),
     "evaluate": Command("sal360.cli.evaluate", "evaluate a recorded bag: accuracy, latency, drops, flicker"),
-    "demo": Command("sal360_ros.demo", "run a 360° camera and the node on a ROS 2 graph and measure them"),
+    "demo": Command("sal360_ros.demo", "run a camera and the node on a ROS 2 graph and measure them"),
     "level": Command("sal360.cli.level", "find which way is up in a tilted camera's pictures"),
     "calibrate-lenses": Command("sal360.cli.calibrate_lenses", "calibrate a camera with two fisheye lenses"),
     "build-engine": Command("sal360.cli.build_engine", "build a TensorRT engine, so that the first start is fast"),

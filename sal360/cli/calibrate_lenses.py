@@ -29,7 +29,7 @@ from sal360.cameras.fisheye import MAX_FOV_DEG, FisheyeCamera
 from sal360.cameras.presets import PRESETS
 from sal360.cameras.settings import CameraSettings, open_camera, write_calibration
 from sal360.cli.options import CommandParser, add_max_pixels, in_range
-from sal360.errors import DataError, ParameterError, printable
+from sal360.errors import DataError, FrameError, ParameterError, printable
 from sal360.images import read_picture, write_picture
 from sal360.sources.pictures import pictures_in
 
@@ -63,9 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _expected(options: argparse.Namespace, height: int, width: int) -> FisheyeCamera:
-    """The camera as it would be without errors."""
+    """The camera as it would be without errors.
+
+    Raises:
+        DataError: the preset is for pictures of another shape.
+    """
     settings = CameraSettings(preset=options.preset) if options.preset else CameraSettings(model="dual_fisheye")
-    camera = open_camera(settings, height, width)
+    try:
+        camera = open_camera(settings, height, width)
+    except FrameError as error:
+        raise DataError(error.found, "use pictures in that format, or leave --preset out") from None
     assert isinstance(camera, FisheyeCamera)
     return camera
 

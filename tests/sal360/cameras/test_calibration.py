@@ -197,6 +197,14 @@ def test_the_command_says_which_picture_does_not_fit(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_preset_of_another_shape_is_refused_with_what_the_command_can_do(run, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((400, 800, 3), np.uint8))
+    status, _, err = run(tmp_path / "a.png", "--preset", "ricoh_theta_s")
+    assert status == 2
+    assert err.startswith("error: the frame is 800 x 400, and the preset ricoh_theta_s is for frames of 16:9; use pictures")
+    assert err.count("\n") == 1
+
+
 def test_the_command_says_which_picture_did_not_help(run, tmp_path):
     camera = camera_with_errors(13)
     cv2.imwrite(str(tmp_path / "a.png"), render(camera, sample("courtyard"), 14))
