@@ -201,7 +201,9 @@ def test_a_preset_of_another_shape_is_refused_with_what_the_command_can_do(run, 
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((400, 800, 3), np.uint8))
     status, _, err = run(tmp_path / "a.png", "--preset", "ricoh_theta_s")
     assert status == 2
-    assert err.startswith("error: the frame is 800 x 400, and the preset ricoh_theta_s is for frames of 16:9; use pictures")
+    assert err.startswith(
+        "error: the frame is 800 x 400, and the preset ricoh_theta_s is for frames of 16:9; use pictures"
+    )
     assert err.count("\n") == 1
 
 

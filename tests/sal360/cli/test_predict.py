@@ -319,7 +319,10 @@ def test_the_part_of_the_sphere_in_a_pictures_metadata_is_used(run, tmp_path):
         ("equirectangular:top_deg=-40,bottom_deg=40", "set top_deg above bottom_deg"),
         ("gear_360:fov_deg=190", "fov_deg is 190.0, which is not used for the preset gear_360"),
         ("fisheye:fov_deg=180,fov_deg=190", "has fov_deg twice; set it once"),
-        ("outside.yaml", "outside.yaml: lens 1 has its centre at (150, 31), outside the frame of 128 x 64; correct the centre"),
+        (
+            "outside.yaml",
+            "outside.yaml: lens 1 has its centre at (150, 31), outside the frame of 128 x 64; correct the centre",
+        ),
     ],
 )
 def test_a_camera_that_does_not_exist_gives_a_one_line_error_before_anything_is_read(
