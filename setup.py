@@ -61,6 +61,7 @@ setup(
             "samples/*.md",
             "replay/*.jinja",
             "encoding/*.jinja",
+            "include/*.h",
         ],
         "sal360_ros": ["py.typed"],
         "training": ["py.typed", "recipes/*.yaml", "evaluation/*.jinja"],

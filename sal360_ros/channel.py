@@ -35,6 +35,7 @@ from sal360_ros.mount import parse_mount
 from sal360_ros.orientation import OrientationInput
 from sal360_ros.parameters import SaliencyParameters, check_layout
 from sal360_ros.qos import input_qos, mismatch_logger, of_camera, overridable
+from sal360_ros.shared_maps import SharedMaps
 from sal360_ros.statistics import FrameStatistics, OutputCounts, Snapshot
 from sal360_ros.stream import CameraStream, Inputs
 from sal360_ros.topics import OutputPublisher, make_outputs
@@ -59,23 +60,35 @@ class _Maps:
         """Publishes the map; None while the node is not configured."""
         self.outputs: list[OutputPublisher] = []
         """Publish what is derived from it."""
+        self.shared: SharedMaps | None = None
+        """Writes the map to shared memory; None if nothing shall."""
         self._node = node
         self._parameters = parameters
         self._output_watch = OutputWatch()
 
-    def advertise(self) -> None:
-        """Advertise the topics."""
+    def advertise(self, spec: ModelSpec) -> None:
+        """Advertise the topics, and make the shared memory if it is wanted.
+
+        Raises:
+            Sal360Error: the shared memory cannot be made.
+        """
         self.saliency, *self.outputs = make_outputs(self._node, self.name)
+        parameters = self._parameters()
+        if parameters.shm:
+            self.shared = SharedMaps(self._node, self.saliency.topic, spec, parameters.shm_readers)
 
     def retire(self) -> Steps:
-        """The steps that remove the topics."""
-        outputs = [self.saliency, *self.outputs]
-        self.saliency, self.outputs = None, []
-        return [(f"remove {output.topic}", output.destroy) for output in outputs if output is not None]
+        """The steps that remove the topics and the shared memory."""
+        outputs, shared = [self.saliency, *self.outputs], self.shared
+        self.saliency, self.outputs, self.shared = None, [], None
+        steps: Steps = [(f"remove {output.topic}", output.destroy) for output in outputs if output is not None]
+        return [*steps, ("remove the shared memory", shared.destroy)] if shared is not None else steps
 
     def output_counts(self) -> Mapping[str, OutputCounts]:
-        """Totals of the outputs, by topic without the camera's name."""
-        return {each.name: each.counts for each in (self.saliency, *self.outputs) if each is not None}
+        """Totals of the outputs, by topic without the camera's name, and of the shared memory, by "shm"."""
+        counts = {each.name: each.counts for each in (self.saliency, *self.outputs) if each is not None}
+        shared = self.shared
+        return counts | {"shm": shared.counts} if shared is not None else counts
 
     def output_findings(self) -> Iterator[Finding]:
         """Problems of the outputs, whether or not the node is active."""
@@ -92,7 +105,7 @@ class FusedOutputs(_Maps):
         """Fuses the maps and publishes the result; None if the topics are not advertised."""
         if self.saliency is None:
             return None
-        return Fusion(self.saliency, self.outputs, self._parameters, self._node.get_logger())
+        return Fusion(self.saliency, self.outputs, self._parameters, self._node.get_logger(), self.shared)
 
 
 class CameraChannel(_Maps):
@@ -147,6 +160,7 @@ class CameraChannel(_Maps):
             self.statistics,
             lambda: self._node.get_clock().now().nanoseconds,
             self._node.get_logger(),
+            self.shared,
         )
 
     def subscribe(self, receive: Callable[[Image | CompressedImage], None]) -> None:

@@ -19,6 +19,7 @@ from sal360.projection import Maps, remap_sphere, rotation_maps
 from sal360.sphere import solid_angles
 from sal360_ros.diagnostics import ThrottledWarnings, describe
 from sal360_ros.parameters import SaliencyParameters
+from sal360_ros.shared_maps import SharedMaps
 from sal360_ros.stream import Answer, MapStream, PreparedFrame
 from sal360_ros.topics import OutputPublisher, Prediction
 
@@ -48,6 +49,7 @@ class Fusion:
         saliency, outputs: as for `MapStream`.
         parameters: returns the common parameter values.
         logger: receives warnings.
+        shared: as for `MapStream`.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class Fusion:
         outputs: Sequence[OutputPublisher],
         parameters: Callable[[], SaliencyParameters],
         logger: RcutilsLogger,
+        shared: SharedMaps | None = None,
     ) -> None:
         self._parameters = parameters
         self._warnings = ThrottledWarnings(logger.warning)
-        self._maps = MapStream("fused: ", saliency, outputs, parameters, self._warnings)
+        self._maps = MapStream("fused: ", saliency, outputs, parameters, self._warnings, shared)
         self._parts: dict[int, _Part] = {}
         self._newest: tuple[Header, Answer] | None = None
 

@@ -193,9 +193,9 @@ class SaliencyNode(LifecycleNode):
         for values in cameras.values():
             self._check(values)
         for channel in self._channels:
-            channel.advertise()
+            channel.advertise(predictor.spec)
         if self._table.current.fuse:
-            self._fused.advertise()
+            self._fused.advertise(predictor.spec)
         self.get_logger().info(f"model: {predictor.description}")
 
     def _activate(self) -> None:

@@ -17,6 +17,7 @@ from sal360.images import LARGEST_MAX_PIXELS, MAX_PIXELS
 from sal360.outputs.overlay import FULL_SCALE, MAX_FULL_SCALE, MIN_FULL_SCALE
 from sal360.outputs.qp_offset import QpOffsetSettings
 from sal360.outputs.shading_rate import ShadingRateSettings
+from sal360.outputs.shared_memory import PERMISSIONS
 from sal360.outputs.smoothing import SmoothingSettings
 from sal360.outputs.targets import PeakSettings, SelectionSettings
 from sal360.predictor import MAX_FRONT_STRENGTH, MAX_PRIOR_STRENGTH
@@ -218,6 +219,17 @@ class SaliencyParameters(Settings):
         minimum=-2 * math.pi,
         maximum=2 * math.pi,
         unit="rad",
+    )
+    shm: bool = setting(
+        False,
+        "also write every map to shared memory, where programs in C, C++ or Python look rays up (sal360.h)",
+        changes="unconfigured",
+    )
+    shm_readers: str = setting(
+        "user",
+        "who may read that memory; user: the node's user; group: also the user's group; all: everybody",
+        choices=tuple(PERMISSIONS),
+        changes="unconfigured",
     )
     overlay_height_px: int = setting(
         640, "maximum rows of `saliency/overlay`; 0: the frame's rows", minimum=0, maximum=_MAX_HEIGHT_PX, unit="px"

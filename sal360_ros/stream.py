@@ -27,6 +27,7 @@ from sal360_ros.level import LevelInput, rotation_to_upright
 from sal360_ros.messages import decode_frame, frame_size, stamp_nanoseconds
 from sal360_ros.orientation import LastOrientation, OrientationInput
 from sal360_ros.parameters import SaliencyParameters
+from sal360_ros.shared_maps import SharedMaps
 from sal360_ros.statistics import FrameStatistics
 from sal360_ros.topics import OutputPublisher, Prediction
 from sal360_ros.view import CameraView, View
@@ -42,6 +43,7 @@ class MapStream:
         outputs: publish the derived outputs, each while it has a subscriber.
         parameters: returns the parameter values for the next map.
         warnings: throttles warnings.
+        shared: writes every map to shared memory; None: nothing does.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class MapStream:
         outputs: Sequence[OutputPublisher],
         parameters: Callable[[], SaliencyParameters],
         warnings: ThrottledWarnings,
+        shared: SharedMaps | None,
     ) -> None:
         self.is_stopped = False
         """Whether no more maps are published."""
@@ -59,6 +62,7 @@ class MapStream:
         self._outputs = outputs
         self._parameters = parameters
         self._warnings = warnings
+        self._shared = shared
         self._smoothing = TemporalSmoothing()
         self._follower: Worker[Prediction, Prediction] = Worker(
             f"{label}outputs", NewestSlot(), self._publish_outputs, self._output_error
@@ -75,8 +79,16 @@ class MapStream:
         return self._smoothing.update(density, time_s, orientation)
 
     def publish(self, prediction: Prediction) -> None:
-        """Publish a map."""
-        self._saliency.publish(prediction, self._parameters())
+        """Publish a map, and write it to shared memory if that is wanted."""
+        parameters = self._parameters()
+        if self._shared is not None:
+            try:
+                self._shared.publish(prediction, parameters)
+            except Exception as error:  # the topic must not suffer from it
+                self._warnings.warn(
+                    "shm", f"{self._label}a map could not be written to shared memory: {describe(error)}"
+                )
+        self._saliency.publish(prediction, parameters)
 
     def derive(self, prediction: Prediction) -> None:
         """Let the other thread publish what is derived from a map; it replaces one that is still waiting."""
@@ -132,6 +144,8 @@ class PreparedFrame(NamedTuple):
     """What the network sees of it."""
     rig_to_upright: Floats | None
     """(3, 3), if maps are fused; None: the rig is upright."""
+    up: Floats | None
+    """(3,) unit vector, up in the image's body axes; None if it is not known."""
     time: FrameTime
     begin_s: float
     """When its processing began, by `time.perf_counter`."""
@@ -159,6 +173,15 @@ class Inputs(NamedTuple):
     """Whether its maps become part of a fused map."""
 
 
+class _Levelled(NamedTuple):
+    """How a camera is levelled for the network; fields as those of `PreparedFrame`."""
+
+    rotation: Floats | None = None
+    """(3, 3), from the camera's body axes to upright axes; None: they are the same."""
+    rig_to_upright: Floats | None = None
+    up: Floats | None = None
+
+
 class CameraStream:
     """Prepares the frames of one camera, and publishes their maps.
 
@@ -171,6 +194,7 @@ class CameraStream:
         statistics: counts and times the frames.
         now_ns: the node's clock, nanoseconds, for the age of the frames.
         logger: receives warnings.
+        shared: as for `MapStream`.
     """
 
     def __init__(
@@ -184,6 +208,7 @@ class CameraStream:
         statistics: FrameStatistics,
         now_ns: Callable[[], int],
         logger: RcutilsLogger,
+        shared: SharedMaps | None = None,
     ) -> None:
         self.answered = 0
         """Number of maps published."""
@@ -194,7 +219,7 @@ class CameraStream:
         self._statistics = statistics
         self._now_ns = now_ns
         self._warnings = ThrottledWarnings(logger.warning)
-        self._maps = MapStream(self._label, saliency, outputs, parameters, self._warnings)
+        self._maps = MapStream(self._label, saliency, outputs, parameters, self._warnings, shared)
         self._view = CameraView(spec.input_height, spec.input_width, inputs.info)
         self._stream_time = StreamTime()
         self._last_orientation = LastOrientation()
@@ -221,11 +246,13 @@ class CameraStream:
         parameters, header = self._parameters(), frame.message.header
         frame_time = self._time_of(stamp_nanoseconds(header), frame.arrival_ns)
         image, channels = decode_frame(frame.message, self._rows_needed(parameters), parameters.max_pixels)
-        rotation, rig_to_upright = self._levelling(header, frame_time, parameters)
-        view = self._view.see(image, *frame_size(frame.message), parameters.camera, rotation)
+        levelled = self._levelling(header, frame_time, parameters)
+        view = self._view.see(image, *frame_size(frame.message), parameters.camera, levelled.rotation)
         if parameters.level:
-            self._inputs.level.offer(view.picture, channels, rotation)
-        return PreparedFrame(frame, parameters, image, channels, view, rig_to_upright, frame_time, begin_s)
+            self._inputs.level.offer(view.picture, channels, levelled.rotation)
+        return PreparedFrame(
+            frame, parameters, image, channels, view, levelled.rig_to_upright, levelled.up, frame_time, begin_s
+        )
 
     def answer(self, prepared: PreparedFrame, density: Density) -> Answer | None:
         """Smooth and publish the map (h, w) of what the network saw, and start the outputs derived from it.
@@ -253,6 +280,7 @@ class CameraStream:
             time_s,
             prepared.view.camera,
             prepared.view.layout if parameters.saliency.layout == "source" else EQUIRECTANGULAR,
+            prepared.up,
         )
         self._maps.publish(answer)
         stamp_ns = stamp_nanoseconds(header)
@@ -327,20 +355,20 @@ class CameraStream:
         self._statistics.count_orientation(measured is not None)
         return self._last_orientation.update(measured, time_s, parameters.orientation_hold_s)
 
-    def _levelling(
-        self, header: Header, frame_time: FrameTime, parameters: SaliencyParameters
-    ) -> tuple[Floats | None, Floats | None]:
-        """The rotations (3, 3) from the camera's body axes and, if maps are fused, from the rig's to upright axes.
+    def _levelling(self, header: Header, frame_time: FrameTime, parameters: SaliencyParameters) -> _Levelled:
+        """The rotations from the camera's body axes and, if maps are fused, from the rig's to upright axes.
 
         Raises:
             FrameError: maps are fused and the camera's mount is not known.
         """
         inputs = self._inputs
         if not (inputs.is_fused or (parameters.level and inputs.level.is_used)):
-            return None, None
+            return _Levelled()
         level = inputs.level.at(self._stamp_of(header, frame_time), header.frame_id, parameters)
         if not inputs.is_fused:
-            return rotation_to_upright(inputs.level.settled(level.up)) if level is not None else None, None
+            if level is None:
+                return _Levelled()
+            return _Levelled(rotation_to_upright(inputs.level.settled(level.up)), None, level.up)
         if level is None:
             raise FrameError(
                 "the camera's mount is not known yet, so its map cannot be fused",
@@ -350,7 +378,8 @@ class CameraStream:
         rig_to_upright = None
         if parameters.level:
             rig_to_upright = rotation_to_upright(inputs.level.settled(level.mounted @ level.up))
-        return level.mounted if rig_to_upright is None else rig_to_upright @ level.mounted, rig_to_upright
+        rotation = level.mounted if rig_to_upright is None else rig_to_upright @ level.mounted
+        return _Levelled(rotation, rig_to_upright, level.up)
 
     def _rows_needed(self, parameters: SaliencyParameters) -> int:
         """Minimum number of rows to which a compressed frame may be reduced during decoding; 0: no reduction."""

@@ -65,6 +65,8 @@ class Prediction:
     """The model of the camera; None: the image is equirectangular and whole."""
     layout: Layout = EQUIRECTANGULAR
     """Of the outputs for renderers and encoders."""
+    up: Floats | None = None
+    """(3,) unit vector, up in the image's body axes; None if it is not known, and for a fused map."""
     _peaks: dict[PeakSettings, Peaks] = field(default_factory=dict, init=False, repr=False)
 
     def peaks(self, settings: PeakSettings) -> Peaks:

@@ -86,6 +86,7 @@ def test_an_installation_has_the_files_that_launch_and_run_look_for(repository: 
         bundled_model(form).name for form in ("fp32", "int8")
     }
     assert list(package.glob("samples/*.jpg"))
+    assert (package / "include" / "sal360.h").is_file()
     assert (package / "replay" / "report.html.jinja").is_file()
 
 

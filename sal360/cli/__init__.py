@@ -61,6 +61,9 @@ def _run(arguments: list[str]) -> int | None:
     if name == "--version":
         print(f"sal360 {sal360.__version__}")
         return 0
+    if name == "--include-path":
+        print(importlib.import_module("sal360.outputs.shared_memory").include_path())
+        return 0
     if name not in COMMANDS:
         raise ParameterError(f"unknown command {name!r}", "see sal360 --help", expected=f"one of {', '.join(COMMANDS)}")
     command = importlib.import_module(COMMANDS[name].module)
@@ -69,7 +72,7 @@ def _run(arguments: list[str]) -> int | None:
 
 
 def _help() -> str:
-    width = max(map(len, COMMANDS))
+    width = max(map(len, (*COMMANDS, "--include-path")))
     commands = "\n".join(f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items())
     return (
         "usage: sal360 COMMAND [OPTIONS]\n\n"
@@ -77,5 +80,6 @@ def _help() -> str:
         f"commands:\n{commands}\n\n"
         "options:\n"
         f"  {'--help':{width}}  show this help, or sal360 COMMAND --help for a command\n"
-        f"  {'--version':{width}}  show the version"
+        f"  {'--version':{width}}  show the version\n"
+        f"  {'--include-path':{width}}  show the folder of sal360.h, for a C or C++ compiler's -I"
     )

@@ -19,6 +19,11 @@ def test_the_help_names_every_command_and_fits_a_screen(capsys: pytest.CaptureFi
         assert any(line.split()[:1] == [name] and line.endswith(command.summary) for line in lines)
 
 
+def test_the_include_path_has_the_header(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--include-path"]) == 0
+    assert (Path(capsys.readouterr().out.rstrip("\n")) / "sal360.h").is_file()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_and_refuses_an_unknown_option_in_one_line(
     name: str, capsys: pytest.CaptureFixture[str]
