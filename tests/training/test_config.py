@@ -82,7 +82,7 @@ def usable(kind: type[Any], folder: Path) -> dict[str, str]:
         if required
     }
     values |= {"output": "maps.npz"} if kind is TeachConfig else {}
-    values |= dict.fromkeys(("osie", "panoramas"), str(folder)) if kind is MakeWeightsConfig else {}
+    values |= dict.fromkeys(("gaze", "panoramas"), str(folder)) if kind is MakeWeightsConfig else {}
     more = {"loop.steps": "1", "data.panoramas": str(folder)}
     return values | {name: more[name] for name, *_ in options_of(kind) if name in more}
 
