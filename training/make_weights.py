@@ -225,7 +225,7 @@ STEPS: tuple[Step, ...] = (
     Teach("photographs.npz", "photographs", (384, 576, 768)),
     Train("panoramas", 1, "photographs_panoramas", "photographs", "photographs.npz"),
     Average("average", ("photographs", "panoramas")),
-    Calibrate("calibrated", "average", {"gain_nats": 0.35, "distance_deg": 16, "blur_deg": 2, "floor": 0.05}),
+    Calibrate("calibrated", "average", {"gain_nats": 0.42, "distance_deg": 14, "blur_deg": 1.5, "floor": 0.05}),
     Export(FILES[0].name, "calibrated", "fp32"),
     # int8 calibration uses each of the 62 panoramas once
     Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),

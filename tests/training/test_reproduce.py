@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from sal360.errors import ParameterError, TrainingError
+from sal360.spec import read_onnx_spec
 from sal360.weights import bundled_model
 from training import make_weights
 from training.analyse import ANALYSES
@@ -114,7 +115,7 @@ def test_every_step_of_make_weights_is_accepted_and_starts_from_what_came_before
         for name in each.data.sets:  # the files say of each set what is known of its licence
             assert f"{DATASETS[name].title} ({DATASETS[name].licence})" in settings.trained_on
     assert make_weights.VERSION in MakeWeightsConfig.runs  # nothing of another version is taken for this one's
-    assert settings.version == make_weights.VERSION
+    assert settings.version == make_weights.VERSION == read_onnx_spec(bundled_model()).version
 
 
 def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path, monkeypatch, capsys):
