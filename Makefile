@@ -43,14 +43,14 @@ $(DEMO_VENV)/ready: setup.py constraints.txt
 	@echo "Setting up $(DEMO_VENV) once: 1 GB, a minute or so after the downloads"
 	$(PYTHON) -m venv --clear $(DEMO_VENV)
 	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
-	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --editable ".[$(ROS_EXTRA),cpu,replay]"
+	$(DEMO_VENV)/bin/pip $(PIP_INSTALL) --editable ".[$(ROS_EXTRA),cpu,replay,viewer]"
 	touch $@
 
 $(TEST_VENV)/ready: setup.py constraints.txt
 	@echo "Setting up $(TEST_VENV) once: 7 GB, most of it torch, a few minutes after the downloads"
 	$(PYTHON) -m venv --clear $(TEST_VENV)
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --upgrade pip "setuptools<81" wheel
-	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[$(ROS_EXTRA),cpu,replay,train,dev]"
+	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[$(ROS_EXTRA),cpu,replay,viewer,train,dev]"
 	$(TEST_VENV)/bin/pip $(PIP_INSTALL) --editable ".[oracle]" \
 	    || echo "pysaliency could not be installed (it needs a C compiler and python3-dev): its comparison tests are skipped"
 	touch $@

@@ -42,6 +42,9 @@ def ros(distribution):
 # box plots
 REPLAY = ["rosbags>=0.11.9", "av>=14", "matplotlib>=3.10", "psutil", "jinja2"]
 
+# aiohttp 3.10: WebSocketResponse.close has `drain`; the page that needs no server works without it
+VIEWER = ["aiohttp>=3.10", "av>=14"]
+
 VERSION = re.search(r'__version__ = "(.+)"', Path("sal360/__init__.py").read_text(encoding="utf-8"))[1]
 
 setup(
@@ -62,6 +65,7 @@ setup(
             "replay/*.jinja",
             "encoding/*.jinja",
             "include/*.h",
+            "viewer/*.html",
         ],
         "sal360_ros": ["py.typed"],
         "training": ["py.typed", "recipes/*.yaml", "evaluation/*.jinja"],
@@ -82,6 +86,7 @@ setup(
         "ros-kilted": ros("kilted"),
         "cpu": ["onnxruntime>=1.17", "openvino>=2024.4"],
         "replay": REPLAY,
+        "viewer": VIEWER,
         "train": [
             "torch>=2.9",
             "torchvision>=0.24",

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from cv2.typing import MatLike
 
-from docs.replay_report import replay_report
+from docs.replay_report import replay_report, screenshot
 from sal360.arrays import Density
 from sal360.cameras import Camera, CameraSettings, FisheyeCamera, open_camera
 from sal360.cameras.calibration import calibrate
@@ -28,6 +28,8 @@ from sal360.predictor import Predictor
 from sal360.projection import Viewport, sample_erp
 from sal360.samples import bundled_panoramas
 from sal360.sphere import angles_to_pixel, angles_to_vector, body_to_frame, nearest_pixel, rotation_yaw_pitch_roll
+from sal360.viewer.page import write_static_page
+from sal360.viewer.scene import Scene
 
 HEIGHT, WIDTH = 320, 640
 IMAGES = Path(__file__).parent / "images"
@@ -48,6 +50,7 @@ def main() -> None:
     write_picture("viewport.jpg", _viewport(frame, density))
     write_picture("calibrate_lenses.jpg", _calibration())
     with TemporaryDirectory(prefix="sal360-pictures-") as folder:
+        write_picture("viewer.jpg", _viewer(Path(folder), density))
         write_picture("replay_report.jpg", replay_report(Path(folder)))
 
 
@@ -55,6 +58,15 @@ def write_picture(name: str, picture: MatLike) -> None:
     """Write a BGR picture to docs/images."""
     with written_beside(IMAGES / name) as temporary:
         cv2.imwrite(str(temporary), picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def _viewer(folder: Path, density: Density) -> MatLike:
+    """The page of the viewer with a bundled panorama."""
+    picture = read_picture(bundled_panoramas() / "courtyard.jpg")
+    page = folder / "viewer.html"
+    view = {"azimuth": "-72", "elevation": "1", "fov": "100", "opacity": "0.4"}
+    write_static_page(page, [Scene("courtyard", 0.0, picture, density)], "courtyard.jpg", view)
+    return screenshot(page, (1200, 760), folder / "viewer.png")
 
 
 def label(picture: MatLike, text: str, x: float, y: float, scale: float = 0.4) -> None:

@@ -29,9 +29,6 @@ def replay_report(folder: Path) -> Pixels:
     Raises:
         ParameterError: Chromium and Chrome are missing.
     """
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        raise ParameterError("neither chromium nor google-chrome is installed", "install one of them")
     bag = _turning_camera(folder / "turning_camera")
     evaluate = ["-m", "sal360", "evaluate", bag.name, "--output", "report", "--no-video"]
     requirements = ["--require", "answered_share>=1", "--require", "flicker<0.1"]
@@ -41,12 +38,24 @@ def replay_report(folder: Path) -> Pixels:
         env={**os.environ, "PYTHONPATH": os.fspath(Path(__file__).resolve().parents[1])},
         check=True,
     )
-    picture = folder / "report.png"
-    window = f"--window-size={WINDOW_PX[0]},{WINDOW_PX[1]}"
-    page = (folder / "report" / "report.html").resolve().as_uri()
-    # no sandbox: the page is our own, and Chromium's sandbox does not work in containers
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", window, f"--screenshot={picture}"]
-    subprocess.run([browser, *options, page], check=True, stderr=subprocess.DEVNULL)
+    return screenshot(folder / "report" / "report.html", WINDOW_PX, folder / "report.png")
+
+
+def screenshot(page: Path, window_px: tuple[int, int], picture: Path) -> Pixels:
+    """A page in a window of this width and height, (H, W, 3) uint8 BGR; also written to `picture`, a PNG file.
+
+    Raises:
+        ParameterError: Chromium and Chrome are missing.
+    """
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        raise ParameterError("neither chromium nor google-chrome is installed", "install one of them")
+    # no sandbox: the page is our own, and Chromium's sandbox does not work in containers; SwiftShader: no GPU either
+    options = ["--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    options += ["--hide-scrollbars", f"--window-size={window_px[0]},{window_px[1]}", "--virtual-time-budget=5000"]
+    subprocess.run(
+        [browser, *options, f"--screenshot={picture}", page.resolve().as_uri()], check=True, stderr=subprocess.DEVNULL
+    )
     return read_picture(picture)
 
 

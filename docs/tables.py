@@ -22,8 +22,8 @@ from sal360.files import write_text
 from sal360.metrics import METRICS
 from sal360.runtimes.selection import BACKENDS
 from sal360.settings import Rule, Settings, Value, flatten
-from sal360_ros.parameters import CameraParameters, SaliencyParameters
-from sal360_ros.topics import DIAGNOSTICS, INPUTS, OUTPUTS, Topic
+from sal360_ros.parameters import CameraParameters, SaliencyParameters, ViewerParameters
+from sal360_ros.topics import DIAGNOSTICS, INPUTS, OUTPUTS, VIEWER_OUTPUTS, Topic
 
 ROOT = Path(__file__).resolve().parents[1]
 README_PARAMETERS = (
@@ -299,7 +299,7 @@ _LIFECYCLE_SERVICES = (
 
 
 def sros2_policy() -> str:
-    """`config/sros2_policy.xml`: what the two nodes may publish, subscribe to, serve and request."""
+    """`config/sros2_policy.xml`: what the nodes may publish, subscribe to, serve and request."""
     frames = [topic.name for topic in INPUTS if topic.name.startswith("image")]
     saliency_node = _enclave(
         "saliency_node",
@@ -311,12 +311,18 @@ def sros2_policy() -> str:
     camera = _enclave(
         "panorama_camera", publish=[*frames, *_NODE_TOPICS], subscribe=["/clock"], services=_PARAMETER_SERVICES
     )
+    viewer = _enclave(
+        "saliency_viewer",
+        publish=[*(topic.name for topic in VIEWER_OUTPUTS), *_NODE_TOPICS],
+        subscribe=[*frames, OUTPUTS[0].name, "/clock"],
+        services=_PARAMETER_SERVICES,
+    )
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <!-- Access control for SROS2, written by `python -m docs.tables`; see docs/security.md. If topics are remapped or the
      nodes run in a namespace, change the names and ns in a copy. -->
 <policy version="0.2.0">
   <enclaves>
-{saliency_node}{camera}  </enclaves>
+{saliency_node}{camera}{viewer}  </enclaves>
 </policy>
 """
 
@@ -348,8 +354,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "main parameters": lambda: parameters(SaliencyParameters(), names=README_PARAMETERS),
     "parameters": lambda: parameters(SaliencyParameters()),
     "camera parameters": lambda: parameters(CameraParameters()),
+    "viewer parameters": lambda: parameters(
+        ViewerParameters(), [name for name, _, _ in flatten(ViewerParameters()) if not name.startswith("camera.")]
+    ),
     "launch arguments": launch_arguments,
     "topics": lambda: topics([*OUTPUTS, DIAGNOSTICS]),
+    "viewer topics": lambda: topics(VIEWER_OUTPUTS),
     "inputs": lambda: topics(INPUTS),
     "rejections": rejections,
     "metrics": metrics,

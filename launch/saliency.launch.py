@@ -39,6 +39,7 @@ ARGUMENTS = {
         "",
         "picture, folder, video, bag or live stream; also starts the camera. Empty: the bundled panoramas",
     ),
+    "viewer": ("false", "true: also serve the sphere with its map to browsers: http://127.0.0.1:8360"),
     "autostart": ("true", "true: configure and activate the node; false: leave that to a lifecycle manager"),
     "respawn": ("false", "true: start the node again when it cannot be configured or its process has ended"),
     "exit_on_failure": ("false", "true: end when the node cannot be configured or its process ends"),
@@ -83,6 +84,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         camera_texts = {"source": given["camera_source"], "image_transport": given["image_transport"]}
         parameters = [_texts(camera_texts, camera_texts)]
         started.append(Node(executable="panorama_camera", name="panorama_camera", parameters=parameters, **common))
+    if is_true["viewer"]:  # reads the parameters that it shares with the node: image_transport, camera
+        parameters = [given["params_file"], _texts(given, ["image_transport"])]
+        started.append(Node(executable="saliency_viewer", name="saliency_viewer", parameters=parameters, **common))
     return started
 
 

@@ -192,6 +192,7 @@ _EXTRAS = {
     "matplotlib": "replay",
     "psutil": "replay",
     "jinja2": "replay",
+    "aiohttp": "viewer",
     "onnxruntime": "cpu",
     "openvino": "cpu",
     "torch": "train",

@@ -340,3 +340,34 @@ class CameraParameters(Settings):
     jpeg_quality: int = setting(90, "JPEG quality of compressed frames", minimum=1, maximum=100, changes="start")
     frame_id: str = setting("panorama_camera", "frame_id in the headers", changes="start")
     stream: StreamSettings = field(default_factory=StreamSettings)
+
+
+@dataclass(frozen=True)
+class ViewerParameters(Settings):
+    """Parameters of `saliency_viewer`; all of them are read when it starts."""
+
+    host: str = setting(
+        "127.0.0.1", "address to listen on; 127.0.0.1: this machine only; 0.0.0.0: all networks", changes="start"
+    )
+    port: int = setting(8360, "port of the web server; 0: any free one", minimum=0, maximum=65535, changes="start")
+    token: str = setting(
+        "", "what the page's address must contain; empty: a random one, if other machines can look", changes="start"
+    )
+    tls_certificate: str = setting("", "PEM file of the certificate for https; empty: http", changes="start")
+    tls_key: str = setting("", "PEM file of the certificate's key", changes="start")
+    pictures: str = setting(
+        "auto",
+        "how pictures are sent; video: H.264 or VP9; auto: video unless only this machine can look",
+        choices=("auto", "video", "jpeg"),
+        changes="start",
+    )
+    image_transport: str = setting("raw", _TRANSPORT, choices=TRANSPORTS, changes="start")
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "maximum size of a frame; larger ones are not shown",
+        minimum=1,
+        maximum=LARGEST_MAX_PIXELS,
+        unit="px",
+        changes="start",
+    )
+    camera: CameraSettings = field(default_factory=CameraSettings)

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import Point, PointStamped
+from geometry_msgs.msg import Point, PointStamped, QuaternionStamped
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
 from rclpy.event_handler import PublisherEventCallbacks
@@ -371,6 +371,12 @@ INPUTS = (
     Topic("odom", Odometry, "", "orientation of the camera, if orientation is odometry", "smoothing.md"),
 )
 """The topics to which the node subscribes."""
+
+VIEWER_OUTPUTS = (
+    Topic("viewer/view", QuaternionStamped, "", "where somebody looks: a headset, or a page of `saliency_viewer`",
+          "viewer.md"),
+)
+"""The topics that `saliency_viewer` publishes."""
 # fmt: on
 
 

@@ -41,7 +41,12 @@ def test_colcon_takes_the_checkout_for_a_ros_package(repository: Path) -> None:
 
 def test_wrappers_are_executable_and_name_modules_that_exist(repository: Path) -> None:
     wrappers = sorted((repository / "scripts").iterdir())
-    assert {wrapper.name for wrapper in wrappers} >= {"saliency_node", "panorama_camera", "evaluate_bag"}
+    assert {wrapper.name for wrapper in wrappers} >= {
+        "saliency_node",
+        "panorama_camera",
+        "saliency_viewer",
+        "evaluate_bag",
+    }
     for wrapper in wrappers:
         assert os.access(wrapper, os.X_OK), wrapper
         text = wrapper.read_text()
@@ -88,6 +93,7 @@ def test_an_installation_has_the_files_that_launch_and_run_look_for(repository: 
     assert list(package.glob("samples/*.jpg"))
     assert (package / "include" / "sal360.h").is_file()
     assert (package / "replay" / "report.html.jinja").is_file()
+    assert (package / "viewer" / "page.html").is_file()
 
 
 def _copy_of_tracked_files(repository: Path, target: Path) -> Path:

@@ -5,7 +5,7 @@
 
 Offline, each frame is predicted once, as fast as possible. With --live, the frames are played over DDS into the real
 node, and the maps that a subscriber receives are evaluated. The output folder gets report.html, report.json,
-frames.csv, overlay.mp4, and a bag with the maps beside the frames.
+frames.csv, overlay.mp4, spheres.html to look around in some frames, and a bag with the maps beside the frames.
 
 Exit status: 0 success; 1 a --require does not hold, or no frame has a map, or none has ground truth; 2 an error, such
 as a damaged bag.
@@ -43,7 +43,7 @@ from sal360.density import HEADSET_SIGMA_DEG
 from sal360.errors import FRAME_REJECTIONS, FrameError, ParameterError, printable, require_modules
 from sal360.outputs.smoothing import SmoothingSettings, TemporalSmoothing
 from sal360.predictor import Predictor
-from sal360.replay.evaluation import BAG_NAME, VIDEO_NAME, Evaluation, evaluate_frames
+from sal360.replay.evaluation import BAG_NAME, SPHERES_NAME, VIDEO_NAME, Evaluation, evaluate_frames
 from sal360.replay.figures import check_names, figure_names, figures_of, parse_requirement, stamp_jumps
 from sal360.replay.frame_table import PROTOCOLS, FrameResult
 from sal360.replay.plots import contact_sheet, plots_of
@@ -52,6 +52,7 @@ from sal360.replay.recording import Recording, ReplayedFrame, open_recording, pr
 from sal360.replay.report import Report, recording_of, write_csv, write_html, write_json
 from sal360.replay.resources import ResourceSampler
 from sal360.sphere import FRAME_CONVENTIONS
+from sal360.viewer.page import write_static_page
 
 
 @dataclass
@@ -199,7 +200,11 @@ def _write(report: Report, run: Run, folder: Path) -> None:
     write_json(report, folder / "report.json")
     sheet = contact_sheet(evaluation.sheet) if evaluation.sheet else None
     plots = plots_of(evaluation.results, run.resources, evaluation.mean_map)
-    write_html(report, plots, sheet, evaluation.video, folder / "report.html")
+    spheres = ""
+    if evaluation.scenes:
+        spheres = SPHERES_NAME
+        write_static_page(folder / spheres, evaluation.scenes, folder.name)
+    write_html(report, plots, sheet, evaluation.video, spheres, folder / "report.html")
 
 
 def _print(report: Report, folder: Path) -> None:

@@ -8,6 +8,8 @@ kinds (--camera), too. For each video or stream, it gets NAME_overlay.mp4 and, b
   npz    NAME.npz with both, as `maps` and `stamps_s`
   video  NAME_maps.mkv, lossless 8-bit grey: the value 255 means --full-scale times uniform; and NAME_stamps.npy
 
+With --html, NAME.html shows the picture, or some frames of the video, as a sphere to look around in.
+
 A stream is rtsp://…, rtmp://…, srt://…, udp://…, an http(s) address such as HLS (.m3u8), or a camera (/dev/video0).
 Its newest frame is predicted again and again until Ctrl-C or for --seconds, and its times count from 1970.
 
@@ -61,6 +63,9 @@ from sal360.sources.live_stream import LiveStream
 from sal360.sources.pictures import is_overlay, look_into, pictures_in
 from sal360.sources.stream_address import StreamAddress, stream_address
 from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_frames
+from sal360.viewer.page import MAX_STATIC, write_static_page
+from sal360.viewer.scene import MAX_WIDTH as MAX_SHOWN_WIDTH
+from sal360.viewer.scene import Scene, Spread
 
 
 class Input(NamedTuple):
@@ -205,6 +210,9 @@ def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Name
     write_array(options.output / f"{each.name}.npy", density)
     overlay = draw_overlay(equirectangular_view(camera, picture), density, full_scale=options.full_scale)
     write_picture(options.output / f"{each.name}_overlay.png", overlay)
+    if options.html:
+        scene = Scene(each.path.stem, 0.0, equirectangular_view(camera, picture, MAX_SHOWN_WIDTH), density)
+        write_static_page(options.output / f"{each.name}.html", [scene], each.name)
     outcome.written += 1
 
 
@@ -223,6 +231,7 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
     unusable: list[FrameError] = []
     count = 0
     cut: DataError | None = None
+    scenes: Spread[Scene] = Spread(MAX_STATIC if options.html else 0)
     with (
         contextlib.closing(_frames_with_progress(each, unusable, options, outcome)) as frames,
         MAP_FORMS[options.maps](options.output, each.name, options.maps_type, options.full_scale) as maps,
@@ -233,6 +242,8 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
             for frame, density in _predicted(frames, predictor, each.shown, unusable, options.camera):
                 maps.append(density, frame.stamp_s)
                 count += 1
+                if options.html and scenes.wants_next():
+                    scenes.add(Scene(frame.name, frame.stamp_s, frame.image, density))
                 overlay = draw_overlay(frame.image, density, full_scale=options.full_scale)
                 video.write(overlay, round(frame.stamp_s * 1e9))
         except DataError as error:  # the maps up to here are kept
@@ -241,6 +252,8 @@ def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Names
             raise KeyboardInterrupt
         if not count:
             raise cut or (unusable[0] if unusable else DataError(f"{each.shown} has no frames", "choose another"))
+    if options.html:
+        write_static_page(options.output / f"{each.name}.html", scenes.kept, each.name)
     outcome.written += count
     outcome.skipped += len(unusable)
     if unusable:
@@ -372,6 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--maps", choices=tuple(MAP_FORMS), default="npy", help="form of the maps of videos and streams")
     add("--maps-type", choices=MAP_TYPES, default="float32", help="type of the numbers of --maps npy and npz")
+    add("--html", action="store_true", help="also write NAME.html, a page that shows sphere and map; see sal360 view")
     add_stream_options(parser)
     add_camera(parser)
     add_max_pixels(parser)

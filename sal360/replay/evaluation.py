@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -10,17 +11,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from sal360.arrays import Density, Pixels
 from sal360.files import written_beside
+from sal360.outputs.targets import Target
 from sal360.replay.frame_table import FrameResult, FrameTable
 from sal360.replay.plots import overlay_of
 from sal360.replay.recorded_gaze import RecordedGaze
 from sal360.replay.recorders import OverlayVideo, SaliencyBag
 from sal360.replay.recording import Recording, ReplayedFrame
+from sal360.viewer.scene import Scene, reduced
 
-VIDEO_NAME, BAG_NAME = "overlay.mp4", "saliency_bag"
+VIDEO_NAME, BAG_NAME, SPHERES_NAME = "overlay.mp4", "saliency_bag", "spheres.html"
 _SHEET_PICTURES = 6
 
 
@@ -34,6 +38,8 @@ class Evaluation:
     """(h, w), the mean of all maps; None if there was no map."""
     sheet: list[Pixels] = field(default_factory=list)
     """Overlays at regular intervals over the recording, (h, w, 3) uint8 BGR."""
+    scenes: list[Scene] = field(default_factory=list)
+    """The same frames with their maps, for a page that shows them as spheres."""
     video: str = ""
     """File name of the video; "" if it was not requested, or no frame could be shown."""
 
@@ -79,12 +85,28 @@ def evaluate_frames(
                     evaluation.video = VIDEO_NAME
                 if replayed.frame.index in in_sheet:
                     evaluation.sheet.append(overlay)
+                    evaluation.scenes += _scenes(replayed, result)
             if bag_writer:
                 bag_writer.write(replayed, overlay, result.target)
             maps.add(replayed.density)
     evaluation.results = table.results
     evaluation.mean_map = maps.mean()
     return evaluation
+
+
+def _scenes(replayed: ReplayedFrame, result: FrameResult) -> list[Scene]:
+    """The frame as a scene; nothing without a map."""
+    if replayed.picture is None or replayed.density is None:
+        return []
+    image, channels = replayed.picture
+    picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if channels == "rgb" else image
+    stamp_s = replayed.frame.stamp_ns / 1e9
+    target = None
+    if result.target is not None:
+        since_s = stamp_s if result.target_since_s is None else result.target_since_s
+        target = Target(result.target, math.nan, since_s)
+    name = f"frame {replayed.frame.index}"
+    return [Scene(name, stamp_s, np.array(reduced(picture), np.uint8), replayed.density, target)]
 
 
 class _MeanMap:

@@ -317,8 +317,7 @@ def _folder_entries(folder: Path) -> Iterator[GazeEntry]:
         if suffix in (".csv", *_OTHER_TABLES):
             yield _fixation_entry(at_ns, str(path), *read_fixation_table(path))
         else:
-            read = _read_npy if suffix == ".npy" else _read_picture
-            yield GazeEntry(at_ns, str(path), read_map=partial(read, path))
+            yield GazeEntry(at_ns, str(path), read_map=partial(read_map_file, path))
 
 
 _OTHER_TABLES = (".tsv", ".txt")
@@ -344,6 +343,15 @@ def _stamp_of(path: Path) -> int:
         raise DataError(
             f"the name of {path} is not a stamp", "rename it", expected="seconds or nanoseconds, such as 12.5.npy"
         ) from None
+
+
+def read_map_file(path: Path) -> Reals:
+    """The values of a map (h, w) from a file of numpy (.npy) or a grey picture, not yet a density.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+    """
+    return _read_npy(path) if path.suffix.lower() == ".npy" else _read_picture(path)
 
 
 def _read_npy(path: Path) -> Reals:

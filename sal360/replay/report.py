@@ -88,13 +88,16 @@ def write_csv(results: Sequence[FrameResult], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def write_html(report: Report, plots: Mapping[str, bytes], sheet: bytes | None, video: str, path: Path) -> None:
-    """Write the page: one file that contains its pictures; only the video is a separate file.
+def write_html(
+    report: Report, plots: Mapping[str, bytes], sheet: bytes | None, video: str, spheres: str, path: Path
+) -> None:
+    """Write the page: one file that contains its pictures; only the video and the spheres are separate files.
 
     Args:
         plots: PNG files by title.
         sheet: JPEG file with some overlays.
         video: name of the video in the same folder; "" if there is none.
+        spheres: name of the page in the same folder that shows some frames as spheres; "" if there is none.
     """
     from jinja2 import Environment, PackageLoader  # imported here, so that only a replay needs jinja2
 
@@ -107,6 +110,7 @@ def write_html(report: Report, plots: Mapping[str, bytes], sheet: bytes | None, 
         plots=plots,
         sheet=sheet,
         video=video,
+        spheres=spheres,
         meaning=meaning,
     )
     write_text(path, page + "\n")

@@ -9,6 +9,7 @@ from rclpy.parameter import Parameter
 
 from sal360_ros.autostart import autostart
 from sal360_ros.camera import PanoramaCamera
+from sal360_ros.viewer import SaliencyViewer
 
 pytestmark = pytest.mark.ros
 
@@ -80,5 +81,18 @@ def test_the_cameras_policy_covers_what_it_uses(graph, allowed, transport):
     assert published - frames == publishes - frames
     assert published & frames == ({"/image"} if transport == "raw" else {"/image/compressed"})
     assert subscribed == subscribes
+    assert served == serves
+    assert requested == requests == set()
+
+
+def test_the_viewers_policy_covers_what_it_uses(graph, allowed, monkeypatch):
+    publishes, subscribes, serves, requests = allowed("saliency_viewer")
+    overrides = [Parameter("port", value=0), Parameter("use_sim_time", value=True)]
+    node = graph.add(graph.call(lambda: SaliencyViewer(context=graph.context, parameter_overrides=overrides)))
+    monkeypatch.setattr(node._server, "wants_pictures", lambda: True)  # as while a page is open
+    graph.wait_for(lambda: "/image" in _used(graph, node)[1], "the subscription")
+    published, subscribed, served, requested = _used(graph, node)
+    assert published == publishes
+    assert subscribed == subscribes - {"/image/compressed"}
     assert served == serves
     assert requested == requests == set()

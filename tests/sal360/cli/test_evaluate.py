@@ -151,7 +151,7 @@ def test_the_video_has_every_frame_at_its_time(
     assert np.abs(frames[0].image.astype(int) - turning_scene.frames[0]).mean() > 10, "no heat map over the frame"
 
 
-def test_the_page_is_one_file_that_refers_to_nothing_but_the_video(
+def test_the_page_refers_to_nothing_but_the_spheres_and_the_video(
     mcap_bag: Any, turning_scene: Any, run_evaluate: Any, tmp_path: Path
 ) -> None:
     topics = {"/camera": turning_scene.image_messages(mcap_bag), "/map": turning_scene.map_messages(mcap_bag)[:1]}
@@ -161,8 +161,13 @@ def test_the_page_is_one_file_that_refers_to_nothing_but_the_video(
     )
     assert outcome.status == 0, outcome.err
     page = (tmp_path / "out" / "report.html").read_text()
+    assert "</html>" in (tmp_path / "out" / "spheres.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert [source for source in sources if not source.startswith("data:image/")] == ["overlay.mp4"]
+    assert [source for source in sources if not source.startswith("data:image/")] == [
+        "spheres.html",
+        "spheres.html",
+        "overlay.mp4",
+    ]
     assert len(sources) >= 8  # overlays, cost, flicker, turn, target, two protocols, mean map
     assert "run &lt;b&gt;" in page
     assert "answered &gt;= 6" in page

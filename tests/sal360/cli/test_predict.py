@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import shlex
 import shutil
 import signal
@@ -391,6 +392,20 @@ def test_a_video_becomes_a_stack_of_maps_and_an_overlay(run, tmp_path, tiny_mode
             np.testing.assert_array_equal(density, predictor.predict(frame.image, "bgr"))
     np.testing.assert_allclose(np.load(tmp_path / "out" / "drive.2026_stamps.npy"), np.arange(6) / 10, atol=1e-3)
     assert len(list(open_source(tmp_path / "out" / "drive.2026_overlay.mp4"))) == 6
+
+
+def test_pages_show_pictures_and_some_frames_of_videos(run, tmp_path):
+    assert run("--html", write_picture(tmp_path / "room.jpg"), write_clip(tmp_path / "drive.avi", count=60))[0] == 0
+    assert written(tmp_path)[:1] == ["drive.html"]
+    assert "room.html" in written(tmp_path)
+
+    def names(page):
+        text = (tmp_path / "out" / page).read_text()
+        return [each["name"] for each in json.loads(text.partition('id="content">')[2].partition("</")[0])["frames"]]
+
+    assert names("room.html") == ["room"]
+    shown = [int(each.removeprefix("drive_")) for each in names("drive.html")]
+    assert shown == list(range(0, 60, 4))
 
 
 def test_the_videos_of_a_camera_become_equirectangular(run, tmp_path):

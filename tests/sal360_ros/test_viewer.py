@@ -1,0 +1,142 @@
+"""The viewer's node: frames and maps of one stamp for pages, and the pages' views as a topic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import threading
+
+import cv2
+import numpy as np
+import pytest
+from geometry_msgs.msg import QuaternionStamped
+from rclpy.parameter import Parameter
+
+from sal360.errors import ParameterError
+from sal360_ros.messages import image_message, stamp_nanoseconds
+
+aiohttp = pytest.importorskip("aiohttp")
+
+from sal360_ros.viewer import SaliencyViewer  # noqa: E402 (needs aiohttp)
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def viewer(graph):
+    """A viewer on a free port."""
+    return graph.add(SaliencyViewer(context=graph.context, parameter_overrides=[Parameter("port", value=0)]))
+
+
+class Page:
+    """A page in a thread: says what it is told, and keeps the frames that it gets."""
+
+    def __init__(self, url):
+        self.frames, self.said = [], []
+        self._loop = asyncio.new_event_loop()
+        self._url = url
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()), daemon=True)
+        self._connected = threading.Event()
+        self._thread.start()
+        assert self._connected.wait(30)
+
+    async def _run(self):
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{self._url}socket") as connection:
+            self._connection = connection
+            self._connected.set()
+            async for message in connection:
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    self.said.append(message.data)
+                else:
+                    (length,) = struct.unpack_from("<I", message.data)
+                    self.frames.append((json.loads(message.data[4 : 4 + length]), message.data[4 + length :]))
+
+    def say(self, **message):
+        asyncio.run_coroutine_threadsafe(self._connection.send_json(message), self._loop).result(30)
+
+    def close(self):
+        asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result(30)
+        self._thread.join(30)
+
+
+def test_frames_and_maps_of_one_stamp_are_shown_and_views_are_published(graph, viewer, camera, make_camera):
+    maps = make_camera("saliency")
+    assert not viewer.get_subscriptions_info_by_topic("/image"), "it subscribes although nobody looks"
+    views = graph.received(QuaternionStamped, "viewer/view")
+    page = Page(viewer._server.url)
+    try:
+        page.say(want=4)
+        density = np.linspace(0.5, 1.5, 32 * 16, dtype=np.float32).reshape(16, 32)
+        frames = [camera.frame() for _ in range(3)]
+        graph.wait_for(camera._publisher.get_subscription_count, "the viewer's subscription")
+        for frame in frames[:2]:
+            camera.publish(frame)
+        # best effort: a lost message is sent again
+
+        def shown():
+            camera.publish(frames[1])
+            maps.publish(image_message(density, "32FC1", frames[1].header))
+            return page.frames
+
+        graph.wait_for(shown, "a frame on the page")
+        header, data = page.frames[0]
+        assert header["stamp_s"] == stamp_nanoseconds(frames[1].header) / 1e9
+        parts = {part["name"]: part for part in header["parts"]}
+        assert (parts["map"]["height"], parts["map"]["width"]) == (16, 32)
+        jpeg = np.frombuffer(data[parts["map"]["bytes"] :], np.uint8)
+        picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+        sent = np.frombuffer(frames[1].data, np.uint8).reshape(32, 64, 3)[..., ::-1]
+        assert abs(picture.mean(axis=(0, 1)) - sent.mean(axis=(0, 1))).max() < 6
+        page.say(view={"quaternion": [0, 0, 0.6, 0.8], "fov_deg": 90, "is_head": True, "stamp_s": header["stamp_s"]})
+        graph.wait_for(lambda: views, "a view")
+        turn = views[0].quaternion
+        assert (turn.x, turn.y, turn.z, turn.w) == (0, 0, 0.6, 0.8)
+        assert views[0].header.frame_id == "camera"
+    finally:
+        page.close()
+    graph.wait_for(lambda: not viewer.get_subscriptions_info_by_topic("/image"), "the end of the subscription")
+
+
+def test_a_map_that_cannot_be_shown_is_named_on_the_page_and_in_the_log(graph, viewer, camera, make_camera):
+    maps = make_camera("saliency")
+    page = Page(viewer._server.url)
+    try:
+        frame = camera.frame()
+
+        def warned():
+            camera.publish(frame)
+            maps.publish(image_message(np.zeros((16, 32), np.float32), "32FC1", frame.header))
+            return any("a frame cannot be shown: the map /saliency is zero everywhere" in line for line in graph.log)
+
+        graph.wait_for(warned, "the warning")
+    finally:
+        page.close()
+
+
+def test_pages_say_what_does_not_arrive(graph, viewer, camera, monkeypatch):
+    monkeypatch.setattr("sal360_ros.viewer._SILENCE_S", 0.0)
+    page = Page(viewer._server.url)
+    try:
+        graph.wait_for(lambda: any("No raw frames arrive on /image" in text for text in page.said), "the line")
+
+        def said():
+            camera.publish(camera.frame())
+            return any("No maps arrive on /saliency: start and activate" in text for text in page.said)
+
+        graph.wait_for(said, "the other line")
+    finally:
+        page.close()
+
+
+def test_a_port_in_use_ends_the_start_in_one_line(graph, viewer):
+    port = int(viewer._server.url.split(":")[2].strip("/"))
+    with pytest.raises(ParameterError, match=f"port {port} of 127.0.0.1 is in use"):
+        SaliencyViewer(context=graph.context, parameter_overrides=[Parameter("port", value=port)])
+
+
+def test_the_parameters_of_the_saliency_node_are_no_mistakes_here(graph):
+    overrides = [Parameter("port", value=0), Parameter("full_scale", value=8.0), Parameter("camera.info", value="")]
+    graph.add(SaliencyViewer(context=graph.context, parameter_overrides=overrides))
+    graph.wait_for_line("open http://127.0.0.1:")
+    assert not [line for line in graph.log if "unknown" in line]
