@@ -42,7 +42,12 @@ def test_each_command_has_help_and_refuses_an_unknown_option_in_one_line(
 
 @pytest.mark.parametrize(
     ("command", "module", "extra"),
-    [("demo", "av", "replay"), ("evaluate", "matplotlib", "replay"), ("evaluate", "jinja2", "replay")],
+    [
+        ("demo", "av", "replay"),
+        ("evaluate", "matplotlib", "replay"),
+        ("evaluate", "jinja2", "replay"),
+        ("view", "aiohttp", "viewer"),
+    ],
 )
 def test_a_module_that_is_needed_at_the_end_is_missed_at_the_start(
     command: str,
@@ -69,6 +74,7 @@ NUMBERS = {
     ("encode", "--height"): "a value from 0 to 16384",
     ("encode", "--rate"): "a value from 0.1 to 1000",
     ("encode", "--segment-s"): "a value from 0.2 to 60",
+    ("view", "--hold"): "a value from 0.01 to 1e6",
     ("level", "--max-tilt"): "a value from 1 to 180",
     ("demo", "--seconds"): "a value from 0.1 to 86400",
     ("demo", "--rate"): "a value from 0.1 to 1000",
