@@ -21,7 +21,7 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "vp09": (
         "libvpx-vp9",
-        {"deadline": "realtime", "cpu-used": "9", "crf": "33", "b": "0", "row-mt": "1", "lag-in-frames": "0"},
+        {"deadline": "realtime", "cpu-used": "8", "crf": "33", "b": "0", "row-mt": "1", "lag-in-frames": "0"},
     ),
 }
 """Beginning of the codec string of WebCodecs → FFmpeg's encoder and its options."""

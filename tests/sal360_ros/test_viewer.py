@@ -58,6 +58,7 @@ class Page:
     def close(self):
         asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result(30)
         self._thread.join(30)
+        self._loop.close()
 
 
 def test_frames_and_maps_of_one_stamp_are_shown_and_views_are_published(graph, viewer, camera, make_camera):

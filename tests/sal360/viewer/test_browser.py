@@ -98,7 +98,7 @@ def test_the_page_draws_what_python_draws(browser: Browser, still: Path, scene: 
     tab.until("sal360.rendered() && sal360.view.azimuth === 0")
     view = window(0, 0, 110)
     is_shown = ViewportMap(view).sample(scene.density) >= 1.5
-    heat = blended(view.cut_from(picture), ViewportMap(view).sample(scene.density), 1)
+    heat = blended(view.cut_from(picture), ViewportMap(view).sample(scene.density), 1.0)
     wanted = np.where(is_shown[..., None], heat, view.cut_from(picture))
     shot = tab.screenshot()
     if folder:
@@ -181,7 +181,7 @@ def test_keys_turn_zoom_and_are_told_to_screen_readers(browser: Browser, still: 
     assert tab.run("document.getElementById('said').textContent").startswith("Target 1: 40° left, 10° up")
     tab.key("p", "p")
     assert tab.run("!document.getElementById('panel').hidden")
-    tab.until("location.hash.includes('azimuth=4') && location.hash.includes('panel=1')")
+    tab.until("/azimuth=(39|40)/.test(location.hash) && location.hash.includes('panel=1')")
     tab.key("Home")
     assert tab.run("sal360.view.azimuth") == 0
 

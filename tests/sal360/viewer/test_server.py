@@ -360,3 +360,26 @@ def test_view_serves_a_picture_and_records_where_viewers_look(
     out = capsys.readouterr().out
     assert out.startswith("open http://127.0.0.1:")
     assert "2 views: mean density " in out
+
+
+@pytest.mark.parametrize("codec", ["avc1.42E033", "vp09.00.51.08"])
+def test_each_picture_of_a_video_is_one_that_a_decoder_shows_at_once(codec: str) -> None:
+    av = pytest.importorskip("av")
+    from sal360.viewer.picture_stream import PictureStream
+
+    stream = PictureStream.for_codecs(["hvc1.1.6.L93", codec])
+    decoder = av.CodecContext.create({"avc1": "h264", "vp09": "vp9"}[codec[:4]], "r")
+    decoder.thread_count = 1  # further threads delay frames
+    for number, height in ((1, 128), (2, 128), (3, 64)):  # the last one begins a stream of another size
+        scene = make_scene(float(number), number, height=height)
+        about, data = stream.encode(scene)
+        assert (about["type"], about["key"]) == (codec, number != 2)
+        assert (about["width"], about["height"]) == (2 * height, height)
+        shown = decoder.decode(av.Packet(data))
+        if not shown and codec.startswith("avc1"):  # FFmpeg's own decoder waits for the next picture
+            shown = decoder.decode(None)
+            decoder.flush_buffers()
+        assert len(shown) == 1
+        picture = shown[0].to_ndarray(format="bgr24")
+        assert np.abs(picture.astype(int) - scene.picture).mean() < 6
+    stream.close()
