@@ -99,14 +99,14 @@ def _scenes(replayed: ReplayedFrame, result: FrameResult) -> list[Scene]:
     if replayed.picture is None or replayed.density is None:
         return []
     image, channels = replayed.picture
-    picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if channels == "rgb" else image
+    picture = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8) if channels == "rgb" else image
     stamp_s = replayed.frame.stamp_ns / 1e9
     target = None
     if result.target is not None:
         since_s = stamp_s if result.target_since_s is None else result.target_since_s
         target = Target(result.target, math.nan, since_s)
     name = f"frame {replayed.frame.index}"
-    return [Scene(name, stamp_s, np.array(reduced(picture), np.uint8), replayed.density, target)]
+    return [Scene(name, stamp_s, reduced(picture).copy(), replayed.density, target)]
 
 
 class _MeanMap:
