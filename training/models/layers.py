@@ -15,9 +15,14 @@ def normalise(rgb: Tensor) -> Tensor:
     """Normalise RGB pictures (B, 3, H, W), uint8 or floats in [0, 1], by the ImageNet mean and deviation."""
     if not rgb.is_floating_point():
         rgb = rgb.to(torch.float32) / 255
-    mean = torch.tensor(IMAGENET_MEAN, dtype=rgb.dtype, device=rgb.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, dtype=rgb.dtype, device=rgb.device).view(1, 3, 1, 1)
-    return (rgb - mean) / std
+    return (rgb - _per_channel(IMAGENET_MEAN, rgb)) / _per_channel(IMAGENET_STD, rgb)
+
+
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Values as (1, C, 1, 1) beside `like`."""
+    if like.is_cuda:  # filled there: a copy from the host would wait for the GPU, and cannot be captured in a graph
+        return torch.cat([like.new_full((1, 1, 1, 1), value) for value in values], dim=1)
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
 def wrap_columns(x: Tensor, left: int, right: int) -> Tensor:

@@ -46,8 +46,7 @@ class FakeCuda:
             self.calls.append(name)
             if name in self.fails:
                 return self.fails[name]
-            implementation(self, *(getattr(each, "value", each) for each in arguments))
-            return 0
+            return implementation(self, *(getattr(each, "value", each) for each in arguments)) or 0
 
         return call
 
@@ -83,8 +82,11 @@ class FakeCuda:
         assert self.contexts > 0
 
     def _cuMemAlloc_v2(self, address, size):
+        if size >= 1 << 40:
+            return OUT_OF_MEMORY
         address._obj.value = handle = next(self.handles)
         self.device_memory[handle] = bytearray(size)
+        return 0
 
     def _cuMemFree_v2(self, address):
         del self.device_memory[address]
