@@ -169,8 +169,9 @@ class ContrastiveObjective(nn.Module):
         """The configured loss of scores (B, 1 + K), mean over the samples."""
         if self.config.loss == "infonce":
             return -functional.log_softmax(scores, dim=1)[:, 0].mean()
-        if torch.isnan(normaliser):
-            normaliser.copy_(_log_mean_exp(scores.detach()) + math.log(self.memory.shape[0]))
+        # a condition on the device: reading it here would make every step wait for the GPU
+        first = _log_mean_exp(scores.detach()) + math.log(self.memory.shape[0])
+        normaliser.copy_(torch.where(torch.isnan(normaliser), first, normaliser))
         return noise_contrastive_loss(scores - normaliser, n_data=self.memory.shape[0])
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ from training.curves import Curves
 from training.data.loader import require_whole_parts
 from training.ema import MovingAverage
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
+from training.processes import StopRequest
 from training.sync_batchnorm import synchronise
 
 
@@ -179,7 +181,10 @@ class Task(ABC):
         return
 
     def evaluate(self, done: int) -> Mapping[str, float]:  # noqa: ARG002  # overridden
-        """Figures of the model after `done` steps. The first process calls it in evaluation mode, without gradients."""
+        """Figures of the model after `done` steps, in evaluation mode, without gradients.
+
+        All processes call it; share the work with `processes.in_shares`. The first one's figures are written.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -270,39 +275,81 @@ def _train(
     to_match = settings_to_match(task, config, optimiser_config)
     average = MovingAverage(task.model, config.ema)
     start = restore_run(checkpoint, task, optimiser, to_match, steps, average) if checkpoint else 0
-    batches = iter(task.batches(start, steps))
-    every = config.evaluate_every_epochs * task.steps_per_epoch
+    check = LossCheck(fabric)
 
     if first_process:
         _begin(task, config, checkpoint, start, steps)
-    with Curves(config.run, start, enabled=first_process) as curves:
+    with Curves(config.run, start, enabled=first_process) as curves, StopRequest(fabric) as stop:
+        batches = iter(task.batches(start, steps))
         if start == 0:
             curves.write(0, _evaluate(task, fabric, 0, average))
-        for step in tqdm(
+        bar = tqdm(
             range(start, steps), initial=start, total=steps, unit="step", disable=None if first_process else True
-        ):
-            rate = learning_rate(optimiser_config, step, steps, task.steps_per_epoch)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group["rate_factor"]
+        )
+        for step in bar:
+            rate = _set_rate(optimiser, learning_rate(optimiser_config, step, steps, task.steps_per_epoch))
             with curves.step(images=config.batch_size):
-                _add_gradients(task, model, batches, step, config, fabric, curves)
+                _add_gradients(task, model, batches, step, config, fabric, curves, check)
                 optimiser.step()
                 optimiser.zero_grad()
                 task.after_step()
                 average.update(step)
 
             done = step + 1
-            if done % config.log_every_steps == 0 or done == steps:
+            ended_by = stop.after_step() if done < steps else 0
+            due = _due(config, task, done, steps, stopped=bool(ended_by))
+            if any(due):
+                check.require_finite(config)
+            if due.point:
                 curves.write_means(done, rate)
-            evaluates, saves = (done % each == 0 or done == steps for each in (every, config.checkpoint_every_steps))
-            if evaluates or saves:
-                _check_weights(task.trained, done, config)
-            if evaluates:
-                curves.write(done, _evaluate(task, fabric, done, average))
-            if saves and first_process:
+                bar.set_postfix(loss=f"{curves.last['loss']:.4g}", refresh=False)
+            _evaluate_if(due, task, config, fabric, done, average, curves)
+            if due.checkpoint and first_process:
                 save_run(task, optimiser, config, to_match, done, average)
+            if ended_by:
+                fabric.barrier()
+                raise _stopped(ended_by, done, config, first_process)
         fabric.barrier()
         return curves.last
+
+
+class _Due(NamedTuple):
+    """What is due after a step."""
+
+    point: bool
+    evaluation: bool
+    checkpoint: bool
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["rate_factor"]
+    return rate
+
+
+def _evaluate_if(
+    due: _Due, task: Task, config: LoopConfig, fabric: Fabric, done: int, average: MovingAverage, curves: Curves
+) -> None:
+    if due.evaluation or due.checkpoint:
+        _check_weights(task.trained, done, config)
+    if due.evaluation:
+        curves.write(done, _evaluate(task, fabric, done, average))
+
+
+def _due(config: LoopConfig, task: Task, done: int, steps: int, *, stopped: bool) -> _Due:
+    last = done == steps
+    return _Due(
+        last or done % config.log_every_steps == 0,
+        last or (not stopped and done % (config.evaluate_every_epochs * task.steps_per_epoch) == 0),
+        last or stopped or done % config.checkpoint_every_steps == 0,
+    )
+
+
+def _stopped(number: int, done: int, config: LoopConfig, first_process: bool) -> SystemExit:
+    """The end of a run that was asked to stop, with the status that a shell expects after a signal."""
+    if first_process:
+        print(f"stopped after step {done}; continue with --loop.run {config.run} --loop.resume true", file=sys.stderr)
+    return SystemExit(128 + number)
 
 
 def _begin(task: Task, config: LoopConfig, checkpoint: Path | None, start: int, steps: int) -> None:
@@ -322,6 +369,7 @@ def _add_gradients(
     config: LoopConfig,
     fabric: Fabric,
     curves: Curves,
+    check: LossCheck,
 ) -> None:
     """The gradients of a step's batch, part by part."""
     with curves.waiting():
@@ -331,7 +379,7 @@ def _add_gradients(
         with fabric.no_backward_sync(model, enabled=part < config.accumulate - 1):
             losses = task.losses(model, batch)
             fabric.backward(losses["loss"] / config.accumulate)
-        _check_finite(losses["loss"], step, config, fabric)
+        check.add(losses["loss"], step)
         curves.add(losses, 1 / config.accumulate)
 
 
@@ -344,12 +392,40 @@ def _mean_sizes(sizes: Sequence[Tensor | None], fabric: Fabric) -> Tensor | None
     return cast(Tensor, fabric.all_reduce(mean)) if fabric.world_size > 1 else mean
 
 
+class LossCheck:
+    """Notices a loss that is not finite, without waiting for the device in every step."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self._first = torch.tensor([math.inf, 0.0], dtype=torch.float64, device=fabric.device)  # its step, and the loss
+
+    def add(self, loss: Tensor, step: int) -> None:
+        """Take in the loss of a part of a step."""
+        value = loss.detach().double()
+        found = torch.stack([torch.full_like(value, step), value])
+        bad = ~torch.isfinite(value) & torch.isinf(self._first[0])
+        self._first = torch.where(bad, found, self._first)
+
+    def require_finite(self, config: LoopConfig) -> None:
+        """Refuse to go on after a loss that was not finite in any process; all of them stop together.
+
+        Raises:
+            TrainingError: naming the first step that had one.
+        """
+        of_all = cast(Tensor, self._fabric.all_gather(self._first)).view(-1, 2).cpu()
+        step, value = min(of_all.tolist())
+        if math.isfinite(step):
+            raise _diverged(f"the loss is {value} in step {step + 1:.0f}", config)
+
+
 def _set_up(
     task: Task, config: LoopConfig, optimiser_config: OptimiserConfig, fabric: Fabric
 ) -> tuple[_FabricModule, torch.optim.Optimizer]:
     """The model, wrapped for the devices, and its optimiser."""
     if config.sync_batchnorm and fabric.world_size > 1:
         task.model = synchronise(task.model, fabric.device)
+    if fabric.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # all batches have one size, so the fastest algorithms are found once
     if config.channels_last:
         task.model = task.model.to(memory_format=torch.channels_last)
     trained = task.trained
@@ -357,12 +433,6 @@ def _set_up(
     compiled = cast(nn.Module, torch.compile(trained)) if config.compile else trained
     model, optimiser = fabric.setup(compiled, make_optimiser(trained, optimiser_config))
     return model, optimiser
-
-
-def _check_finite(loss: Tensor, step: int, config: LoopConfig, fabric: Fabric) -> None:
-    value = float(cast(Tensor, fabric.all_reduce(loss.detach())))  # so that all processes stop together
-    if not math.isfinite(value):
-        raise _diverged(f"the loss is {value} in step {step + 1}", config)
 
 
 def _check_weights(trained: nn.Module, done: int, config: LoopConfig) -> None:
@@ -379,13 +449,10 @@ def _diverged(found: str, config: LoopConfig) -> TrainingError:
 
 
 def _evaluate(task: Task, fabric: Fabric, done: int, average: MovingAverage) -> dict[str, float]:
-    values: dict[str, float] = {}
-    if fabric.global_rank == 0:
-        task.model.eval()
-        with torch.no_grad(), fabric.autocast(), average.in_place():
-            values = dict(task.evaluate(done))
-        task.model.train()
-    fabric.barrier()
+    task.model.eval()
+    with torch.no_grad(), fabric.autocast(), average.in_place():
+        values = dict(task.evaluate(done))
+    task.model.train()
     return values
 
 

@@ -37,6 +37,7 @@ from training.models.contrastive import ContrastiveConfig, ContrastiveModel, Sel
 from training.models.encoders import ENCODERS
 from training.optimiser import OptimiserConfig
 from training.pictures import write_views
+from training.processes import first_process_does
 from training.retrieval import Retrieval
 
 
@@ -86,7 +87,7 @@ class Source:
     batches: Callable[[int, int], Iterator[Any]]
     """Batches (views, turned views, indices) of this process for the steps start … stop − 1."""
     for_evaluation: Sequence[Pixels]
-    """Panoramas of the retrieval evaluation, (H, W, 3) RGB each; empty in all processes except the first."""
+    """This process's share of the panoramas of the retrieval evaluation, (H, W, 3) RGB each."""
     readers: int = 0
     """Number of loader processes among which shards are divided; 0: the batches do not depend on it."""
 
@@ -109,13 +110,11 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
             with option_names("loop"):
                 return sharded(start, stop).batches()
 
-        some = shards.first(config.retrieval_panoramas, config.data.height) if fabric.global_rank == 0 else []
+        some = shards.first(config.retrieval_panoramas, config.data.height)[fabric.global_rank :: fabric.world_size]
         readers = sharded(0, 0).lanes * fabric.world_size
         return Source(len(shards), sharded(0, 0).steps_per_epoch, sharded_batches, some, readers)
 
-    panoramas = open_panoramas(config.data) if fabric.global_rank == 0 else None
-    panoramas = fabric.broadcast(panoramas)
-    assert panoramas is not None
+    panoramas = first_process_does(fabric, lambda: open_panoramas(config.data))
     count = len(panoramas)
 
     def batches(start: int, stop: int) -> Iterator[Any]:
@@ -132,7 +131,7 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
             return load(PanoramaViews(panoramas, views), sampler, loop.workers)
 
     chosen = torch.linspace(0, count - 1, min(count, config.retrieval_panoramas)).round().int().tolist()
-    some = [panoramas[i] for i in chosen] if fabric.global_rank == 0 else []
+    some = [panoramas[i] for i in chosen[fabric.global_rank :: fabric.world_size]]
     with option_names("loop"):
         return Source(count, steps_per_epoch(count, loop.batch_size), batches, some)
 
@@ -160,7 +159,8 @@ class PretrainTask(Task):
         start = IMAGENET if ENCODERS[config.model.encoder].packaged else Origin("weights of a file", "none stated")
         learnt = read_header(before).origin if before else (start,) * config.model.pretrained
         self.origin = joined(learnt, [PANORAMAS])
-        self.retrieval = Retrieval(source.for_evaluation, config.views, config.loop.seed)
+        place = {"rank": fabric.global_rank, "world": fabric.world_size}
+        self.retrieval = Retrieval(source.for_evaluation, config.views, config.loop.seed, **place)
         self._embedded: list[tuple[Tensor, Tensor]] = []  # updates the memory bank after the step
 
     def settings_to_match(self) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from training.analysis.correlation import inter_map_correlation
 from training.data.views import ViewConfig, ViewPair, resize, to_planes
 from training.models.contrastive import ContrastiveModel
 from training.models.layers import normalise
+from training.processes import gathered
 
 _HELD_OUT = 1_000_003
 """Added to the training seed, so that the held-out views differ from those of the training."""
@@ -22,17 +23,29 @@ _HELD_OUT = 1_000_003
 class Retrieval:
     """Scores of a contrastive model on fixed held-out views, the same at every call.
 
+    With several processes, each embeds its share, and the scores are those of all.
+
     Args:
-        panoramas: (H, W, 3) RGB each; their plain views are the gallery.
+        panoramas: this process's share, (H, W, 3) RGB each; the plain views of all are the gallery.
         config: how the rotated views are drawn, one for each panorama.
         seed: seed of the training run.
         batch_size: number of views per forward pass.
+        rank, world: the share: every `world`-th panorama of all, from number `rank`.
     """
 
-    def __init__(self, panoramas: Sequence[Pixels], config: ViewConfig, seed: int, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        panoramas: Sequence[Pixels],
+        config: ViewConfig,
+        seed: int,
+        batch_size: int = 16,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         views = ViewPair(seed + _HELD_OUT, config)
         self.plain = [to_planes(resize(panorama, config.height)) for panorama in panoramas]  # (3, h, w) each
-        self.turned = [views(panorama, 0, index)[1] for index, panorama in enumerate(panoramas)]
+        self.turned = [views(panorama, 0, rank + i * world)[1] for i, panorama in enumerate(panoramas)]
         self.batch_size = batch_size
 
     def __call__(self, model: ContrastiveModel, device: torch.device) -> dict[str, float]:
@@ -57,16 +70,22 @@ class Retrieval:
                 local = model.local_head(model.attention(query, turned_latent)).float()
                 embedded[name].append(functional.normalize(local.mean(dim=(2, 3)), dim=1))
             embedded["global"].append(model.global_head(turned_latent).float())
+        everything = _of_all(gallery)
         scores = {
             f"retrieval/{name}_{top}": value
             for name, queries in embedded.items()
-            for top, value in top_scores(torch.cat(queries), torch.cat(gallery)).items()
+            for top, value in top_scores(_of_all(queries), everything).items()
         }
-        return scores | {"latent/inter_map_correlation": float(torch.cat(correlations).nanmean())}
+        return scores | {"latent/inter_map_correlation": float(_of_all(correlations).nanmean())}
 
     def _batches(self, views: Sequence[Pixels], device: torch.device) -> Iterator[Tensor]:
         for start in range(0, len(views), self.batch_size):
             yield torch.from_numpy(np.stack(views[start : start + self.batch_size])).to(device)
+
+
+def _of_all(parts: list[Tensor]) -> Tensor:
+    """The parts of all processes, one after the other, on the CPU."""
+    return torch.cat([part for own in gathered([each.cpu() for each in parts]) for part in own])
 
 
 def top_scores(queries: Tensor, gallery: Tensor) -> dict[str, float]:

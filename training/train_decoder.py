@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sal360.errors import one_line_errors
 from training.checkpoint import PANORAMAS, Origin
-from training.config import option_names, read_config
+from training.config import option_names, read_config, require_at_least
 from training.data.gaze.datasets import DATASETS, Gaze, GazeConfig, load_gaze
 from training.loop import make_fabric, starting_point, train
 from training.models.saliency_model import SaliencyModel
@@ -33,6 +33,13 @@ class TrainDecoderConfig(SaliencyTrainingConfig):
 
     data: GazeConfig
     """The recorded gaze."""
+    measured: int = 0
+    """Number of records or photographs, evenly spread, that are measured while the run trains; its end measures all.
+    0: all of them every time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least("measured", self.measured, 0)
 
 
 _ROWS_OF_PICTURE = 6
@@ -73,13 +80,19 @@ class DecoderTask(SaliencyTask):
 
     def evaluate(self, done: int) -> Mapping[str, float]:
         """Figures of the content on the measured part, and a picture of predictions."""
-        figures = self.gaze.measure(self.predict)
+        loop = self.settings.loop
+        is_last = done == (loop.steps or loop.epochs * self.steps_per_epoch)
+        figures = self.gaze.measure(self.predict, 0 if is_last else self.settings.measured)
+        if self.fabric.global_rank == 0:
+            self._write_predictions(done)
+        return {f"measured/{name}": value for name, value in figures.items()}
+
+    def _write_predictions(self, done: int) -> None:
         rows = []
         for index in range(min(_ROWS_OF_PICTURE, len(self.gaze.measuring))):
             frame, densities, _ = self.gaze.measuring[0, index]
             rows.append((frame, densities.sum(axis=0), self.predict(frame[None])[0]))
         write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)
-        return {f"measured/{name}": value for name, value in figures.items()}
 
 
 def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:

@@ -142,7 +142,7 @@ class PhotographsTask(SaliencyTask):
             figures |= {f"{name}/{figure}": value for figure, value in mean_figures(scores).items()}
             frame, truth = lay_out(chosen[:1], height, shown_px)[:2]
             rows.append((frame, truth, self.predict(frame[None])[0]))
-        if rows:
+        if rows and self.fabric.global_rank == 0:
             write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)
         return figures
 

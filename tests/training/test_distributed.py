@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 # Imports once, then forks: one process, and two as torchrun would start them. Each takes one step of the whole loop.
 SCRIPT = """
-    import os, socket, sys
+    import os, signal, socket, sys, time
     from pathlib import Path
     import numpy as np, torch
     from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -25,6 +28,8 @@ SCRIPT = """
     from training.models.contrastive import ContrastiveConfig
     from training.optimiser import OptimiserConfig
     from training.pretrain import PretrainTask, Source
+    from training import processes
+    from training.loop import Task
 
     generator = np.random.default_rng(0)
     panoramas = [generator.integers(0, 256, (64, 128, 3), dtype=np.uint8) for _ in range(12)]
@@ -45,7 +50,11 @@ SCRIPT = """
             sampler = StepSampler(12, batch_size=8, seed=0, start=start, stop=stop, **place)
             return load(PanoramaViews(panoramas, ViewPair(0, config.views)), sampler, 0)
 
-        task = PretrainTask(config, Source(12, 1, batches, panoramas if fabric.global_rank == 0 else []), fabric)
+        own = panoramas[fabric.global_rank :: fabric.world_size]
+        task = PretrainTask(config, Source(12, 1, batches, own), fabric)
+        task.model.eval()
+        with torch.no_grad():
+            scores = task.retrieval(task.model, fabric.device)
         gradients = {}
 
         def keep(*_):
@@ -54,7 +63,40 @@ SCRIPT = """
         register_optimizer_step_pre_hook(keep)
         train(task, config.loop, config.optimiser, fabric)
         state = dict(task.model.named_buffers(), memory=task.objective.memory)
-        torch.save({"gradients": gradients, "state": state}, f"{out}-{fabric.global_rank}.pt")
+        processes._ASK_EVERY_S = 0.05
+        together = {
+            "shares": processes.in_shares(11, lambda index: (index, fabric.global_rank), "test"),
+            "waited": processes.first_process_does(fabric, lambda: time.sleep(0.3) or fabric.global_rank),
+            "scores": scores,
+        }
+        if fabric.world_size > 1:
+            together["stopped"] = stopped_by_a_signal_to_the_second(out, fabric)
+        torch.save({"gradients": gradients, "state": state, "together": together}, f"{out}-{fabric.global_rank}.pt")
+
+    class Line(Task):
+        kind, config, steps_per_epoch = "saliency", {}, 100
+
+        def __init__(self, rank):
+            self.model, self.rank, self.done = torch.nn.Linear(2, 1), rank, 0
+
+        def batches(self, start, stop):
+            return [torch.ones(4, 2)] * (stop - start)
+
+        def losses(self, model, batch):
+            return {"loss": model(batch).square().mean()}
+
+        def after_step(self):
+            self.done += 1
+            if (self.done, self.rank) == (3, 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def stopped_by_a_signal_to_the_second(out, fabric):
+        config = LoopConfig(f"{out}-line", steps=50, batch_size=8, workers=0, accelerator="cpu")
+        task = Line(fabric.global_rank)
+        try:
+            train(task, config, OptimiserConfig(name="sgd"), fabric)
+        except SystemExit as ended:
+            return ended.code, task.done
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -88,6 +130,17 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(tmp_path: P
     assert (expected - found).norm() < 1e-5 * expected.norm()
     for name, value in one["state"].items():  # batch statistics and memory bank
         torch.testing.assert_close(value, first["state"][name], rtol=1e-4, atol=1e-6, msg=name)
+    check_what_they_did_together(one["together"], first["together"], second["together"])
     for kind in ("gradients", "state"):
         for name, value in first[kind].items():
             assert torch.equal(value, second[kind][name]), name
+
+
+def check_what_they_did_together(one: dict[str, Any], first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert [index for index, _ in first["shares"]] == list(range(11))
+    assert {rank for _, rank in first["shares"]} == {0, 1}
+    assert first["shares"] == second["shares"]
+    assert first["waited"] == second["waited"] == 0  # what the first process returned
+    assert first["scores"] == pytest.approx(one["scores"], abs=1e-5)
+    assert first["scores"] == second["scores"]
+    assert first["stopped"] == second["stopped"] == (128 + signal.SIGTERM, 4)

@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -71,7 +72,7 @@ class Regression(Task):
 
     kind = "saliency"
 
-    def __init__(self, config: LoopConfig, *, poison: int = -1) -> None:
+    def __init__(self, config: LoopConfig, *, poison: int = -1, signalled: tuple[int, int] = (-1, 0)) -> None:
         self.loop = config
         self.config = Tiny()
         self.model = nn.Sequential(
@@ -81,6 +82,7 @@ class Regression(Task):
         self.steps_per_epoch = steps_per_epoch(SAMPLES, config.batch_size)
         self.memory = torch.zeros(())
         self.poison = poison
+        self.signalled = signalled
         self.seen = 0
         self.evaluated: list[int] = []
 
@@ -101,6 +103,8 @@ class Regression(Task):
         self.seen += 1
         if self.seen == self.poison:
             loss = loss * math.nan
+        if self.seen == self.signalled[0]:
+            os.kill(os.getpid(), self.signalled[1])
         return {"loss": loss, "loss/memory": self.memory}
 
     def after_step(self) -> None:
@@ -163,6 +167,66 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_pa
     assert expected.keys() == resumed.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, resumed[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_run_after_its_step_with_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        run(settings(tmp_path / "b"), signalled=(5, number))
+    assert ended.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    assert "stopped after step 5; continue with" in capsys.readouterr().err
+    assert checkpoint.read_header(tmp_path / "b").step == 5
+    run(settings(tmp_path / "a"))
+    run(settings(tmp_path / "b", resume=True))
+    resumed = final_tensors(tmp_path / "b")
+    for name, tensor in final_tensors(tmp_path / "a").items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
+    class Impatient(Regression):
+        def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+            if self.seen == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().losses(model, batch)
+
+    config = settings(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(Impatient(config), config, SGD, make_fabric(config))
+    assert checkpoint.read_header(tmp_path).step == 3
+
+
+def test_loader_processes_leave_signals_to_the_training() -> None:
+    class Ignored(torch.utils.data.Dataset[int]):
+        def __getitem__(self, _: tuple[int, int]) -> int:
+            return sum(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGTERM, signal.SIGINT))
+
+    sampler = StepSampler(2, batch_size=2, seed=0, start=0, stop=1)
+    assert next(load(Ignored(), sampler, 1)).tolist() == [2, 2]
+
+
+def test_steps_between_two_points_of_the_curves_never_wait_for_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path, log_every_steps=4, checkpoint_every_steps=8, evaluate_every_epochs=100)
+    task, waited = Regression(config), set()
+
+    def recorded(read: Callable[..., Any]) -> Callable[..., Any]:
+        def record(tensor: Tensor, *arguments: Any) -> Any:
+            waited.add(task.seen)
+            return read(tensor, *arguments)
+
+        return record
+
+    for name in ("__float__", "__bool__", "item", "tolist", "cpu"):
+        monkeypatch.setattr(Tensor, name, recorded(getattr(Tensor, name)))
+    train(task, config, SGD, make_fabric(config))
+    assert waited - {0} == {4, 8}  # 0: before the first step
 
 
 def test_loader_processes_do_not_change_what_is_learnt(tmp_path: Path) -> None:

@@ -335,9 +335,39 @@ def test_a_missing_shard_is_named(shards: Shards) -> None:
         sharded(shards)
 
 
-def test_too_few_shards_for_the_readers_are_refused(shards: Shards) -> None:
-    with pytest.raises(DataError, match="6 shards of 4 panoramas cannot feed 8 readers"):
-        sharded(shards, world=4, workers=2)
+def epoch_of_shards(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch, epoch: int, *, world: int, workers: int, batch_size: int
+) -> list[int]:
+    """The panoramas of an epoch, as the loader processes of all training processes would read them."""
+    settings = LoopConfig(run="run", steps=1, batch_size=batch_size, workers=workers)
+    steps = 24 // batch_size
+    found = []
+    for rank, worker in itertools.product(range(world), range(workers)):
+        place = {"start": epoch * steps, "stop": (epoch + 1) * steps, "rank": rank, "world": world}
+        data = ShardedViews(shards, views(), HEIGHT, settings, **place)
+        assert data.steps_per_epoch == steps
+        monkeypatch.setattr("training.data.shards.get_worker_info", lambda worker=worker: SimpleNamespace(id=worker))
+        found += [batch[2].tolist() for batch in data]
+    assert len(found) == steps * world
+    return sorted(itertools.chain(*found))
+
+
+@pytest.mark.parametrize(("batch_size", "seen"), [(6, 24), (12, 24), (18, 18)])
+def test_an_epoch_of_shards_is_the_same_for_every_number_of_processes_and_workers(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch, batch_size: int, seen: int
+) -> None:
+    monkeypatch.setattr("training.data.shards.read_panorama", lambda *_: np.zeros((HEIGHT, 2 * HEIGHT, 3), np.uint8))
+    for epoch in (0, 1):
+        alone = epoch_of_shards(shards, monkeypatch, epoch, world=1, workers=1, batch_size=batch_size)
+        assert len(set(alone)) == len(alone) == seen
+        for world, workers in itertools.product((1, 2, 3), (1, 2, 4)):
+            found = epoch_of_shards(shards, monkeypatch, epoch, world=world, workers=workers, batch_size=batch_size)
+            assert found == alone, (world, workers)
+
+
+def test_a_batch_larger_than_all_shards_is_refused(shards: Shards) -> None:
+    with pytest.raises(SettingError, match="batch_size is 32; expected at most the 24 samples"):
+        sharded(shards, batch_size=32)
 
 
 def test_shards_are_not_overwritten(folder: Path, shards: Shards) -> None:

@@ -240,3 +240,20 @@ def test_a_decoder_is_measured_on_maps_alone(write: Write) -> None:
     assert "kld" in figures
     assert "nss" not in figures  # there are no fixations
     assert all(np.isfinite(value) for value in figures.values())
+
+
+def test_a_decoder_can_be_measured_on_some_of_the_records(write: Write) -> None:
+    gaze = load_gaze(GazeConfig(str(write()), dataset="ceap", folds=2), 64, (16, 32), 0)
+    gaze._records = [gaze._records[0]] * 5  # type: ignore[attr-defined]
+    seen = []
+
+    class First:
+        """The plain sample of every record."""
+
+        def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
+            seen.append(key[1])
+            return (np.zeros((64, 128, 3), np.uint8),) * 3
+
+    gaze.measuring = First()  # type: ignore[assignment]
+    gaze.measure(lambda frames: np.ones((len(frames), 16, 32), np.float32), 3)
+    assert seen == [0, 2, 4]

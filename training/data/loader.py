@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -135,7 +136,7 @@ def loader_options(workers: int) -> dict[str, Any]:
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
         "prefetch_factor": _BATCHES_AHEAD if workers else None,
-        "worker_init_fn": _one_thread,
+        "worker_init_fn": _start_loader,
         "generator": torch.Generator(),  # otherwise a loader draws from the training's generator when it starts
     }
 
@@ -225,7 +226,12 @@ class _Reporting(Dataset[Any]):
             return Failure(describe_os_error(error), "", "")
 
 
-def _one_thread(_worker: int) -> None:
-    """Keep a loader process to one core; the others are for training."""
+def _start_loader(_worker: int) -> None:
+    """Keep a loader process to one core, as the others are for training, and let the training process end it.
+
+    Ctrl-C, and the SIGTERM of a scheduler, reach the loaders too; the training still needs them for its last step.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -27,7 +27,15 @@ from sal360.arrays import Pixels
 from sal360.errors import DataError, one_line_errors
 from sal360.files import write_text, written_beside
 from training.config import read_config, require_at_least, require_path
-from training.data.loader import Failure, collate_or_fail, loader_options, raise_failures, require_shared_memory
+from training.data.loader import (
+    Failure,
+    collate_or_fail,
+    loader_options,
+    raise_failures,
+    require_shared_memory,
+    require_whole_parts,
+    steps_per_epoch,
+)
 from training.data.panoramas import PanoramaConfig, open_panoramas, read_panorama
 from training.data.views import ViewPair
 from training.loop import LoopConfig
@@ -122,9 +130,10 @@ def _opened(address: str) -> Any:
 class ShardedViews(IterableDataset[Any]):
     """Batches of view pairs and indices for the steps start … stop − 1, the same after every restart.
 
-    In each epoch the shards are redistributed over the readers (the loader processes of all training processes), the
-    same number to each, and each reader makes the same number of batches from its shards. So all stay in step, no
-    panorama occurs twice in an epoch, and the remainder differs from epoch to epoch.
+    The order of an epoch depends on (seed, epoch) alone: all shards in random order, each with its panoramas in random
+    order, as far as they make whole batches. Every reader (a loader process of a training process) makes a continuous
+    part of it, and reads only the shards in which that lies. So an epoch has the same panoramas, each once, and the
+    same number of steps for every number of processes and workers, and the remainder differs from epoch to epoch.
 
     Args:
         shards: the panoramas.
@@ -135,7 +144,7 @@ class ShardedViews(IterableDataset[Any]):
         start, stop: steps.
 
     Raises:
-        DataError: there are too few shards for the readers, or too few panoramas in them for a batch.
+        SettingError: the batch is larger than the data or cannot be split evenly.
     """
 
     def __init__(
@@ -153,50 +162,52 @@ class ShardedViews(IterableDataset[Any]):
         self.shards, self.views, self.height, self.seed, self.rank = shards, views, height, loop.seed, rank
         self.workers = loop.workers
         self.lanes = max(1, loop.workers)  # readers of this process
+        self.steps_per_epoch = steps_per_epoch(len(shards), loop.batch_size)
+        require_whole_parts(loop.batch_size, loop.accumulate, world)
         self.size = loop.batch_size // (world * loop.accumulate)
-        self.shards_each = len(shards.names) // (self.lanes * world)
-        batches_each = self.shards_each * min(shards.counts) // self.size // loop.accumulate * loop.accumulate
-        if batches_each < 1 or loop.batch_size % (world * loop.accumulate):
-            raise DataError(
-                f"{len(shards.names)} shards of {min(shards.counts)} panoramas cannot feed {self.lanes * world} readers"
-                f" with batches of {loop.batch_size}",
-                "lower workers or batch_size of the loop, or write more or larger shards",
-                expected="a batch for each reader from its share of the shards",
-            )
-        self.batches_per_epoch = batches_each * self.lanes
-        self.steps_per_epoch = self.batches_per_epoch // loop.accumulate
+        self.batches_per_epoch = self.steps_per_epoch * loop.accumulate
         self.start, self.stop = start * loop.accumulate, stop * loop.accumulate  # counted in batches
 
     def __iter__(self) -> Iterator[Any]:
         info = get_worker_info()
-        position = self.start + (info.id if info else 0)
-        lane = position % self.lanes
+        position = self.start + (info.id if info else 0)  # a loader takes the batches of its workers in turn
         while position < self.stop:
             epoch, place = divmod(position, self.batches_per_epoch)
-            samples = self._samples(epoch, self.rank * self.lanes + lane, skip=place // self.lanes * self.size)
+            lane = place % self.lanes
+            samples = self._samples(epoch, *self._part(lane, place // self.lanes))
             end = min(self.stop, (epoch + 1) * self.batches_per_epoch)
             while position < end:
                 yield collate_or_fail([next(samples) for _ in range(self.size)])
                 position += self.lanes
 
-    def _samples(self, epoch: int, reader: int, skip: int) -> Iterator[Any]:
-        """Views and index of each panorama of `reader` in `epoch`, after the first `skip`; a `Failure` ends the run."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards.names))
-        for shard in order[reader * self.shards_each : (reader + 1) * self.shards_each]:
-            if skip >= self.shards.counts[shard]:
-                skip -= self.shards.counts[shard]
+    def _part(self, lane: int, done: int) -> tuple[int, int]:
+        """Where in the order of an epoch the batches lane, lane + lanes, … of this process lie, after the first `done`.
+
+        They lie one after the other, so that few shards are read twice.
+        """
+        each, longer = divmod(self.batches_per_epoch, self.lanes)  # the first `longer` lanes make one batch more
+        first = self.rank * self.batches_per_epoch + lane * each + min(lane, longer)
+        return (first + done) * self.size, (first + each + (lane < longer)) * self.size
+
+    def _samples(self, epoch: int, start: int, stop: int) -> Iterator[Any]:
+        """Views and index of the panoramas start … stop − 1 in the order of `epoch`; a `Failure` ends the run."""
+        before = 0
+        for shard in np.random.default_rng((self.seed, epoch)).permutation(len(self.shards.names)):
+            count = self.shards.counts[shard]
+            low, high = max(start - before, 0), min(stop - before, count)
+            before += count
+            if low >= high:
                 continue
-            within = np.random.default_rng((self.seed, epoch, int(shard))).permutation(self.shards.counts[shard])
+            within = np.random.default_rng((self.seed, epoch, int(shard))).permutation(count)
             try:
                 samples = self.shards.read(int(shard))
-                for i in within[skip:]:
+                for i in within[low:high]:
                     index, name, data = samples[i]
                     view, turned = self.views(read_panorama(name, self.height, data), epoch, index)[:2]
                     yield view, turned, index
             except DataError as error:
                 while True:
                     yield Failure.of(error)
-            skip = 0
 
     def batches(self) -> Iterator[Any]:
         """The batches, loaded ahead by the loop's workers.

@@ -23,6 +23,7 @@ from training.evaluation.baselines import PRIOR_LIMIT
 from training.evaluation.photographs import centre_prior, count_in_plane, to_plane
 from training.evaluation.predictions import PictureTruth
 from training.evaluation.scoring import COLUMNS, planar_protocol
+from training.processes import in_shares
 
 _GREY = 114
 
@@ -47,6 +48,8 @@ def measure_set(
 ) -> Floats:
     """The figures of each photograph in the order of `COLUMNS`, (n, 6); NaN where photographs have no fixations.
 
+    All training processes compute them together.
+
     Args:
         predict: panoramas (1, H, 2H, 3) RGB → densities (1, h, 2h).
         photographs: at least one.
@@ -55,14 +58,18 @@ def measure_set(
         long_side_px: longer side of the photographs on them, at most `height`.
         measured_px: longer side of the plane in which they are measured; None: that of the stored photograph.
     """
-    figures = []
-    for group in _groups(photographs, height, long_side_px):
-        frame, _, places = lay_out(group, height, long_side_px)
+    groups = list(_groups(photographs, height, long_side_px))
+
+    def measure(number: int) -> list[list[float]]:
+        frame, _, places = lay_out(groups[number], height, long_side_px)
         density = predict(frame[None])[0]
-        for photograph, place in zip(group, places, strict=True):
+        figures = []
+        for photograph, place in zip(groups[number], places, strict=True):
             in_plane = _cut(density, place, height, photograph.size(measured_px))
             figures.append(figures_in_plane(in_plane, photograph, prior, measured_px))
-    return np.array(figures)
+        return figures
+
+    return np.array([figures for group in in_shares(len(groups), measure, "measure") for figures in group])
 
 
 def mean_figures(scores: Floats) -> dict[str, float]:

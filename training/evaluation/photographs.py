@@ -28,6 +28,7 @@ from training.data.gaze.placed_photographs import (
     inset_at,
     plane_per_solid_angle,
 )
+from training.processes import in_shares
 
 LONG_SIDE = 200
 """Pixels of the longer side of the plane in which a photograph is measured."""
@@ -45,7 +46,7 @@ def measure_photographs(
     fov_deg: float = 0.0,
     flat_width: float = 0.5,
 ) -> Floats:
-    """NSS, CC and KLD of each photograph, (n, 3).
+    """NSS, CC and KLD of each photograph, (n, 3), computed by all training processes together.
 
     Args:
         predict: panoramas (B, H, W, 3) RGB → densities (B, h, w); called with one panorama at a time.
@@ -57,10 +58,10 @@ def measure_photographs(
     """
     flat = 2 if flat_width <= 0.5 else 1
     together = _VIEWPORTS if fov_deg else flat
-    figures = []
-    for first in range(0, len(photographs), together):
-        group = photographs[first : first + together]
-        panorama = backgrounds[(first // together) % len(backgrounds)].copy()
+
+    def measure(number: int) -> list[tuple[float, float, float]]:
+        group = photographs[number * together : (number + 1) * together]
+        panorama = backgrounds[number % len(backgrounds)].copy()
         height, width = panorama.shape[:2]
         if fov_deg:
             places = [_viewport(i, fov_deg, photograph) for i, photograph in enumerate(group)]
@@ -72,12 +73,15 @@ def measure_photographs(
             else:
                 draw_picture(panorama, photograph.read(), place)
         density = predict(panorama[None])[0]
-        for photograph, place in zip(group, places, strict=True):
-            in_plane = (
-                place.cut(density, panorama.shape[0]) if isinstance(place, Inset) else viewport_map(density, place)
+        return [
+            measure_in_plane(
+                place.cut(density, height) if isinstance(place, Inset) else viewport_map(density, place), photograph
             )
-            figures.append(measure_in_plane(in_plane, photograph))
-    return np.array(figures)
+            for photograph, place in zip(group, places, strict=True)
+        ]
+
+    groups = in_shares(-(-len(photographs) // together), measure, "measure")
+    return np.array([figures for group in groups for figures in group])
 
 
 def _inset(

@@ -48,7 +48,7 @@ from training.data.gaze.dataset_files import Inventory
 from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, RecordedPanoramas
 from training.data.gaze.photographs import COPY_AGAIN, Photograph, PhotographRecords
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
-from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds, split_scenes, summary_of
+from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds, split_scenes, spread, summary_of
 from training.data.gaze.salient360 import Eye, Movement, Salient360
 from training.data.gaze.sitzmann import SIGMA_DEG, Condition, Sitzmann
 from training.data.gaze.vr_eyetracking import VrEyeTracking
@@ -56,6 +56,7 @@ from training.data.loader import Key
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import names_below, read_taught
 from training.evaluation.photographs import FIGURES, measure_photographs
+from training.processes import in_shares
 
 Shows = Literal["stills", "videos", ""]
 """What people saw; empty: both, or not known."""
@@ -82,8 +83,11 @@ class Gaze(ABC):
     """What the training samples are made of, to be compared on resuming."""
 
     @abstractmethod
-    def measure(self, predict: Predict) -> dict[str, float]:
-        """Mean figures over the part to measure."""
+    def measure(self, predict: Predict, limit: int = 0) -> dict[str, float]:
+        """Mean figures over the part to measure, or over `limit` of it, evenly spread; 0: all.
+
+        All training processes call it, and share the work.
+        """
 
 
 @dataclass(frozen=True)
@@ -490,12 +494,16 @@ class PanoramaGaze(Gaze):
         self.training = GazePanoramas(split.training, height, map_size, augment, seed)
         self.measuring = GazePanoramas(split.measuring, height, map_size, None, seed)
 
-    def measure(self, predict: Predict) -> dict[str, float]:
+    def measure(self, predict: Predict, limit: int = 0) -> dict[str, float]:
         """The metrics of the standard protocol, each a mean over the kept records that have its truth."""
-        figures = []
-        for index in range(len(self._records)):
+        chosen = spread(len(self._records), limit or len(self._records))
+
+        def figures_of(number: int) -> dict[str, float]:
+            index = chosen[number]
             frame = self.measuring[0, index][0]
-            figures.append(standard_protocol(predict(frame[None])[0], self._records[index]))
+            return standard_protocol(predict(frame[None])[0], self._records[index])
+
+        figures = in_shares(len(chosen), figures_of, "measure")
         return _means({name: [each[name] for each in figures if name in each] for name in METRICS})
 
 
@@ -529,12 +537,13 @@ class PhotographGaze(Gaze):
         self.training = place(others, taught)
         self.measuring = place(self._kept, None)
 
-    def measure(self, predict: Predict) -> dict[str, float]:
+    def measure(self, predict: Predict, limit: int = 0) -> dict[str, float]:
         """NSS, CC and KLD on the photographs of the fold that is kept; see training/evaluation/photographs.py.
 
         Without NSS if they have maps of gaze, but no fixations.
         """
-        figures = measure_photographs(predict, self._kept, self._backgrounds, fov_deg=self._fov_deg)
+        kept = [self._kept[index] for index in spread(len(self._kept), limit or len(self._kept))]
+        figures = measure_photographs(predict, kept, self._backgrounds, fov_deg=self._fov_deg)
         known = np.isfinite(figures)
         return _means({name: figures[known[:, i], i] for i, name in enumerate(FIGURES)})
 
