@@ -1,0 +1,127 @@
+"""`training.reproduce`: its runs, its budget and what its page says, without training."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from sal360.errors import TrainingError
+from training import reproduce as module
+from training.checkpoint import save_checkpoint
+from training.config import read_config
+from training.curves import Curves
+from training.data.panoramas import PanoramaConfig
+from training.models.contrastive import ContrastiveConfig, ContrastiveModel
+from training.pretrain import PretrainConfig
+from training.reproduce import Findings, ReproduceConfig, Supervisor, Variant, command, page, reproduce, variants
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ReproduceConfig:
+    root = tmp_path / "panoramas"
+    root.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        cv2.imwrite(str(root / f"{number}.png"), generator.integers(0, 256, (64, 128, 3), dtype=np.uint8))
+    data = PanoramaConfig(str(root), height=64)
+    return ReproduceConfig(
+        data, str(tmp_path / "out"), encoders=("resnet50",), seeds=(0,), epochs=3, early_epochs=1, batch_size=2
+    )
+
+
+def test_all_runs_of_the_paper_are_made_seed_by_seed_attention_first(config: ReproduceConfig) -> None:
+    whole = ReproduceConfig(config.data, config.output)
+    names = [each.name for each in variants(whole)]
+    assert len(names) == len(set(names)) == 18
+    assert names[:3] == ["resnet50_self_seed0", "vgg16_self_seed0", "resnet50_none_seed0"]
+    assert whole.epochs == 250
+
+
+@pytest.mark.parametrize("encoder", ["resnet50", "vgg16"])
+def test_the_runs_are_those_of_the_paper(config: ReproduceConfig, encoder: str, tmp_path: Path) -> None:
+    options = command(config, Variant(encoder, "average", 2), tmp_path / "run", "--loop.epochs", "3")[3:]
+    settings = read_config(PretrainConfig, "", options)
+    assert (settings.model.encoder, settings.model.attention, settings.loop.seed) == (encoder, "average", 2)
+    assert settings.optimiser.name == "sgd"
+    assert settings.optimiser.step_epochs == ((120,) if encoder == "vgg16" else ())
+    assert settings.loop.resume == "auto"
+
+
+def small_run(run: Path, step: int, scale: float) -> None:
+    """What training.pretrain leaves after `step` steps."""
+    torch.manual_seed(0)
+    settings = ContrastiveConfig(encoder="compact", height=64)  # smaller files
+    model = ContrastiveModel(settings)
+    with torch.no_grad():
+        for weights in model.encoder.parameters():
+            weights.mul_(scale)
+    with Curves(run, 0, enabled=True) as curves:
+        values = {"loss": 5.0, "attention/gamma": 0.25, "latent/inter_map_correlation": 0.5}
+        curves.write(step, values | {f"retrieval/{name}_top1": 0.75 for name in ("local", "guided", "global")})
+    save_checkpoint(run, step, model, "contrastive", settings, {}, keep=1)
+
+
+def test_runs_are_made_in_two_parts_kept_at_the_early_epoch_and_not_repeated(
+    config: ReproduceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+
+    def run(_: Supervisor, arguments: list[str]) -> bool:
+        value = dict(zip(arguments, arguments[1:], strict=False))
+        calls.append((Path(value["--loop.run"]).name, value["--loop.epochs"]))
+        small_run(Path(value["--loop.run"]), 2 * int(value["--loop.epochs"]), float(value["--loop.epochs"]))
+        return len(calls) != 3  # as if the budget ended there
+
+    monkeypatch.setattr(Supervisor, "run", run)
+    monkeypatch.setattr(module, "analyse_embedding", lambda _: None)
+    assert reproduce(config) == 0
+    assert calls[:3] == [("resnet50_self_seed0", "1"), ("resnet50_self_seed0", "3"), ("resnet50_none_seed0", "1")]
+    results = json.loads((Path(config.output) / "reproduction.json").read_text(encoding="utf-8"))
+    assert results["runs"][0]["epochs"] == 3
+    assert np.nanmean(results["runs"][0]["change"]) == pytest.approx(2)  # weights three times as large
+    text = (Path(config.output) / "reproduction.md").read_text(encoding="utf-8")
+    assert "| resnet50, self | 0 | 3 | 0.250 (8.0) | 0.500 (.107) | 2.000, 2.000 (more than 2 on average) |" in text
+    assert "Not finished: resnet50_none_seed0 (1 epochs)" in text
+    del calls[:]
+    reproduce(config)
+    assert ("resnet50_self_seed0", "3") not in calls
+
+
+def test_the_page_has_means_and_deviations_over_seeds(config: ReproduceConfig) -> None:
+    retrieval = dict.fromkeys(("local", "guided", "global"), 0.5)
+    rows = [Findings("resnet50", "none", seed, 3.0, None, 0.1 + 0.1 * seed, retrieval, 4.0, None) for seed in (0, 1)]
+    text = page(config, 4, rows, {"fp32": [5.0, 4.0], "bf16": [5.1, 4.0]})
+    assert "| resnet50, none | 0, 1 | 3 | – | 0.150 ± 0.071 | – | 4.000 ± 0.000 |" in text
+    assert "the loss differs by 0.0500 on average and 0.1000 at most" in text
+
+
+WAITS = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); time.sleep(60)"
+
+
+def test_the_end_of_the_budget_asks_a_run_to_stop() -> None:
+    supervisor = Supervisor(0.5)
+    assert supervisor.run([sys.executable, "-c", WAITS]) is False
+    assert supervisor.is_over
+    assert supervisor.run([sys.executable, "-c", "raise SystemExit(1)"]) is False  # not even started
+
+
+def test_a_signal_is_passed_on_to_the_run() -> None:
+    supervisor = Supervisor(0)
+    before = signal.getsignal(signal.SIGTERM)
+    send = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); " + WAITS
+    with supervisor.passing_on_signals():
+        assert supervisor.run([sys.executable, "-c", send]) is False
+    assert supervisor.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_that_fails_ends_everything() -> None:
+    with pytest.raises(TrainingError, match="status 3"):
+        Supervisor(0).run([sys.executable, "-c", "raise SystemExit(3)"])

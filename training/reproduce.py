@@ -1,0 +1,453 @@
+"""Train the paper's encoders on the panoramas that are here, and put what comes out beside the paper's figures.
+
+    python -m training.reproduce --data.root PANORAMAS --output out/paper [--budget 28800]
+
+ResNet50 and VGG16, each with attention, without, and with average pooling, 250 epochs of
+training/recipes/pretrain_paper.yaml, by three seeds. Every run is a `python -m training.pretrain` in
+OUTPUT/runs, and its checkpoint of epoch 10 is kept for Figure 4. Ctrl-C, SIGTERM and the end of the budget leave a
+checkpoint; the same command continues there. OUTPUT gets reproduction.md, the page, with its pictures, and the same
+numbers as reproduction.json; what has not been trained yet is listed on it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from sal360.errors import TrainingError, one_line_errors
+from sal360.files import check_folder_is_writable, write_text
+from training.analysis.change import encoder_tensors, layer_changes
+from training.analysis.embedding import EmbeddingConfig, analyse_embedding
+from training.analysis.results import ENCODER_COLOURS, new_figure, save_figure
+from training.checkpoint import newest_checkpoint, read_header
+from training.config import option_names, read_config, require, require_at_least, require_path, require_seed
+from training.curves import Curve, read_curves
+from training.data.loader import steps_per_epoch
+from training.data.panoramas import PanoramaConfig, open_panoramas
+from training.models.contrastive import AttentionName
+
+PaperEncoder = Literal["resnet50", "vgg16"]
+RECIPE = Path(__file__).parent / "recipes" / "pretrain_paper.yaml"
+_VGG = ("--model.encoder", "vgg16", "--optimiser.schedule", "step", "--optimiser.step_epochs", "[120]")
+_EARLY = "epoch10.safetensors"
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """Which of the paper's runs are made, and how long they may take."""
+
+    data: PanoramaConfig
+    """The panoramas; without a cache they are decoded into one below `output`."""
+    output: str
+    """Folder of the runs and of the page."""
+    budget: float = 0.0
+    """Time after which training stops, to be continued by the same command, seconds; 0: no limit."""
+    encoders: tuple[PaperEncoder, ...] = get_args(PaperEncoder)
+    """Encoders to train."""
+    attentions: tuple[AttentionName, ...] = ("self", "none", "average")
+    """Kinds of attention to train each encoder with; Figures 4 and 5 are about self."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds; all runs of the first come before those of the second."""
+    epochs: int = 250
+    """Number of passes over the panoramas in each run."""
+    early_epochs: int = 10
+    """Number of passes after which the weights are kept for Figure 4."""
+    batch_size: int = 20
+    """Panoramas per step."""
+    accumulate: int = 1
+    """Number of parts into which a batch is split, to save memory."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Precision of the network; weights, loss and optimiser stay in float32."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device; auto uses a GPU if there is one."""
+    workers: int = 4
+    """Number of data-loading processes."""
+    compare_steps: int = 0
+    """Number of steps that the first run also makes in fp32 and in bf16, to compare their losses on the page."""
+
+    def __post_init__(self) -> None:
+        require_path("output", self.output, "a folder")
+        require_at_least("budget", self.budget, 0)
+        for name in ("encoders", "attentions", "seeds"):
+            values = getattr(self, name)
+            require(name, values, len(set(values)) == len(values) > 0, "at least one, each once")
+        for seed in self.seeds:
+            require_seed("seeds", seed)
+        for name in ("epochs", "batch_size", "accumulate"):
+            require_at_least(name, getattr(self, name), 1)
+        require("early_epochs", self.early_epochs, 0 < self.early_epochs < self.epochs, f"1 to {self.epochs - 1}")
+        require_at_least("workers", self.workers, 0)
+        require_at_least("compare_steps", self.compare_steps, 0)
+
+
+class Variant(NamedTuple):
+    """One run of the paper."""
+
+    encoder: str
+    attention: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"{self.encoder}_{self.attention}_seed{self.seed}"
+
+
+def variants(config: ReproduceConfig) -> list[Variant]:
+    """The runs in the order in which they are made: attention first, which most of the figures are about."""
+    return [
+        Variant(encoder, attention, seed)
+        for seed in config.seeds
+        for attention in config.attentions
+        for encoder in config.encoders
+    ]
+
+
+def command(config: ReproduceConfig, variant: Variant, run: Path, *length: str) -> list[str]:
+    """The `python -m training.pretrain` of a run; `length` is how far, as options of the loop."""
+    options = ["--config", str(RECIPE), "--data.root", config.data.root, "--data.height", str(config.data.height)]
+    options += ["--data.cache", config.data.cache, "--loop.run", str(run), "--loop.resume", "auto"]
+    options += ["--loop.seed", str(variant.seed), "--loop.batch_size", str(config.batch_size)]
+    options += ["--loop.accumulate", str(config.accumulate), "--loop.precision", config.precision]
+    options += ["--loop.accelerator", config.accelerator, "--loop.workers", str(config.workers)]
+    options += ["--loop.evaluate_every_epochs", "10", "--loop.log_every_steps", "1"]
+    options += list(_VGG) if variant.encoder == "vgg16" else ["--model.encoder", variant.encoder]
+    return [sys.executable, "-m", "training.pretrain", *options, "--model.attention", variant.attention, *length]
+
+
+class Supervisor:
+    """Runs commands one after the other, until the budget is used up or a signal comes.
+
+    Args:
+        budget: seconds; 0: no limit.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self._end = time.monotonic() + budget if budget else math.inf
+        self.signal = 0
+        """The signal that ended the work; 0: none."""
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more may be started."""
+        return self.signal != 0 or time.monotonic() >= self._end
+
+    def run(self, arguments: Sequence[str]) -> bool:
+        """Whether a command was finished; when the time is over, SIGTERM asks it to stop with a checkpoint.
+
+        Raises:
+            TrainingError: it failed.
+        """
+        if self.is_over:
+            return False
+        print(shlex.join(arguments), file=sys.stderr, flush=True)
+        # in a session of its own: Ctrl-C reaches it through this process alone, so that it comes only once
+        self._child = subprocess.Popen(arguments, start_new_session=True)
+        asked = False
+        while True:
+            try:
+                status = self._child.wait(min(1.0, max(0.0, self._end - time.monotonic())) or 1.0)
+                break
+            except subprocess.TimeoutExpired:
+                if self.is_over and not asked:
+                    self._child.send_signal(signal.SIGTERM)
+                    asked = True
+        self._child = None
+        if status and not self.is_over:
+            raise TrainingError(f"a run ended with status {status}", "correct what it reports above, then repeat this")
+        return status == 0
+
+    @contextmanager
+    def passing_on_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the command that is running, which leaves a checkpoint; the page is still written."""
+
+        def remember(number: int, _: FrameType | None) -> None:
+            self.signal = number
+            if self._child is not None:
+                self._child.send_signal(signal.SIGTERM)
+
+        before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def train_variant(config: ReproduceConfig, variant: Variant, per_epoch: int, supervisor: Supervisor) -> None:
+    """Train a run to its end, or as far as the budget goes, and keep its weights of the early epoch."""
+    run = Path(config.output) / "runs" / variant.name
+    early = run / _EARLY
+    for epochs in (config.early_epochs, config.epochs):
+        if steps_done(run) < epochs * per_epoch and not supervisor.run(
+            command(config, variant, run, "--loop.epochs", str(epochs))
+        ):
+            return
+        if not early.exists():
+            newest = newest_checkpoint(run)
+            assert newest is not None
+            shutil.copyfile(newest / "model.safetensors", early.with_suffix(".part"))
+            early.with_suffix(".part").rename(early)
+
+
+def steps_done(run: Path) -> int:
+    """Number of steps of the newest checkpoint of a run; 0 without one."""
+    newest = newest_checkpoint(run)
+    return read_header(newest).step if newest else 0
+
+
+def compare_precisions(config: ReproduceConfig, variant: Variant, supervisor: Supervisor) -> dict[str, list[float]]:
+    """The losses of the first steps of a run in fp32 and in bf16, from the same weights with the same batches."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        run = Path(config.output) / "runs" / f"compared_{precision}"
+        steps = ("--loop.epochs", "0", "--loop.steps", str(config.compare_steps))
+        chosen = command(replace(config, precision=precision), variant, run, *steps)
+        if steps_done(run) < config.compare_steps and not supervisor.run(chosen):
+            return {}
+        losses[precision] = read_curves(run)["loss"][1]
+    return losses
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one run shows."""
+
+    encoder: str
+    attention: str
+    seed: int
+    epochs: float
+    """Passes over the panoramas that it has made."""
+    gamma: float | None
+    """γ of the attention, of its newest step."""
+    correlation: float
+    """Mean correlation between the channels of the latent (Table 2)."""
+    retrieval: dict[str, float]
+    """Share of turned views that find their panorama, by the way in which they are embedded."""
+    loss: float
+    change: list[float] | None
+    """Change of each layer from the early epoch to the newest (Figure 4)."""
+
+
+def findings(run: Path, variant: Variant, per_epoch: int) -> Findings | None:
+    """What a run shows so far; None before its first checkpoint."""
+    newest = newest_checkpoint(run)
+    if newest is None:
+        return None
+    curves, early = read_curves(run), run / _EARLY
+    done = read_header(newest).step
+    change = None
+    if early.exists() and read_header(early).step < done:
+        change = list(layer_changes(encoder_tensors(str(early)), encoder_tensors(str(newest))).values())
+    last = {name: values[-1] for name, (_, values) in curves.items()}
+    return Findings(
+        *variant,
+        epochs=done / per_epoch,
+        gamma=last.get("attention/gamma"),
+        correlation=last["latent/inter_map_correlation"],
+        retrieval={name: last[f"retrieval/{name}_top1"] for name in ("local", "guided", "global")},
+        loss=last["loss"],
+        change=change,
+    )
+
+
+PAPER = {
+    "gamma": {"resnet50": "8.0", "vgg16": "8.0"},
+    "correlation": {"resnet50": ".107", "vgg16": ".295"},
+    "change": {"resnet50": "more than 2 on average", "vgg16": "at most 1.42"},
+}
+"""The supplementary's figures for attention: γ after 250 epochs (of which encoder is not stated), Table 2, Figure 4."""
+
+
+def page(config: ReproduceConfig, count: int, found: Sequence[Findings], compared: dict[str, list[float]]) -> str:
+    """The page, as Markdown: means over the seeds, with the sample standard deviation where there are several."""
+    groups: dict[tuple[str, str], list[Findings]] = {(each.encoder, each.attention): [] for each in found}
+    for each in found:
+        groups[each.encoder, each.attention].append(each)
+    lines = [
+        "# The paper's pretraining, on these panoramas",
+        "",
+        f"{count} panoramas, batches of {config.batch_size}, {config.epochs} epochs planned, {config.precision}. "
+        "Means over seeds, ± sample standard deviation. The paper's figures are in brackets.",
+        "",
+        "| run | seeds | epochs | γ | inter-map correlation (Table 2) | change of a layer since epoch "
+        f"{config.early_epochs}: mean, largest (Figure 4) | loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [_row(encoder, attention, runs) for (encoder, attention), runs in groups.items()]
+    lines += [
+        "",
+        f"Retrieval: share of turned views that find their own panorama among {count}; chance is {1 / count:.3f}. "
+        "local: the turned view is its own query; guided: the plain view is the query, as in training; global: without "
+        "attention.",
+        "",
+        "| run | local | guided | global |",
+        "|---|---|---|---|",
+    ]
+    for (encoder, attention), runs in groups.items():
+        shares = [_spread([each.retrieval[way] for each in runs]) for way in ("local", "guided", "global")]
+        lines.append(f"| {encoder}, {attention} | {' | '.join(shares)} |")
+    lines += ["", *_remarks(config, found, compared)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(encoder: str, attention: str, runs: Sequence[Findings]) -> str:
+    """A row of the first table: runs that differ in their seed."""
+    paper = {name: f" ({values[encoder]})" if attention == "self" else "" for name, values in PAPER.items()}
+    changes = [each.change for each in runs if each.change]
+    change = "–"
+    if changes:
+        means, largest = [float(np.nanmean(each)) for each in changes], [float(np.nanmax(each)) for each in changes]
+        change = f"{_spread(means)}, {_spread(largest)}{paper['change']}"
+    gammas = [each.gamma for each in runs if each.gamma is not None]
+    cells = (
+        f"{encoder}, {attention}",
+        ", ".join(str(each.seed) for each in runs),
+        _range([each.epochs for each in runs]),
+        f"{_spread(gammas)}{paper['gamma']}" if gammas else "–",
+        f"{_spread([each.correlation for each in runs])}{paper['correlation']}",
+        change,
+        _spread([each.loss for each in runs]),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _remarks(config: ReproduceConfig, found: Sequence[Findings], compared: dict[str, list[float]]) -> list[str]:
+    done = {(each.encoder, each.attention, each.seed): each.epochs for each in found}
+    missing = [
+        f"{each.name} ({done.get(tuple(each), 0):.0f} epochs)"
+        for each in variants(config)
+        if done.get(tuple(each), 0) < config.epochs
+    ]
+    lines = []
+    if compared:
+        fp32, bf16 = (np.array(compared[name]) for name in ("fp32", "bf16"))
+        lines += [
+            f"bf16 beside fp32, the same {len(fp32)} steps: the loss differs by {np.abs(fp32 - bf16).mean():.4f} on "
+            f"average and {np.abs(fp32 - bf16).max():.4f} at most; it is {fp32[0]:.3f} first and {fp32[-1]:.3f} last.",
+            "",
+        ]
+    if missing:
+        lines += [f"Not finished: {', '.join(missing)}. The same command continues there.", ""]
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{np.mean(values):.3f}"
+    return f"{mean} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else mean
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
+
+
+def draw_curves(output: Path, curves: dict[str, dict[str, Curve]], per_epoch: int) -> None:
+    """Draw γ, inter-map correlation and local retrieval over the epochs into OUTPUT/curves.png."""
+    panels = {
+        "attention/gamma": "γ (paper: 8.0)",
+        "latent/inter_map_correlation": "inter-map correlation (paper: VGG16 .295, ResNet50 .107)",
+        "retrieval/local_top1": "retrieval by the turned view alone",
+    }
+    figure = new_figure(15, 4.5)
+    for axes, (tag, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for name, of_run in curves.items():
+            if tag in of_run:
+                steps, values = of_run[tag]
+                axes.plot(np.array(steps) / per_epoch, values, label=name)
+        axes.set(title=title, xlabel="epoch")
+        axes.legend(fontsize="x-small")
+    save_figure(figure, output / "curves.png", dpi=110)
+
+
+def draw_changes(output: Path, found: Sequence[Findings]) -> None:
+    """Draw Figure 4, the change of every layer of the runs with attention, into OUTPUT/change.png."""
+    figure = new_figure(9, 4.5)
+    axes = figure.subplots()
+    shown = [each for each in found if each.change and each.attention == "self"]
+    for each in shown:
+        colour = ENCODER_COLOURS[each.encoder == "resnet50"]
+        axes.plot(range(1, len(each.change or ()) + 1), each.change, color=colour, label=f"{each.encoder} {each.seed}")
+    axes.axhline(math.sqrt(2), color="grey", linestyle=":", label="unrelated weights of equal norm")
+    axes.set(xlabel="layer, from the input", ylabel="‖ΔW‖ / ‖W‖", title="Change of the encoders' weights")
+    axes.legend(fontsize="small")
+    save_figure(figure, output / "change.png", dpi=110)
+
+
+def write_page(config: ReproduceConfig, count: int, per_epoch: int, compared: dict[str, list[float]]) -> None:
+    """Write the page, its pictures and its numbers from what the runs have so far."""
+    output = Path(config.output)
+    runs = {each: output / "runs" / each.name for each in variants(config)}
+    found = [each for each in (findings(run, variant, per_epoch) for variant, run in runs.items()) if each]
+    text = page(config, count, found, compared)
+    if found:
+        curves = {variant.name: read_curves(run) for variant, run in runs.items() if newest_checkpoint(run)}
+        draw_curves(output, curves, per_epoch)
+        draw_changes(output, found)
+        text += "\n![γ, correlation and retrieval](curves.png)\n\n![Figure 4](change.png)\n"
+        text += _embed(config, runs)
+    write_text(output / "reproduction.json", json.dumps({"panoramas": count, "runs": [asdict(each) for each in found]}))
+    write_text(output / "reproduction.md", text)
+
+
+def _embed(config: ReproduceConfig, runs: dict[Variant, Path]) -> str:
+    """Figure 5 of the first seed's runs with attention."""
+    chosen = [
+        run for variant, run in runs.items() if variant[1:] == ("self", config.seeds[0]) and newest_checkpoint(run)
+    ]
+    if not chosen:
+        return ""
+    checkpoints = tuple(map(str, sorted(chosen, reverse=True)))  # VGG16 first: its colour in the paper
+    analyse_embedding(EmbeddingConfig(checkpoints, config.data, config.output))
+    return "\n![Figure 5](embedding.png)\n"
+
+
+def reproduce(config: ReproduceConfig) -> int:
+    """Train what is missing, write the page, and return 0, or 128 plus the signal that ended the work.
+
+    Raises:
+        DataError, ParameterError: the panoramas are unusable, or fewer than a batch.
+        TrainingError: a run failed.
+        OSError: the page cannot be written.
+    """
+    output = Path(config.output)
+    check_folder_is_writable(output)
+    if not config.data.cache:
+        config = replace(config, data=replace(config.data, cache=str(output / "cache")))
+    count = len(open_panoramas(config.data))
+    with option_names():
+        per_epoch = steps_per_epoch(count, config.batch_size)
+    supervisor = Supervisor(config.budget)
+    compared: dict[str, list[float]] = {}
+    with supervisor.passing_on_signals():
+        if config.compare_steps:
+            compared = compare_precisions(config, variants(config)[0], supervisor)
+        for variant in variants(config):
+            train_variant(config, variant, per_epoch, supervisor)
+    write_page(config, count, per_epoch, compared)
+    print(f"wrote {output / 'reproduction.md'}")
+    return 128 + supervisor.signal if supervisor.signal else 0
+
+
+def main() -> int:
+    """The command `python -m training.reproduce`."""
+    return reproduce(read_config(ReproduceConfig, "Train the paper's encoders, and compare them with its figures."))
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))
