@@ -32,6 +32,7 @@ from sal360.errors import TrainingError, one_line_errors
 from sal360.files import check_folder_is_writable, write_text
 from training.analysis.change import encoder_tensors, layer_changes
 from training.analysis.embedding import EmbeddingConfig, analyse_embedding
+from training.analysis.panoramas import AnalysedConfig
 from training.analysis.results import ENCODER_COLOURS, new_figure, save_figure
 from training.checkpoint import newest_checkpoint, read_header
 from training.config import option_names, read_config, require, require_at_least, require_path, require_seed
@@ -413,7 +414,8 @@ def _embed(config: ReproduceConfig, runs: dict[Variant, Path]) -> str:
     if not chosen:
         return ""
     checkpoints = tuple(map(str, sorted(chosen, reverse=True)))  # VGG16 first: its colour in the paper
-    analyse_embedding(EmbeddingConfig(checkpoints, config.data, config.output))
+    data = AnalysedConfig(config.data.root, config.data.height, config.data.cache)
+    analyse_embedding(EmbeddingConfig(checkpoints, data, config.output))
     return "\n![Figure 5](embedding.png)\n"
 
 

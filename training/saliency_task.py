@@ -82,7 +82,7 @@ class SaliencyTask(Task):
     """
 
     kind: ClassVar[str] = "saliency"
-    folders: ClassVar[tuple[str, ...]] = ("root", "panoramas", "strict")
+    folders: ClassVar[tuple[str, ...]] = ("root", "panoramas", "strict", "cache")
     """Settings of the data that may change when a run is resumed."""
 
     def __init__(

@@ -33,9 +33,19 @@ class TrainedEncoder:
     height: int
     """Height of its input, pixels."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+
+def best_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def read_encoder(path: str | Path) -> TrainedEncoder:
-    """The contrastive model of a checkpoint.
+    """The contrastive model of a checkpoint, on the GPU if there is one.
 
     Raises:
         CheckpointError: it is missing, broken or does not hold a contrastive model.
@@ -45,7 +55,7 @@ def read_encoder(path: str | Path) -> TrainedEncoder:
     config = replace(config_from_dict(ContrastiveConfig, header.config), pretrained=False, weights_file="")
     model = ContrastiveModel(config)
     load_weights(path, model, kind="contrastive")
-    return TrainedEncoder(checkpoint_name(path), model.eval(), config.height)
+    return TrainedEncoder(checkpoint_name(path), model.eval().to(best_device()), config.height)
 
 
 def checkpoint_name(path: str | Path) -> str:
@@ -170,11 +180,12 @@ def _file_predictor(model: str, prior_strength: float) -> TrainedPredictor:
 
 
 def _checkpoint_predictor(checkpoint: str, model: DensityModel) -> TrainedPredictor:
-    height = model.model.config.input_height
+    height, device = model.model.config.input_height, best_device()
+    model = model.to(device)
 
     @torch.inference_mode()
     def predict(panorama: Pixels) -> Density:
-        frame = torch.tensor(resize(panorama, height))  # a copy: panoramas may be read-only
-        return np.asarray(model(frame[None])[0].numpy(), np.float32)
+        frame = torch.tensor(resize(panorama, height), device=device)  # a copy: panoramas may be read-only
+        return np.asarray(model(frame[None])[0].cpu().numpy(), np.float32)
 
     return TrainedPredictor(checkpoint_name(checkpoint), height, predict)

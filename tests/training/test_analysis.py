@@ -179,6 +179,17 @@ def test_a_split_of_photographs_is_refused(run: Run, tmp_path: Path, capsys: pyt
     assert "--data.dataset" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("analysis", ["correlation", "embedding", "equator"])
+def test_an_analysis_of_some_panoramas_spreads_them_evenly(
+    run: Run, contrastive_run: Path, panoramas: Path, tmp_path: Path, analysis: str
+) -> None:
+    of = "--models=[bundled]" if analysis == "equator" else f"--checkpoints=[{contrastive_run}]"
+    assert run([analysis, of, f"--data.root={panoramas}", f"--output={tmp_path}", "--limit=2"]) == 0
+    names = [Path(path).name for path in open_panoramas(PanoramaConfig(str(panoramas))).paths]
+    assert {row["panorama"] for row in read_table(tmp_path, analysis)} == {names[0], names[-1]}
+    assert len(names) > 2
+
+
 def test_embedding_draws_every_view_of_every_encoder(
     run: Run, contrastive_run: Path, panoramas: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sal360.arrays import Pixels
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.sphere import solid_angles
@@ -19,6 +22,7 @@ from training.config import SettingError
 from training.data.gaze.datasets import GazeConfig, load_gaze
 from training.data.gaze.panoramas_with_gaze import GazePanoramas, RecordedPanoramas, gaze_density, inventory
 from training.data.gaze.records import GazeRecords, split_scenes
+from training.data.panoramas import read_panorama
 from training.evaluate import EvaluateConfig, evaluate
 
 Write = Callable[..., Path]
@@ -243,7 +247,7 @@ def test_a_decoder_is_measured_on_maps_alone(write: Write) -> None:
 
 
 def test_a_decoder_can_be_measured_on_some_of_the_records(write: Write) -> None:
-    gaze = load_gaze(GazeConfig(str(write()), dataset="ceap", folds=2), 64, (16, 32), 0)
+    gaze = load_gaze(GazeConfig(str(write(**GAZE)), dataset="ceap", folds=2), 64, (16, 32), 0)
     gaze._records = [gaze._records[0]] * 5  # type: ignore[attr-defined]
     seen = []
 
@@ -257,3 +261,26 @@ def test_a_decoder_can_be_measured_on_some_of_the_records(write: Write) -> None:
     gaze.measuring = First()  # type: ignore[assignment]
     gaze.measure(lambda frames: np.ones((len(frames), 16, 32), np.float32), 3)
     assert seen == [0, 2, 4]
+
+
+def test_frames_are_decoded_once_and_again_when_the_files_change(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write(**GAZE)
+    config = GazeConfig(str(root), dataset="ceap", folds=2, cache=str(tmp_path / "cache"))
+    reads = []
+
+    def read(path: str, height: int) -> Pixels:
+        reads.append(path)
+        return read_panorama(path, height)
+
+    monkeypatch.setattr("training.data.gaze.panoramas_with_gaze.read_panorama", read)
+    plain = load_gaze(dataclasses.replace(config, cache=""), 64, (16, 32), 0).training[3, 0]
+    for _ in range(2):  # as in two runs
+        samples = pickle.loads(pickle.dumps(load_gaze(config, 64, (16, 32), 0).training))  # as in a loader process
+        for part, expected in zip(samples[3, 0], plain, strict=True):
+            np.testing.assert_array_equal(part, expected)
+    assert len(reads) == 2  # without the cache, and into it
+    os.utime(reads[0], (1, 1))
+    load_gaze(config, 64, (16, 32), 0).training[3, 0]
+    assert len(reads) == 3

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from training.analysis.panoramas import AnalysedConfig, AnalysedPanoramas, Split, open_analysed
 from training.analysis.results import new_figure, write_results
-from training.config import require, require_path
+from training.config import require, require_at_least, require_path
 from training.data.views import resize, to_planes
 from training.models.layers import normalise
 from training.trained_models import TrainedEncoder, read_encoder
@@ -30,12 +31,17 @@ class CorrelationConfig:
     """Folder for correlation.csv and correlation.png."""
     split: Split = "validation"
     """Part of the data set `data.dataset` that is analysed; the paper's is the validation part. A folder has none."""
+    limit: int = 0
+    """Number of panoramas that are analysed, evenly spread; 0: all."""
 
     def __post_init__(self) -> None:
         require_path("output", self.output, "a folder")
+        require_at_least("limit", self.limit, 0)
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
 
 
+_TOGETHER = 16
+"""Number of panoramas that are encoded together."""
 PAPER_CORRELATION = {"VGG16": 0.295, "ResNet50": 0.107}
 """The values of Table 2, on 24 panoramas of Salient360!."""
 
@@ -66,9 +72,13 @@ def inter_map_correlation(latent: Tensor) -> Tensor:
 @torch.inference_mode()
 def latents(encoder: TrainedEncoder, panoramas: AnalysedPanoramas) -> Iterator[tuple[str, Tensor]]:
     """Name and latent Λ_x (512, h, w) of each panorama."""
-    for index, name in enumerate(tqdm(panoramas.names, desc=encoder.name, unit="panorama", disable=None)):
-        view = to_planes(resize(panoramas[index], encoder.height))
-        yield name, encoder.model.encoder(normalise(torch.from_numpy(view)[None]))[0]
+    with tqdm(total=len(panoramas), desc=encoder.name, unit="panorama", disable=None) as bar:
+        for first in range(0, len(panoramas), _TOGETHER):
+            names = panoramas.names[first : first + _TOGETHER]
+            views = [to_planes(resize(panoramas[first + i], encoder.height)) for i in range(len(names))]
+            batch = torch.from_numpy(np.stack(views)).to(encoder.device)  # (B, 3, H, W)
+            yield from zip(names, encoder.model.encoder(normalise(batch)).cpu(), strict=True)
+            bar.update(len(names))
 
 
 def analyse_correlation(config: CorrelationConfig) -> None:
@@ -78,7 +88,7 @@ def analyse_correlation(config: CorrelationConfig) -> None:
         CheckpointError, DataError, OSError: a checkpoint or the panoramas cannot be read, or the results not written.
     """
     encoders = [read_encoder(path) for path in config.checkpoints]
-    panoramas = open_analysed(config.data, config.split, [encoder.height for encoder in encoders])
+    panoramas = open_analysed(config.data, config.split, [encoder.height for encoder in encoders], config.limit)
     rows: list[dict[str, Any]] = []
     measured: dict[str, list[float]] = {}
     for encoder in encoders:

@@ -31,6 +31,8 @@ class EmbeddingConfig:
     """Folder for embedding.csv and embedding.png."""
     split: Split = "validation"
     """Part of the data set `data.dataset` that is analysed; the paper's is the validation part. A folder has none."""
+    limit: int = 0
+    """Number of panoramas that are analysed, evenly spread; 0: all."""
     turned_views: int = 4
     """Number of rotated views of each panorama, embedded in addition to the plain view."""
     views: ViewConfig = field(default_factory=ViewConfig)
@@ -42,6 +44,7 @@ class EmbeddingConfig:
 
     def __post_init__(self) -> None:
         require_path("output", self.output, "a folder")
+        require_at_least("limit", self.limit, 0)
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
         require_at_least("turned_views", self.turned_views, 0)
         require_at_least("perplexity", self.perplexity, 0)
@@ -58,7 +61,7 @@ def embed_views(encoder: TrainedEncoder, panoramas: AnalysedPanoramas | Panorama
         views = [to_planes(resize(panorama, encoder.height))]
         views += [draw(panorama, number, index)[1] for number in range(config.turned_views)]
         batch = np.stack(views)  # (1 + turned_views, 3, H, W)
-        embeddings.append(encoder.model.embed(torch.from_numpy(batch)).numpy())
+        embeddings.append(encoder.model.embed(torch.from_numpy(batch).to(encoder.device)).cpu().numpy())
     return np.stack(embeddings)
 
 
@@ -98,7 +101,7 @@ def analyse_embedding(config: EmbeddingConfig) -> None:
         OSError: the results cannot be written.
     """
     encoders = [read_encoder(path) for path in config.checkpoints]
-    panoramas = open_analysed(config.data, config.split, [encoder.height for encoder in encoders])
+    panoramas = open_analysed(config.data, config.split, [encoder.height for encoder in encoders], config.limit)
     embeddings = [embed_views(encoder, panoramas, config) for encoder in encoders]
     shape = embeddings[0].shape[:2]  # (panoramas, views)
     together = to_plane(np.concatenate([each.reshape(-1, each.shape[2]) for each in embeddings]), *_tsne(config))

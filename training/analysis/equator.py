@@ -12,7 +12,7 @@ from sal360.arrays import Density, Floats
 from sal360.metrics import kld
 from training.analysis.panoramas import AnalysedConfig, Split, open_analysed
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
-from training.config import option_names, require, require_between, require_path
+from training.config import option_names, require, require_at_least, require_between, require_path
 from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg
 from training.trained_models import read_predictor
 
@@ -29,6 +29,8 @@ class EquatorConfig:
     """Folder for equator.csv and equator.png."""
     split: Split = "validation"
     """Part of the data set `data.dataset` that is analysed; the paper's is the validation part. A folder has none."""
+    limit: int = 0
+    """Number of panoramas that are analysed, evenly spread; 0: all."""
     prior_strength: float = 1.0
     """Exponent of the models' own equator prior in their predictions; 0 removes it."""
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -36,6 +38,7 @@ class EquatorConfig:
 
     def __post_init__(self) -> None:
         require_path("output", self.output, "a folder")
+        require_at_least("limit", self.limit, 0)
         require("models", self.models, len(self.models) > 0, "at least one model")
         require_between("prior_strength", self.prior_strength, 0, 4)
 
@@ -65,7 +68,7 @@ def analyse_equator(config: EquatorConfig) -> None:
     """
     with option_names(strength="prior_strength"):
         models = [read_predictor(model, config.prior_strength) for model in config.models]
-    panoramas = open_analysed(config.data, config.split, [model.height for model in models])
+    panoramas = open_analysed(config.data, config.split, [model.height for model in models], config.limit)
     figure = new_figure(11, 4.5)
     boxes, profiles = figure.subplots(1, 2)
     rows: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from typing import Literal
 from sal360.arrays import Pixels
 from training.config import option_names, require, require_at_least, require_between, require_seed
 from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
-from training.data.gaze.records import GazeRecords
+from training.data.gaze.records import GazeRecords, spread
 from training.data.panoramas import PanoramaConfig, Panoramas
 from training.data.views import resize
 from training.trained_models import open_large_enough
@@ -55,11 +55,14 @@ class AnalysedPanoramas:
     height: int
     """Rows, pixels."""
     source: Panoramas | tuple[GazeRecords, ...]
+    chosen: tuple[int, ...]
+    """Numbers of the panoramas in their source."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Pixels:
+        index = self.chosen[index]
         if isinstance(self.source, Panoramas):
             return self.source[index]
         for records in self.source:
@@ -69,13 +72,16 @@ class AnalysedPanoramas:
         raise IndexError(index)
 
 
-def open_analysed(config: AnalysedConfig, split: Split, heights: Sequence[int]) -> AnalysedPanoramas:
+def open_analysed(
+    config: AnalysedConfig, split: Split, heights: Sequence[int], limit: int = 0
+) -> AnalysedPanoramas:
     """The panoramas at the largest of `config.height` and `heights`, so that no model sees them enlarged.
 
     Args:
         config: a folder, or a data set.
         split: the part of the data set; a folder has none.
         heights: rows of the models' inputs.
+        limit: number of panoramas, evenly spread; 0: all.
 
     Raises:
         DataError: they are missing or unusable.
@@ -83,7 +89,7 @@ def open_analysed(config: AnalysedConfig, split: Split, heights: Sequence[int]) 
     if not config.dataset:
         panoramas = open_large_enough(config, heights)
         names = tuple(Path(path).name for path in panoramas.paths)
-        return AnalysedPanoramas(names, f"{len(names)} panoramas", panoramas.height, panoramas)
+        return _chosen(names, limit, "panoramas", panoramas.height, panoramas)
     height = max(config.height, *heights)
     with option_names("data"):
         gaze = GazeConfig(
@@ -96,5 +102,12 @@ def open_analysed(config: AnalysedConfig, split: Split, heights: Sequence[int]) 
         opened = open_gaze(gaze, height)
     parts = {"validation": (opened.measuring,), "train": (opened.training,)}.get(split, opened[:2])
     names = tuple(name for part in parts for name in part.names)
-    of = f"{len(names)} panoramas of {DATASETS[config.dataset].title}, {split}"
-    return AnalysedPanoramas(names, of, height, parts)
+    return _chosen(names, limit, f"panoramas of {DATASETS[config.dataset].title}, {split}", height, parts)
+
+
+def _chosen(
+    names: Sequence[str], limit: int, of: str, height: int, source: Panoramas | tuple[GazeRecords, ...]
+) -> AnalysedPanoramas:
+    chosen = spread(len(names), limit or len(names))
+    count = f"{len(chosen)} of {len(names)}" if len(chosen) < len(names) else f"{len(names)}"
+    return AnalysedPanoramas(tuple(names[each] for each in chosen), f"{count} {of}", height, source, tuple(chosen))

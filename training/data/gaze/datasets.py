@@ -45,6 +45,7 @@ from training.data.gaze import (
     vr_eyetracking,
 )
 from training.data.gaze.dataset_files import Inventory
+from training.data.gaze.frame_cache import FrameCache
 from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, RecordedPanoramas
 from training.data.gaze.photographs import COPY_AGAIN, Photograph, PhotographRecords
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
@@ -186,7 +187,11 @@ def _load_photographs(config: GazeConfig, height: int, map_size: tuple[int, int]
 
 def _load_panoramas(config: GazeConfig, height: int, map_size: tuple[int, int], seed: int) -> Gaze:
     split = open_gaze(config, height)
-    return PanoramaGaze(split, config.augment, height, map_size, seed)
+    if not config.cache:
+        return PanoramaGaze(split, config.augment, height, map_size, seed)
+    parts = split.training, split.measuring
+    of_training, of_measuring = (FrameCache(config.cache, config.root, part.names, height) for part in parts)
+    return PanoramaGaze(split, config.augment, height, map_size, seed, (of_training, of_measuring))
 
 
 _FOLDS = ("folds", "fold", "split_seed")
@@ -394,6 +399,9 @@ class GazeConfig:
     """Photographs: how they are placed."""
     scenes: str = ""
     """Panoramas in the form of `gaze.npz`: CSV file with the columns name and scene; empty: as that file says."""
+    cache: str = ""
+    """Panoramas with gaze: folder that keeps the decoded pictures and frames (uint8, memory-mapped); empty: they are
+    decoded each time, which takes longer than training where they are large or from videos."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Panoramas with gaze: how they and their gaze are augmented."""
     movement: Movement = "HE"
@@ -484,15 +492,22 @@ class PanoramaGaze(Gaze):
         height: rows of the model's input.
         map_size: rows and columns of the model's map.
         seed: seed of the augmentation.
+        caches: keep the decoded frames of the training and the measured records; None: they are decoded each time.
     """
 
     def __init__(
-        self, split: GazeSplit, augment: AugmentConfig, height: int, map_size: tuple[int, int], seed: int
+        self,
+        split: GazeSplit,
+        augment: AugmentConfig,
+        height: int,
+        map_size: tuple[int, int],
+        seed: int,
+        caches: tuple[FrameCache, FrameCache] | tuple[None, None] = (None, None),
     ) -> None:
         self._records: GazeRecords = split.measuring
         self.contents = {"records": summary_of(split.training.names)}
-        self.training = GazePanoramas(split.training, height, map_size, augment, seed)
-        self.measuring = GazePanoramas(split.measuring, height, map_size, None, seed)
+        self.training = GazePanoramas(split.training, height, map_size, augment, seed, caches[0])
+        self.measuring = GazePanoramas(split.measuring, height, map_size, None, seed, caches[1])
 
     def measure(self, predict: Predict, limit: int = 0) -> dict[str, float]:
         """The metrics of the standard protocol, each a mean over the kept records that have its truth."""

@@ -24,6 +24,7 @@ from sal360.projection import Sample
 from sal360.sphere import angles_to_vector
 from training.config import require_at_least, require_between
 from training.data.gaze.dataset_files import Inventory, check_picture, require_folder
+from training.data.gaze.frame_cache import FrameCache
 from training.data.gaze.photographs import COPY_AGAIN, LARGEST_MAP_VALUE, read_table, stimulus
 from training.data.gaze.records import GazeRecords, mean_over_cells
 from training.data.gaze.scenes import read_scenes
@@ -204,6 +205,7 @@ class GazePanoramas:
         map_size: (h, w) of the model's map; H and W are multiples of h and w.
         augment: how panoramas and gaze are augmented, and in how many copies; None leaves them as they are.
         seed: seed of the augmentation.
+        cache: keeps the decoded frames; None: they are decoded each time.
     """
 
     def __init__(
@@ -213,7 +215,9 @@ class GazePanoramas:
         map_size: tuple[int, int],
         augment: AugmentConfig | None,
         seed: int,
+        cache: FrameCache | None = None,
     ) -> None:
+        self._cache = cache
         self.records, self.height, self.map_size = records, height, map_size
         self.augment, self.seed = augment, seed
 
@@ -222,8 +226,13 @@ class GazePanoramas:
 
     def __getitem__(self, key: Key, /) -> tuple[Pixels, Density, Mask]:
         epoch, index = key
-        record = self.records[index % len(self.records)]
-        frame = resize(record.panorama(), self.height)
+        number = index % len(self.records)
+        record = self.records[number]
+
+        def read() -> Pixels:
+            return resize(record.panorama(), self.height)
+
+        frame = self._cache.get(number, read) if self._cache else read()
         density = gaze_density(record, *self.map_size)
         valid: Reals = np.ones(self.map_size, np.float32)
         if record.valid is not None:
