@@ -442,7 +442,7 @@ def _infer(proof: Proof, name: str, make: Callable[[str], tuple[Any, int]]) -> N
     for frame_height in proof.effort.heights:
         frames = frames_of(frame_height, PARITY_FRAMES)
         expected = Pipeline(exact, frames.shape, height, "cpu", graph=False)(frames)[0].copy()
-        for precision, graph, batches in _variants(proof.effort):
+        for precision, graph, batches in _variants(proof.effort, proof.device):
             model = make(precision)[0].to(proof.device)
             for batch in batches:
                 kind = f"{precision} {'graph' if graph else 'eager'}"
@@ -453,10 +453,13 @@ def _infer(proof: Proof, name: str, make: Callable[[str], tuple[Any, int]]) -> N
                 proof.measure("inference", key, partial(_latency, pipeline, frames, expected, proof.effort, least))
 
 
-def _variants(effort: Effort) -> Iterator[tuple[str, bool, tuple[int, ...]]]:
+def _variants(effort: Effort, device: str) -> Iterator[tuple[str, bool, tuple[int, ...]]]:
     """Precision, whether captured, and batches."""
-    yield "bf16", True, effort.batches
-    yield "fp32", True, effort.batches[:1]
+    if device == "cpu":
+        yield "fp32", False, effort.batches
+    else:
+        yield "bf16", True, effort.batches
+        yield "fp32", True, effort.batches[:1]
     yield "bf16", False, effort.batches[:1]
 
 
@@ -722,8 +725,8 @@ def paper_part(proof: Proof) -> None:
     if not proof.panoramas:
         proof.skip("paper", "no --panoramas were given")
         return
-    if find_spec("jsonargparse") is None:
-        proof.skip("paper", "the Python module jsonargparse is missing; give a folder with its wheel")
+    if missing := [name for name in ("jsonargparse", "av", "sklearn") if find_spec(name) is None]:
+        proof.skip("paper", f"the Python modules {', '.join(missing)} are missing; give a folder with their wheels")
         return
     left = proof.deadline - time.monotonic() - 15  # for the page
     options = ["--data.root", proof.panoramas, "--output", str(RUNS), "--budget", f"{left:.0f}"]
@@ -807,7 +810,8 @@ def run_parts(
             Proof(output, effort, end, device).skip(name, "the time was over")
             continue
         child = context.Process(
-            target=_run_part, args=(name, output, effort, time.monotonic() + limit - min(3, limit / 4), device, panoramas)
+            target=_run_part,
+            args=(name, output, effort, time.monotonic() + limit - min(3, limit / 4), device, panoramas),
         )
         child.start()
         child.join(limit)
@@ -891,7 +895,9 @@ def main() -> int:
     if device == "cuda" and not _has_gpu():
         print("this machine has no CUDA device; check nvidia-smi, or try the script with --dry-run", file=sys.stderr)
         return 2
-    results = run_parts(arguments.output, DRY if arguments.dry_run else Effort(), arguments.seconds, device, names, arguments.panoramas)
+    results = run_parts(
+        arguments.output, DRY if arguments.dry_run else Effort(), arguments.seconds, device, names, arguments.panoramas
+    )
     print(table(results))
     return 0
 

@@ -101,7 +101,7 @@ class StopRequest:
         self._first = fabric.global_rank == 0
         self._before: dict[int, Any] = {}
         # on the CPU, so that the GPU need not be waited for
-        self._group = dist.new_group(backend="gloo") if fabric.world_size > 1 else None
+        self._group: Any = dist.new_group(backend="gloo") if fabric.world_size > 1 else None
         self._asked: tuple[torch.Tensor, Any] | None = None
 
     def __enter__(self) -> StopRequest:

@@ -329,11 +329,11 @@ def _row(encoder: str, attention: str, runs: Sequence[Findings]) -> str:
 
 
 def _remarks(config: ReproduceConfig, found: Sequence[Findings], compared: dict[str, list[float]]) -> list[str]:
-    done = {(each.encoder, each.attention, each.seed): each.epochs for each in found}
+    done = {Variant(each.encoder, each.attention, each.seed): each.epochs for each in found}
     missing = [
-        f"{each.name} ({done.get(tuple(each), 0):.0f} epochs)"
+        f"{each.name} ({done.get(each, 0):.0f} epochs)"
         for each in variants(config)
-        if done.get(tuple(each), 0) < config.epochs
+        if done.get(each, 0) < config.epochs
     ]
     lines = []
     if compared:
@@ -372,7 +372,8 @@ def draw_curves(output: Path, curves: dict[str, dict[str, Curve]], per_epoch: in
                 steps, values = of_run[tag]
                 axes.plot(np.array(steps) / per_epoch, values, label=name)
         axes.set(title=title, xlabel="epoch")
-        axes.legend(fontsize="x-small")
+        if axes.get_lines():
+            axes.legend(fontsize="x-small")
     save_figure(figure, output / "curves.png", dpi=110)
 
 
@@ -380,10 +381,11 @@ def draw_changes(output: Path, found: Sequence[Findings]) -> None:
     """Draw Figure 4, the change of every layer of the runs with attention, into OUTPUT/change.png."""
     figure = new_figure(9, 4.5)
     axes = figure.subplots()
-    shown = [each for each in found if each.change and each.attention == "self"]
-    for each in shown:
-        colour = ENCODER_COLOURS[each.encoder == "resnet50"]
-        axes.plot(range(1, len(each.change or ()) + 1), each.change, color=colour, label=f"{each.encoder} {each.seed}")
+    for each in found:
+        if each.change and each.attention == "self":
+            colour = ENCODER_COLOURS[each.encoder == "resnet50"]
+            layers = range(1, len(each.change) + 1)
+            axes.plot(layers, each.change, color=colour, label=f"{each.encoder} {each.seed}")
     axes.axhline(math.sqrt(2), color="grey", linestyle=":", label="unrelated weights of equal norm")
     axes.set(xlabel="layer, from the input", ylabel="‖ΔW‖ / ‖W‖", title="Change of the encoders' weights")
     axes.legend(fontsize="small")

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sal360.arrays import Pixels
-from training.analysis.correlation import inter_map_correlation
 from training.data.views import ViewConfig, ViewPair, resize, to_planes
+from training.latent_correlation import inter_map_correlation
 from training.models.contrastive import ContrastiveModel
 from training.models.layers import normalise
 from training.processes import gathered

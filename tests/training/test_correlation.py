@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.analysis.correlation import inter_map_correlation
+from training.latent_correlation import inter_map_correlation
 
 
 def test_correlation_is_the_mean_over_pairs_of_channels() -> None:

@@ -60,8 +60,9 @@ SCRIPT = """
         def keep(*_):
             gradients.update({name: each.grad.clone() for name, each in task.model.named_parameters()})
 
-        register_optimizer_step_pre_hook(keep)
+        hook = register_optimizer_step_pre_hook(keep)
         train(task, config.loop, config.optimiser, fabric)
+        hook.remove()
         state = dict(task.model.named_buffers(), memory=task.objective.memory)
         processes._ASK_EVERY_S = 0.05
         together = {

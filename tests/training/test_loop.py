@@ -202,12 +202,12 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
 
 
 def test_loader_processes_leave_signals_to_the_training() -> None:
-    class Ignored(torch.utils.data.Dataset[int]):
-        def __getitem__(self, _: tuple[int, int]) -> int:
-            return sum(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGTERM, signal.SIGINT))
+    class Ignored(torch.utils.data.Dataset[tuple[int]]):
+        def __getitem__(self, _: tuple[int, int]) -> tuple[int]:
+            return (sum(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGTERM, signal.SIGINT)),)
 
     sampler = StepSampler(2, batch_size=2, seed=0, start=0, stop=1)
-    assert next(load(Ignored(), sampler, 1)).tolist() == [2, 2]
+    assert next(load(Ignored(), sampler, 1))[0].tolist() == [2, 2]
 
 
 def test_steps_between_two_points_of_the_curves_never_wait_for_the_device(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -46,6 +48,7 @@ def test_all_runs_of_the_paper_are_made_seed_by_seed_attention_first(config: Rep
 
 @pytest.mark.parametrize("encoder", ["resnet50", "vgg16"])
 def test_the_runs_are_those_of_the_paper(config: ReproduceConfig, encoder: str, tmp_path: Path) -> None:
+    config = replace(config, data=PanoramaConfig(config.data.root))
     options = command(config, Variant(encoder, "average", 2), tmp_path / "run", "--loop.epochs", "3")[3:]
     settings = read_config(PretrainConfig, "", options)
     assert (settings.model.encoder, settings.model.attention, settings.loop.seed) == (encoder, "average", 2)
@@ -74,7 +77,7 @@ def test_runs_are_made_in_two_parts_kept_at_the_early_epoch_and_not_repeated(
     calls: list[tuple[str, str]] = []
 
     def run(_: Supervisor, arguments: list[str]) -> bool:
-        value = dict(zip(arguments, arguments[1:], strict=False))
+        value = dict(itertools.pairwise(arguments))
         calls.append((Path(value["--loop.run"]).name, value["--loop.epochs"]))
         small_run(Path(value["--loop.run"]), 2 * int(value["--loop.epochs"]), float(value["--loop.epochs"]))
         return len(calls) != 3  # as if the budget ended there

@@ -72,9 +72,7 @@ class AnalysedPanoramas:
         raise IndexError(index)
 
 
-def open_analysed(
-    config: AnalysedConfig, split: Split, heights: Sequence[int], limit: int = 0
-) -> AnalysedPanoramas:
+def open_analysed(config: AnalysedConfig, split: Split, heights: Sequence[int], limit: int = 0) -> AnalysedPanoramas:
     """The panoramas at the largest of `config.height` and `heights`, so that no model sees them enlarged.
 
     Args:
