@@ -264,7 +264,8 @@ def _in_time(frames: Iterator[Frame], *, can_skip: bool) -> Iterator[Frame]:
     """The frames at the pace of their stamps; those that are late are left out, if that is allowed."""
     clock, start_s = PlaybackClock(), math.nan
     for index, frame in enumerate(frames):
-        due_s = clock.time_s(round(frame.stamp_s * 1e9))
+        # pictures may be shown for longer than a recording may pause
+        due_s = clock.time_s(round(frame.stamp_s * 1e9)) if can_skip else frame.stamp_s
         if not index:
             start_s = time.monotonic() - due_s
         ahead_s = start_s + due_s - time.monotonic()

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from sal360.cli import main
+from sal360.cli.view import _in_time
 from sal360.errors import ParameterError
 from sal360.outputs.overlay import saliency_to_mono8
 from sal360.outputs.qp_offset import QpOffset
 from sal360.samples import bundled_panoramas
+from sal360.sources import Frame
 from sal360.viewer.page import live_page, read_view, static_page
 from sal360.viewer.scene import MAX_WIDTH, Scene
 
@@ -172,3 +174,37 @@ def test_bad_input_gives_one_line(
     assert error.startswith(said), error
     assert error.count("\n") == 1
     assert not Path("x.html").exists()
+
+
+class _Clock:
+    """Time that passes only while somebody sleeps or works."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        monkeypatch.setattr("sal360.cli.view.time.monotonic", lambda: self.now_s)
+        monkeypatch.setattr("sal360.cli.view.time.sleep", self.pass_by)
+
+    def pass_by(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def _shown(clock: _Clock, stamps_s: list[float], work_s: float, *, can_skip: bool) -> list[tuple[float, float]]:
+    """Stamp of each frame that is shown, and when; each costs `work_s`."""
+    image = np.zeros((2, 4, 3), np.uint8)
+    shown = []
+    for frame in _in_time((Frame(image, "bgr", stamp_s, "") for stamp_s in stamps_s), can_skip=can_skip):
+        shown.append((frame.stamp_s, round(clock.now_s - 1000.0, 6)))
+        clock.pass_by(work_s)
+    return shown
+
+
+def test_pictures_are_held_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = _shown(_Clock(monkeypatch), [0.0, 100.0, 200.0], 0.5, can_skip=False)
+    assert shown == [(0.0, 0.0), (100.0, 100.0), (200.0, 200.0)]
+
+
+def test_a_recording_keeps_its_speed_when_prediction_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    stamps_s = [number / 10 for number in range(40)]
+    shown = _shown(_Clock(monkeypatch), stamps_s, 0.25, can_skip=True)
+    assert 12 <= len(shown) <= 18
+    assert max(at_s - stamp_s for stamp_s, at_s in shown) < 0.4
