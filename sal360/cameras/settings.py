@@ -76,6 +76,11 @@ class CameraSettings(Settings):
         maximum=WHOLE_OVERLAP_DEG,
         unit="°",
     )
+    front_lens: str = setting(
+        "first",
+        "the circle of dual_fisheye that shows the front; first: the left or upper one; second: the other",
+        choices=("first", "second"),
+    )
     left_deg: float = setting(
         180.0, "azimuth of an equirectangular frame's left edge", minimum=-180, maximum=360, unit="°"
     )
@@ -100,7 +105,7 @@ _OF_MODEL: Mapping[str, frozenset[str]] = {
     "auto": _STEREO | _ANGLES,
     "equirectangular": _STEREO | _ANGLES,
     "fisheye": _STEREO | _LENS,
-    "dual_fisheye": _STEREO | _LENS | {"layout", "blend_deg"},
+    "dual_fisheye": _STEREO | _LENS | {"layout", "blend_deg", "front_lens"},
     "cubemap": _STEREO | {"layout", "faces"},
     "eac": _STEREO | {"layout", "faces"},
 }
@@ -222,7 +227,7 @@ def _merged(settings: CameraSettings, calibration: Calibration) -> CameraSetting
             raise ParameterError(
                 f"{name} is {value!r}, and {settings.file} says {known!r}", f"remove {name}, or correct the file"
             )
-        if calibration.lenses and name in _LENS | {"layout"}:
+        if calibration.lenses and name in _LENS | {"layout", "front_lens"}:
             raise ParameterError(
                 f"{name} is {value!r}, and {settings.file} describes the lenses", f"remove {name}, or correct the file"
             )
@@ -307,7 +312,8 @@ def _dual_fisheye(settings: CameraSettings, height: int, width: int, _: GPano | 
     radius = settings.radius_px or min(across, down) / 2
     x, y = (across - 1) / 2, (down - 1) / 2
     second_x, second_y = (x, y + down) if is_stacked else (x + across, y)
-    lenses = [_lens(settings, x, y, radius, 0), _lens(settings, second_x, second_y, radius, 180)]
+    first_yaw, second_yaw = (0, 180) if settings.front_lens == "first" else (180, 0)
+    lenses = [_lens(settings, x, y, radius, first_yaw), _lens(settings, second_x, second_y, radius, second_yaw)]
     return FisheyeCamera(height, width, lenses, settings.blend_deg)
 
 
@@ -459,7 +465,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         model = "fisheye" if len(lenses) == 1 else "dual_fisheye"
         if values.setdefault("model", model) not in (model, "dual_fisheye"):
             raise ParameterError(f"{path} has {len(lenses)} lenses and the model {values['model']!r}", _CORRECT)
-        if unused := (given & (_LENS | {"layout", "preset"})):
+        if unused := (given & (_LENS | {"layout", "front_lens", "preset"})):
             raise ParameterError(f"{path} has both lenses and {sorted(unused)[0]}", "remove one of them")
     try:
         settings = CameraSettings(**values)

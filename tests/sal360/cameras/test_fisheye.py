@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from sal360 import sphere
 from sal360.cameras.fisheye import FisheyeCamera, Lens
+from sal360.cameras.settings import CameraSettings, open_camera
 from sal360.errors import ParameterError
 
 POLYNOMIAL = (0.02, -0.008, 0.002, -0.0002)
@@ -159,3 +162,38 @@ def test_an_impossible_lens_is_refused(changes, message) -> None:
 def test_a_lens_outside_the_frame_is_refused() -> None:
     with pytest.raises(ParameterError, match=r"lens 2 has its centre at \(900, 290\), outside the frame of 800 x 600"):
         FisheyeCamera(600, 800, [lens("equidistant", 190), lens("equidistant", 190, 180, x=900)])
+
+
+@pytest.mark.parametrize("fov_deg", [180, 195])
+@pytest.mark.parametrize("front_lens", ["first", "second"])
+def test_two_fisheyes_are_those_of_ffmpegs_v360_if_the_second_looks_forward(fov_deg, front_lens) -> None:
+    """A panorama whose colours are its directions, through the filter: each pixel shows where the camera model looks."""
+    av = pytest.importorskip("av")
+    colours = np.rint((sphere.erp_directions(256, 512) + 1) * 32767.5).astype(np.uint16)
+    graph = pytest.importorskip("av.filter").Graph()
+    options = f"input=e:output=dfisheye:h_fov={fov_deg}:v_fov={fov_deg}:w=256:h=128"
+    parts = [
+        graph.add_buffer(width=512, height=256, format="rgb48le", time_base=Fraction(1, 1)),
+        graph.add("format", "gbrp16le"),
+        graph.add("v360", options),
+        graph.add("format", "rgb48le"),
+        graph.add("buffersink"),
+    ]
+    for part, following in itertools.pairwise(parts):
+        part.link_to(following)
+    graph.configure()
+    frame = av.VideoFrame.from_ndarray(colours, format="rgb48le")
+    frame.pts, frame.time_base = 0, Fraction(1, 1)
+    graph.push(frame)
+    shown = graph.pull().to_ndarray() / 32767.5 - 1
+    length = np.linalg.norm(shown, axis=-1)
+    camera = open_camera(CameraSettings(model="dual_fisheye", fov_deg=float(fov_deg), front_lens=front_lens), 128, 256)
+    columns, rows = np.meshgrid(np.arange(256.0), np.arange(128.0))
+    expected, is_seen = camera.unproject(columns, rows)
+    is_seen &= length > 0.9
+    assert is_seen.mean() > 0.75
+    turned = shown[is_seen] / length[is_seen, None]
+    if front_lens == "first":
+        turned = turned @ sphere.rotation_yaw_pitch_roll(yaw_rad=math.pi)
+    apart_deg = np.degrees(sphere.angular_distance(turned, expected[is_seen]))
+    assert np.percentile(apart_deg, 99) < 0.5  # a third of a pixel
