@@ -167,7 +167,7 @@ def test_a_lens_outside_the_frame_is_refused() -> None:
 @pytest.mark.parametrize("fov_deg", [180, 195])
 @pytest.mark.parametrize("front_lens", ["first", "second"])
 def test_two_fisheyes_are_those_of_ffmpegs_v360_if_the_second_looks_forward(fov_deg, front_lens) -> None:
-    """A panorama whose colours are its directions, through the filter: each pixel shows where the camera model looks."""
+    """A panorama whose colours are its directions, through the filter: each pixel shows where the camera looks."""
     av = pytest.importorskip("av")
     colours = np.rint((sphere.erp_directions(256, 512) + 1) * 32767.5).astype(np.uint16)
     graph = pytest.importorskip("av.filter").Graph()
@@ -187,7 +187,8 @@ def test_two_fisheyes_are_those_of_ffmpegs_v360_if_the_second_looks_forward(fov_
     graph.push(frame)
     shown = graph.pull().to_ndarray() / 32767.5 - 1
     length = np.linalg.norm(shown, axis=-1)
-    camera = open_camera(CameraSettings(model="dual_fisheye", fov_deg=float(fov_deg), front_lens=front_lens), 128, 256)
+    described = CameraSettings(model="dual_fisheye", fov_deg=float(fov_deg), front_lens=front_lens)
+    camera = open_camera(described, 128, 256)
     columns, rows = np.meshgrid(np.arange(256.0), np.arange(128.0))
     expected, is_seen = camera.unproject(columns, rows)
     is_seen &= length > 0.9

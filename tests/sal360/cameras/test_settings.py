@@ -99,7 +99,7 @@ def test_presets_see_the_whole_sphere(name) -> None:
         ({"model": "fisheye", "top_deg": 30.0}, "top_deg is 30.0, which is not used"),
         ({"model": "cubemap", "layout": "stacked"}, "layout is 'stacked', and model is 'cubemap'; choose one of 3x2"),
         ({"model": "dual_fisheye", "layout": "3x2"}, "choose side_by_side or stacked"),
-        ({"model": "fisheye", "front_lens": "second"}, "front_lens is 'second', which is not used for the model fisheye"),
+        ({"model": "fisheye", "front_lens": "second"}, "which is not used for the model fisheye"),
         ({"model": "cubemap", "preset": "gear_360"}, "preset is 'gear_360', and model is 'cubemap'; set one of them"),
         ({"preset": "gear_360", "fov_deg": 170.0}, "fov_deg is 170.0, which is not used for the preset gear_360"),
         ({"preset": "gear_360", "file": "a.yaml"}, "set one of them, not both"),
