@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import mmap
 import os
 import re
@@ -397,6 +396,8 @@ def _cannot_make(path: Path, size: int, error: OSError) -> SharedMapError:
 
 def _lock(file: int) -> bool:
     """Lock a file for as long as it is open; returns whether nobody else has."""
+    import fcntl  # not at the top: other systems have none, and import this module
+
     request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock of 64-bit Linux
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
