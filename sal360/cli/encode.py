@@ -545,6 +545,7 @@ def _segment_job(options: argparse.Namespace, source: Source, settings: EncoderS
         )
     tiles = parse_tiles(options.tiles) if options.tiles else (0, 0)
     segment_s = options.segment_s or 4.0
+    check_folder_is_writable(options.output)
     folder = SegmentFolder(options.output, _what_counts(options, source, settings, segment_s), resume=options.resume)
     if not tiles[0]:
         require_obedience(settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,6 +30,8 @@ _BLOCK_PX = 64
 """A block of the probe: as large as the largest that an encoder sets one quantiser for."""
 _OFFSET = 8
 _RATE_HZ = 30
+_REFUSED = re.compile(r"(?i)unknown option|invalid value|error parsing option")
+"""What encoders log about options of their own that they do not take; they then encode without them."""
 LEAST_DB = 1.0
 """Encoders that obey an offset of ±8 reach 7 to 20 dB; those that ignore it, exactly 0."""
 
@@ -59,7 +62,7 @@ def probe(settings: EncoderSettings) -> Obedience:
     """Encode the clip with and without regions; takes a fraction of a second.
 
     Raises:
-        ParameterError: the encoder does not start with these settings.
+        ParameterError: the encoder does not start with these settings, or does not know an option.
     """
     clip = _clip()
     settings = _scaled(settings)
@@ -75,6 +78,9 @@ def probe(settings: EncoderSettings) -> Obedience:
         10 * math.log10(max(before, 1e-3) / max(now, 1e-3)) for before, now in zip(plain, after, strict=True)
     )
     lines = [" ".join(message.split()) for _, _, message in logs]
+    refused = next((each for each in lines if _REFUSED.search(each)), "")
+    if refused:
+        raise ParameterError(f"{settings.codec.name} says: {refused.rstrip('.')}", "correct its options")
     return Obedience(inside, outside, next((each for each in lines if "ROI" in each or "region" in each), ""))
 
 
@@ -120,9 +126,24 @@ def encoded(
         rate = Fraction(rate_hz).limit_denominator(1001)
         context.time_base, context.framerate = 1 / rate, rate
         context.options = settings.options() if options is None else options
+        context.open()
+        check_options_were_used(settings, context)
         return [packet for frame in [*frames, None] for packet in context.encode(frame)]
     except (av.FFmpegError, ValueError, OSError) as error:
         raise not_started(settings, error) from None
+
+
+def check_options_were_used(settings: EncoderSettings, context: Any) -> None:
+    """Refuse options that the encoder does not have; FFmpeg leaves those in an opened context.
+
+    Raises:
+        ParameterError: there are some.
+    """
+    unused = sorted(context.options)
+    if unused:
+        raise ParameterError(
+            f"{settings.codec.name} has no option {', '.join(unused)}", "correct or remove it: see --codec-options"
+        )
 
 
 def not_started(settings: EncoderSettings, error: Exception) -> ParameterError:

@@ -21,6 +21,7 @@ from sal360.errors import DataError
 from sal360.files import write_bytes, write_text
 
 STATE = "segments.json"
+_AGAIN = "remove the folder, and encode again"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,17 @@ class SegmentFolder:
                 "repeat the command as it was, or remove the folder",
             )
 
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """Refuse a folder that lacks a part of a segment that counts as complete."""
+        for track in self.progress.tracks.values():
+            for number, size in enumerate(track.bytes[: len(self.progress.durations_s)]):
+                path = self.path / track.name / f"{number:05d}.m4s"
+                if not path.is_file() or path.stat().st_size != size:
+                    raise DataError(f"the segment {path} is missing or damaged", _AGAIN)
+            del track.bytes[len(self.progress.durations_s) :]
+
     @property
     def start_s(self) -> float:
         """Where the next segment begins, seconds."""
@@ -171,9 +183,11 @@ def _read(path: Path) -> Progress:
         for name, values in found["tracks"].items():
             place = Place(**values["place"]) if values["place"] else None
             tracks[name] = Track(**{**values, "place": place, "size": tuple(values["size"])})
+        found["durations_s"] = [float(each) for each in found["durations_s"]]
+        found["next_frame"] = int(found["next_frame"])
         return Progress(**{**found, "tracks": tracks})
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path} is damaged", "remove the folder, and encode again") from None
+        raise DataError(f"{path} is damaged", _AGAIN) from None
 
 
 def fragment(stream: Any, packets: Sequence[Any]) -> tuple[bytes, bytes]:

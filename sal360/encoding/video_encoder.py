@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sal360.arrays import Pixels
 from sal360.encoding.codecs import Codec, EncoderSettings
-from sal360.encoding.probe import not_started
+from sal360.encoding.probe import check_options_were_used, not_started
 from sal360.encoding.regions import RegionFrames
 from sal360.errors import DataError, ParameterError
 from sal360.sources.video import open_container
@@ -83,6 +83,7 @@ class VideoEncoder:
             stream.codec_context.time_base = TIME_BASE
             stream.codec_context.options = {**_COLOURS, **(settings.options() if options is None else options)}
             self._scratch.start_encoding()
+            check_options_were_used(settings, stream.codec_context)
         except (av.FFmpegError, ValueError) as error:
             raise not_started(settings, error) from None
         self.stream = stream

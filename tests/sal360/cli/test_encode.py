@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import socket
 from fractions import Fraction
 from xml.etree import ElementTree
 
@@ -182,6 +183,14 @@ def test_an_interrupted_run_goes_on_after_its_last_segment(run, clip, tmp_path, 
         assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "whole")).read_bytes(), path
     assert "4 segments" in out
     assert run(clip, tmp_path / "out", *arguments, "--resume")[0] == 0  # nothing is left to do
+    (tmp_path / "out" / "video" / "00002.m4s").write_bytes(b"")
+    status, _, err = run(clip, tmp_path / "out", *arguments, "--resume")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "00002.m4s is missing or damaged; remove the folder, and encode again" in err
+    (tmp_path / "out" / "segments.json").write_text('{"tracks": {}, "durations_s": ["a"], "next_frame": 0}')
+    status, _, err = run(clip, tmp_path / "out", *arguments, "--resume")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "segments.json is damaged" in err
 
 
 def test_tiles_have_their_place_and_more_bits_where_people_look(run, clip, tmp_path, monkeypatch):
@@ -204,6 +213,27 @@ def test_tiles_have_their_place_and_more_bits_where_people_look(run, clip, tmp_p
             b"".join((tmp_path / "out" / name / each).read_bytes() for each in ("init.mp4", "00000.m4s"))
         )
         assert [each.shape for each in frames_of(joined)] == FRAMES * [(64, 128, 3)]
+
+
+def test_a_live_stream_becomes_segments_from_zero(run, tmp_path):
+    from tests import live_streams
+
+    port = live_streams.free_port(socket.SOCK_DGRAM)
+    with live_streams.Sender(f"udp://127.0.0.1:{port}?pkt_size=1316", "mpegts"):
+        arguments = ("--seconds", 1, "--wait", 60, "--segment-s", 0.5, "--preset", "ultrafast")
+        status, out, err = run(f"udp://127.0.0.1:{port}", tmp_path / "out", *arguments)
+    assert (status, err) == (0, f"udp://127.0.0.1:{port} sends 128 x 64\n")
+    assert "segments in" in out
+    progress = json.loads((tmp_path / "out" / "segments.json").read_text())
+    assert 0 < sum(progress["durations_s"]) < 60  # not since 1970
+    assert progress["is_complete"]
+    status, _, err = run(f"udp://127.0.0.1:{port}", tmp_path / "out", "--resume")
+    assert status == 2
+    assert "is live and cannot be continued; remove --resume, and name a new folder" in err
+    for option in ("--report", "--passes=2"):
+        status, _, err = run(f"udp://127.0.0.1:{port}", tmp_path / "out.mp4", option, "--bitrate", "1M")
+        assert status == 2
+        assert f"udp://127.0.0.1:{port} is live and cannot be read twice; remove {option.partition('=')[0]}" in err
 
 
 def test_the_report_compares_with_the_encoder_without_regions(run, clip, tmp_path):
@@ -252,10 +282,12 @@ def test_wrong_options_are_one_clear_line(run, clip, tmp_path, arguments, messag
 
 
 def test_other_wrong_outputs(run, clip, tmp_path):
+    (tmp_path / "file").touch()
     for output, arguments, message in (
         (clip, [], "is both the input and the output"),
         (tmp_path / "out.avi", [], "out.avi is no kind of output that is known"),
         (tmp_path / "out.webm", [], "out.webm is not a file for H.264; name it with .mp4 or .m4v or .mov or .mkv"),
+        (tmp_path / "file", [], "a file with this name already exists"),
         (tmp_path / "out", ["--tiles", "4x"], "'4x' is not ROWSxCOLUMNS"),
         (tmp_path / "out", ["--tiles", "8x8"], "8 x 8 tiles of a picture of 256 x 128 have sides of 16 pixels"),
         (tmp_path / "out", ["--codec", "libvpx"], "segments cannot hold VP8"),
