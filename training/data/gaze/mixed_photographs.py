@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from sal360.arrays import Density, Floats, Integers, Mask, Pixels
 from sal360.projection import Sample as SampleValue
-from sal360.projection import Viewport
-from sal360.sphere import erp_directions, vector_to_pixel
+from sal360.projection import Viewport, rotate_erp
+from sal360.sphere import erp_directions, rotation_yaw_pitch_roll, vector_to_pixel
 from training.config import option_names, require, require_at_least, require_between, require_path, require_seed
 from training.data.gaze.datasets import DATASETS, read_photographs
 from training.data.gaze.photographs import Photograph, resize_plane
@@ -63,9 +63,13 @@ class MixingConfig(AnyPlacementConfig):
     """Minimum and maximum field of view of the longer side of other photographs, degrees, uniform in the logarithm."""
     flip: bool = True
     """Mirror photographs left to right with probability 1/2."""
+    tilt_deg: float = 0.0
+    """Maximum angle by which panoramas are turned about a random horizontal axis, with their taught maps, degrees. The
+    angle is uniform. Maps of tilted cameras then agree better with those of level ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_between("tilt_deg", self.tilt_deg, 0, 90)
         for name in ("plain_share", "grey_share"):
             require_between(name, getattr(self, name), 0, 1)
         low, high = self.fov_deg
@@ -226,6 +230,8 @@ class MixedPhotographs:
         columns = int(generator.integers(self.map_size[1]))  # whole columns of the map, for the taught maps
         frame = np.roll(self.backgrounds[chosen], columns * self._stride, axis=1)
         sample = self._empty(frame, chosen, columns)
+        if self.config.tilt_deg > 0:
+            self._tilt(sample, generator)
         plain = generator.random() < self.config.plain_share
         if plain and generator.random() < self.config.grey_share:
             frame[:] = generator.integers(0, 256)
@@ -255,6 +261,15 @@ class MixedPhotographs:
             taught,
             np.ones(self.map_size, bool),
         )
+
+    def _tilt(self, sample: Sample, generator: np.random.Generator) -> None:
+        """Turn the panorama and its taught map about a random horizontal axis."""
+        towards = generator.uniform(-math.pi, math.pi)
+        tilt = math.radians(generator.uniform(0, self.config.tilt_deg))
+        heading = rotation_yaw_pitch_roll(yaw_rad=towards)
+        rotation = heading @ rotation_yaw_pitch_roll(pitch_rad=tilt) @ heading.T
+        sample.frame[:] = rotate_erp(sample.frame, rotation)
+        sample.taught[:] = np.maximum(rotate_erp(sample.taught, rotation), 0)
 
     def _put(self, sample: Sample, slot: int, place: _Place, generator: np.random.Generator) -> None:
         """Draw a photograph from the sets, vary it, lay it on the frame, and fill its slot."""
