@@ -224,8 +224,9 @@ STEPS: tuple[Step, ...] = (
     Train("photographs", seed=0),
     Teach("photographs.npz", "photographs", (384, 576, 768)),
     Train("panoramas", 1, "photographs_panoramas", "photographs", "photographs.npz"),
-    Average("average", ("photographs", "panoramas")),
-    Calibrate("calibrated", "average", {"gain_nats": 0.42, "distance_deg": 14, "blur_deg": 1.5, "floor": 0.05}),
+    Train("tilted", 2, "photographs_tilted", "panoramas", "photographs.npz"),
+    Average("average", ("panoramas", "tilted")),
+    Calibrate("calibrated", "average", {"gain_nats": 0.42, "distance_deg": 14, "blur_deg": 2, "floor": 0.05}),
     Export(FILES[0].name, "calibrated", "fp32"),
     # int8 calibration uses each of the 62 panoramas once
     Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),

@@ -131,7 +131,7 @@ def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path
     config = MakeWeightsConfig(str(tmp_path), str(tmp_path), "all", runs=str(tmp_path))
     with pytest.raises(TrainingError, match="the step calibrated failed"):
         make_weights.make_weights(config)
-    assert ran == ["training.train_photographs"] * 2 + ["training.calibrate"]
+    assert ran == ["training.train_photographs"] * 3 + ["training.calibrate"]
     assert "average: done before" in capsys.readouterr().out
 
 
@@ -206,8 +206,8 @@ def test_names_with_commas_stay_one_checkpoint_each():
     config = MakeWeightsConfig("gaze", "pictures", "all", runs="runs, new: [1]", dry_run=True)
     (options,) = (options for step, (_, _, _, *options) in make_weights.commands(config) if step.name == "average")
     assert read_config(AverageConfig, "", options).checkpoints == (
-        "runs, new: [1]/all/photographs",
         "runs, new: [1]/all/panoramas",
+        "runs, new: [1]/all/tilted",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from sal360.errors import CheckpointError, ParameterError
+from sal360.sphere import erp_directions
 from training.analysis.set_scores import SetScoresConfig, analyse_sets
 from training.checkpoint import load_state, read_header, read_tensors, save_checkpoint
 from training.data.gaze.datasets import GazeConfig
@@ -144,6 +146,30 @@ def test_a_sample_depends_on_its_key_alone_and_photographs_leave_the_rest(tiny: 
     for first, second in zip(one[3, 0], other[3, 0], strict=True):
         np.testing.assert_array_equal(first, second)
     assert not all(sample.rest.all() for sample in (one[0, 0], one[0, 1]))
+
+
+def test_tilted_panoramas_take_their_taught_maps_along(tiny: TrainPhotographsConfig) -> None:
+    panorama = np.full((128, 256, 3), 60, np.uint8)
+    panorama[56:64, 120:128] = 255, 0, 0
+    taught = np.zeros((32, 64), np.float32)
+    taught[14:16, 30:32] = 1
+    photographs = {name: part.training for name, part in open_parts(tiny.data).items()}
+    mixing = MixingConfig(plain_share=0, mean_photographs=1, fov_deg=(12, 20), tilt_deg=80)
+    samples = MixedPhotographs(photographs, [1, 1], [panorama], mixing, (32, 64), 0, taught=[taught])
+    elevations = []
+    for index in range(20):
+        sample = samples[0, index]
+        red = sample.frame[..., 0].astype(int) - sample.frame[..., 1]
+        if red.max() < 150:  # a photograph hides it
+            continue
+        row, column = np.unravel_index(int(sample.taught.argmax()), taught.shape)
+        there = (
+            erp_directions(32, 64)[row, column] @ erp_directions(128, 256)[np.unravel_index(red.argmax(), red.shape)]
+        )
+        assert there > math.cos(math.radians(12))  # two cells of the map
+        elevations.append(row)
+    assert len(elevations) > 10
+    assert np.ptp(elevations) > 8
 
 
 def test_sets_are_drawn_by_their_weights(tiny: TrainPhotographsConfig) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sal360.arrays import Density, Floats, Integers, Mask, Pixels
 from sal360.projection import Sample as SampleValue
-from sal360.projection import Viewport, rotate_erp
+from sal360.projection import Viewport, remap_sphere, rotation_maps
 from sal360.sphere import erp_directions, rotation_yaw_pitch_roll, vector_to_pixel
 from training.config import option_names, require, require_at_least, require_between, require_path, require_seed
 from training.data.gaze.datasets import DATASETS, read_photographs
@@ -268,8 +268,9 @@ class MixedPhotographs:
         tilt = math.radians(generator.uniform(0, self.config.tilt_deg))
         heading = rotation_yaw_pitch_roll(yaw_rad=towards)
         rotation = heading @ rotation_yaw_pitch_roll(pitch_rad=tilt) @ heading.T
-        sample.frame[:] = rotate_erp(sample.frame, rotation)
-        sample.taught[:] = np.maximum(rotate_erp(sample.taught, rotation), 0)
+        for erp in (sample.frame, sample.taught):
+            erp[:] = remap_sphere(erp, rotation_maps(rotation, *erp.shape[:2]))
+        np.maximum(sample.taught, 0, out=sample.taught)  # interpolation may undershoot
 
     def _put(self, sample: Sample, slot: int, place: _Place, generator: np.random.Generator) -> None:
         """Draw a photograph from the sets, vary it, lay it on the frame, and fill its slot."""
