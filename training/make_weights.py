@@ -226,7 +226,7 @@ STEPS: tuple[Step, ...] = (
     Train("panoramas", 1, "photographs_panoramas", "photographs", "photographs.npz"),
     Train("tilted", 2, "photographs_tilted", "panoramas", "photographs.npz"),
     Average("average", ("panoramas", "tilted")),
-    Calibrate("calibrated", "average", {"gain_nats": 0.42, "distance_deg": 14, "blur_deg": 2, "floor": 0.05}),
+    Calibrate("calibrated", "average", {"gain_nats": 0.36, "distance_deg": 14, "blur_deg": 2, "floor": 0.05}),
     Export(FILES[0].name, "calibrated", "fp32"),
     # int8 calibration uses each of the 62 panoramas once
     Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),
