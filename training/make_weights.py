@@ -35,7 +35,7 @@ from sal360.files import check_folder_is_writable, written_beside
 from sal360.weights import bundled_model
 from training.checkpoint import newest_checkpoint
 from training.config import read_config, require, require_path
-from training.data.gaze.datasets import described
+from training.data.gaze.datasets import DATASETS, described
 
 Recipe = Literal["permissive", "all"]
 VERSION = "2.0.0"
@@ -48,6 +48,14 @@ RECIPES = Path(__file__).parent / "recipes"
 def sets_of(recipe: Recipe) -> tuple[str, ...]:
     """The data sets of gaze on which a recipe trains, by their names in `DATASETS`."""
     return tuple(yaml.safe_load((RECIPES / f"photographs_{recipe}.yaml").read_text(encoding="utf-8"))["data"]["sets"])
+
+
+def licence_of(recipe: Recipe) -> str:
+    """The licence of the weights, and which of the data sets of a recipe state none for their gaze."""
+    silent = [DATASETS[name].title for name in sets_of(recipe) if DATASETS[name].licence != "MIT"]
+    if not silent:
+        return "Apache-2.0"
+    return f"Apache-2.0; no licence stated for the gaze of {', '.join(silent)}"
 
 
 def trained_on(recipe: Recipe) -> str:
@@ -207,7 +215,7 @@ class Export:
             "name": "sal360-compact",
             "version": VERSION,
             "trained_on": trained_on(config.recipe),
-            "weights_license": "Apache-2.0",
+            "weights_license": licence_of(config.recipe),
             "precision": self.precision,
             "output": config.result(self.name),
             **self.options,

@@ -114,6 +114,8 @@ def test_every_step_of_make_weights_is_accepted_and_starts_from_what_came_before
         assert not [licence for licence in licences if "NC" in licence]
         for name in each.data.sets:  # the files say of each set what is known of its licence
             assert f"{DATASETS[name].title} ({DATASETS[name].licence})" in settings.trained_on
+            assert (DATASETS[name].title in settings.weights_license) == (DATASETS[name].licence != "MIT")
+    assert settings.weights_license.startswith("Apache-2.0")
     assert make_weights.VERSION in MakeWeightsConfig.runs  # nothing of another version is taken for this one's
     assert settings.version == make_weights.VERSION == read_onnx_spec(bundled_model()).version
 
