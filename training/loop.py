@@ -277,40 +277,41 @@ def _train(
     start = restore_run(checkpoint, task, optimiser, to_match, steps, average) if checkpoint else 0
     check = LossCheck(fabric)
 
-    if first_process:
-        _begin(task, config, checkpoint, start, steps)
-    with Curves(config.run, start, enabled=first_process) as curves, StopRequest(fabric) as stop:
-        batches = iter(task.batches(start, steps))
-        if start == 0:
-            curves.write(0, _evaluate(task, fabric, 0, average))
-        bar = tqdm(
-            range(start, steps), initial=start, total=steps, unit="step", disable=None if first_process else True
-        )
-        for step in bar:
-            rate = _set_rate(optimiser, learning_rate(optimiser_config, step, steps, task.steps_per_epoch))
-            with curves.step(images=config.batch_size):
-                _add_gradients(task, model, batches, step, config, fabric, curves, check)
-                optimiser.step()
-                optimiser.zero_grad()
-                task.after_step()
-                average.update(step)
+    with StopRequest(fabric) as stop:
+        batches = iter(task.batches(start, steps))  # refuses settings before anything is written
+        if first_process:
+            _begin(task, config, checkpoint, start, steps)
+        with Curves(config.run, start, enabled=first_process) as curves:
+            if start == 0:
+                curves.write(0, _evaluate(task, fabric, 0, average))
+            bar = tqdm(
+                range(start, steps), initial=start, total=steps, unit="step", disable=None if first_process else True
+            )
+            for step in bar:
+                rate = _set_rate(optimiser, learning_rate(optimiser_config, step, steps, task.steps_per_epoch))
+                with curves.step(images=config.batch_size):
+                    _add_gradients(task, model, batches, step, config, fabric, curves, check)
+                    optimiser.step()
+                    optimiser.zero_grad()
+                    task.after_step()
+                    average.update(step)
 
-            done = step + 1
-            ended_by = stop.after_step() if done < steps else 0
-            due = _due(config, task, done, steps, stopped=bool(ended_by))
-            if any(due):
-                check.require_finite(config)
-            if due.point:
-                curves.write_means(done, rate)
-                bar.set_postfix(loss=f"{curves.last['loss']:.4g}", refresh=False)
-            _evaluate_if(due, task, config, fabric, done, average, curves)
-            if due.checkpoint and first_process:
-                save_run(task, optimiser, config, to_match, done, average)
-            if ended_by:
-                fabric.barrier()
-                raise _stopped(ended_by, done, config, first_process)
-        fabric.barrier()
-        return curves.last
+                done = step + 1
+                ended_by = stop.after_step() if done < steps else 0
+                due = _due(config, task, done, steps, stopped=bool(ended_by))
+                if any(due):
+                    check.require_finite(config)
+                if due.point:
+                    curves.write_means(done, rate)
+                    bar.set_postfix(loss=f"{curves.last['loss']:.4g}", refresh=False)
+                _evaluate_if(due, task, config, fabric, done, average, curves)
+                if due.checkpoint and first_process:
+                    save_run(task, optimiser, config, to_match, done, average)
+                if ended_by:
+                    fabric.barrier()
+                    raise _stopped(ended_by, done, config, first_process)
+            fabric.barrier()
+            return curves.last
 
 
 class _Due(NamedTuple):

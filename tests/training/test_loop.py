@@ -340,6 +340,23 @@ def test_a_module_of_the_summary_is_missed_before_the_first_step(
     assert not list(tmp_path.glob("step-*"))
 
 
+def test_batches_that_are_refused_leave_nothing_behind(tmp_path: Path) -> None:
+    begun = []
+
+    class Refused(Regression):
+        def batches(self, start: int, stop: int) -> Iterable[Any]:
+            raise ParameterError(f"steps {start} to {stop} cannot be loaded", "lower --loop.workers")
+
+        def begin(self) -> None:
+            begun.append(True)
+
+    config = settings(tmp_path / "run")
+    with pytest.raises(ParameterError, match="cannot be loaded"):
+        train(Refused(config), config, SGD, make_fabric(config))
+    assert not begun
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_another_optimiser_is_not_resumed(tmp_path: Path) -> None:
     run(settings(tmp_path, steps=1))
     with pytest.raises(CheckpointError, match="optimiser sgd; expected adam"):
