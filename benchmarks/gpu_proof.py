@@ -832,6 +832,7 @@ def _run_part(name: str, output: Path, effort: Effort, deadline: float, device: 
     proof = Proof(output, effort, deadline, device, panoramas)
     if name != "driver" and "machine" not in proof.results:  # torch would make the context that the driver part makes
         proof.results["machine"] = describe_machine(device)
+    proof.results["skipped"].pop(name, None)  # of an earlier run
     with _reported(proof, name):
         PARTS[name].run(proof)
 
