@@ -94,7 +94,7 @@ class UnequalGaze(Gaze):
         frame = generator.integers(0, 256, (64, 128, 3), dtype=np.uint8)
         return frame, generator.random(masks.shape, np.float32) * masks, masks
 
-    def measure(self, predict: Predict) -> dict[str, float]:  # noqa: ARG002
+    def measure(self, predict: Predict, limit: int = 0) -> dict[str, float]:  # noqa: ARG002
         return {}
 
 
