@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sal360.errors import ParameterError, one_line_errors
+from sal360.errors import ParameterError, clean_end, one_line_errors
 from sal360.outputs.shared_memory import MapInfo, SharedMapWriter, include_path
 
 READER = Path(__file__).with_name("shared_memory_reader.c")
@@ -117,4 +117,5 @@ def write_us(rounds: int = 2000) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    with clean_end():  # it removes its shared memory even if it is stopped
+        sys.exit(one_line_errors(main))
