@@ -249,6 +249,8 @@ def add_copy(container: av.container.OutputContainer, template: Any) -> Any:
         ValueError: the container cannot hold them.
     """
     stream = container.add_stream_from_template(template, opaque=True)
+    if template.type == "video":
+        stream.time_base = TIME_BASE  # else that of the container that the encoder belongs to, a millisecond
     if template.type == "video" and template.codec_context.name in ("libx265", "hevc_nvenc", "hevc_qsv"):
         stream.codec_context.codec_tag = "hvc1"  # Apple's players do not open hev1
     return stream

@@ -84,7 +84,7 @@ def test_a_video_is_encoded_with_its_times_its_audio_and_its_sphere(run, clip, t
     status, out, err = run(clip, output, "--preset", "ultrafast")
     assert (status, err) == (0, "")
     assert re.match(r"12 frames, 1.0 s, [\d.]+ Mbit/s in .*out.mp4: libx264, regions [\d.]+ dB better", out)
-    assert stamps_of(output) == pytest.approx(np.arange(FRAMES) / RATE, abs=1e-3)
+    assert stamps_of(output) == pytest.approx(np.arange(FRAMES) / RATE, abs=2e-5)
     before, after = frames_of(clip), frames_of(output)
     assert np.mean([abs(a.astype(int) - b).mean() for a, b in zip(before, after, strict=True)]) < 12
     assert packets_of(output, "audio") == packets_of(clip, "audio")
@@ -140,7 +140,7 @@ def test_segments_play_in_a_row_and_are_in_both_playlists(run, clip, tmp_path):
         joined.write_bytes(b"".join((tmp_path / "out" / name).read_bytes() for name in names))
         if track == "video":
             stamps = np.array(stamps_of(joined))
-            assert stamps - stamps[0] == pytest.approx(np.arange(count) / RATE, abs=1e-3)
+            assert stamps - stamps[0] == pytest.approx(np.arange(count) / RATE, abs=2e-5)
             assert read_spherical(joined)
     main_list = (tmp_path / "out" / "main.m3u8").read_text()
     assert 'CODECS="avc1.' in main_list
