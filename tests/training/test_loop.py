@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sal360.errors import CheckpointError, ParameterError, TrainingError
+from tests.child_signals import sigint_of_children
 from training import checkpoint, loop
 from training.curves import Curves, read_curves, write_summary
 from training.data.loader import StepSampler, load, steps_per_epoch
@@ -196,7 +197,7 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
             return super().losses(model, batch)
 
     config = settings(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
+    with sigint_of_children(), pytest.raises(KeyboardInterrupt):
         train(Impatient(config), config, SGD, make_fabric(config))
     assert checkpoint.read_header(tmp_path).step == 3
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from sal360.cli import main, predict
+from tests.child_signals import sigint_of_children
 
 
 @pytest.fixture
@@ -584,7 +585,8 @@ def test_ctrl_c_ends_a_stream_and_keeps_its_maps(tmp_path, tiny_model, live, has
     command = [sys.executable, "-m", "sal360", "predict", url, "--model", tiny_model, "--backend", "onnxruntime"]
     command += ["--output", tmp_path / "out", "--wait", "3600"]
     sender = live.Sender(f"{url}?pkt_size=1316", "mpegts") if has_frames else contextlib.nullcontext()
-    with sender, subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with sigint_of_children(), sender, subprocess.Popen(list(map(str, command)), **pipes) as started:
         line = started.stderr.readline().decode()
         assert ("sends 128 x 64" if has_frames else "refuses connections") in line
         if has_frames:
@@ -592,7 +594,10 @@ def test_ctrl_c_ends_a_stream_and_keeps_its_maps(tmp_path, tiny_model, live, has
                 lambda: any(path.stat().st_size > 10**4 for path in (tmp_path / "out").glob(".*.npy")), "maps"
             )
         started.send_signal(signal.SIGINT)
-        out, err = started.communicate(timeout=60)
+        try:
+            out, err = started.communicate(timeout=60)
+        finally:
+            started.kill()  # the end of the block waits for it
     assert started.returncode == 130
     assert b"Traceback" not in err
     name = f"127.0.0.1_{port}"

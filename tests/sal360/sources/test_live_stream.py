@@ -106,7 +106,7 @@ def test_a_stream_that_is_cut_and_restarted_in_another_size_is_back(sender: tupl
     assert abs(stamps_s[-1] - time.time()) < 3600
     names = [frame.name for frame in first + second]
     assert len(set(names)) == len(names)
-    assert sum("waiting until it is back" in line for line in log.warnings) == 1
+    assert sum("waiting until it is back" in line for line in warnings) == 1
     assert sum("is back after" in line for line in log.infos) == 1
     assert any("sends 128 x 64" in line for line in log.infos)
     assert any("sends 256 x 128" in line for line in log.infos)
