@@ -148,8 +148,8 @@ def test_the_endings_of_the_bundled_files_are_found() -> None:
     for form in ("fp32", "int8"):
         ending = find_ending(onnx.load(bundled_model(form)), form)
         assert ending.temperature > 1
-        assert ending.blur_deg == pytest.approx(3, abs=1e-3)
-        assert ending.floor == pytest.approx(0.1)
+        assert ending.blur_deg == pytest.approx(2, abs=1e-3)
+        assert ending.floor == pytest.approx(0.05)
 
 
 def test_content_and_its_own_ending_make_the_map_of_the_bundled_file() -> None:
