@@ -17,7 +17,7 @@ IN_PARALLEL = --numprocesses 2 --dist worksteal
 # --quiet twice: errors only, without setuptools' notes on editable installations
 PIP_INSTALL = install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test weights clean
+.PHONY: demo test test-node test-library weights clean
 
 demo: $(DEMO_VENV)/ready
 	$(DEMO_VENV)/bin/python -m sal360 demo --output out/demo $(DEMO_ARGS)
@@ -27,11 +27,16 @@ test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/ruff check .
 	$(TEST_VENV)/bin/mypy
 	$(TEST_VENV)/bin/lint-imports --no-cache
-# in runs apart: training's tests fork data loaders, which is unsafe beside the middleware's threads, and the tests of the
-# node leave each other no time when they run in parallel
-	$(call PYTEST,--ignore tests/training --ignore tests/sal360)
-	OMP_NUM_THREADS=1 $(call PYTEST,$(IN_PARALLEL) tests/sal360)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-node test-library
 	OMP_NUM_THREADS=1 $(call PYTEST,$(IN_PARALLEL) tests/training)
+
+# in runs apart: training's tests fork data loaders, which is unsafe beside the middleware's threads, and the tests of the
+# node leave each other no time when they run in parallel. They mostly wait, so those of the library run beside them.
+test-node:
+	$(call PYTEST,--ignore tests/training --ignore tests/sal360)
+
+test-library:
+	OMP_NUM_THREADS=1 nice $(call PYTEST,tests/sal360)
 
 # Rebuild the bundled model from its data: make weights GAZE=folder PANORAMAS=folder (about two hours on two cores).
 weights: $(TEST_VENV)/ready
