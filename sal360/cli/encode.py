@@ -237,6 +237,14 @@ class MapJob(Job):
         return f"offsets of {self.written.frames} frames for {self.kind} in {printable(self.output)}"
 
 
+def _audio_of(source: Source, stack: contextlib.ExitStack) -> AudioCopy | None:
+    """The audio of a video file, open until `stack` ends; None of other sources."""
+    if not source.is_video_file:
+        return None
+    assert isinstance(source.path, Path)
+    return stack.enter_context(AudioCopy(source.path))
+
+
 @dataclass
 class FileJob(Job):
     """A video file."""
@@ -275,10 +283,7 @@ class FileJob(Job):
 
     def _write(self, path: Path, source: Source, foveation: Foveation, statistics: str) -> None:
         with contextlib.ExitStack() as stack:
-            audio: AudioCopy | None = None
-            if self.has_audio and source.is_video_file:
-                assert isinstance(source.path, Path)
-                audio = stack.enter_context(AudioCopy(source.path))
+            audio = _audio_of(source, stack) if self.has_audio else None
             pictures = _some(foveation.pictures(source.frames()), source)
             first = next(pictures)
             encoder = self._encoder(source, foveation, statistics, 2 if statistics else 0)
@@ -325,10 +330,8 @@ class SegmentJob(Job):
         else:
             pictures = _some(pictures, source)
         with contextlib.ExitStack() as stack:
-            audio: AudioCopy | None = None
-            if self.has_audio and source.is_video_file:
-                assert isinstance(source.path, Path)
-                audio = stack.enter_context(AudioCopy(source.path))
+            audio = _audio_of(source, stack) if self.has_audio else None
+            if audio is not None:
                 for _ in audio.until(self.folder.start_s):
                     pass
             for group, until_s in _segments(pictures, self.segment_s, self.interval_s):
