@@ -224,7 +224,10 @@ class _Transition:
                 return  # it has taken effect; its reply is late or lost
             if future is not None:  # a refusal may arrive after the state
                 rclpy.spin_until_future_complete(self._node, future, timeout_sec=min(1.0, REPLY_TIMEOUT_S))
-            if _result(future) is not None:
+            late = _result(future)
+            if late is not None and late.success:  # the node was asked for its state before it had the request
+                return
+            if late is not None:
                 raise self._refusal()
             requested_before = True
         raise ProcessError(

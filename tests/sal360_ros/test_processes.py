@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
@@ -128,6 +128,28 @@ def test_a_late_refusal_is_not_followed_by_a_second_attempt(driver, node, monkey
     node.configuring_s, node.willing = 2.0, False
     with pytest.raises(ProcessError, match="cannot configure: no such model; check the path"):
         change_state(driver, NAME, CONFIGURE, busy_process(error="cannot configure: no such model; check the path"))
+    assert node.configured == 1
+
+
+def test_a_request_that_takes_effect_late_is_no_refusal(driver, node, monkeypatch):
+    """The node says that it is unconfigured still, and then its reply to the request arrives."""
+    call_async, late = Client.call_async, Future()
+    held: list[Any] = []
+
+    def call(client: Client, request: Any) -> Future:
+        if isinstance(request, ChangeState.Request) and not held:
+            held.append((client, request))
+            return late
+        future = call_async(client, request)
+        if isinstance(request, GetState.Request):
+            future.add_done_callback(
+                lambda _: call_async(*held[0]).add_done_callback(lambda done: late.set_result(done.result()))
+            )
+        return future
+
+    monkeypatch.setattr(Client, "call_async", call)
+    monkeypatch.setattr(processes, "REPLY_TIMEOUT_S", 0.5)
+    change_state(driver, NAME, CONFIGURE)
     assert node.configured == 1
 
 
