@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import itertools
 import os
 import re
 import select
@@ -17,13 +18,15 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
 RATE = 20
 TIMEOUT_S = 30.0
+Start = Callable[..., contextlib.AbstractContextManager[Any]]
+"""Starts a sender for a `with` block; takes `size`, columns and rows, and `grey`."""
 
 
 def wait_for(condition: Callable[[], object], what: str = "") -> None:
@@ -272,3 +275,40 @@ def hls(folder: Path, port: int, size: tuple[int, int] = (128, 64), grey: int = 
         wait_for((folder / "live.m3u8").exists, "the playlist")
         with http_server(folder, port):
             yield
+
+
+KINDS = ("udp", "tcp", "rtsp", "rtmp", "hls")
+
+
+class Restartable(NamedTuple):
+    """A stream on a free port of this machine that can be started and cut again and again."""
+
+    url: str
+    options: str
+    """What the receiver needs as `StreamSettings.options`."""
+    start: Start
+
+
+def restartable(kind: str, folder: Path) -> Restartable:
+    """A stream of one of the `KINDS`; over RTMP, the sender is a camera that publishes to the receiver.
+
+    Args:
+        folder: for the segments of HLS.
+    """
+    port = free_port(socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+    host = f"127.0.0.1:{port}"
+    folders = (folder / str(number) for number in itertools.count())
+    streams = {
+        "hls": Restartable(f"http://{host}/live.m3u8", "", lambda **form: hls(next(folders), port, **form)),
+        "rtsp": Restartable(f"rtsp://admin:geheim@{host}/live", "", lambda **form: RtspServer(port, **form)),
+        "udp": Restartable(f"udp://{host}", "", lambda **form: Sender(f"udp://{host}?pkt_size=1316", "mpegts", **form)),
+        "tcp": Restartable(
+            f"tcp://{host}", "", lambda **form: SenderProcess(f"tcp://{host}?listen", "mpegts", {}, **form)
+        ),
+        "rtmp": Restartable(
+            f"rtmp://{host}/live/x",
+            "listen=1",
+            lambda **form: SenderProcess(f"rtmp://{host}/live/x", "flv", {}, **form),
+        ),
+    }
+    return streams[kind]

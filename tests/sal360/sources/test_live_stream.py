@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +19,17 @@ from sal360.sources.frame import Frame  # noqa: E402
 from sal360.sources.live_stream import LiveStream, StreamSettings  # noqa: E402
 from sal360.sources.stream_address import StreamAddress, stream_address  # noqa: E402
 from tests.live_streams import (  # noqa: E402
+    KINDS,
     Answers,
     Log,
-    RtspServer,
+    Restartable,
     Sender,
-    SenderProcess,
+    Start,
     free_port,
-    hls,
     http_server,
+    restartable,
     wait_for,
 )
-
-Start = Callable[..., contextlib.AbstractContextManager[Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -51,23 +48,12 @@ def require_protocol(url: str) -> None:
         pass
 
 
-@pytest.fixture(params=["udp", "tcp", "rtsp", "hls"])
-def sender(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Start]:
-    """The address of a stream, and a function that starts it with a size and a grey value."""
-    kind: str = request.param
-    port = free_port(socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
-    folders = (tmp_path / str(number) for number in itertools.count())
-    start: Start
-    if kind == "hls":
-        url, start = f"http://127.0.0.1:{port}/live.m3u8", lambda **form: hls(next(folders), port, **form)
-    elif kind == "rtsp":
-        url, start = f"rtsp://admin:geheim@127.0.0.1:{port}/live", lambda **form: RtspServer(port, **form)
-    elif kind == "udp":
-        url, start = f"udp://127.0.0.1:{port}", lambda **more: Sender(f"{url}?pkt_size=1316", "mpegts", **more)
-    else:
-        url, start = f"tcp://127.0.0.1:{port}", lambda **more: SenderProcess(f"{url}?listen", "mpegts", {}, **more)
-    require_protocol(url)
-    return url, start
+@pytest.fixture(params=KINDS)
+def sender(request: pytest.FixtureRequest, tmp_path: Path) -> Restartable:
+    """A stream that can be started again and again."""
+    stream = restartable(request.param, tmp_path)
+    require_protocol(stream.url)
+    return stream
 
 
 def opened(url: str, log: Log, **options: Any) -> LiveStream:
@@ -90,10 +76,9 @@ def taken(stream: LiveStream, count: int, width: int) -> list[Frame]:
     return frames
 
 
-def test_a_stream_that_is_cut_and_restarted_in_another_size_is_back(sender: tuple[str, Start]) -> None:
-    url, start = sender
-    log = Log()
-    with opened(url, log) as stream:
+def test_a_stream_that_is_cut_and_restarted_in_another_size_is_back(sender: Restartable) -> None:
+    start, log = sender.start, Log()
+    with opened(sender.url, log, settings=StreamSettings(options=sender.options)) as stream:
         with start(size=(128, 64), grey=60):
             first = taken(stream, 5, 128)
         wait_for(lambda: any("waiting until it is back" in line for line in log.warnings), "the loss")
@@ -112,15 +97,6 @@ def test_a_stream_that_is_cut_and_restarted_in_another_size_is_back(sender: tupl
     assert any("sends 128 x 64" in line for line in log.infos)
     assert any("sends 256 x 128" in line for line in log.infos)
     assert "geheim" not in " ".join(log.infos + log.warnings)
-
-
-def test_what_a_camera_publishes_over_rtmp_is_received() -> None:
-    url = f"rtmp://127.0.0.1:{free_port()}/live/x"
-    require_protocol(url)
-    settings = StreamSettings(options="listen=1")
-    with opened(url, Log(), settings=settings) as stream, SenderProcess(url, "flv", {}, (128, 64), 60):
-        frame = taken(stream, 1, 128)[0]
-    assert abs(frame.image.mean() - 60) < 4
 
 
 @pytest.fixture
