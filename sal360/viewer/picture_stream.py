@@ -10,10 +10,15 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Pixels
+from sal360.encoding.codecs import CODECS
+from sal360.encoding.regions import RegionFrames
+from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
 from sal360.viewer.scene import Scene
 
 _KEY_EVERY = 120
 """Frames between two that can be decoded alone."""
+_BLOCK_PX = 64
+"""Side of the blocks that get an offset: encoders look through all regions for each of their blocks."""
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "avc1": (
         "libx264",
@@ -21,7 +26,15 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "vp09": (
         "libvpx-vp9",
-        {"deadline": "realtime", "cpu-used": "8", "crf": "33", "b": "0", "row-mt": "1", "lag-in-frames": "0"},
+        {
+            "deadline": "realtime",
+            "cpu-used": "8",
+            "aq-mode": "0",  # else regions of interest are ignored
+            "crf": "33",
+            "b": "0",
+            "row-mt": "1",
+            "lag-in-frames": "0",
+        },
     ),
 }
 """Beginning of the codec string of WebCodecs → FFmpeg's encoder and its options."""
@@ -52,6 +65,8 @@ JPEG = PictureStream()
 class VideoStream(PictureStream):
     """Pictures as one video stream of a viewer's own, so that the frames that it skips are not part of it.
 
+    The map gives the encoder regions of interest, so that bits are spent where people look.
+
     Args:
         codec: codec string of WebCodecs.
     """
@@ -60,6 +75,8 @@ class VideoStream(PictureStream):
         self._codec = codec
         self._size = (0, 0)
         self._context: Any = None
+        self._offsets: QpOffset
+        self._regions: RegionFrames
         self._count = 0
 
     def encode(self, scene: Scene) -> tuple[dict[str, Any], bytes]:
@@ -67,7 +84,8 @@ class VideoStream(PictureStream):
         picture = _even(scene.shown())
         height, width = picture.shape[:2]
         context = self._opened(height, width)
-        packets = context.encode(self._frame(picture))
+        offsets = self._offsets.update(scene.density)
+        packets = context.encode(self._regions.marked(self._frame(picture), offsets))
         assert packets, "the encoder delays frames"
         about = {
             "type": self._codec,
@@ -87,6 +105,8 @@ class VideoStream(PictureStream):
         if self._context is not None and self._size == (height, width):
             return self._context
         name, options = _ENCODERS[self._codec[:4]]
+        self._offsets = QpOffset(height, width, QpOffsetSettings(block_px=_BLOCK_PX))
+        self._regions = RegionFrames(height, width, CODECS[name], _BLOCK_PX)
         context: Any = av.CodecContext.create(name, "w")
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base, context.framerate = Fraction(1, 30), Fraction(30)

@@ -383,3 +383,32 @@ def test_each_picture_of_a_video_is_one_that_a_decoder_shows_at_once(codec: str)
         picture = shown[0].to_ndarray(format="bgr24")
         assert np.abs(picture.astype(int) - scene.picture).mean() < 6
     stream.close()
+
+
+@pytest.mark.parametrize("codec", ["avc1.42E033", "vp09.00.51.08"])
+def test_video_is_better_where_the_map_is_dense(codec: str) -> None:
+    av = pytest.importorskip("av")
+    import cv2
+
+    from sal360.viewer.picture_stream import PictureStream
+
+    noise = np.random.default_rng(1).normal(128, 60, (256, 512, 3))
+    texture = np.clip(128 + 3 * (cv2.GaussianBlur(noise, (0, 0), 1.5) - 128), 0, 255).astype(np.uint8)
+    uniform = np.ones((32, 64), np.float32)
+    peaked = np.full((32, 64), 0.05, np.float32)
+    peaked[12:20, 8:24] = 8.0  # to the left of the middle
+
+    def error(density: np.ndarray) -> float:
+        """Of the brightness where the map has its peak, in a scene that moves."""
+        stream = PictureStream.for_codecs([codec])
+        decoder = av.CodecContext.create({"avc1": "h264", "vp09": "vp9"}[codec[:4]], "r")
+        pictures, shown = [], []
+        for number in range(1, 6):
+            pictures.append(np.roll(texture, 3 * number, axis=1))
+            _, data = stream.encode(make_scene(float(number), number, picture=pictures[-1], density=density))
+            shown += decoder.decode(av.Packet(data))
+        shown += decoder.decode(None)
+        wanted = pictures[-1] @ [0.0722, 0.7152, 0.2126]  # BT.709
+        return float(np.abs(shown[-1].to_ndarray(format="gray") - wanted)[112:144, 80:176].mean())
+
+    assert error(peaked) < 0.9 * error(uniform)
