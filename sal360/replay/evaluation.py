@@ -75,7 +75,8 @@ def evaluate_frames(
         bag_writer = stack.enter_context(_bag_into(folder / BAG_NAME, recording)) if bag else None
         for replayed in replayed_frames:
             record = gaze.at(replayed.frame.index) if gaze else None
-            result = table.add(replayed, record)
+            view = gaze.view_at(replayed.frame.index) if gaze else None
+            result = table.add(replayed, record, view)
             overlay = None
             if replayed.picture is not None:
                 overlay = overlay_of(replayed, result, record.fixations if record else None)

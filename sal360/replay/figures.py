@@ -36,10 +36,14 @@ MEANINGS = {
     "yaw_rate_deg_s": "mean absolute yaw rate of the camera, estimated from the frames",
     "targets_per_minute": "gaze targets per minute, as saliency/target chooses them by default",
     "frames_with_truth": "answered frames with ground truth",
+    "frames_with_view": "answered frames with the direction of a view or head",
+    "view_density": "mean density in the middle of the views, relative to uniform",
+    "view_target_deg": "median angle between the views and the gaze target, degrees",
 }
 """Meaning of each figure; those of `_PERCENTILES_OF` get a prefix of `_PREFIXES`."""
 _ONLY_LIVE = {"jitter_ms", "cpu_percent", "threads", "map_hz", "max_publish_delay_ms"}
 _ONLY_OFFLINE = {"cpu_ms_per_frame"}
+_WITH_TRUTH = {"frames_with_truth", "frames_with_view", "view_density", "view_target_deg"}
 _PERCENTILES_OF = ("latency_ms", "age_at_publish_ms", "cost_ms")
 _PREFIXES = {"p50": "median", "p95": "95th percentile", "p99": "99th percentile", "max": "maximum"}
 
@@ -78,12 +82,24 @@ def figures_of(results: Sequence[FrameResult], measured: Mapping[str, float]) ->
         figures["yaw_rate_deg_s"] = turned_deg / figures["duration_s"]
         targets = len(set(column(results, "target_since_s")))
         figures["targets_per_minute"] = 60 * targets / figures["duration_s"]
+    figures |= _of_views(results)
     with_truth = [each for each in results if each.scores]
     if with_truth:
         figures["frames_with_truth"] = len(with_truth)
     for name in sorted({name for each in with_truth for name in each.scores}):
         figures[name] = column(with_truth, name).mean()
     return {name: float(value) for name, value in {**figures, **measured}.items()}
+
+
+def _of_views(results: Sequence[FrameResult]) -> dict[str, float]:
+    """Figures of where views or heads were directed; none without them."""
+    figures: dict[str, float] = {}
+    densities, from_target_deg = column(results, "view_density"), column(results, "view_target_deg")
+    if len(densities):
+        figures |= {"frames_with_view": len(densities), "view_density": densities.mean()}
+    if len(from_target_deg):
+        figures["view_target_deg"] = float(np.median(from_target_deg))
+    return figures
 
 
 def stamp_jumps(results: Sequence[FrameResult]) -> list[str]:
@@ -110,7 +126,7 @@ def figure_names(*, live: bool, protocols: Sequence[str]) -> set[str]:
     names |= set(MEANINGS) - set(_PERCENTILES_OF) - (_ONLY_OFFLINE if live else _ONLY_LIVE)
     measured = {"standard": METRICS, "paper": PAPER_METRICS}
     names |= {f"{protocol}_{metric}" for protocol in protocols for metric in measured[protocol]}
-    return names if protocols else names - {"frames_with_truth"}
+    return names if protocols else names - _WITH_TRUTH
 
 
 def meaning(name: str) -> str:

@@ -1,7 +1,8 @@
-"""The table of a run, one result for each frame: status, times, camera turn, flicker, gaze target and metrics."""
+"""The table of a run, one result for each frame: status, times, camera turn, flicker, target, view and metrics."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,16 @@ from sal360.metrics import paper_protocol, standard_protocol
 from sal360.outputs.smoothing import map_distance
 from sal360.outputs.stream_time import StreamTime
 from sal360.outputs.targets import TargetSelector, find_peaks
+from sal360.projection import sample_erp
 from sal360.replay.recording import ReplayedFrame
 from sal360.sources.pictures import panned
-from sal360.sphere import angles_to_vector, pixel_to_angles, rotation_yaw_pitch_roll, vector_to_angles
+from sal360.sphere import (
+    angles_to_vector,
+    angular_distance,
+    pixel_to_angles,
+    rotation_yaw_pitch_roll,
+    vector_to_angles,
+)
 
 PROTOCOLS: Mapping[str, Callable[[Density, GazeRecord], dict[str, float]]] = {
     "standard": standard_protocol,
@@ -48,6 +56,13 @@ class FrameResult:
     """Direction of the gaze target in the camera's body axes."""
     target_since_s: float | None = None
     """When the target was chosen; the same value means the same target."""
+    view_azimuth_deg: float | None = None
+    view_elevation_deg: float | None = None
+    """Where somebody's view or head was directed, in the same axes."""
+    view_density: float | None = None
+    """The map there, relative to uniform."""
+    view_target_deg: float | None = None
+    """Angle between it and the gaze target."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """Metrics against the ground truth, named <protocol>_<metric>."""
 
@@ -81,8 +96,13 @@ class FrameTable:
         self._selector = TargetSelector()
         self._stream_time = StreamTime()
 
-    def add(self, replayed: ReplayedFrame, truth: GazeRecord | None = None) -> FrameResult:
-        """Append the next frame's result, with metrics if its ground truth is given."""
+    def add(self, replayed: ReplayedFrame, truth: GazeRecord | None = None, view: Floats | None = None) -> FrameResult:
+        """Append the next frame's result.
+
+        Args:
+            truth: where people looked, for the metrics.
+            view: direction (3,) of somebody's view, a unit vector in body axes.
+        """
         frame = replayed.frame
         result = FrameResult(
             index=frame.index,
@@ -94,8 +114,12 @@ class FrameTable:
             cost_ms=replayed.cost_ms,
             cpu_ms=replayed.cpu_ms,
             **self._motion_and_target(replayed),
+            **_view_columns(replayed.density, view),
             scores=self._scores(replayed.density, truth),
         )
+        if view is not None and result.target is not None:
+            apart_deg = math.degrees(float(angular_distance(view, result.target)))
+            result = dataclasses.replace(result, view_target_deg=apart_deg)
         self.results.append(result)
         return result
 
@@ -130,6 +154,19 @@ class FrameTable:
             for protocol in self._protocols
             for metric, value in PROTOCOLS[protocol](density, truth).items()
         }
+
+
+def _view_columns(density: Density | None, view: Floats | None) -> dict[str, float]:
+    if view is None:
+        return {}
+    azimuth_rad, elevation_rad = vector_to_angles(view)
+    values = {
+        "view_azimuth_deg": math.degrees(float(azimuth_rad)),
+        "view_elevation_deg": math.degrees(float(elevation_rad)),
+    }
+    if density is not None:
+        values["view_density"] = float(sample_erp(density, view[None, None])[0, 0])
+    return values
 
 
 _HEIGHT, _WIDTH = 64, 128

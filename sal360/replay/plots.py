@@ -80,10 +80,8 @@ def plots_of(results: list[FrameResult], resources: Mapping[str, Floats], mean_m
         plots["Flicker"] = _time_plot([_over_time(results, "flicker", "share of the density that moved")], "share")
         plots["Camera yaw"] = _time_plot([_over_time(results, "yaw_deg", "yaw since the previous frame")], "degrees")
     if len(column(results, "target_azimuth_deg")):
-        angles = [
-            _over_time(results, f"target_{name}_deg", f"{name} of the target") for name in ("azimuth", "elevation")
-        ]
-        plots["Gaze target"] = _time_plot(angles, "degrees", dots=True)
+        plots["Gaze target"] = _time_plot(_angles(results, "target"), "degrees", dots=True)
+    plots |= _view_plots(results)
     scores = sorted({name for each in results for name in each.scores})
     for protocol in sorted({name.split("_", 1)[0] for name in scores}):
         of_protocol = [name for name in scores if name.startswith(f"{protocol}_")]
@@ -94,6 +92,22 @@ def plots_of(results: list[FrameResult], resources: Mapping[str, Floats], mean_m
     if mean_map is not None:
         plots["Mean map"] = _map_picture(mean_map)
     return plots
+
+
+def _view_plots(results: list[FrameResult]) -> dict[str, bytes]:
+    """Where views or heads were directed, beside the prediction; nothing without them."""
+    plots: dict[str, bytes] = {}
+    if len(column(results, "view_azimuth_deg")):
+        both = [*_angles(results, "target"), *_angles(results, "view")]
+        plots["Predicted and real direction of the view"] = _time_plot(both, "degrees", dots=True)
+    if len(column(results, "view_density")):
+        density = _over_time(results, "view_density", "density in the middle of the view")
+        plots["Density where the view was directed"] = _time_plot([density], "relative to uniform", dots=True)
+    return plots
+
+
+def _angles(results: list[FrameResult], what: str) -> list[_Series]:
+    return [_over_time(results, f"{what}_{name}_deg", f"{name} of the {what}") for name in ("azimuth", "elevation")]
 
 
 def contact_sheet(pictures: list[Pixels], columns: int = 2, width: int = 640) -> bytes:

@@ -16,14 +16,14 @@ import numpy as np
 
 from sal360.arrays import Density, Floats, Integers, Pixels, Reals
 from sal360.density import HEADSET_SIGMA_DEG, as_density, check_sigma, spherical_density
-from sal360.errors import DataError, FrameError, Sal360Error
+from sal360.errors import DataError, FrameError, ParameterError, Sal360Error
 from sal360.ground_truth import GazeRecord
 from sal360.images import read_map, read_map_picture
 from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.replay.fixation_table import read_fixation_table
 from sal360.replay.recording import Recording
 from sal360.sources.bag import RAW, BagMessage, stamp_ns
-from sal360.sphere import frame_to_body
+from sal360.sphere import frame_to_body, rotation_from_quaternion
 
 DENSITY_SIZE = (256, 512)
 """Rows and columns of densities made from fixations; a pixel is 0.7 degrees wide."""
@@ -40,7 +40,7 @@ class RecordedGaze:
         recording: the frames.
         sources: topics of the recording, and folders.
         tolerance_s: maximum distance of an entry from its frame, seconds.
-        convention: axes of the fixations, one of `sphere.FRAME_CONVENTIONS`.
+        convention: axes of the fixations, one of `sphere.FRAME_CONVENTIONS`; those of views are known.
         sigma_deg: standard deviation of the blur, degrees.
 
     Raises:
@@ -104,7 +104,7 @@ class RecordedGaze:
         entries = self._entries.get(index)
         if not entries:
             return None
-        vectors = np.concatenate([entry.fixations for _, entry in entries])
+        vectors = np.concatenate([self._in_body_axes(entry) for _, entry in entries])
         observer = np.concatenate([entry.observer for _, entry in entries])
         density, has_map = self._density(entries)
         if has_map and density is None and not len(vectors):
@@ -112,7 +112,7 @@ class RecordedGaze:
         record = GazeRecord(
             f"{self._name}, frame {index}",
             _no_panorama,
-            _unit(frame_to_body(vectors, self._convention)),
+            _unit(vectors),
             observer,
             np.full(len(vectors), np.nan),
             density,
@@ -121,6 +121,17 @@ class RecordedGaze:
             blurred = spherical_density(record.fixations, *DENSITY_SIZE, self._sigma_deg)
             record = dataclasses.replace(record, density=blurred)
         return record
+
+    def view_at(self, index: int) -> Floats | None:
+        """The mean direction (3,) of the views at the frame `index`, a unit vector; None if nothing is known."""
+        views = [entry.fixations for _, entry in self._entries.get(index, []) if entry.is_view]
+        if not views:
+            return None
+        mean = _unit(np.concatenate(views)).mean(axis=0)
+        return _unit(mean) if np.linalg.norm(mean) > 1e-6 else None  # opposite views have no mean
+
+    def _in_body_axes(self, entry: GazeEntry) -> Floats:
+        return entry.fixations if entry.is_view else frame_to_body(entry.fixations, self._convention)
 
     def _density(self, entries: list[tuple[int, GazeEntry]]) -> tuple[Density | None, bool]:
         """The nearest map that is not zero everywhere, and whether there is any map."""
@@ -160,7 +171,9 @@ def _no_panorama() -> Pixels:
 CLOUD = "sensor_msgs/msg/PointCloud2"
 POINT = "geometry_msgs/msg/PointStamped"
 VECTOR = "geometry_msgs/msg/Vector3Stamped"
-GAZE_TYPES = (RAW, CLOUD, POINT, VECTOR)
+VIEW = "geometry_msgs/msg/QuaternionStamped"
+"""Where a viewer or a headset looks: a turn from x forward, y left, z up to the body axes, as in `viewer/view`."""
+GAZE_TYPES = (RAW, CLOUD, POINT, VECTOR, VIEW)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +191,8 @@ class GazeEntry:
     """Reads the map, (h, w), of any scale."""
     lost: int = 0
     """Number of samples without a direction."""
+    is_view: bool = False
+    """Whether the fixation is the middle of somebody's view, in body axes."""
 
 
 def _fixation_entry(at_ns: int, name: str, vectors: Floats, observer: Integers, lost: int = 0) -> GazeEntry:
@@ -186,6 +201,15 @@ def _fixation_entry(at_ns: int, name: str, vectors: Floats, observer: Integers, 
         length = np.linalg.norm(vectors, axis=-1)
     known = np.isfinite(length) & (length > 0)
     return GazeEntry(at_ns, name, vectors[known], observer[known], lost=lost + int((~known).sum()))
+
+
+def _view_entry(at_ns: int, name: str, quaternion: Any) -> GazeEntry:
+    """The direction to which the x axis is turned; a quaternion without an orientation is a lost sample."""
+    try:
+        turn = rotation_from_quaternion(quaternion.w, quaternion.x, quaternion.y, quaternion.z)
+    except ParameterError:
+        return GazeEntry(at_ns, name, lost=1, is_view=True)
+    return GazeEntry(at_ns, name, turn[:, 0][None], np.zeros(1, np.int64), is_view=True)
 
 
 def read_entries(source: str, recording: Recording) -> Iterator[GazeEntry]:
@@ -227,6 +251,8 @@ def _topic_entries(topic: str, recording: Recording) -> Iterator[GazeEntry]:
             yield GazeEntry(at_ns, name, read_map=partial(maps.read, index, name))
         elif message.type == CLOUD:
             yield _fixation_entry(at_ns, name, *_cloud_points(fields, name))
+        elif message.type == VIEW:
+            yield _view_entry(at_ns, name, fields.quaternion)
         else:
             sample = fields.point if message.type == POINT else fields.vector
             yield _fixation_entry(at_ns, name, np.array([[sample.x, sample.y, sample.z]]), np.zeros(1, np.int64))

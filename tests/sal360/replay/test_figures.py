@@ -3,15 +3,20 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sal360.density import spherical_density
 from sal360.errors import ParameterError
 from sal360.replay.figures import MEANINGS, check_names, figure_names, figures_of, meaning, parse_requirement
-from sal360.replay.frame_table import PROTOCOLS, FrameResult
+from sal360.replay.frame_table import PROTOCOLS, FrameResult, FrameTable
+from sal360.replay.plots import plots_of
+from sal360.replay.recording import ReplayedFrame
+from sal360.sphere import angles_to_vector
 
 MS = 1_000_000
 
@@ -114,3 +119,27 @@ def test_no_text_does_anything_but_parse_or_be_refused(text: str) -> None:
 def test_unknown_figures_are_named_beside_the_known_ones() -> None:
     with pytest.raises(ParameterError, match="no figure speed; expected one of dropped, frames"):
         check_names([parse_requirement("speed>1")], {"frames", "dropped"})
+
+
+def test_views_are_compared_with_map_and_target() -> None:
+    frame = SimpleNamespace(index=0, stamp_ns=0, message=SimpleNamespace(recorded_ns=0))
+    density = spherical_density(np.array([[0.0, 1.0, 0.0]]), 64, 128, 10.0)  # to the left
+    picture = np.zeros((64, 128, 3), np.uint8), "bgr"
+    table = FrameTable()
+    for azimuth_deg in (90.0, 60.0, None):
+        view = None if azimuth_deg is None else angles_to_vector(math.radians(azimuth_deg), 0.0)
+        table.add(ReplayedFrame(frame, picture, density), view=view)  # type: ignore[arg-type]
+    first, second, third = table.results
+    assert first.view_azimuth_deg == pytest.approx(90)
+    assert first.view_density == pytest.approx(float(density.max()), rel=0.05)
+    assert second.view_density is not None
+    assert second.view_density < 0.1 * float(density.max())
+    assert first.view_target_deg == pytest.approx(0, abs=3)
+    assert second.view_target_deg == pytest.approx(30, abs=3)
+    assert (third.view_azimuth_deg, third.view_density, third.view_target_deg) == (None, None, None)
+    figures = figures_of(table.results, {})
+    assert figures["frames_with_view"] == 2
+    assert figures["view_target_deg"] == pytest.approx(15, abs=3)
+    assert set(figures) - set(figure_names(live=False, protocols=["standard"])) == set()
+    pytest.importorskip("matplotlib")
+    assert "Predicted and real direction of the view" in plots_of(table.results, {}, None)

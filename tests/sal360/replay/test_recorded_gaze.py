@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from sal360.sphere import body_to_frame, erp_directions, solid_angles
 @pytest.fixture
 def recording(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> Any:
     """The turning scene in a bag with every kind of ground-truth topic."""
-    points, vectors = [], []
+    points, vectors, views = [], [], []
     for stamp, fixations in zip(turning_scene.stamps_ns, turning_scene.fixations, strict=True):
         # gaze at 60 Hz: three samples around each frame, in metres and not of length 1
         for offset_ns, (x, y, z) in zip((-16_000_000, 0, 16_000_000), 3 * fixations.astype(float), strict=False):
             header = mcap_bag.header(stamp + offset_ns)
             point = mcap_bag.new("geometry_msgs/msg/Point", x=x, y=y, z=z)
             vector = mcap_bag.new("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+            # the shortest turn of the x axis to the direction, not of length 1
+            turn = mcap_bag.new("geometry_msgs/msg/Quaternion", x=0.0, y=-z, z=y, w=x + math.hypot(x, y, z))
             points.append((stamp, mcap_bag.new("geometry_msgs/msg/PointStamped", header=header, point=point)))
+            views.append((stamp, mcap_bag.new("geometry_msgs/msg/QuaternionStamped", header=header, quaternion=turn)))
             vectors.append((stamp, mcap_bag.new("geometry_msgs/msg/Vector3Stamped", header=header, vector=vector)))
     topics = {
         "/camera": turning_scene.image_messages(mcap_bag),
@@ -36,6 +40,7 @@ def recording(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> Any:
         "/cloud": turning_scene.cloud_messages(mcap_bag),
         "/point": points,
         "/vector": vectors,
+        "/viewer/view": views,
     }
     with Bag(mcap_bag.write(tmp_path / "run", topics)) as bag:
         yield BagRecording(bag, "/camera")
@@ -76,13 +81,36 @@ def test_a_frame_without_fixations_or_map_has_no_density(recording: Any, turning
     assert record.density is None
 
 
-@pytest.mark.parametrize("topic", ["/point", "/vector"])
+@pytest.mark.parametrize("topic", ["/point", "/vector", "/viewer/view"])
 def test_gaze_samples_belong_to_the_nearest_frame_and_are_directions(
     recording: Any, turning_scene: Any, topic: str
 ) -> None:
     gaze = RecordedGaze(recording, [topic])
     for index, expected in enumerate(turning_scene.fixations):
         np.testing.assert_allclose(gaze.at(index).fixations, expected[:3], atol=1e-6)
+
+
+def test_the_views_of_a_frame_have_a_mean_direction_in_body_axes(recording: Any, turning_scene: Any) -> None:
+    gaze = RecordedGaze(recording, ["/viewer/view", "/map"], convention="openxr")
+    for index, fixations in enumerate(turning_scene.fixations):
+        mean = fixations[:3].astype(float).mean(axis=0)
+        np.testing.assert_allclose(gaze.view_at(index), mean / np.linalg.norm(mean), atol=1e-6)
+        np.testing.assert_allclose(gaze.at(index).fixations, fixations[:3], atol=1e-6)
+    assert RecordedGaze(recording, ["/point"]).view_at(0) is None
+
+
+def test_a_view_without_an_orientation_is_lost(mcap_bag: Any, turning_scene: Any, tmp_path: Path) -> None:
+    views = []
+    for stamp, w in zip(turning_scene.stamps_ns, (0.0, 1.0), strict=False):
+        quaternion = mcap_bag.new("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=w)
+        header = mcap_bag.header(stamp)
+        views.append((stamp, mcap_bag.new("geometry_msgs/msg/QuaternionStamped", header=header, quaternion=quaternion)))
+    topics = {"/camera": turning_scene.image_messages(mcap_bag), "/viewer/view": views}
+    with Bag(mcap_bag.write(tmp_path / "run", topics)) as bag:
+        gaze = RecordedGaze(BagRecording(bag, "/camera"), ["/viewer/view"])
+    assert gaze.lost == 1
+    assert gaze.frames == [1]
+    np.testing.assert_allclose(gaze.view_at(1), (1, 0, 0))
 
 
 def test_entries_far_from_every_frame_belong_to_none(recording: Any) -> None:
