@@ -306,7 +306,7 @@ def sros2_policy() -> str:
         publish=[*(topic.name for topic in (*OUTPUTS, DIAGNOSTICS)), *_NODE_TOPICS, "~/transition_event"],
         subscribe=[*(topic.name for topic in INPUTS), "/clock"],
         services=[*_LIFECYCLE_SERVICES, *_PARAMETER_SERVICES],
-        requests=["change_state"],  # its own, with --autostart
+        requests=["~/change_state"],  # its own, with --autostart
     )
     camera = _enclave(
         "panorama_camera", publish=[*frames, *_NODE_TOPICS], subscribe=["/clock"], services=_PARAMETER_SERVICES
@@ -316,6 +316,7 @@ def sros2_policy() -> str:
         publish=[*(topic.name for topic in VIEWER_OUTPUTS), *_NODE_TOPICS],
         subscribe=[*frames, OUTPUTS[0].name, "/clock"],
         services=_PARAMETER_SERVICES,
+        requests=["saliency_node/get_parameters"],  # how the grids are computed
     )
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <!-- Access control for SROS2, written by `python -m docs.tables`; see docs/security.md. If topics are remapped or the
@@ -333,7 +334,7 @@ def _enclave(
     def names(element: str, values: Iterable[str]) -> str:
         return "".join(f"            <{element}>{value}</{element}>\n" for value in values)
 
-    asked = names("service", (f"~/{service}" for service in requests))
+    asked = names("service", requests)
     asked = f'          <services request="ALLOW">\n{asked}          </services>\n' if asked else ""
     return f"""    <enclave path="/{node}">
       <profiles>

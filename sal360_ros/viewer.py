@@ -26,6 +26,7 @@ from sal360.images import read_map
 from sal360.outputs.targets import TargetSelector, find_peaks
 from sal360.viewer.scene import MAX_WIDTH, Scene
 from sal360.viewer.server import Address, SeenView, ViewerServer
+from sal360_ros.grid_settings import GridParameters
 from sal360_ros.messages import decode_frame, stamp_nanoseconds
 from sal360_ros.parameter_table import ParameterTable
 from sal360_ros.parameters import ViewerParameters
@@ -55,6 +56,7 @@ class SaliencyViewer(Node):
         self._frames: OrderedDict[int, Image | CompressedImage] = OrderedDict()
         self._numbers = itertools.count(1)
         self._selector = TargetSelector()
+        self._grids = GridParameters(self, self.resolve_topic_name("saliency"))
         self._frame_id = ""
         self._trouble = ""
         self._last_s, self._has_frames, self._has_maps = 0.0, False, False
@@ -90,6 +92,8 @@ class SaliencyViewer(Node):
 
     def _follow_viewers(self) -> None:
         """Subscribe while somebody watches."""
+        if self._server.wants_pictures():
+            self._grids.ask()
         if self._server.wants_pictures() == bool(self._subscribed):
             if self._subscribed and time.monotonic() - self._last_s > _SILENCE_S:
                 self._say(self._what_is_missing())
@@ -174,7 +178,16 @@ class SaliencyViewer(Node):
         # the time that passed since the stamp counts, if both clocks are the same
         age_ns = max(0, self.get_clock().now().nanoseconds - round(stamp_s * 1e9))
         captured_ns -= age_ns if age_ns < 10_000_000_000 else 0
-        return Scene(str(round(stamp_s * 1e3)), stamp_s, picture, density, target, captured_ns, next(self._numbers))
+        return Scene(
+            str(round(stamp_s * 1e3)),
+            stamp_s,
+            picture,
+            density,
+            target,
+            captured_ns,
+            next(self._numbers),
+            self._grids.settings(pixels.shape[0]),
+        )
 
     def _publish_view(self, view: SeenView) -> None:
         x, y, z, w = view.quaternion

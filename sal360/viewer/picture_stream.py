@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -10,34 +11,22 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Pixels
-from sal360.encoding.codecs import CODECS
+from sal360.encoding.codecs import CODECS, EncoderSettings
 from sal360.encoding.regions import RegionFrames
-from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
+from sal360.outputs.qp_offset import QpOffset
 from sal360.viewer.scene import Scene
 
 _KEY_EVERY = 120
 """Frames between two that can be decoded alone."""
 _BLOCK_PX = 64
 """Side of the blocks that get an offset: encoders look through all regions for each of their blocks."""
-_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
-    "avc1": (
-        "libx264",
-        {"preset": "ultrafast", "tune": "zerolatency", "profile": "baseline", "crf": "23", "aq-mode": "1"},
+ENCODERS = {
+    "avc1": EncoderSettings(
+        CODECS["libx264"], preset="ultrafast", quality=23, extra={"tune": "zerolatency", "profile": "baseline"}
     ),
-    "vp09": (
-        "libvpx-vp9",
-        {
-            "deadline": "realtime",
-            "cpu-used": "8",
-            "aq-mode": "0",  # else regions of interest are ignored
-            "crf": "33",
-            "b": "0",
-            "row-mt": "1",
-            "lag-in-frames": "0",
-        },
-    ),
+    "vp09": EncoderSettings(CODECS["libvpx-vp9"], preset="8", quality=33, extra={"row-mt": "1"}),
 }
-"""Beginning of the codec string of WebCodecs → FFmpeg's encoder and its options."""
+"""Beginning of the codec string of WebCodecs → the encoder, fast enough for a live stream and without delay."""
 
 
 class PictureStream:
@@ -47,7 +36,7 @@ class PictureStream:
     def for_codecs(codecs: Sequence[str]) -> PictureStream:
         """The stream for a browser that decodes these codec strings of WebCodecs, best first; JPEG if none can be."""
         for codec in codecs:
-            if codec[:4] in _ENCODERS and _has_encoder(_ENCODERS[codec[:4]][0]):
+            if codec[:4] in ENCODERS and _has_encoder(ENCODERS[codec[:4]].codec.name):
                 return VideoStream(codec)
         return JPEG
 
@@ -75,7 +64,7 @@ class VideoStream(PictureStream):
         self._codec = codec
         self._size = (0, 0)
         self._context: Any = None
-        self._offsets: QpOffset
+        self._offsets: QpOffset | None = None
         self._regions: RegionFrames
         self._count = 0
 
@@ -84,6 +73,9 @@ class VideoStream(PictureStream):
         picture = _even(scene.shown())
         height, width = picture.shape[:2]
         context = self._opened(height, width)
+        settings = replace(scene.grids.qp_offset, block_px=_BLOCK_PX)
+        if self._offsets is None or self._offsets.settings != settings:
+            self._offsets = QpOffset(height, width, settings)
         offsets = self._offsets.update(scene.density)
         packets = context.encode(self._regions.marked(self._frame(picture), offsets))
         assert packets, "the encoder delays frames"
@@ -104,16 +96,16 @@ class VideoStream(PictureStream):
 
         if self._context is not None and self._size == (height, width):
             return self._context
-        name, options = _ENCODERS[self._codec[:4]]
-        self._offsets = QpOffset(height, width, QpOffsetSettings(block_px=_BLOCK_PX))
-        self._regions = RegionFrames(height, width, CODECS[name], _BLOCK_PX)
-        context: Any = av.CodecContext.create(name, "w")
-        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        settings = ENCODERS[self._codec[:4]]
+        self._offsets = None
+        self._regions = RegionFrames(height, width, settings.codec, _BLOCK_PX)
+        context: Any = av.CodecContext.create(settings.codec.name, "w")
+        context.width, context.height, context.pix_fmt = width, height, settings.codec.pixel_format
         context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
         context.gop_size = _KEY_EVERY
         context.thread_count = 1
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1  # BT.709
-        context.options = options
+        context.options = settings.options()
         self._context, self._size, self._count = context, (height, width), 0
         return context
 

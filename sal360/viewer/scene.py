@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -27,6 +27,19 @@ MAX_WIDTH = 4096
 JPEG_QUALITY = 85
 
 
+@dataclass(frozen=True)
+class GridSettings:
+    """How the grids are computed, and for which pictures; of a live node, as its topics are."""
+
+    shading_rate: ShadingRateSettings = field(default_factory=lambda: ShadingRateSettings(limit="4x4"))
+    """Drawn on the sphere, so always for an equirectangular picture."""
+    qp_offset: QpOffsetSettings = field(default_factory=QpOffsetSettings)
+    """Video that is sent to pages is encoded with them, but for the size of the blocks."""
+    shading_rate_rows: int = 0
+    qp_offset_rows: int = 0
+    """Rows of the picture that is rendered or encoded; 0: those of the shown picture."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """One frame with its map. What is derived from them is computed once, when it is first asked for, in any thread."""
@@ -45,6 +58,7 @@ class Scene:
     """When the frame was there, by the monotonic clock."""
     sequence: int = 0
     """Number of the frame in its stream, from 1."""
+    grids: GridSettings = field(default_factory=GridSettings)
     _known: dict[str, Any] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -68,8 +82,9 @@ class Scene:
         return self._once("map", self._map_bytes)
 
     def grid_bytes(self, name: str) -> tuple[dict[str, Any], bytes]:
-        """Size and bytes of one of `GRIDS` for the shown picture: shading rates, or QP offsets plus 128."""
-        return self._once(name, lambda: _GRIDS[name](self.density, *self.shown().shape[:2]))
+        """Size and bytes of one of `GRIDS`: shading rates, or QP offsets plus 128."""
+        height, width = self.shown().shape[:2]
+        return self._once(name, lambda: _GRIDS[name](self.density, height, width, self.grids))
 
     def _once(self, key: str, make: Callable[[], Kept]) -> Kept:
         if key not in self._known:
@@ -143,16 +158,23 @@ def _short(value: float) -> float:
     return round(float(value), 6) if math.isfinite(value) else 0.0
 
 
-def _shading_rate(density: Density, height: int, width: int) -> tuple[dict[str, Any], bytes]:
-    settings = ShadingRateSettings(limit="4x4")
+def _shading_rate(density: Density, height: int, width: int, grids: GridSettings) -> tuple[dict[str, Any], bytes]:
+    settings = replace(grids.shading_rate, projection="erp")
+    height, width = _size(height, width, grids.shading_rate_rows)
     rates = ShadingRate(height, width, settings).update(density)
     return _grid(rates, settings.tile_px, height, width), rates.tobytes()
 
 
-def _qp_offset(density: Density, height: int, width: int) -> tuple[dict[str, Any], bytes]:
-    settings = QpOffsetSettings()
-    offsets = QpOffset(height, width, settings).update(density)
-    return _grid(offsets, settings.block_px, height, width), (offsets.astype(np.int16) + 128).astype(np.uint8).tobytes()
+def _qp_offset(density: Density, height: int, width: int, grids: GridSettings) -> tuple[dict[str, Any], bytes]:
+    height, width = _size(height, width, grids.qp_offset_rows)
+    offsets = QpOffset(height, width, grids.qp_offset).update(density)
+    about = _grid(offsets, grids.qp_offset.block_px, height, width)
+    return about, (offsets.astype(np.int16) + 128).astype(np.uint8).tobytes()
+
+
+def _size(height: int, width: int, rows: int) -> tuple[int, int]:
+    """Height and width of a picture of this shape with so many rows."""
+    return (rows, round(width * rows / height)) if rows else (height, width)
 
 
 def _grid(values: Any, tile_px: int, height: int, width: int) -> dict[str, Any]:

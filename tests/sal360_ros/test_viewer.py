@@ -11,10 +11,15 @@ import cv2
 import numpy as np
 import pytest
 from geometry_msgs.msg import QuaternionStamped
+from rclpy.node import Node
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
 
 from sal360.errors import ParameterError
+from sal360.settings import flatten
+from sal360_ros.grid_settings import GridParameters
 from sal360_ros.messages import image_message, stamp_nanoseconds
+from sal360_ros.parameters import SaliencyParameters
 
 aiohttp = pytest.importorskip("aiohttp")
 
@@ -113,6 +118,49 @@ def test_a_map_that_cannot_be_shown_is_named_on_the_page_and_in_the_log(graph, v
         graph.wait_for(warned, "the warning")
     finally:
         page.close()
+
+
+def test_grids_have_the_parameters_of_the_node_that_publishes_the_maps(graph, viewer, make_node, activate, camera):
+    node = activate(make_node(shading_rate__tile_px=32, qp_offset__height_px=512, qp_offset__max_offset=3))
+    page = Page(viewer._server.url)
+
+    def grid(name):
+        page.say(grid=name, want=1)
+        camera.publish(camera.frame())
+        parts = [part for header, _ in page.frames[-1:] for part in header["parts"] if part["name"] == name]
+        return parts[0] if parts else {"tile_px": 0, "height": 0}
+
+    try:
+        graph.wait_for(lambda: grid("shading_rate")["tile_px"] == 32, "the node's tiles")
+        graph.wait_for(lambda: grid("qp_offset")["height"] == 512, "the node's rows")
+        header, data = page.frames[-1]
+        parts = {part["name"]: part for part in header["parts"]}
+        offsets = np.frombuffer(data, np.uint8)[parts["map"]["bytes"] :][: parts["qp_offset"]["bytes"]]
+        assert offsets.size == parts["qp_offset"]["rows"] * parts["qp_offset"]["columns"]
+        assert abs(offsets.astype(int) - 128).max() <= 3
+        graph.call(node.set_parameters, [Parameter("shading_rate.tile_px", value=8)])
+        graph.wait_for(lambda: grid("shading_rate")["tile_px"] == 8, "the new tiles")
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize(("topic", "tile_px"), [("/front/saliency", 8), ("/robot/saliency", 32)])
+def test_grids_of_one_of_several_cameras_have_its_own_parameters(graph, topic, tile_px):
+    publisher = Node("saliency_node", context=graph.context, allow_undeclared_parameters=False)
+    for name, value, _ in flatten(SaliencyParameters()):
+        if name.startswith(("shading_rate.", "qp_offset.")):
+            publisher.declare_parameter(name, 32 if name == "shading_rate.tile_px" else value)
+            publisher.declare_parameter(f"front.{name}", 8 if name == "shading_rate.tile_px" else value)
+    publisher.create_publisher(Image, topic, 1)
+    graph.add(publisher)
+    asked = GridParameters(graph.node, topic)
+
+    def tile():
+        graph.call(asked.ask)
+        return asked.settings(480).shading_rate.tile_px == tile_px
+
+    graph.wait_for(tile, "the parameters")
+    assert asked.settings(480).qp_offset_rows == 480
 
 
 def test_pages_say_what_does_not_arrive(graph, viewer, camera, monkeypatch):

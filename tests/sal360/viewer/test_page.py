@@ -17,11 +17,12 @@ from sal360.cli import main
 from sal360.cli.view import _in_time
 from sal360.errors import ParameterError
 from sal360.outputs.overlay import saliency_to_mono8
-from sal360.outputs.qp_offset import QpOffset
+from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
+from sal360.outputs.shading_rate import ShadingRateSettings
 from sal360.samples import bundled_panoramas
 from sal360.sources import Frame
 from sal360.viewer.page import live_page, read_view, static_page
-from sal360.viewer.scene import MAX_WIDTH, Scene
+from sal360.viewer.scene import MAX_WIDTH, GridSettings, Scene
 
 from .conftest import make_scene
 
@@ -51,6 +52,19 @@ def test_a_static_page_holds_picture_map_targets_and_grids(scene: Scene) -> None
     grid = frame["qp_offset"]
     offsets = np.frombuffer(base64.b64decode(grid["data"]), np.uint8).reshape(grid["rows"], grid["columns"])
     assert np.array_equal(offsets.astype(int) - 128, QpOffset(256, 512).update(scene.density))
+
+
+def test_grids_follow_their_settings() -> None:
+    grids = GridSettings(
+        ShadingRateSettings(tile_px=32, projection="cubemap"), QpOffsetSettings(max_offset=2), qp_offset_rows=64
+    )
+    scene = make_scene(grids=grids)
+    rates, _ = scene.grid_bytes("shading_rate")
+    assert (rates["tile_px"], rates["rows"], rates["columns"]) == (32, 8, 16)  # on the sphere: equirectangular
+    offsets, data = scene.grid_bytes("qp_offset")
+    assert (offsets["height"], offsets["width"], offsets["rows"]) == (64, 128, 4)
+    values = np.frombuffer(data, np.uint8).astype(int) - 128
+    assert (values.min(), values.max()) == (-2, 2)
 
 
 def test_the_scale_of_the_map_keeps_peaks_above_the_usual_full_scale() -> None:
