@@ -37,7 +37,11 @@ def sphere_mean(values: Reals, valid: Mask | None = None) -> float:
 
 def normalised(values: Reals, valid: Mask | None = None) -> Density:
     """A map (h, w) with a mean above 0, scaled to a density: `sphere_mean` 1, on the valid part if one is given."""
-    return (values / sphere_mean(values, valid)).astype(np.float32)
+    mean = sphere_mean(values, valid)
+    if values.dtype == np.float32:
+        return values / np.float32(mean)
+    density = np.empty(values.shape, np.float32)
+    return np.divide(values, mean, out=density, casting="same_kind")  # without a copy in float64
 
 
 def as_density(values: Reals, name: str) -> Density:
@@ -90,14 +94,18 @@ def spherical_density(fixations: Floats, height: int, width: int, sigma_deg: flo
     row_elevation = math.pi / 2 - math.pi * (np.arange(height) + 0.5) / height
     column_azimuth = math.pi - 2 * math.pi * (np.arange(width) + 0.5) / width
     density = np.zeros((height, width))
+    row_cosine = np.cos(row_elevation)
     for azimuth, elevation in zip(*vector_to_angles(fixations), strict=True):
         rows = _rows_around(elevation, radius, height)
         columns = _columns_around(azimuth, elevation, radius, width)
         # haversine of the angle θ between the fixation and each pixel centre, (1 − cos θ) / 2: exact for small θ
         of_rows = np.sin((row_elevation[rows] - elevation) / 2) ** 2
         of_columns = np.sin((column_azimuth[columns] - azimuth) / 2) ** 2
-        haversine = of_rows[:, None] + np.outer(math.cos(elevation) * np.cos(row_elevation[rows]), of_columns)
-        _add_around(density[rows], columns, np.exp(haversine * (-2 / sigma**2)))
+        of_columns *= -2 / sigma**2 * math.cos(elevation)
+        # each kernel in float32, whose errors of 1e-6 are those of the result; their sum in float64
+        exponent = np.outer(row_cosine[rows].astype(np.float32), of_columns.astype(np.float32))
+        exponent += (of_rows * (-2 / sigma**2)).astype(np.float32)[:, None]
+        _add_around(density[rows], columns, np.exp(exponent, out=exponent))
     return normalised(density)
 
 
@@ -137,7 +145,7 @@ def _columns_around(azimuth: float, elevation: float, radius: float, width: int)
     return np.arange(math.ceil(middle - half_px), math.floor(middle + half_px) + 1) % width
 
 
-def _add_around(rows: Floats, columns: Integers, bump: Floats) -> None:
+def _add_around(rows: Floats, columns: Integers, bump: Reals) -> None:
     """rows[:, columns] += bump in place, by slices: the columns are consecutive except for one wrap at the seam."""
     wrap = int(np.argmin(columns)) if len(columns) else 0
     for part in (slice(0, wrap), slice(wrap, None)):
@@ -198,17 +206,25 @@ def resize_map(values: Reals, height: int, width: int, *, spherical: bool = True
     else:
         above, below = values[0], values[-1]
     padded = np.concatenate([above[None], values, below[None]])  # (h + 2, w)
-    row, row_part = _places(values.shape[0], height)
-    rows = padded[row + 1]  # + 1: the row above
-    rows += row_part[:, None] * (padded[row + 2] - rows)  # (height, w)
     column, column_part = _places(values.shape[1], width)
     last = values.shape[1] - 1
     if spherical:
         left, right = column % (last + 1), (column + 1) % (last + 1)
     else:
         left, right = np.clip(column, 0, last), np.clip(column + 1, 0, last)
-    resized: Reals = rows[:, left]
-    resized += column_part * (rows[:, right] - resized)  # (height, width)
+    row, row_part = _places(values.shape[0], height)
+    used, places = np.unique(np.concatenate([row + 1, row + 2]), return_inverse=True)  # + 1: the row above
+    columns = padded[used]
+    between = columns.take(right, axis=1)
+    columns = columns.take(left, axis=1)
+    between -= columns
+    between *= column_part
+    columns += between  # (rows that are used, width)
+    resized: Reals = columns[places[:height]]
+    below_it = columns[places[height:]]
+    below_it -= resized
+    below_it *= row_part[:, None]
+    resized += below_it  # (height, width)
     return resized
 
 

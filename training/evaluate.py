@@ -16,6 +16,7 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -38,11 +39,12 @@ from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, sprea
 from training.data.gaze.scenes import scene_numbers
 from training.evaluation.baselines import PRIOR_LIMIT, fit_priors, open_baselines
 from training.evaluation.map_folders import MapFolder, is_map_folder
-from training.evaluation.predictions import Predict, Predictor, RecordedGaze, seeing
+from training.evaluation.predictions import Predict, Predictor, RecordedGaze, one_at_a_time, seeing
 from training.evaluation.report import CaptionedPicture, Place, Shown, render_report, side_by_side, worst_and_best_cases
 from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Protocol, Reference, Score, score, score_people
 from training.evaluation.summary import scores_csv, summaries_csv, summarise, text_table, turned_csv
 from training.evaluation.turning import measure_turning
+from training.processes import in_threads
 from training.trained_models import BUNDLED, TrainedPredictor, read_predictor
 
 Baseline = Literal[
@@ -91,6 +93,8 @@ class EvaluateConfig:
     cases_of: str = ""
     """The model or baseline whose records these are, and whose figures stand below all pictures: as in `models` or
     `baselines`, or by its name in the tables; empty: the first one."""
+    threads: int = 0
+    """Number of records that are measured at once; 0: one for each CPU core. The figures do not depend on it."""
     draws: int = 10_000
     """Number of bootstrap samples for the 95 % intervals."""
     seed: int = 0
@@ -109,7 +113,7 @@ class EvaluateConfig:
         )
         require_between("fov_deg", self.fov_deg, 20, 120)
         require_at_least("panorama_height", self.panorama_height, 64)
-        for name in ("limit", "turned", "examples", "cases"):
+        for name in ("limit", "turned", "examples", "cases", "threads"):
             require_at_least(name, getattr(self, name), 0)
         for name in ("prior_limit", "draws"):
             require_at_least(name, getattr(self, name), 1)
@@ -279,7 +283,10 @@ def _fitted(split: GazeSplit, opened: Mapping[str, Predict | MapFolder], config:
     priors = fit_priors(GazeSubset(split.training, by_name), config.prior_limit)
     laplace = priors.laplace
     fit = f"equator prior fitted to the rest: {laplace.mean_deg:.1f}°, scale {laplace.scale_deg:.1f}°"
-    predictors = {name: each.predict if isinstance(each, MapFolder) else seeing(each) for name, each in opened.items()}
+    predictors = {
+        name: each.predict if isinstance(each, MapFolder) else seeing(one_at_a_time(each))
+        for name, each in opened.items()
+    }
     baselines = open_baselines(config.rows, priors, equatorial_prior=config.equatorial_prior)
     return Part(
         split.measuring,
@@ -319,14 +326,21 @@ def _folds(config: EvaluateConfig) -> list[GazeConfig]:
 
 
 def _measure(part: Part, config: EvaluateConfig) -> Iterator[Score]:
-    for record in tqdm(part.records, desc="measure", unit="record", disable=None):
-        panorama = record.panorama()
+    def of_record(index: int) -> list[Score]:
+        record = part.records[index]
+        panorama = cache(record.panorama)  # maps that others wrote do not need it
+        scores: list[Score] = []
         for name, predict in part.predictors.items():
-            yield from score(name, predict(record, panorama), record, config.protocols, part.reference)
+            scores += score(name, predict(record, panorama), record, config.protocols, part.reference)
         if PEOPLE in config.rows:
-            yield from score_people(record, part.records.sigma_deg, config.protocols, part.reference)
+            scores += score_people(record, part.records.sigma_deg, config.protocols, part.reference)
         if GROUND_TRUTH in config.rows and record.density is not None:
-            yield from score(GROUND_TRUTH, RecordedGaze(record), record, config.protocols, part.reference)
+            scores += score(GROUND_TRUTH, RecordedGaze(record), record, config.protocols, part.reference)
+        return scores
+
+    count = len(part.records)
+    for scores in tqdm(in_threads(count, of_record, config.threads), "measure", count, unit="record", disable=None):
+        yield from scores
 
 
 def main() -> None:

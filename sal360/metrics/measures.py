@@ -20,28 +20,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from sal360.arrays import Floats, Integers, Reals
+from sal360.arrays import Floats, Reals
 from sal360.density import nearest_index, resize_map
 from sal360.errors import ParameterError
-from sal360.ground_truth import GazeRecord, count_fixations
+from sal360.ground_truth import GazeRecord
 from sal360.metrics.pixel_sums import (
+    FixationPixels,
+    MapLike,
+    PerRecord,
     RankAmong,
+    WeightedMap,
     Weights,
     as_real,
-    check_finite,
     extremes,
     finer_size,
+    fixated_pixels,
     on_finer_grid,
     pixel_weights,
+    pixels_of,
     total_weight,
+    weighted,
     weighted_mean,
     weighted_sum,
+    with_weight,
 )
 from sal360.sphere import solid_angles
 
@@ -64,7 +70,9 @@ PAPER_SIZE = (1024, 2048)
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
-def auc_judd(saliency_map: ArrayLike, fixation_map: ArrayLike, weights: Weights = "solid_angle") -> float:
+def auc_judd(
+    saliency_map: MapLike, fixation_map: ArrayLike | FixationPixels, weights: Weights = "solid_angle"
+) -> float:
     """Probability, [0, 1], that a fixated pixel has a higher value than one without a fixation (MIT's AUC_Judd).
 
     Exact: equal values count one half, the expectation of the random jitter in the MIT code, and the area is that under
@@ -73,18 +81,19 @@ def auc_judd(saliency_map: ArrayLike, fixation_map: ArrayLike, weights: Weights 
     Raises:
         ParameterError: no fixations, fixations in every pixel, or values that are not finite.
     """
-    saliency, (row, column, count), weight = _at_fixations(saliency_map, fixation_map, weights)
-    fixated = saliency[row, column].astype(np.float64)
+    saliency, (row, column, count) = _at_fixations(saliency_map, fixation_map, weights)
+    values, weight = saliency.values, saliency.weight
+    fixated = values[row, column].astype(np.float64)
     rank = RankAmong(np.repeat(fixated, count))
-    fixated_weight = np.broadcast_to(weight, saliency.shape)[row, column]
-    elsewhere = total_weight(weight, saliency.shape[1]) - fixated_weight.sum()
+    fixated_weight = np.broadcast_to(weight, values.shape)[row, column]
+    elsewhere = total_weight(weight, values.shape[1]) - fixated_weight.sum()
     if elsewhere <= 1e-12 * fixated_weight.sum():
         raise ParameterError("every pixel of the map holds a fixation", "use a finer fixation map")
-    below = weighted_sum(weight, rank.doubled, saliency) - fixated_weight @ rank.doubled(fixated)
+    below = weighted_sum(weight, rank.doubled, values) - fixated_weight @ rank.doubled(fixated)
     return float(1 - below / (2 * count.sum() * elsewhere))
 
 
-def nss(saliency_map: ArrayLike, fixation_map: ArrayLike, weights: Weights = "solid_angle") -> float:
+def nss(saliency_map: MapLike, fixation_map: ArrayLike | FixationPixels, weights: Weights = "solid_angle") -> float:
     """Normalised scanpath saliency: the fixations' mean value in the map scaled to mean 0 and standard deviation 1.
 
     The standard deviation is that of the population.
@@ -92,42 +101,47 @@ def nss(saliency_map: ArrayLike, fixation_map: ArrayLike, weights: Weights = "so
     Raises:
         ParameterError: no fixations, or values that are not finite.
     """
-    saliency, (row, column, count), weight = _at_fixations(saliency_map, fixation_map, weights)
-    mean, deviation = _moments(saliency, weight)
-    if deviation == 0:
+    saliency, (row, column, count) = _at_fixations(saliency_map, fixation_map, weights)
+    if saliency.deviation == 0:
         return 0.0
-    return float((saliency[row, column].astype(np.float64) - mean) @ count / (deviation * count.sum()))
+    above_mean = saliency.values[row, column].astype(np.float64) - saliency.mean
+    return float(above_mean @ count / (saliency.deviation * count.sum()))
 
 
-def cc(saliency_map: ArrayLike, ground_truth_map: ArrayLike, weights: Weights = "solid_angle") -> float:
+def cc(saliency_map: MapLike, ground_truth_map: MapLike, weights: Weights = "solid_angle") -> float:
     """Pearson's correlation of two maps, [−1, 1].
 
     Raises:
         ParameterError: values that are not finite.
     """
-    saliency, truth, weight = on_finer_grid(saliency_map, ground_truth_map, weights)
-    (mean, deviation), (true_mean, true_deviation) = _moments(saliency, weight), _moments(truth, weight)
-    if deviation == 0 or true_deviation == 0:
+    saliency, truth = on_finer_grid(saliency_map, ground_truth_map, weights)
+    if saliency.deviation == 0 or truth.deviation == 0:
         return 0.0
-    covariance = weighted_mean(weight, lambda s, t: (s - mean) * (t - true_mean), saliency, truth)
-    return covariance / (deviation * true_deviation)
+
+    def product(s: Floats, t: Floats) -> Floats:
+        both = s - saliency.mean
+        both *= t - truth.mean
+        return both
+
+    covariance = weighted_mean(saliency.weight, product, saliency.values, truth.values)
+    return covariance / (saliency.deviation * truth.deviation)
 
 
-def sim(saliency_map: ArrayLike, ground_truth_map: ArrayLike, weights: Weights = "solid_angle") -> float:
+def sim(saliency_map: MapLike, ground_truth_map: MapLike, weights: Weights = "solid_angle") -> float:
     """Similarity: the mass that two densities share, [0, 1] (histogram intersection).
 
     Raises:
         ParameterError: values that are not finite.
     """
-    saliency, truth, weight = on_finer_grid(saliency_map, ground_truth_map, weights)
-    (gain, offset), (true_gain, true_offset) = _to_density(saliency, weight), _to_density(truth, weight)
+    saliency, truth = on_finer_grid(saliency_map, ground_truth_map, weights)
+    of_saliency, of_truth = saliency.to_density(), truth.to_density()
     return weighted_mean(
-        weight, lambda s, t: np.minimum(s * gain + offset, t * true_gain + true_offset), saliency, truth
+        saliency.weight, lambda s, t: np.minimum(of_saliency(s), of_truth(t)), saliency.values, truth.values
     )
 
 
 def kld(
-    saliency_map: ArrayLike, ground_truth_map: ArrayLike, weights: Weights = "solid_angle", *, floor: float = 1e-6
+    saliency_map: MapLike, ground_truth_map: MapLike, weights: Weights = "solid_angle", *, floor: float = 1e-6
 ) -> float:
     """KL(ground truth ‖ prediction) in nats, 0 for equal densities.
 
@@ -138,15 +152,18 @@ def kld(
     Raises:
         ParameterError: values that are not finite.
     """
-    saliency, truth, weight = on_finer_grid(saliency_map, ground_truth_map, weights)
-    (gain, offset), (true_gain, true_offset) = _to_density(saliency, weight), _to_density(truth, weight)
+    saliency, truth = on_finer_grid(saliency_map, ground_truth_map, weights)
+    of_saliency, of_truth = saliency.to_density(), truth.to_density()
 
     def surprise(s: Floats, t: Floats) -> Floats:
-        true = t * true_gain + true_offset
-        costs: Floats = true * np.log(np.maximum(true, floor) / np.maximum(s * gain + offset, floor))
+        true = of_truth(t)
+        costs: Floats = np.maximum(true, floor)
+        costs /= np.maximum(of_saliency(s), floor)
+        np.log(costs, out=costs)
+        costs *= true
         return costs
 
-    return weighted_mean(weight, surprise, saliency, truth)
+    return weighted_mean(saliency.weight, surprise, saliency.values, truth.values)
 
 
 class Metric(NamedTuple):
@@ -187,19 +204,28 @@ def standard_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:
         Value by the names of `METRICS`, without those whose form of ground truth the record lacks.
     """
     shape = finer_size(prediction, prediction if truth.density is None else truth.density)
-    saliency = resize_map(prediction, *shape)
-    weights = valid_weights(truth, solid_angles(*shape), shape)
-    known: dict[str, NDArray[Any]] = {}
-    fixations = count_fixations(truth.fixations, *shape)
-    if (fixations * weights).any():
-        known["fixations"] = fixations
-    if truth.density is not None:
-        known["density"] = resize_map(truth.density, *shape)
+    weights, known = _standard_truth(truth, shape)
+    saliency = WeightedMap(resize_map(as_real(prediction), *shape), weights)
     return {
         name: metric.function(saliency, known[metric.against], weights)
         for name, metric in METRICS.items()
         if metric.against in known
     }
+
+
+@PerRecord
+def _standard_truth(
+    truth: GazeRecord, shape: tuple[int, int]
+) -> tuple[Floats, dict[str, WeightedMap | FixationPixels]]:
+    """The weights of the pixels, and the ground truth in each form that the record has."""
+    weights = valid_weights(truth, solid_angles(*shape), shape)
+    known: dict[str, WeightedMap | FixationPixels] = {}
+    fixations = pixels_of(truth.fixations, weights, *shape)
+    if len(fixations.row):
+        known["fixations"] = fixations
+    if truth.density is not None:
+        known["density"] = WeightedMap(resize_map(truth.density, *shape), weights)
+    return weights, known
 
 
 def paper_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:
@@ -221,43 +247,54 @@ def paper_protocol(prediction: Reals, truth: GazeRecord) -> dict[str, float]:
     scores = {metric.__name__: (metric(saliency, first, weights) + own[metric]) / 2 for metric in own}
     for symmetric in (cc, sim):
         scores[symmetric.__name__] = symmetric(saliency, density, weights)
-    scores["kld"] = (_paper_kld(saliency, density, weights) + _paper_kld(density, saliency, weights)) / 2
+    scores["kld"] = _paper_kld(saliency, density)
     return scores
 
 
-@lru_cache(maxsize=1)
-def _paper_truth(truth: GazeRecord) -> tuple[Floats, Floats, NDArray[np.int32], dict[Callable[..., float], float]]:
-    """Everything that does not depend on the prediction: weights, density, first half of the gaze, and the half scores.
-
-    Cached, because many models are evaluated on one record in turn.
-    """
+@PerRecord
+def _paper_truth(
+    truth: GazeRecord,
+) -> tuple[Floats, WeightedMap, FixationPixels, dict[Callable[..., float], float]]:
+    """All that does not depend on the prediction: weights, density, first half of the gaze, and the half scores."""
     assert truth.density is not None
     weights = valid_weights(truth, np.ones((PAPER_SIZE[0], 1)), PAPER_SIZE)
     density = _paper_map(truth.density, weights)
-    first, second = (count_fixations(half, *PAPER_SIZE) for half in truth.observer_halves())
-    both = (first * weights).any() and (second * weights).any()
+    first, second = (pixels_of(half, weights, *PAPER_SIZE) for half in truth.observer_halves())
+    both = len(first.row) > 0 and len(second.row) > 0
     own = {metric: metric(density, second, weights) for metric in (auc_judd, nss)} if both else {}
     return weights, density, first, own
 
 
-def _paper_map(values: Reals, weights: Floats) -> Floats:
+def _paper_map(values: Reals, weights: Floats) -> WeightedMap:
     rows = np.sin(np.linspace(0, math.pi, PAPER_SIZE[0]))[:, None]
-    scaled = resize_map(as_real(values), *PAPER_SIZE) * rows + _EPSILON
+    scaled: Floats = resize_map(as_real(values), *PAPER_SIZE) * rows
+    scaled += _EPSILON
     low, high = extremes(scaled, weights)
-    # clipped, because values outside the valid part may be smaller or larger
-    normal: Floats = np.clip((scaled - low) / (high - low), 0, 1) if high > low else np.ones_like(scaled)
-    return normal
+    if not high > low:
+        return WeightedMap(np.ones_like(scaled), weights)
+    scaled -= low
+    scaled /= high - low
+    if not weights.all():
+        np.clip(scaled, 0, 1, out=scaled)  # values outside the valid part may be smaller or larger
+    return WeightedMap(scaled, weights)
 
 
-def _paper_kld(first: Floats, second: Floats, weights: Floats) -> float:
-    """KL(first ‖ second) of maps scaled to sum 1, the epsilon inside the logarithm: an empty bin costs 36 nats."""
-    totals = [weighted_sum(weights, lambda values: values, each) for each in (first, second)]
+def _paper_kld(first: WeightedMap, second: WeightedMap) -> float:
+    """The mean of KL(first ‖ second) and KL(second ‖ first), maps scaled to sum 1.
+
+    The epsilon is inside the logarithm: an empty bin costs 36 nats.
+    """
+    total, other_total = (each.mean * total_weight(each.weight, each.values.shape[1]) for each in (first, second))
 
     def surprise(p: Floats, q: Floats) -> Floats:
-        costs: Floats = p / totals[0] * np.log((p / totals[0] + _EPSILON) / (q / totals[1] + _EPSILON))
+        p, q = p / total, q / other_total
+        costs: Floats = p + _EPSILON
+        costs /= q + _EPSILON
+        np.log(costs, out=costs)
+        costs *= p - q  # both ways at once: p log(p / q) + q log(q / p)
         return costs
 
-    return weighted_sum(weights, surprise, first, second)
+    return weighted_sum(first.weight, surprise, first.values, second.values) / 2
 
 
 def valid_weights(truth: GazeRecord, weights: Floats, shape: tuple[int, int]) -> Floats:
@@ -269,42 +306,17 @@ def valid_weights(truth: GazeRecord, weights: Floats, shape: tuple[int, int]) ->
 
 
 def _at_fixations(
-    saliency_map: ArrayLike, fixation_map: ArrayLike, weights: Weights
-) -> tuple[Reals, tuple[Integers, Integers, Integers], Floats]:
-    """The map, the fixations' rows, columns and counts, and the pixel weights, on the finer grid."""
-    height, width = finer_size(saliency_map, fixation_map)
+    saliency_map: MapLike, fixation_map: ArrayLike | FixationPixels, weights: Weights
+) -> tuple[WeightedMap, FixationPixels]:
+    """The map with the pixel weights, and its fixated pixels, on the finer grid."""
+    if isinstance(fixation_map, FixationPixels):
+        return weighted(saliency_map, weights), fixation_map
+    values = saliency_map.values if isinstance(saliency_map, WeightedMap) else as_real(saliency_map)
+    height, width = finer_size(values, fixation_map)
     weight = pixel_weights(weights, height, width)
-    fixations: NDArray[Any] = np.asarray(fixation_map)
-    pixel = np.flatnonzero(fixations != 0)
-    row, column = np.divmod(pixel, fixations.shape[1])
-    count = fixations.ravel()[pixel]
-    if not np.array_equal(count, np.abs(np.rint(count))):  # False for NaN
-        raise ParameterError(
-            "a fixation map has values that are not counts",
-            "pass a density to cc, sim or kld instead",
-            expected="the number of fixations in each pixel",
-        )
-    row = (2 * row + 1) * height // (2 * fixations.shape[0])  # the pixel that contains the old one's centre
-    column = (2 * column + 1) * width // (2 * fixations.shape[1])
-    exists = np.broadcast_to(weight, (height, width))[row, column] > 0
-    if not exists.any():
+    pixels = with_weight(fixated_pixels(np.asarray(fixation_map), height, width), weight, width)
+    if not len(pixels.row):
         raise ParameterError("a fixation map has no fixations", "leave this picture out")
-    saliency = resize_map(as_real(saliency_map), height, width, spherical=weights is not None)
-    check_finite(*extremes(saliency, weight))
-    return saliency, (row[exists], column[exists], count.astype(np.int64)[exists]), weight
-
-
-def _moments(values: Reals, weight: Floats) -> tuple[float, float]:
-    """Mean and population standard deviation; exactly 0 for a constant map."""
-    mean = weighted_mean(weight, lambda v: v, values)
-    low, high = extremes(values, weight)
-    if low == high:
-        return mean, 0.0
-    return mean, math.sqrt(weighted_mean(weight, lambda v: (v - mean) ** 2, values))
-
-
-def _to_density(values: Reals, weight: Floats) -> tuple[float, float]:
-    """Gain and offset that scale a map to a weighted mean of 1 and lift negative values to 0."""
-    lift = -min(0.0, extremes(values, weight)[0])
-    mean = weighted_mean(weight, lambda v: v, values) + lift
-    return (1 / mean, lift / mean) if mean > 0 else (0.0, 1.0)
+    if isinstance(saliency_map, WeightedMap) and values.shape == (height, width):
+        return saliency_map, pixels
+    return WeightedMap(resize_map(values, height, width, spherical=weights is not None), weight), pixels

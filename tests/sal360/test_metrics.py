@@ -144,6 +144,21 @@ def test_auc_is_exact_for_skewed_values(rng, spread):
     assert auc_judd(saliency, counts) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(256),  # of a grey picture: every value is that of a fixation somewhere
+        np.append(1 + 1e-12 * np.arange(40), 1e6),  # most differ less than any table tells apart
+        np.append(np.zeros(20), np.geomspace(1e-9, 1, 60)),
+    ],
+)
+def test_auc_is_exact_for_few_and_for_crowded_values(rng, values):
+    saliency = rng.choice(values, (16, 32)).astype(np.float64)
+    counts = rng.integers(0, 3, (16, 32)) * (rng.random((16, 32)) < 0.4)
+    expected = slow_auc(saliency, counts, sine_weights(16, 32))
+    assert auc_judd(saliency, counts) == pytest.approx(expected, abs=1e-12)
+
+
 def test_no_metric_changes_its_inputs(maps):
     saliency, truth, counts = maps
     small = saliency[::2, ::2].copy()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from sal360.density import nearest_index
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.sphere import solid_angles, vector_to_angles
-from training.data.gaze.photographs import PlacedPhotograph
+from training.data.gaze.photographs import Photograph, PlacedPhotograph
 from training.data.gaze.records import mean_over_cells, spread
 from training.evaluation.classical import boolean_map_saliency, spectral_residual
 from training.evaluation.photographs import centre_prior
 from training.evaluation.predictions import Predict
 from training.evaluation.view_saliency import gbvs360, prosal, with_equatorial_prior
 from training.models.prior import log_laplace, row_elevations_deg
+from training.processes import in_threads
 
 _HEIGHT = 256
 PRIOR_LIMIT = 500
@@ -98,16 +100,15 @@ def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
     chosen = spread(len(records), limit)
     elevations, photographs, seen = [], [], np.zeros(_HEIGHT)
     total, densities = np.zeros((_HEIGHT, 2 * _HEIGHT)), 0
-    for index in tqdm(chosen, desc="priors", unit="record", leave=False, disable=None):
-        record = records[index]
-        elevations.append(vector_to_angles(record.fixations)[1])
-        valid = np.ones((1, 1), bool) if record.valid is None else record.valid
-        seen += valid.mean(axis=1)[nearest_index(len(valid), _HEIGHT)]
-        if record.density is not None:
-            total += mean_over_cells(record.density, _HEIGHT, 2 * _HEIGHT)
+    parts = in_threads(len(chosen), lambda number: _of_record(records[chosen[number]]))
+    for part in tqdm(parts, "priors", len(chosen), unit="record", leave=False, disable=None):
+        elevations.append(part.elevation)
+        seen += part.seen
+        if part.density is not None:
+            total += part.density
             densities += 1
-        if isinstance(record, PlacedPhotograph):
-            photographs.append(record.photograph)
+        if part.photograph is not None:
+            photographs.append(part.photograph)
     elevation, weight = np.concatenate(elevations), None
     if len(elevation) == 0 and densities:
         elevation = np.radians(row_elevations_deg(_HEIGHT))
@@ -119,6 +120,28 @@ def fit_priors(records: Sequence[GazeRecord], limit: int) -> Priors:
         )
     mean_map = total / densities if densities else None
     return Priors(fit_laplace(elevation, seen, weight), mean_map, centre_prior(photographs) if photographs else None)
+
+
+class _OfRecord(NamedTuple):
+    """What priors need of a record."""
+
+    elevation: Floats
+    """(n,) of the fixations, radians."""
+    seen: Floats
+    """(256,) share of each row that is valid."""
+    density: Density | None
+    """(256, 512)"""
+    photograph: Photograph | None
+
+
+def _of_record(record: GazeRecord) -> _OfRecord:
+    valid = np.ones((1, 1), bool) if record.valid is None else record.valid
+    return _OfRecord(
+        vector_to_angles(record.fixations)[1],
+        valid.mean(axis=1)[nearest_index(len(valid), _HEIGHT)],
+        None if record.density is None else mean_over_cells(record.density, _HEIGHT, 2 * _HEIGHT),
+        record.photograph if isinstance(record, PlacedPhotograph) else None,
+    )
 
 
 def open_baselines(names: Sequence[str], priors: Priors, *, equatorial_prior: bool = False) -> dict[str, Predict]:

@@ -97,7 +97,7 @@ def draw_case(record: GazeRecord, predictors: Mapping[str, Predictor], titles: M
     for name, predict in predictors.items():
         if name == "uniform":
             continue  # nothing to see
-        density = _inside_density(predict(record, panorama).on_panorama, record)
+        density = _inside_density(predict(record, lambda: panorama).on_panorama, record)
         tiles[titles.get(name, name)] = draw_overlay(frame, density, full_scale=full_scale)[cut]
     _, encoded = cv2.imencode(".jpg", _grid(tiles), [cv2.IMWRITE_JPEG_QUALITY, 85])
     return encoded.tobytes()

@@ -12,12 +12,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
-from sal360.arrays import Floats, Pixels
+from sal360.arrays import Reals
 from sal360.errors import DataError, FrameError
-from sal360.ground_truth import GazeRecord
+from sal360.ground_truth import GazeRecord, PanoramaReader
 from sal360.images import read_map_picture, read_picture
 from sal360.picture_formats import PICTURE_SUFFIXES
 from sal360.sources.pictures import is_hidden, is_overlay
@@ -26,6 +27,7 @@ from training.data.gaze.dataset_files import first_of
 from training.data.gaze.salient360 import map_shape, read_density
 from training.data.panoramas import MAX_PIXELS
 from training.evaluation.predictions import Prediction, picture_size
+from training.processes import in_threads
 
 _COLOUR_TOLERANCE = 12
 """Largest difference between the channels of a grey JPEG, of 255."""
@@ -55,6 +57,7 @@ class MapFolder:
             )
         self._of: dict[str, Path] = {}
         self._resampled: Counter[tuple[tuple[int, int], tuple[int, int]]] = Counter()
+        self._counting = Lock()
         self.unused = ""
         """The maps that are not used, for people; "" if there are none."""
 
@@ -82,23 +85,25 @@ class MapFolder:
                 + (f"; it has maps of no picture: {first_of(extra)}" if extra else ""),
                 "add them, named like the pictures, or measure another part of the data",
             )
-        for name in measured:
-            read_map_file(self._of[name])
+        names = list(measured)
+        for _ in in_threads(len(names), lambda index: read_map_file(self._of[names[index]]).shape):
+            pass
         spare = len(self._of) - len(set(measured))
         notes = [f"{_maps(len(extra))} of no picture left out: {first_of(extra)}"] if extra else []
         notes += [f"{_maps(spare)} of pictures that are not measured"] if spare else []
         self.unused = "; ".join(notes)
 
-    def read(self, name: str) -> Floats:
+    def read(self, name: str) -> Reals:
         """The map of a picture, (h, w), as written."""
         return read_map_file(self._of[name])
 
-    def predict(self, record: GazeRecord, _panorama: Pixels) -> Prediction:
+    def predict(self, record: GazeRecord, _panorama: PanoramaReader) -> Prediction:
         """The map of a record's picture."""
         values = self.read(record.name)
         height, width = values.shape
         if (height, width) != picture_size(record):
-            self._resampled[(height, width), picture_size(record)] += 1
+            with self._counting:  # several threads predict at once
+                self._resampled[(height, width), picture_size(record)] += 1
         return Prediction(values, record, of_picture=True)
 
     @property
@@ -192,8 +197,10 @@ def _maps(count: int) -> str:
 # --- files ---
 
 
-def read_map_file(path: Path) -> Floats:
-    """A map (h, w) float64 with the values as stored; those of .bin files are scaled to mean 1 on the sphere.
+def read_map_file(path: Path) -> Reals:
+    """A map (h, w) with the values as stored; those of .bin files are scaled to mean 1 on the sphere.
+
+    float32 where that holds them exactly, else float64.
 
     Raises:
         DataError: the file is missing, damaged or in colour, or does not hold one map of values from 0 up, not all 0.
@@ -203,7 +210,7 @@ def read_map_file(path: Path) -> Floats:
         raise DataError(f"{path} has values that are not finite", _WRITE_AGAIN)
     if values.min() < 0:
         raise DataError(f"{path} has negative values", "write densities: the exponential of log-densities")
-    if values.max() == 0:
+    if not values.any():
         raise DataError(f"{path} is zero everywhere", _WRITE_AGAIN)
     return values
 
@@ -211,7 +218,7 @@ def read_map_file(path: Path) -> Floats:
 _WRITE_AGAIN = "let the model write it again"
 
 
-def _read_array(path: Path) -> Floats:
+def _read_array(path: Path) -> Reals:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may promise more than the file holds
     except OSError as error:
@@ -225,28 +232,30 @@ def _read_array(path: Path) -> Floats:
         values = values.reshape([side for side in shape if side > 1])
     if values.ndim != 2 or values.size == 0:
         raise DataError(f"{path} has the shape {shape}", "write one file for each picture", expected="a map (h, w)")
-    return values.astype(np.float64)
+    exact = values.dtype in (np.float32, np.float16, np.uint16, np.int16, np.uint8, np.int8, np.bool_)
+    return values.astype(np.float32 if exact else np.float64)
 
 
-def _read_grey(path: Path) -> Floats:
+def _read_grey(path: Path) -> Reals:
     try:
-        picture = read_picture(path, max_pixels=MAX_PIXELS).astype(np.int16)
+        blue, green, red = np.moveaxis(read_picture(path, max_pixels=MAX_PIXELS), 2, 0)
         values = read_map_picture(path, max_pixels=MAX_PIXELS)
     except FrameError as error:
         raise DataError(error.found, error.remedy, expected=error.expected) from None
-    if np.ptp(picture, axis=2).max() > _COLOUR_TOLERANCE:
+    difference = np.maximum(np.maximum(blue, green), red) - np.minimum(np.minimum(blue, green), red)
+    if difference.max() > _COLOUR_TOLERANCE:
         raise DataError(f"{path} is in colour", "write the map itself, not a heat map", expected="grey values")
-    return values.astype(np.float64)
+    return values
 
 
-def _read_binary(path: Path) -> Floats:
+def _read_binary(path: Path) -> Reals:
     frames = map_shape(path)[0]
     if frames > 1:
         raise DataError(f"{path} holds the maps of {frames} frames", "write one file for each picture")
-    return read_density(path).astype(np.float64)
+    return read_density(path)
 
 
-_READERS: dict[str, Callable[[Path], Floats]] = {
+_READERS: dict[str, Callable[[Path], Reals]] = {
     ".npy": _read_array,
     ".bin": _read_binary,
     **dict.fromkeys(PICTURE_SUFFIXES, _read_grey),

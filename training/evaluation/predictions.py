@@ -7,14 +7,15 @@ predict a map of it. Other maps were made of the picture: `Prediction` turns eac
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sal360.arrays import Pixels, Reals
-from sal360.ground_truth import GazeRecord, count_fixations
+from sal360.ground_truth import GazeRecord, PanoramaReader, count_fixations
+from sal360.metrics.pixel_sums import PerRecord
 from training.data.gaze.photographs import PlacedPhotograph
 from training.data.gaze.placed_photographs import gaze_on_sphere
 from training.data.gaze.records import mean_over_cells
@@ -37,10 +38,28 @@ class Prediction:
 
     def __init__(self, values: Reals, record: GazeRecord, *, of_picture: bool) -> None:
         self._values, self._record, self._of_picture = values, record, of_picture
+        # not cached_property: before Python 3.12, it lets one thread after the other compute
+        self._on_panorama: Reals | None = None
+        self._on_picture: Reals | None = None
 
-    @cached_property
+    @property
     def on_panorama(self) -> Reals:
         """The map over the panorama, (h, w), gaze per solid angle; 0 around a photograph if it was made of that."""
+        if self._on_panorama is None:
+            self._on_panorama = self._over_panorama()
+        return self._on_panorama
+
+    @property
+    def on_picture(self) -> Reals:
+        """The map over the picture, of `picture_size`.
+
+        A larger map is averaged over the pixels, on a panorama weighted by solid angle; a smaller one is interpolated.
+        """
+        if self._on_picture is None:
+            self._on_picture = self._over_picture()
+        return self._on_picture
+
+    def _over_panorama(self) -> Reals:
         if not self._of_picture:
             return self._values
         if not isinstance(self._record, PlacedPhotograph):
@@ -49,12 +68,7 @@ class Prediction:
         scaled = np.asarray(self._values / self._values.mean(), np.float32)
         return gaze_on_sphere(scaled, self._record.viewport, *self._record.density.shape)[0]
 
-    @cached_property
-    def on_picture(self) -> Reals:
-        """The map over the picture, of `picture_size`.
-
-        A larger map is averaged over the pixels, on a panorama weighted by solid angle; a smaller one is interpolated.
-        """
+    def _over_picture(self) -> Reals:
         size = picture_size(self._record)
         if isinstance(self._record, PlacedPhotograph):
             if not self._of_picture:
@@ -77,8 +91,7 @@ class RecordedGaze(Prediction):
         assert density is not None
         self._density = density
 
-    @cached_property
-    def on_picture(self) -> Reals:
+    def _over_picture(self) -> Reals:
         """The density over the picture, not looked up on the panorama."""
         return self._density
 
@@ -92,7 +105,7 @@ class PictureTruth(NamedTuple):
     """(h, w) gaze per pixel, of any scale."""
 
 
-@lru_cache(maxsize=4)  # many models are measured on one record in turn
+@PerRecord
 def picture_truth(record: GazeRecord) -> PictureTruth:
     """The gaze on a record's picture: on a photograph per area, on a panorama as the density is stored."""
     if isinstance(record, PlacedPhotograph):
@@ -100,13 +113,24 @@ def picture_truth(record: GazeRecord) -> PictureTruth:
     return PictureTruth(count_fixations(record.fixations, *picture_size(record)), record.density)
 
 
-Predictor = Callable[[GazeRecord, Pixels], Prediction]
-"""From a record and its panorama (H, W, 3) RGB to a prediction."""
+Predictor = Callable[[GazeRecord, PanoramaReader], Prediction]
+"""From a record, and what reads its panorama (H, W, 3) RGB, to a prediction."""
 
 
 def seeing(predict: Predict) -> Predictor:
     """A predictor that looks at the panorama."""
-    return lambda record, panorama: Prediction(predict(panorama), record, of_picture=False)
+    return lambda record, panorama: Prediction(predict(panorama()), record, of_picture=False)
+
+
+def one_at_a_time(predict: Predict) -> Predict:
+    """A model that several threads use in turn: it occupies all cores or the GPU by itself."""
+    turn = Lock()
+
+    def alone(panorama: Pixels) -> Reals:
+        with turn:
+            return predict(panorama)
+
+    return alone
 
 
 def picture_size(record: GazeRecord) -> tuple[int, int]:

@@ -7,21 +7,33 @@ which every pixel counts the same, as benchmarks of photographs and pysaliency d
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sal360.arrays import Floats, Integers, Reals
 from sal360.density import resize_map, spherical_density
-from sal360.ground_truth import GazeRecord, count_fixations
+from sal360.ground_truth import GazeRecord
 from sal360.metrics import METRICS, paper_protocol, standard_protocol
 from sal360.metrics.measures import valid_weights
-from sal360.metrics.pixel_sums import weighted_mean
+from sal360.metrics.pixel_sums import (
+    FixationPixels,
+    MapLike,
+    WeightedMap,
+    as_real,
+    finer_size,
+    fixated_pixels,
+    pixels_of,
+    total_weight,
+    weighted,
+    weighted_sum,
+)
 from sal360.sphere import solid_angles
 from training.data.gaze.photographs import PlacedPhotograph
-from training.evaluation.predictions import PictureTruth, Prediction, RecordedGaze, picture_truth
+from training.data.gaze.records import mean_over_cells
+from training.evaluation.predictions import PictureTruth, Prediction, RecordedGaze, picture_size, picture_truth
 
 Protocol = Literal["standard", "paper", "planar"]
 _ON_PANORAMA = {"standard": standard_protocol, "paper": paper_protocol}
@@ -48,7 +60,8 @@ class Score:
     """Figures by their names in `COLUMNS`; those that the record does not support are missing."""
 
 
-class Reference(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reference:
     """What is known of the gaze without looking at the picture: the baseline of information gain."""
 
     on_panorama: Reals
@@ -66,15 +79,38 @@ def score(
 
 def _figures(prediction: Prediction, record: GazeRecord, protocol: Protocol, reference: Reference) -> dict[str, float]:
     if protocol == "planar":
-        baseline = Prediction(reference.on_picture, record, of_picture=True)
-        return planar_protocol(prediction.on_picture, picture_truth(record), baseline.on_picture)
+        return planar_protocol(prediction.on_picture, picture_truth(record), _on_picture(reference, record))
     figures = _ON_PANORAMA[protocol](prediction.on_panorama, record)
     if protocol == "standard" and "nss" in figures:
-        figures[INFORMATION_GAIN] = information_gain(prediction.on_panorama, reference.on_panorama, record)
+        figures[INFORMATION_GAIN] = _gain(prediction.on_panorama, reference, record)
     return figures
 
 
-def planar_protocol(prediction: Reals, truth: PictureTruth, baseline: Reals) -> dict[str, float]:
+def _gain(prediction: Reals, reference: Reference, record: GazeRecord) -> float:
+    if record.valid is not None:
+        return information_gain(prediction, reference.on_panorama, record)
+    baseline = _on_whole_sphere(reference, finer_size(prediction, reference.on_panorama))
+    return _gain_over_map(prediction, baseline, record)
+
+
+# kept, because all records of a data set have the same reference and mostly one size
+@lru_cache(maxsize=2)
+def _on_whole_sphere(reference: Reference, shape: tuple[int, int]) -> WeightedMap:
+    return WeightedMap(resize_map(as_real(reference.on_panorama), *shape), solid_angles(*shape))
+
+
+def _on_picture(reference: Reference, record: GazeRecord) -> MapLike:
+    if isinstance(record, PlacedPhotograph):
+        return Prediction(reference.on_picture, record, of_picture=True).on_picture
+    return _on_whole_picture(reference, picture_size(record))
+
+
+@lru_cache(maxsize=2)
+def _on_whole_picture(reference: Reference, size: tuple[int, int]) -> WeightedMap:
+    return weighted(mean_over_cells(reference.on_picture, *size), None)
+
+
+def planar_protocol(prediction: Reals, truth: PictureTruth, baseline: MapLike) -> dict[str, float]:
     """The metrics by their plain definitions, every pixel of the picture counting the same, and information gain.
 
     KLD is that of the MIT/Tuebingen benchmark, whose epsilon lies inside the logarithm: gaze where the prediction is 0
@@ -87,31 +123,44 @@ def planar_protocol(prediction: Reals, truth: PictureTruth, baseline: Reals) -> 
     Returns:
         Value by the names in `COLUMNS`, without those whose form of ground truth is missing.
     """
-    known: dict[str, NDArray[Any]] = {"fixations": truth.counts} if truth.counts.any() else {}
+    own, known = weighted(prediction, None), dict[str, WeightedMap | FixationPixels]()
+    pixels = fixated_pixels(truth.counts, *own.values.shape)
+    if len(pixels.row):
+        known["fixations"] = pixels
     if truth.density is not None:
-        known["density"] = truth.density
+        known["density"] = density = weighted(truth.density, None)
     figures = {
-        name: metric.function(prediction, known[metric.against], weights=None)
+        name: metric.function(own, known[metric.against], weights=None)
         for name, metric in METRICS.items()
         if metric.against in known
     }
     if truth.density is not None:
-        figures["kld"] = _benchmark_kld(prediction, truth.density)
+        figures["kld"] = _benchmark_kld(own, density)
     if "fixations" in known:
-        every_pixel = np.ones((len(prediction), 1))
-        figures[INFORMATION_GAIN] = gain_over(prediction, baseline, truth.counts, every_pixel, MIN_DENSITY)
+        figures[INFORMATION_GAIN] = gain_over(own, weighted(baseline, None), pixels, MIN_DENSITY)
     return figures
 
 
-def _benchmark_kld(prediction: Reals, truth: Reals) -> float:
-    p, q = (_probabilities(each.astype(np.float64)) for each in (truth, prediction))
+def _benchmark_kld(prediction: WeightedMap, truth: WeightedMap) -> float:
+    of_truth, of_prediction = _probability(truth), _probability(prediction)
+
+    def surprise(t: Floats, s: Floats) -> Floats:
+        p, costs = of_truth(t), of_prediction(s)
+        costs += _EPSILON
+        np.divide(p, costs, out=costs)
+        costs += _EPSILON
+        np.log(costs, out=costs)
+        costs *= p
+        return costs
+
     # equal maps sum to −1e-16
-    return max(0.0, float((p * np.log(_EPSILON + p / (q + _EPSILON))).sum()))
+    return max(0.0, weighted_sum(truth.weight, surprise, truth.values, prediction.values))
 
 
-def _probabilities(values: Floats) -> Floats:
-    total = values.sum()
-    return values / total if total > 0 else np.full_like(values, 1 / values.size)
+def _probability(values: WeightedMap) -> Callable[[Floats], Floats]:
+    """A function from values of the map to the probability of their pixels."""
+    total = values.mean * total_weight(values.weight, values.values.shape[1])
+    return (lambda v: v / total) if total > 0 else (lambda v: np.full_like(v, 1 / values.values.size))
 
 
 def score_people(
@@ -161,28 +210,28 @@ def information_gain(prediction: Reals, baseline: Reals, record: GazeRecord) -> 
     Both maps are normalised on the record's valid part and clipped below at 1e-6 of uniform. Fixations outside it do
     not count.
     """
-    height = max(prediction.shape[0], baseline.shape[0])
-    shape = (height, max(prediction.shape[1], baseline.shape[1]))
+    shape = finer_size(prediction, baseline)
     weights = valid_weights(record, solid_angles(*shape), shape)
-    counts = count_fixations(record.fixations, *shape) * (weights > 0)
-    own, other = (resize_map(each, *shape) for each in (prediction, baseline))
-    return gain_over(own, other, counts, weights, MIN_DENSITY)
+    return _gain_over_map(prediction, WeightedMap(resize_map(as_real(baseline), *shape), weights), record)
 
 
-def gain_over(
-    prediction: Reals, baseline: Reals, counts: NDArray[np.integer[Any]], weights: Floats, floor: float
-) -> float:
+def _gain_over_map(prediction: Reals, baseline: WeightedMap, record: GazeRecord) -> float:
+    shape = baseline.values.shape
+    own = WeightedMap(resize_map(as_real(prediction), *shape), baseline.weight)
+    return gain_over(own, baseline, pixels_of(record.fixations, baseline.weight, *shape), MIN_DENSITY)
+
+
+def gain_over(prediction: WeightedMap, baseline: WeightedMap, pixels: FixationPixels, floor: float) -> float:
     """Mean over the fixations of log2(prediction / baseline), bits.
 
     Args:
-        prediction, baseline: (h, w) from 0 up, of any scale; a map that is 0 everywhere counts as uniform.
-        counts: (h, w) number of fixations in each pixel, not all 0.
-        weights: (h, 1) or (h, w) how much each pixel counts in the mean of a map.
+        prediction, baseline: from 0 up, of any scale and one size; a map that is 0 everywhere counts as uniform.
+        pixels: where the fixations are; at least one.
         floor: lower limit of both, relative to uniform.
     """
     logs = []
     for each in (prediction, baseline):
-        mean = weighted_mean(weights, lambda values: values, each)
-        relative = each.astype(np.float64) / mean if mean > 0 else np.ones(each.shape)
+        values = each.values[pixels.row, pixels.column].astype(np.float64)
+        relative = values / each.mean if each.mean > 0 else np.ones_like(values)
         logs.append(np.log2(np.maximum(relative, floor)))
-    return float(((logs[0] - logs[1]) * counts).sum() / counts.sum())
+    return float((logs[0] - logs[1]) @ pixels.times / pixels.times.sum())

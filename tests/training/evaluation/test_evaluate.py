@@ -8,6 +8,7 @@ import io
 import math
 import re
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -16,10 +17,12 @@ import pytest
 from sal360.errors import ParameterError, Sal360Error
 from sal360.sphere import angular_distance, erp_directions, solid_angles
 from training import evaluate as command
+from training.data.gaze import salient360
 from training.data.gaze.datasets import GazeConfig, open_gaze
 from training.data.gaze.photographs import PhotographRecords
 from training.data.gaze.photographs_with_fixations import read_photographs
 from training.evaluate import EvaluateConfig
+from training.evaluation.scoring import score
 from training.evaluation.turning import TURNS_DEG, measure_turning
 
 
@@ -111,6 +114,60 @@ def test_people_can_be_measured_without_a_predictor(salient360_root, tmp_path):
     scores = command.evaluate(config_of(salient360_root, tmp_path, baselines=("people", "ground_truth"), limit=1))
     assert {each.model for each in scores} == {"people", "ground_truth"}
     assert "Worst cases" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_figures_do_not_depend_on_the_number_of_threads(salient360_root, tmp_path, threads):
+    settings = {
+        "baselines": ("equator", "bms360", "people", "ground_truth"),
+        "protocols": ("standard", "paper", "planar"),
+    }
+    found = command.evaluate(config_of(salient360_root, tmp_path / "some", threads=threads, **settings))
+    config = config_of(salient360_root, tmp_path, **settings)
+    part = command._fitted(command._open_split(config.data, config), {}, config)
+    expected = [
+        each
+        for record in part.records
+        for name, predict in part.predictors.items()
+        for each in score(name, predict(record, record.panorama), record, settings["protocols"], part.reference)
+    ]
+    assert [each for each in found if each.model in part.predictors] == expected
+
+
+def test_a_model_is_never_called_by_two_threads_at_once(salient360_root, tmp_path, monkeypatch):
+    inside, most = [], []
+
+    def predict(panorama):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return panorama[:, :, 0].astype(np.float32) + 1
+
+    model = type("Trained", (), {"name": "slow", "predict": staticmethod(predict)})
+    monkeypatch.setattr(command, "read_predictor", lambda *_: model)
+    command.evaluate(config_of(salient360_root, tmp_path, models=("slow",), baselines=(), turned=0, threads=3))
+    assert len(most) > 3
+    assert max(most) == 1
+
+
+def test_panoramas_are_not_read_where_only_maps_of_others_are_measured(salient360_root, tmp_path, monkeypatch):
+    records = open_gaze(GazeConfig(root=str(salient360_root), dataset="salient360"), 64, 100.0).measuring
+    (tmp_path / "maps").mkdir()
+    for record in records:
+        np.save(tmp_path / f"maps/{record.name}.npy", record.density)
+    monkeypatch.setattr(salient360, "read_panorama", lambda *_: pytest.fail("a panorama is read"))
+    maps = (str(tmp_path / "maps"),)
+    settings = {"models": maps, "baselines": ("people",), "examples": 0, "cases": 0}
+    scores = command.evaluate(config_of(salient360_root, tmp_path / "out", **settings))
+    assert min(each.values["cc"] for each in scores if each.model == "maps") == pytest.approx(1)
+
+
+def test_an_error_in_a_record_ends_the_measurement_with_that_error(salient360_root, tmp_path):
+    damaged = next(salient360_root.rglob("HEsalmap_77_*.bin"))
+    damaged.write_bytes(np.full(damaged.stat().st_size // 4, np.nan, np.float32).tobytes())
+    with pytest.raises(Sal360Error, match=damaged.name):
+        command.evaluate(config_of(salient360_root, tmp_path, baselines=("uniform",), threads=2))
 
 
 def test_limit_takes_records_evenly(salient360_root, tmp_path):

@@ -142,11 +142,9 @@ def mean_over_cells(values: Reals, height: int, width: int) -> Density:
     if values.shape == (height, width):
         return np.asarray(values, np.float32)
     area = solid_angles(*values.shape)
-    mass, whole = (
-        cv2.resize(each.astype(np.float64), (width, height), interpolation=cv2.INTER_AREA)
-        for each in (values * area, np.broadcast_to(area, values.shape))
-    )
-    return np.asarray(mass / whole, np.float32)
+    mass = cv2.resize(values * area, (width, height), interpolation=cv2.INTER_AREA)
+    whole = cv2.resize(area.copy(), (1, height), interpolation=cv2.INTER_AREA)  # of each row, the same in all columns
+    return np.asarray(mass / whole.reshape(height, 1), np.float32)
 
 
 def directions_of_positions(x: ArrayLike, y: ArrayLike) -> Floats:

@@ -137,8 +137,8 @@ def read_density(path: str | Path, frame: int = 0) -> Density:
     pixels = height * width
     stored = np.fromfile(path, dtype, count=pixels, offset=frame * pixels * dtype.itemsize)
     with np.errstate(invalid="ignore"):  # NaN is refused below
-        values = stored.astype(np.float64).reshape(height, width)  # (height · width,) → (height, width)
-    return as_density(values, str(path))
+        values = stored if stored.dtype == np.float32 else stored.astype(np.float64)
+    return as_density(values.reshape(height, width), str(path))  # (height · width,) → (height, width)
 
 
 def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating[Any]]]:
