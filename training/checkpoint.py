@@ -3,6 +3,7 @@
     RUN/step-00001000/model.safetensors    weights; the metadata hold the header as JSON
     RUN/step-00001000/training_state.pt    the state for an exact continuation: optimiser, RNG, position in the data
     RUN/last                               link to the newest checkpoint
+    RUN/best/model.safetensors             weights with the best figure so far, if a run keeps them
 
 Other modules use `save_checkpoint`, `read_header`, `load_weights` and `load_state`. `write_checkpoint` writes a folder
 under a hidden name, flushes and renames it, so a full disk, `kill -9` or a power cut leaves the older checkpoints as
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -223,15 +224,75 @@ def save_checkpoint(
         OSError: it cannot be written, for instance because the disk is full; the older checkpoints stay whole.
     """
     header = CheckpointHeader(kind, plain_settings(config), step, git_revision(), tuple(origin))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    files: dict[str, bytes | memoryview] = {
-        _WEIGHTS: save(tensors, {HEADER_KEY: json.dumps(dataclasses.asdict(header))})
-    }
+    files: dict[str, bytes | memoryview] = {_WEIGHTS: _with_header(model, header)}
     if state:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         files[_STATE] = buffer.getbuffer()
     return write_checkpoint(run, step, files, keep=keep)
+
+
+def _with_header(model: nn.Module, header: CheckpointHeader, **more: str) -> bytes:
+    """The weights of a model as a .safetensors file with a header, and more metadata."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return save(tensors, {HEADER_KEY: json.dumps(dataclasses.asdict(header)), **more})
+
+
+BEST = "best"
+"""Name of the folder of a run with its best weights."""
+_FIGURE_KEY = "sal360_best"
+
+
+class BestFigure(NamedTuple):
+    """The figure by which weights are the best of their run."""
+
+    name: str
+    """Name of the curve, such as measured/cc."""
+    is_best: Literal["max", "min"]
+    """Whether the largest or the smallest value is the best."""
+    value: float
+
+    def is_better_than(self, other: BestFigure) -> bool:
+        """Whether the value is better, not just as good; NaN never is."""
+        return self.value > other.value if self.is_best == "max" else self.value < other.value
+
+
+def save_best(run: str | Path, model: nn.Module, header: CheckpointHeader, figure: BestFigure) -> None:
+    """Replace the weights in RUN/best, completely or not at all.
+
+    Raises:
+        OSError: they cannot be written, for instance because the disk is full; the older ones stay intact.
+    """
+    folder = Path(run) / BEST
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{_SAVING}{_WEIGHTS}"
+    try:
+        _write_flushed(temporary, _with_header(model, header, **{_FIGURE_KEY: json.dumps(figure._asdict())}))
+        os.replace(temporary, folder / _WEIGHTS)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(folder)
+
+
+def best_figure(run: str | Path) -> BestFigure | None:
+    """The figure of the weights in RUN/best; None if there are none.
+
+    Raises:
+        CheckpointError: the file is broken.
+    """
+    weights = Path(run) / BEST / _WEIGHTS
+    if not weights.is_file():
+        return None
+    try:
+        with _named_in_utf8(weights) as name, safe_open(name, framework="pt") as opened:
+            figure = BestFigure(**json.loads((opened.metadata() or {})[_FIGURE_KEY]))
+        valid = figure.is_best in ("max", "min") and isinstance(figure.value, float)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+        valid = False
+    if not valid:
+        raise CheckpointError(f"{weights} is broken, or was not written by this loop", f"remove {weights.parent}")
+    return figure
 
 
 def plain_settings(config: Any) -> dict[str, Any]:

@@ -28,11 +28,17 @@ from tqdm import tqdm
 
 from sal360.errors import CheckpointError, TrainingError
 from training.checkpoint import (
+    BEST,
+    BestFigure,
+    CheckpointHeader,
     Origin,
+    best_figure,
+    git_revision,
     load_state,
     load_weights,
     newest_checkpoint,
     plain_settings,
+    save_best,
     save_checkpoint,
     settle,
 )
@@ -80,6 +86,11 @@ class LoopConfig:
     """Precision of the network; weights, loss and optimiser stay in float32."""
     channels_last: bool = True
     """Store pictures and weights in the channels-last memory format, which speeds up convolutions."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Precision of float32 matrix products: highest, float32; high, TensorFloat32 or as precise on GPUs that have it;
+    medium, bfloat16 (torch.set_float32_matmul_precision)."""
+    cudnn_benchmark: bool = True
+    """On a GPU, try the algorithms of each convolution once and keep the fastest; false: always the same ones."""
     compile: bool = False
     """Compile the network with torch.compile: a slow first step, faster ones after it."""
     sync_batchnorm: bool = True
@@ -94,6 +105,11 @@ class LoopConfig:
     """Number of epochs between evaluations; the last step always gets one."""
     ema: float = 0.0
     """Decay of the moving average of the weights, 0 to 1, which checkpoints and evaluations then hold; 0: none."""
+    best_by: str = ""
+    """Name of the curve of an evaluation, such as measured/cc, by which the best weights so far are kept in `run`/best;
+    empty: only the newest are kept."""
+    best_is: Literal["max", "min"] = "max"
+    """Whether the largest or the smallest value of `best_by` is the best."""
     resume: bool | Literal["auto"] = False
     """true: continue from the newest checkpoint of `run`, and fail if there is none; false: start a new run, and fail
     if there is one; auto: continue if there is one, else start, for jobs that a scheduler restarts."""
@@ -274,6 +290,7 @@ def _train(
     model, optimiser = _set_up(task, config, optimiser_config, fabric)
     to_match = settings_to_match(task, config, optimiser_config)
     average = MovingAverage(task.model, config.ema)
+    best = BestWeights(config, is_new=checkpoint is None)
     start = restore_run(checkpoint, task, optimiser, to_match, steps, average) if checkpoint else 0
     check = LossCheck(fabric)
 
@@ -283,7 +300,7 @@ def _train(
             _begin(task, config, checkpoint, start, steps)
         with Curves(config.run, start, enabled=first_process) as curves:
             if start == 0:
-                curves.write(0, _evaluate(task, fabric, 0, average))
+                _measure(task, fabric, 0, average, curves, best)
             bar = tqdm(
                 range(start, steps), initial=start, total=steps, unit="step", disable=None if first_process else True
             )
@@ -304,7 +321,10 @@ def _train(
                 if due.point:
                     curves.write_means(done, rate)
                     bar.set_postfix(loss=f"{curves.last['loss']:.4g}", refresh=False)
-                _evaluate_if(due, task, config, fabric, done, average, curves)
+                if due.evaluation or due.checkpoint:
+                    _check_weights(task.trained, done, config)
+                if due.evaluation:
+                    _measure(task, fabric, done, average, curves, best)
                 if due.checkpoint and first_process:
                     save_run(task, optimiser, config, to_match, done, average)
                 if ended_by:
@@ -328,13 +348,52 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
     return rate
 
 
-def _evaluate_if(
-    due: _Due, task: Task, config: LoopConfig, fabric: Fabric, done: int, average: MovingAverage, curves: Curves
-) -> None:
-    if due.evaluation or due.checkpoint:
-        _check_weights(task.trained, done, config)
-    if due.evaluation:
-        curves.write(done, _evaluate(task, fabric, done, average))
+def _measure(task: Task, fabric: Fabric, done: int, average: MovingAverage, curves: Curves, best: BestWeights) -> None:
+    values = _evaluate(task, fabric, done, average)
+    curves.write(done, values)
+    if fabric.global_rank == 0:
+        best.offer(task, done, values, average)
+
+
+class BestWeights:
+    """Keeps the weights with the best figure of all evaluations of a run, across its restarts.
+
+    Args:
+        config: the run.
+        is_new: whether it starts, so that what is left of an earlier one in its folder does not count.
+
+    Raises:
+        CheckpointError: the run kept the best by another figure so far.
+    """
+
+    def __init__(self, config: LoopConfig, *, is_new: bool) -> None:
+        self._run, self._name, self._is_best = config.run, config.best_by, config.best_is
+        self._figure = best_figure(config.run) if self._name and not is_new else None
+        if self._figure and self._figure[:2] != (self._name, self._is_best):
+            raise CheckpointError(
+                f"{Path(self._run) / BEST} holds the weights with the {self._figure.is_best} of {self._figure.name}",
+                f"set --loop.best_by {self._figure.name} and --loop.best_is {self._figure.is_best}, or rename it",
+            )
+
+    def offer(self, task: Task, done: int, values: Mapping[str, float], average: MovingAverage) -> None:
+        """Keep the averaged weights after `done` steps if `values`, measured with them, are the best so far.
+
+        Raises:
+            SettingError: the figure is not measured.
+            OSError: the weights cannot be written.
+        """
+        if not self._name:
+            return
+        if self._name not in values:
+            expected = f"one of the figures that are measured: {', '.join(values) or 'none'}"
+            raise SettingError({"loop.best_by": self._name}, expected, options=True)
+        figure = BestFigure(self._name, self._is_best, float(values[self._name]))
+        if math.isnan(figure.value) or (self._figure and not figure.is_better_than(self._figure)):
+            return
+        header = CheckpointHeader(task.kind, plain_settings(task.config), done, git_revision(), tuple(task.origin))
+        with average.in_place():
+            save_best(self._run, task.model, header, figure)
+        self._figure = figure
 
 
 def _due(config: LoopConfig, task: Task, done: int, steps: int, *, stopped: bool) -> _Due:
@@ -425,8 +484,8 @@ def _set_up(
     """The model, wrapped for the devices, and its optimiser."""
     if config.sync_batchnorm and fabric.world_size > 1:
         task.model = synchronise(task.model, fabric.device)
-    if fabric.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # all batches have one size, so the fastest algorithms are found once
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark  # all batches have one size, so it is done once
+    torch.set_float32_matmul_precision(config.matmul_precision)
     if config.channels_last:
         task.model = task.model.to(memory_format=torch.channels_last)
     trained = task.trained

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sal360.errors import CheckpointError, ParameterError, TrainingError
 from tests.child_signals import sigint_of_children
-from training import checkpoint, loop
+from training import checkpoint, loop, trained_models
 from training.curves import Curves, read_curves, write_summary
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
@@ -483,6 +483,137 @@ def test_a_resumed_run_keeps_the_points_up_to_its_checkpoint_and_drops_those_aft
     with Curves(tmp_path, 10, enabled=True) as curves:
         curves.write(30, {"score": 30})
     assert read_curves(tmp_path)["score"] == ([0, 10, 30], [0, 10, 30])
+
+
+class Rising(Regression):
+    """Its figure has its best value in the middle of the run."""
+
+    def evaluate(self, done: int) -> Mapping[str, float]:
+        super().evaluate(done)
+        return {"measured/cc": -abs(done - 5.0), "measured/kld": math.nan if done == 3 else float(done)}
+
+
+def run_rising(config: LoopConfig, **options: Any) -> Rising:
+    task = Rising(config, **options)
+    train(task, config, SGD, make_fabric(config), starting_point(config))
+    return task
+
+
+def best_of(run: Path) -> tuple[int, dict[str, Tensor]]:
+    path = run / "best"
+    assert os.listdir(path) == ["model.safetensors"]
+    return checkpoint.read_header(path, kind="saliency").step, checkpoint.read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("figure", "is_best", "step"),
+    [("measured/cc", "max", 6), ("measured/cc", "min", 0), ("measured/kld", "max", 8), ("measured/kld", "min", 0)],
+)
+def test_the_weights_with_the_best_figure_are_kept_beside_the_newest(
+    tmp_path: Path, figure: str, is_best: Any, step: int
+) -> None:
+    task = run_rising(settings(tmp_path, best_by=figure, best_is=is_best, checkpoint_every_steps=100))
+    assert task.evaluated == [0, 3, 6, 8]
+    assert best_of(tmp_path)[0] == step
+    assert checkpoint.read_header(tmp_path).step == 8
+    assert trained_models.checkpoint_name(tmp_path / "best") == f"tiny {tmp_path.name} @{step}"
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+@pytest.mark.parametrize("poison", [5, 8])  # before the best step, and after it without a checkpoint of it
+def test_the_best_weights_of_a_killed_and_resumed_run_are_those_of_an_uninterrupted_one(
+    tmp_path: Path, ema: float, poison: int
+) -> None:
+    options = {"best_by": "measured/cc", "ema": ema, "checkpoint_every_steps": 4}
+    run_rising(settings(tmp_path / "a", **options))
+    with pytest.raises(TrainingError):
+        run_rising(settings(tmp_path / "b", **options), poison=poison)
+    run_rising(settings(tmp_path / "b", resume=True, **options))
+    (step, expected), (other_step, found) = best_of(tmp_path / "a"), best_of(tmp_path / "b")
+    assert step == other_step == 6
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+    newest = checkpoint.read_tensors(tmp_path / "a")
+    assert not torch.equal(newest["0.weight"], expected["0.weight"])
+
+
+def test_a_better_figure_from_before_a_restart_is_not_replaced_by_a_worse_one(tmp_path: Path) -> None:
+    run_rising(settings(tmp_path, best_by="measured/cc", steps=6))
+    before = best_of(tmp_path)
+    run_rising(settings(tmp_path, best_by="measured/cc", resume=True))
+    assert best_of(tmp_path)[0] == before[0] == 6
+    with pytest.raises(
+        CheckpointError, match=r"best holds the weights with the max of measured/cc; set --loop.best_by"
+    ):
+        run_rising(settings(tmp_path, best_by="measured/kld", resume=True, steps=9))
+    (tmp_path / "best/model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match=r"is broken, .*; remove .*best"):
+        run_rising(settings(tmp_path, best_by="measured/cc", resume=True, steps=9))
+
+
+def test_what_an_earlier_run_left_as_best_does_not_count_for_a_new_one(tmp_path: Path) -> None:
+    run_rising(settings(tmp_path, best_by="measured/cc", steps=6))
+    for left in tmp_path.glob("step-*"):
+        shutil.rmtree(left)  # as if it had been killed before its first checkpoint
+    run_rising(settings(tmp_path, best_by="measured/cc", steps=3))
+    assert best_of(tmp_path)[0] == 3
+
+
+def test_a_best_figure_that_is_not_measured_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    config = settings(tmp_path, best_by="measured/ccc")
+    task = Rising(config)
+    with pytest.raises(
+        ParameterError, match=r"loop.best_by is 'measured/ccc'; expected one of .*: measured/cc, measured/kld"
+    ):
+        train(task, config, SGD, make_fabric(config))
+    assert task.seen == 0
+
+
+def test_a_full_disk_leaves_the_best_weights_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_rising(settings(tmp_path, best_by="measured/cc", steps=3))
+    before = (tmp_path / "best/model.safetensors").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        run_rising(settings(tmp_path, best_by="measured/cc", steps=6, resume=True, checkpoint_every_steps=100))
+    assert "best" in str(raised.value.filename)
+    assert os.listdir(tmp_path / "best") == ["model.safetensors"]
+    assert (tmp_path / "best/model.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def _own_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+
+
+@pytest.mark.usefixtures("_own_precision")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("highest", True)),
+        ({"matmul_precision": "high", "cudnn_benchmark": False}, ("high", False)),
+        ({"matmul_precision": "medium"}, ("medium", True)),
+    ],
+)
+def test_precision_of_products_and_choice_of_algorithms_are_set_before_the_first_step(
+    tmp_path: Path, options: dict[str, Any], expected: tuple[str, bool]
+) -> None:
+    found = []
+
+    class Looking(Regression):
+        def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+            found.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark))
+            return super().losses(model, batch)
+
+    config = settings(tmp_path, steps=1, **options)
+    train(Looking(config), config, SGD, make_fabric(config))
+    assert found == [expected]
 
 
 def test_bf16_and_channels_last_train(tmp_path: Path) -> None:
