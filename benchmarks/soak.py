@@ -1,6 +1,6 @@
 """Endurance test: a camera at 30 Hz and random faults against the real node; exits 1 if anything grows or stays down.
 
-    python benchmarks/soak.py --minutes 30 [--cameras] [--plot soak.png] [--json]
+    python benchmarks/soak.py --minutes 30 [--cameras] [--plot soak.png] [--log node.log] [--json]
 
 Every fault of `faults.py` happens once as a warm-up, then in random order. Once per second, the map rate and the node's
 memory, threads, file handles and shared-memory files are sampled. The minimum of the last third is compared with that
@@ -221,7 +221,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     Args:
         folder: for logs and engines.
     """
-    log, fault = folder / "node.log", folder / "fault"
+    log, fault = arguments.log or folder / "node.log", folder / "fault"
     fault.write_bytes(bytes([NONE]))
     os.environ["XDG_CACHE_HOME"] = os.fspath(folder / "cache")
     path = os.pathsep.join(filter(None, (os.fspath(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
@@ -318,6 +318,7 @@ def main() -> int:
     parser.add_argument("--model", default="", help="model file (default: the bundled model)")
     parser.add_argument("--seed", type=int, default=360, help="seed of the random faults (default: %(default)d)")
     parser.add_argument("--plot", type=Path, help="write a plot of the samples over time to this file")
+    parser.add_argument("--log", type=Path, help="keep the node's log in this file")
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of a summary")
     arguments = parser.parse_args()
     if not arguments.minutes >= 0.2:
@@ -333,8 +334,8 @@ def main() -> int:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours
     with TemporaryDirectory(prefix="sal360-soak-") as name, clean_end():
         result = run(arguments, Path(name))
-    if arguments.plot:
-        plot(result["samples"], arguments.plot)
+        if arguments.plot:  # while the folder exists: matplotlib's cache is in it, like the node's
+            plot(result["samples"], arguments.plot)
     if arguments.json:
         print(json.dumps(result))
     else:

@@ -31,7 +31,9 @@ class OpenVinoBackend(Backend):
     """OpenVINO's CPU plugin, tuned for the latency of one frame and the throughput of several.
 
     A graph with a dynamic batch size is compiled for one frame, which makes light models up to 1.7 times as fast. The
-    frames of a batch run side by side, each on its share of the CPU's cores: so no core waits for the others.
+    frames of a batch run side by side, each on its share of the CPU's cores: so no core waits for the others. No thread
+    is bound to a core: it would wait there for other processes while other cores are free, and the threads of several
+    nodes would be bound to the same ones.
     """
 
     name = "openvino"
@@ -46,7 +48,12 @@ class OpenVinoBackend(Backend):
         self.device = device
         core = _core()
         self.precision, hint = _precision(precision, self.spec, has_bf16=_has_bf16(core))
-        self._core, self._properties = core, {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+        self._core = core
+        self._properties = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,
+        }
         self._graph: Any = None
         self._side_by_side: list[Any] = []
         try:

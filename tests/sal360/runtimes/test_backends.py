@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -166,6 +167,21 @@ def test_other_threads_get_the_same_maps(backend, frames):
     with ThreadPoolExecutor(4) as pool:
         for maps in pool.map(backend.infer, [frames] * 12):
             np.testing.assert_array_equal(maps, expected)
+
+
+def test_no_thread_is_bound_to_a_core(open_here, tiny_model, frames):
+    """It would wait there while another process keeps that core busy, and with it the whole batch."""
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one core")
+    with open_here(tiny_model) as backend:
+        for number in (1, 3):
+            backend.infer(frames[:number])
+        bound = []
+        for task in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                bound.append(os.sched_getaffinity(int(task)))
+    assert all(each == allowed for each in bound)
 
 
 def test_closing_waits_for_the_frame_in_work(backend, frames, monkeypatch):
