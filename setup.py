@@ -87,6 +87,7 @@ setup(
         "cpu": ["onnxruntime>=1.17", "openvino>=2024.4"],
         "replay": REPLAY,
         "viewer": VIEWER,
+        "cluster": ["ray[data]>=2.40"],  # sal360 predict --ray; brings fsspec
         "train": [
             "torch>=2.9",
             "torchvision>=0.24",

@@ -195,6 +195,7 @@ _EXTRAS = {
     "aiohttp": "viewer",
     "onnxruntime": "cpu",
     "openvino": "cpu",
+    "ray": "cluster",
     "torch": "train",
     "torchvision": "train",
     "lightning_fabric": "train",

@@ -39,6 +39,7 @@ from sal360.arrays import Density
 from sal360.cameras.equirectangular import GPano, read_gpano
 from sal360.cameras.lookup import equirectangular_view
 from sal360.cameras.settings import CameraSettings, kept_camera
+from sal360.cli.cluster import THIS_MACHINE, predict_on_ray
 from sal360.cli.options import (
     CommandParser,
     add_camera,
@@ -103,14 +104,17 @@ class Outcome:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict all pictures and videos; 1 if anything was skipped."""
     options = _parser().parse_args(arguments)
-    inputs = find_inputs(options.inputs, recursive=options.recursive)
+    if options.ray:
+        return predict_on_ray(options)
+    options.output = Path(options.output)
+    inputs = find_inputs(map(_input, options.inputs), recursive=options.recursive)
     if any(each.is_video for each in inputs):
         require_modules("av")  # before the pictures among them are predicted
     outcome = Outcome()
     with Predictor(**model_options(options)) as predictor:
         for each in _with_progress(inputs):
             try:
-                write = _write_video_maps if each.is_video else _write_picture_map
+                write = write_video_maps if each.is_video else _write_picture_map
                 write(each, predictor, options, outcome)
             except (FrameError, DataError) as error:
                 _say(f"skipped a {each.kind}: {error}")
@@ -227,7 +231,13 @@ def _gpano(path: Path) -> GPano | None:
         return read_gpano(file.read(_METADATA_BYTES))
 
 
-def _write_video_maps(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
+def write_video_maps(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:
+    """Write the maps, times and overlay of a video or stream into `options.output`, and count them in `outcome`.
+
+    Raises:
+        DataError: it has no frames, or is cut; the maps up to there are kept.
+        FrameError: no frame is usable.
+    """
     unusable: list[FrameError] = []
     count = 0
     cut: DataError | None = None
@@ -373,8 +383,8 @@ def _input(text: str) -> Path | StreamAddress:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("predict INPUT...", __doc__)
     add = parser.add_argument
-    add("inputs", type=_input, nargs="+", metavar="INPUT", help="picture or video, folder of pictures, or live stream")
-    add("--output", type=Path, default=Path("out/predict"), metavar="DIR", help="output folder")
+    add("inputs", nargs="+", metavar="INPUT", help="picture or video, folder of pictures, or live stream")
+    add("--output", default="out/predict", metavar="DIR", help="output folder")
     add("--recursive", action="store_true", help="search the subfolders of folders too")
     add(
         "--full-scale",
@@ -386,6 +396,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--maps", choices=tuple(MAP_FORMS), default="npy", help="form of the maps of videos and streams")
     add("--maps-type", choices=MAP_TYPES, default="float32", help="type of the numbers of --maps npy and npz")
     add("--html", action="store_true", help="also write NAME.html, a page that shows sphere and map; see sal360 view")
+    add(
+        "--ray",
+        nargs="?",
+        const=THIS_MACHINE,
+        metavar="ADDRESS",
+        help="predict with Ray, on all cores or GPUs of this machine, or on the cluster at the address (auto, ray://…): "
+        "folders, lists (.txt), webdataset shards (.tar) and object stores (s3://…); continues where it stopped",
+    )
     add_stream_options(parser)
     add_camera(parser)
     add_max_pixels(parser)
