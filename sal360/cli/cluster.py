@@ -203,23 +203,23 @@ class Worker:
         """The maps of the pictures in a tar file as a tar file, KEY.npy for KEY.jpg; without overlays."""
         count, errors = 0, []
         packed = io.BytesIO()
+        content = self._read(unit.address)
         try:
-            with tarfile.open(fileobj=io.BytesIO(self._read(unit.address))) as shard:
-                with tarfile.open(fileobj=packed, mode="w") as maps:
-                    for entry in shard:
-                        if not (entry.isfile() and entry.name.lower().endswith(_PICTURES)):
-                            continue
-                        file = shard.extractfile(entry)
-                        assert file is not None
-                        try:
-                            content = self._predicted(file.read(), f"{unit.address}:{entry.name}")[0]
-                        except FrameError as error:
-                            errors.append(str(error))
-                            continue
-                        described = tarfile.TarInfo(f"{_stem(entry.name)}.npy")
-                        described.size = len(content)
-                        maps.addfile(described, io.BytesIO(content))
-                        count += 1
+            with tarfile.open(fileobj=io.BytesIO(content)) as shard, tarfile.open(fileobj=packed, mode="w") as maps:
+                for entry in shard:
+                    if not (entry.isfile() and entry.name.lower().endswith(_PICTURES)):
+                        continue
+                    file = shard.extractfile(entry)
+                    assert file is not None
+                    try:
+                        map_file = self._predicted(file.read(), f"{unit.address}:{entry.name}")[0]
+                    except FrameError as error:
+                        errors.append(str(error))
+                        continue
+                    described = tarfile.TarInfo(f"{_stem(entry.name)}.npy")
+                    described.size = len(map_file)
+                    maps.addfile(described, io.BytesIO(map_file))
+                    count += 1
         except tarfile.TarError as error:
             raise DataError(f"{unit.address} cannot be read ({error})", "copy it again") from None
         if not count:
@@ -246,7 +246,9 @@ class Worker:
                 if not outcome.written:
                     raise
                 cut = str(error)
-            written = sorted((folder / "maps").iterdir(), key=lambda each: each.suffix == ".npy" and each.stem == "video")
+            written = sorted(
+                (folder / "maps").iterdir(), key=lambda each: each.suffix == ".npy" and each.stem == "video"
+            )
             for each in written:  # the maps last: they mean that the video is done
                 self._write(unit.name + each.name.removeprefix("video"), each.read_bytes())
         lost = f"{unit.address}: {outcome.skipped} frames cannot be used" if outcome.skipped else ""

@@ -401,7 +401,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=THIS_MACHINE,
         metavar="ADDRESS",
-        help="predict with Ray, on all cores or GPUs of this machine, or on the cluster at the address (auto, ray://…): "
+        help="predict with Ray, on this machine's cores or GPUs, or on the cluster at the address (auto, ray://…): "
         "folders, lists (.txt), webdataset shards (.tar) and object stores (s3://…); continues where it stopped",
     )
     add_stream_options(parser)

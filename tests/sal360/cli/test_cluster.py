@@ -35,7 +35,9 @@ def worker(output, tiny_model):
 
 
 def handled(made, units):
-    return made({"address": np.array([each.address for each in units]), "name": np.array([each.name for each in units])})
+    return made(
+        {"address": np.array([each.address for each in units]), "name": np.array([each.name for each in units])}
+    )
 
 
 def test_folders_lists_and_shards_are_found_with_unique_names(pictures, tmp_path):
@@ -93,7 +95,14 @@ def test_without_ray_there_is_a_one_line_error(pictures, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_run_with_ray_writes_every_map_and_continues(pictures, tmp_path, tiny_model, capsys):
     pytest.importorskip("ray.data")
-    options = ["predict", str(pictures), f"--output={tmp_path / 'out'}", f"--model={tiny_model}", "--ray", "--device=cpu"]
+    options = [
+        "predict",
+        str(pictures),
+        f"--output={tmp_path / 'out'}",
+        f"--model={tiny_model}",
+        "--ray",
+        "--device=cpu",
+    ]
     assert main(options) == 1  # the square picture
     assert "2 maps in" in capsys.readouterr().out
     assert sorted(each.name for each in (tmp_path / "out").glob("*.npy")) == ["a.npy", "b.npy"]
