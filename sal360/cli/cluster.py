@@ -31,7 +31,7 @@ from sal360.cameras.equirectangular import read_gpano
 from sal360.cameras.lookup import equirectangular_view
 from sal360.cameras.settings import kept_camera
 from sal360.cli.options import model_options
-from sal360.errors import DataError, FrameError, Sal360Error, describe_os_error, printable, require_modules
+from sal360.errors import DataError, FrameError, ParameterError, Sal360Error, describe_os_error, printable, require_modules
 from sal360.files import write_bytes
 from sal360.images import decode_picture
 from sal360.outputs.overlay import draw_overlay
@@ -270,8 +270,11 @@ def predict_on_ray(options: argparse.Namespace) -> int:
 
     Raises:
         DataError: nothing is found.
+        ParameterError: pages were asked for, which workers do not write.
         ImportError: Ray is not installed.
     """
+    if options.html:
+        raise ParameterError("--html is given with --ray", "leave it out, and see some of the maps with sal360 view")
     require_modules("ray.data", "fsspec")
     output = _whole(str(options.output))
     options = argparse.Namespace(**{**vars(options), "output": output})
