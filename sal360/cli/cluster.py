@@ -31,7 +31,15 @@ from sal360.cameras.equirectangular import read_gpano
 from sal360.cameras.lookup import equirectangular_view
 from sal360.cameras.settings import kept_camera
 from sal360.cli.options import model_options
-from sal360.errors import DataError, FrameError, ParameterError, Sal360Error, describe_os_error, printable, require_modules
+from sal360.errors import (
+    DataError,
+    FrameError,
+    ParameterError,
+    Sal360Error,
+    describe_os_error,
+    printable,
+    require_modules,
+)
 from sal360.files import write_bytes
 from sal360.images import decode_picture
 from sal360.outputs.overlay import draw_overlay
