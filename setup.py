@@ -87,7 +87,9 @@ setup(
         "cpu": ["onnxruntime>=1.17", "openvino>=2024.4"],
         "replay": REPLAY,
         "viewer": VIEWER,
-        "cluster": ["ray[data]>=2.40"],  # sal360 predict --ray; brings fsspec
+        # sal360 predict --ray; it brings fsspec. 2.60 is the release that was tried. Not in dev: with pyarrow and pandas it
+        # takes 500 MB, and only four of its tests need it
+        "cluster": ["ray[data]>=2.60"],
         "train": [
             "torch>=2.9",
             "torchvision>=0.24",

@@ -196,6 +196,7 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "openvino": "cpu",
     "ray": "cluster",
+    "fsspec": "cluster",
     "torch": "train",
     "torchvision": "train",
     "lightning_fabric": "train",

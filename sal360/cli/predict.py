@@ -8,7 +8,8 @@ kinds (--camera), too. For each video or stream, it gets NAME_overlay.mp4 and, b
   npz    NAME.npz with both, as `maps` and `stamps_s`
   video  NAME_maps.mkv, lossless 8-bit grey: the value 255 means --full-scale times uniform; and NAME_stamps.npy
 
-With --html, NAME.html shows the picture, or some frames of the video, as a sphere to look around in.
+--no-overlays leaves the overlays out. With --html, NAME.html shows the picture, or some frames of the video, as a
+sphere to look around in.
 
 A stream is rtsp://…, rtmp://…, srt://…, udp://…, an http(s) address such as HLS (.m3u8), or a camera (/dev/video0).
 Its newest frame is predicted again and again until Ctrl-C or for --seconds, and its times count from 1970.
@@ -39,7 +40,6 @@ from sal360.arrays import Density
 from sal360.cameras.equirectangular import GPano, read_gpano
 from sal360.cameras.lookup import equirectangular_view
 from sal360.cameras.settings import CameraSettings, kept_camera
-from sal360.cli.cluster import THIS_MACHINE, predict_on_ray
 from sal360.cli.options import (
     CommandParser,
     add_camera,
@@ -67,6 +67,9 @@ from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, video_fr
 from sal360.viewer.page import MAX_STATIC, write_static_page
 from sal360.viewer.scene import MAX_WIDTH as MAX_SHOWN_WIDTH
 from sal360.viewer.scene import Scene, Spread
+
+THIS_MACHINE = "this machine"
+"""The value of `--ray` without an address."""
 
 
 class Input(NamedTuple):
@@ -105,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Predict all pictures and videos; 1 if anything was skipped."""
     options = _parser().parse_args(arguments)
     if options.ray:
+        from sal360.cli.cluster import predict_on_ray  # which imports this module
+
         return predict_on_ray(options)
     options.output = Path(options.output)
     inputs = find_inputs(map(_input, options.inputs), recursive=options.recursive)
@@ -170,11 +175,13 @@ def unique_names(names: Iterable[str], endings: Iterable[str] = ()) -> Iterator[
         endings: for each name, an ending with which it must be unique, too; "" for none.
     """
     taken: set[str] = set()
+    numbers: dict[str, int] = {}
     for wanted, ending in zip(names, itertools.chain(endings, itertools.repeat("")), strict=False):
-        name, number = wanted, 1
+        name, number = wanted, numbers.get(wanted, 1)  # of a million equal names, none tries all numbers again
         while taken & {name, name + ending}:
             number += 1
             name = f"{wanted}_{number}"
+        numbers[wanted] = number
         taken |= {name, name + ending}
         yield name
 
@@ -212,8 +219,9 @@ def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Name
     except FrameError as error:
         raise error.about(each.path) from None
     write_array(options.output / f"{each.name}.npy", density)
-    overlay = draw_overlay(equirectangular_view(camera, picture), density, full_scale=options.full_scale)
-    write_picture(options.output / f"{each.name}_overlay.png", overlay)
+    if options.overlays:
+        overlay = draw_overlay(equirectangular_view(camera, picture), density, full_scale=options.full_scale)
+        write_picture(options.output / f"{each.name}_overlay.png", overlay)
     if options.html:
         scene = Scene(each.path.stem, 0.0, equirectangular_view(camera, picture, MAX_SHOWN_WIDTH), density)
         write_static_page(options.output / f"{each.name}.html", [scene], each.name)
@@ -245,8 +253,7 @@ def write_video_maps(each: Input, predictor: Predictor, options: argparse.Namesp
     with (
         contextlib.closing(_frames_with_progress(each, unusable, options, outcome)) as frames,
         MAP_FORMS[options.maps](options.output, each.name, options.maps_type, options.full_scale) as maps,
-        written_beside(options.output / f"{each.name}_overlay.mp4") as video_path,
-        OverlayVideo(video_path) as video,
+        _overlay_video(options.output / f"{each.name}_overlay.mp4", is_wanted=options.overlays) as video,
     ):
         try:
             for frame, density in _predicted(frames, predictor, each.shown, unusable, options.camera):
@@ -254,8 +261,9 @@ def write_video_maps(each: Input, predictor: Predictor, options: argparse.Namesp
                 count += 1
                 if options.html and scenes.wants_next():
                     scenes.add(Scene(frame.name, frame.stamp_s, frame.image, density))
-                overlay = draw_overlay(frame.image, density, full_scale=options.full_scale)
-                video.write(overlay, round(frame.stamp_s * 1e9))
+                if video is not None:
+                    overlay = draw_overlay(frame.image, density, full_scale=options.full_scale)
+                    video.write(overlay, round(frame.stamp_s * 1e9))
         except DataError as error:  # the maps up to here are kept
             cut = error
         if not count and outcome.is_interrupted:
@@ -270,6 +278,15 @@ def write_video_maps(each: Input, predictor: Predictor, options: argparse.Namesp
         _say(f"skipped {len(unusable)} of {count + len(unusable)} frames; the first: {unusable[0]}")
     if cut:
         raise cut
+
+
+@contextlib.contextmanager
+def _overlay_video(path: Path, *, is_wanted: bool) -> Iterator[OverlayVideo | None]:
+    if not is_wanted:
+        yield None
+        return
+    with written_beside(path) as temporary, OverlayVideo(temporary) as video:
+        yield video
 
 
 def _frames_with_progress(
@@ -395,14 +412,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--maps", choices=tuple(MAP_FORMS), default="npy", help="form of the maps of videos and streams")
     add("--maps-type", choices=MAP_TYPES, default="float32", help="type of the numbers of --maps npy and npz")
+    add("--no-overlays", dest="overlays", action="store_false", help="write the maps alone")
     add("--html", action="store_true", help="also write NAME.html, a page that shows sphere and map; see sal360 view")
     add(
         "--ray",
         nargs="?",
         const=THIS_MACHINE,
         metavar="ADDRESS",
-        help="predict with Ray, on this machine's cores or GPUs, or on the cluster at the address (auto, ray://…): "
-        "folders, lists (.txt), webdataset shards (.tar) and object stores (s3://…); continues where it stopped",
+        help="predict with Ray, on all cores or GPUs of this machine, or of the cluster at the address (auto): "
+        "folders, lists (.txt), webdataset shards (.tar) and object stores (s3://…); see docs/cluster.md",
     )
     add_stream_options(parser)
     add_camera(parser)

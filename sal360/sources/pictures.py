@@ -88,7 +88,7 @@ def look_into(folder: Path, *, recursive: bool = False) -> FolderContent:
         OSError: a folder to search cannot be read.
     """
     content = FolderContent()
-    for parent, folders, names in itertools.islice(_walked(folder, recursive), None if recursive else _MAX_FOLDERS):
+    for parent, folders, names in itertools.islice(walked(folder, recursive), None if recursive else _MAX_FOLDERS):
         hidden_folders = [each for each in folders if is_hidden(each)]
         folders[:] = sorted(set(folders) - set(hidden_folders))
         files = [Path(parent, name) for name in names if not is_hidden(name)]
@@ -109,8 +109,15 @@ def look_into(folder: Path, *, recursive: bool = False) -> FolderContent:
     return content
 
 
-def _walked(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str], list[str]]]:
-    """The folder and its subfolders, as `os.walk` yields them."""
+def walked(folder: Path, recursive: bool) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The folder and its subfolders, as `os.walk` yields them; one that links lead to twice is yielded once.
+
+    Args:
+        recursive: raise the errors of subfolders, not only that of the folder.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
 
     def refuse(error: OSError) -> None:
         if recursive or error.filename == os.fspath(folder):  # else it is only searched for a remark
