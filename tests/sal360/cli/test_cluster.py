@@ -301,6 +301,11 @@ def test_a_video_gets_the_files_that_predict_writes(ride, tmp_path, worker, maps
     assert made._is_done(unit)
 
 
+def test_the_maps_of_a_video_alone(ride, tmp_path, worker):
+    assert handled(worker(tmp_path / "out", "--no-overlays"), [Unit(str(ride), "ride")]) == [""]
+    assert sorted(os.listdir(tmp_path / "out")) == ["ride.npy", "ride_stamps.npy"]
+
+
 def test_a_video_of_an_object_store_that_cannot_be_read_is_named_by_its_address(worker):
     pytest.importorskip("fsspec")
     pytest.importorskip("av")
@@ -437,10 +442,10 @@ def test_a_cluster_that_does_not_answer_is_one_line(pictures, tmp_path, monkeypa
 # --- with Ray ---
 
 
-def predict_with_ray(folder, output, model, *arguments):
+def predict_with_ray(folder, output, model, *arguments, start=("-m", "sal360")):
     """A command on two workers, as a process with a session of its own."""
     threads = max(1, (os.cpu_count() or 2) // 2)
-    command = [sys.executable, "-m", "sal360", "predict", folder, f"--output={output}", f"--model={model}"]
+    command = [sys.executable, *start, "predict", folder, f"--output={output}", f"--model={model}"]
     command += ["--device=cpu", f"--threads={threads}", "--ray", *arguments]
     return subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -519,3 +524,34 @@ def test_a_model_that_no_worker_can_open_is_one_line(many, tmp_path, tiny_model)
     (error,) = [each for each in printed.splitlines() if each.startswith("error: ")]
     assert "there is no model file" in error, printed
     assert "Traceback" not in printed, printed
+
+
+DEADLY = """
+import os, sys
+from sal360.cli import cluster, main
+
+class Deadly(cluster.Worker):
+    def _content(self, unit):
+        if unit.name == "17":
+            os._exit(1)
+        return super()._content(unit)
+
+cluster.Worker = Deadly
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_picture_of_which_every_worker_dies_is_listed_and_costs_no_other_its_map(many, tmp_path, tiny_model):
+    output = tmp_path / "out"
+    failures = []
+    for _ in range(4):  # what the dying workers had beside it is done by the next commands
+        process = predict_with_ray(many, output, tiny_model, "--no-overlays", start=("-c", DEADLY))
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 1, said
+        failures = (output / "failures.txt").read_text().splitlines()
+        assert sum("17.jpg: its worker died" in each for each in failures) == 1
+        assert len(failures) + len(list(output.glob("[0-9]*.npy"))) == 51
+        if len(failures) == 2:
+            break
+    assert len(failures) == 2, failures

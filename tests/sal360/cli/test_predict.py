@@ -54,6 +54,11 @@ def test_a_picture_becomes_a_map_and_an_overlay(run, tmp_path):
     assert cv2.imread(str(tmp_path / "out" / "room_overlay.png")).shape == (64, 128, 3)
 
 
+def test_maps_are_written_alone_where_that_is_asked_for(run, tmp_path):
+    assert run(write_picture(tmp_path / "room.jpg"), "--no-overlays")[0] == 0
+    assert written(tmp_path) == ["room.npy"]
+
+
 def test_pictures_of_more_pixels_than_allowed_are_skipped(run, tmp_path):
     pictures = write_picture(tmp_path / "large.png"), write_picture(tmp_path / "small.png", size=(32, 64))
     status, _, err = run(*pictures, "--max-pixels", 64 * 128 - 1)
