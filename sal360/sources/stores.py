@@ -82,6 +82,7 @@ def _paths_in(folder: Path, recursive: bool, hidden: bool) -> list[str]:
 def _objects_in(folder: str, recursive: bool) -> list[str]:
     system, path = _opened(folder)
     try:
+        system.invalidate_cache()  # others write into it, too
         found = system.find(path, maxdepth=None if recursive else 1) if system.isdir(path) else []
     except Exception as error:  # the stores' clients share no exception type
         raise DataError(describe(error, folder), "check the address and the permissions") from None

@@ -91,6 +91,21 @@ def test_where_files_grow_they_are_renamed_at_the_end(monkeypatch):
     assert stores.files_in(folder) == ["a.npy"]
 
 
+def test_a_store_is_listed_as_it_is_now(monkeypatch):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    place = f"memory://{uuid.uuid4().hex}"
+    kept = {}
+    monkeypatch.setattr(type(memory), "invalidate_cache", lambda *_: kept.clear())
+    find = type(memory).find
+    monkeypatch.setattr(
+        type(memory), "find", lambda *path, **options: kept.setdefault(path[1:], find(*path, **options))
+    )
+    stores.write(f"{place}/a", b"")
+    assert stores.files_in(place) == ["a"]
+    stores.write(f"{place}/b", b"")  # as a worker does
+    assert stores.files_in(place) == ["a", "b"]
+
+
 def test_errors_of_a_store_are_one_line_without_passwords():
     error = stores.describe(RuntimeError("no\nway to https://user:secret@host/a?token=x"), "https://user:secret@host/a")
     assert "secret" not in error
