@@ -422,7 +422,7 @@ def test_without_ray_there_is_a_one_line_error(pictures, monkeypatch, capsys):
 class NoCluster:
     """What of Ray is used, where nothing answers."""
 
-    class data:  # noqa: N801
+    class data:
         """The module."""
 
     @staticmethod
