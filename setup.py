@@ -87,8 +87,8 @@ setup(
         "cpu": ["onnxruntime>=1.17", "openvino>=2024.4"],
         "replay": REPLAY,
         "viewer": VIEWER,
-        # sal360 predict --ray; it brings fsspec. 2.60 is the release that was tried. Not in dev: with pyarrow and pandas
-        # it takes 500 MB, and only four tests need it
+        # sal360 predict --ray; it brings fsspec. 2.60 is the release that was tried. Not in dev: with pyarrow and
+        # pandas it takes 500 MB, and only four tests need it
         "cluster": ["ray[data]>=2.60"],
         "train": [
             "torch>=2.9",
