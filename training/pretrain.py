@@ -34,7 +34,7 @@ from training.data.shards import ShardedViews, open_shards
 from training.data.views import ViewConfig, ViewPair
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel, SelfAttention
-from training.models.encoders import ENCODERS
+from training.models.encoders import encoder_kind
 from training.optimiser import OptimiserConfig
 from training.pictures import write_views
 from training.processes import first_process_does
@@ -156,7 +156,7 @@ class PretrainTask(Task):
             fabric.device
         )
         before = config.weights or config.encoder_weights
-        start = IMAGENET if ENCODERS[config.model.encoder].packaged else Origin("weights of a file", "none stated")
+        start = IMAGENET if encoder_kind(config.model.encoder).packaged else Origin("weights of a file", "none stated")
         learnt = read_header(before).origin if before else (start,) * config.model.pretrained
         self.origin = joined(learnt, [PANORAMAS])
         place = {"rank": fabric.global_rank, "world": fabric.world_size}

@@ -18,7 +18,7 @@ from training.checkpoint import IMAGENET, Origin, joined, load_weights, plain_se
 from training.config import is_first_process, option_names, require_together, write_config
 from training.data.loader import Samples, StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task
-from training.models.encoders import ENCODERS
+from training.models.encoders import ENCODERS, encoder_kind
 from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
 from training.optimiser import OptimiserConfig
 from training.saliency_loss import SaliencyLossConfig
@@ -47,7 +47,8 @@ class SaliencyTrainingConfig:
     weights."""
     weights_file: str = ""
     """Weights of the encoder's whole network, .pth or .safetensors, from which a new run starts instead of those of a
-    package: torchvision's ImageNet weights of resnet50 or vgg16, or a converted SalGAN (training.convert_salgan)."""
+    package: torchvision's ImageNet weights of resnet50 or vgg16, a converted SalGAN (training.convert_salgan), or
+    timm's weights of a backbone."""
     frozen: Frozen = "encoder"
     """Part of the model that is not trained. early: the encoder's parts up to stride 4, or all of an encoder that does
     not tell them apart."""
@@ -57,13 +58,13 @@ class SaliencyTrainingConfig:
         require_together(
             self, ("start", "encoder_weights", "weights_file"), sum(given) <= 1, "at most one of the three"
         )
-        of_file = ENCODERS[self.model.encoder].imagenet == "file" or not self.weights_file
-        known = ", ".join(name for name, kind in ENCODERS.items() if kind.imagenet == "file")
+        of_file = encoder_kind(self.model.encoder).imagenet == "file" or not self.weights_file
+        known = ", ".join(name for name, kind in ENCODERS.items() if kind.imagenet == "file") + ", timm:NAME"
         require_together(self, ("weights_file", "model.encoder"), of_file, f"a weights_file only for {known}")
         require_together(
             self,
             ("encoder_weights", "weights_file", "imagenet", "model.encoder"),
-            ENCODERS[self.model.encoder].packaged or any(given) or not self.imagenet,
+            encoder_kind(self.model.encoder).packaged or any(given) or not self.imagenet,
             "encoder_weights from contrastive pretraining, a weights_file, or imagenet false for random weights",
         )
 
@@ -93,7 +94,7 @@ class SaliencyTask(Task):
         contents: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._config, self._training, self.fabric, self._contents = config, training, fabric, contents
-        from_imagenet = config.imagenet and not config.encoder_weights and ENCODERS[config.model.encoder].packaged
+        from_imagenet = config.imagenet and not config.encoder_weights and encoder_kind(config.model.encoder).packaged
         model = SaliencyModel(config.model, pretrained=from_imagenet, weights_file=config.weights_file)
         if config.start:
             load_weights(config.start, model, kind=self.kind)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
+
+from sal360.errors import CheckpointError
 
 SmoothColumns: TypeAlias = Literal["none", "input", "strides"]
 """Where columns are averaged with their neighbours: nowhere, before the first stride, before every stride."""
@@ -51,3 +54,24 @@ class Encoder(nn.Module, ABC):
         With several processes, every parameter that is trained needs a gradient.
         """
         raise NotImplementedError(f"{type(self).__name__} leaves nothing out beyond stride {stride}")
+
+
+def load_part(module: nn.Module, weights: Mapping[str, Tensor], *, prefix: str = "") -> None:
+    """Load the part of a whole network's weights that `module` needs.
+
+    Raises:
+        CheckpointError: a weight is missing or has another shape.
+    """
+    wanted = module.state_dict()
+    for key, tensor in wanted.items():
+        given = weights.get(prefix + key)
+        if given is None and key.endswith("num_batches_tracked"):  # old checkpoints do not have it
+            continue
+        if given is None or given.shape != tensor.shape:
+            found = "is missing" if given is None else f"has the shape {tuple(given.shape)}"
+            raise CheckpointError(
+                f"{prefix + key} {found} in the weights",
+                "set --model.weights_file to the weights of this encoder",
+                expected=f"a tensor of shape {tuple(tensor.shape)}",
+            )
+    module.load_state_dict({key: weights.get(prefix + key, tensor) for key, tensor in wanted.items()})

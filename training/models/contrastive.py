@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from training.config import require
 from training.models.base_encoder import Encoder
-from training.models.encoders import EncoderName, build_encoder
+from training.models.encoders import ENCODER_NAMES, EncoderName, build_encoder, is_encoder
 from training.models.layers import normalise, wrap_longitude
 
 AttentionName: TypeAlias = Literal["self", "average", "none"]
@@ -42,10 +42,11 @@ class ContrastiveConfig:
     pretrained: bool = False
     """Start the encoder from ImageNet weights: those of its package, or of `weights_file`."""
     weights_file: str = ""
-    """ImageNet weights of an encoder without packaged ones: a torchvision state dict, .pth or .safetensors. Needs
-    `pretrained`."""
+    """ImageNet weights of an encoder without packaged ones: a state dict of torchvision or timm, .pth or .safetensors.
+    Needs `pretrained`."""
 
     def __post_init__(self) -> None:
+        require("encoder", self.encoder, is_encoder(self.encoder), ENCODER_NAMES)
         fits = self.height >= 64 and self.height % 32 == 0
         require("height", self.height, fits, "a multiple of 32 from 64")
 

@@ -1,7 +1,8 @@
 """The encoders f_θ: a normalised panorama in, a latent with 512 channels at stride 16 out.
 
 VGG16 and ResNet50 are the paper's (supplementary, A.1 and A.2); `compact` is EfficientNet-Lite0, small enough for a
-robot's CPU. All of them also return their features at every stride, for decoders with skip connections.
+robot's CPU. All of them also return their features at every stride, for decoders with skip connections. Names that
+begin with `timm:` are backbones of the package timm (`timm_encoder`).
 
 To add an encoder: write a class that inherits `Encoder`, and add its row to `ENCODERS`.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, cast
 
@@ -20,9 +23,11 @@ from torchvision.models.resnet import resnet50
 from torchvision.models.vgg import cfgs, make_layers
 
 from sal360.errors import CheckpointError, ParameterError
-from training.models.base_encoder import Encoder, SmoothColumns
+from training.config import is_first_process
+from training.models.base_encoder import Encoder, SmoothColumns, load_part
 from training.models.compact import CompactEncoder
 from training.models.layers import wrap_longitude
+from training.models.timm_encoder import PREFIX, TimmEncoder
 
 
 class Vgg16Encoder(Encoder):
@@ -42,7 +47,7 @@ class Vgg16Encoder(Encoder):
         features = make_layers(cfgs["D"])[:-1]
         initialise_he(features)
         if weights is not None:
-            _load_part(features, weights, prefix="features.")
+            load_part(features, weights, prefix="features.")
         pools = [i for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
         self.blocks = nn.ModuleList(features[a:b] for a, b in itertools.pairwise([0, *pools, len(features)]))
 
@@ -85,7 +90,7 @@ class ResNet50Encoder(Encoder):
         body = resnet50(weights=None)
         body.layer4 = body.fc = nn.Identity()  # conv5_x belongs to the global module
         if weights is not None:
-            _load_part(body, weights)
+            load_part(body, weights)
         self.blocks = nn.ModuleList(
             [
                 nn.Sequential(body.conv1, body.bn1, body.relu),
@@ -135,9 +140,22 @@ ENCODERS = {
 """Encoders by name."""
 
 if not TYPE_CHECKING:  # noqa: SIM108  # mypy takes no conditional expression here
-    EncoderName = Literal[tuple(ENCODERS)]  # jsonargparse takes the choices from it
+    EncoderName = Literal[tuple(ENCODERS)] | str  # jsonargparse shows it
 else:
     EncoderName = str  # mypy knows no Literal of computed values
+
+ENCODER_NAMES = f"one of {', '.join(ENCODERS)}, or {PREFIX}NAME with the name of a model in timm"
+"""What settings that name an encoder expect."""
+
+
+def is_encoder(name: str) -> bool:
+    """Whether a name is one of an encoder; whether timm has it is found out when it is built."""
+    return name in ENCODERS or (name.startswith(PREFIX) and name != PREFIX)
+
+
+def encoder_kind(name: str) -> EncoderKind:
+    """The row of an encoder for which `is_encoder`."""
+    return ENCODERS.get(name) or EncoderKind(TimmEncoder, "file", f"{name.removeprefix(PREFIX)} of timm")
 
 
 def build_encoder(
@@ -151,28 +169,29 @@ def build_encoder(
     """An encoder by its name.
 
     Args:
-        name: a key of `ENCODERS`.
+        name: a key of `ENCODERS`, or `timm:` and the name of a model in timm.
         pretrained: start from ImageNet weights instead of random ones: those of its package, or of `weights_file`,
             because nothing is downloaded.
         circular: pad all convolutions with columns from the other side of the seam instead of zeros.
-        weights_file: a torchvision state dict of the whole network, .pth or .safetensors.
+        weights_file: a state dict of the whole network, .pth or .safetensors, with the names of torchvision or timm.
         smooth_columns: for encoders with `smooths_columns`.
 
     Raises:
         ParameterError: the name is unknown, or `name`, `pretrained`, `weights_file` and `smooth_columns` do not fit
             each other.
         CheckpointError: the weights are missing, unreadable or belong to another network.
+        ImportError: the encoder is one of timm, which is not installed.
     """
-    if name not in ENCODERS:
-        raise ParameterError(f"there is no encoder {name!r}", f"choose one of {', '.join(ENCODERS)}")
-    kind = ENCODERS[name]
+    if not is_encoder(name):
+        raise ParameterError(f"there is no encoder {name!r}", f"choose {ENCODER_NAMES}")
+    kind = encoder_kind(name)
     if remedy := _weights_trouble(name, kind, pretrained, weights_file):
         found = f"the encoder is {name} with pretrained {str(pretrained).lower()} and weights_file {weights_file!r}"
         raise ParameterError(found, remedy)
     if smooth_columns != "none" and not kind.build.smooths_columns:
         raise ParameterError(f"smooth_columns is {smooth_columns!r}, which {name} cannot do", "set it to none")
     smoothing = {"smooth_columns": smooth_columns} if kind.build.smooths_columns else {}
-    build: Callable[..., Encoder] = kind.build
+    build: Callable[..., Encoder] = partial(TimmEncoder, name) if kind.build is TimmEncoder else kind.build
     if kind.imagenet == "package":
         encoder = build(pretrained=pretrained, circular=circular, **smoothing)
         if not pretrained:
@@ -182,13 +201,19 @@ def build_encoder(
     encoder = build(*weights, **smoothing)
     if circular:
         wrap_longitude(encoder)
+        if isinstance(encoder, TimmEncoder) and (parts := encoder.not_circular()) and is_first_process():
+            print(
+                f"{name}: these parts are not circular in spite of --model.circular: {', '.join(parts)}",
+                file=sys.stderr,
+            )
     return encoder
 
 
 def _weights_trouble(name: str, kind: EncoderKind, pretrained: bool, weights_file: str) -> str:
     """The remedy if `pretrained` and `weights_file` are not valid for this encoder; "" if they are."""
     if kind.imagenet == "file" and pretrained and not weights_file:
-        return "set --model.weights_file to torchvision's ImageNet weights of this encoder"
+        of = "timm's" if kind.build is TimmEncoder else "torchvision's ImageNet"
+        return f"set --model.weights_file to {of} weights of this encoder"
     if kind.imagenet == "file" and weights_file and not pretrained:
         return "set --model.pretrained true, or leave --model.weights_file empty"
     if kind.imagenet == "none" and (pretrained or weights_file):
@@ -241,23 +266,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} does not hold a state dict", "save model.state_dict() of the network there")
     return dict(state)
-
-
-def _load_part(module: nn.Module, weights: Mapping[str, Tensor], *, prefix: str = "") -> None:
-    """Load the part of a whole network's weights that `module` needs."""
-    wanted = module.state_dict()
-    for key, tensor in wanted.items():
-        given = weights.get(prefix + key)
-        if given is None and key.endswith("num_batches_tracked"):  # old checkpoints do not have it
-            continue
-        if given is None or given.shape != tensor.shape:
-            found = "is missing" if given is None else f"has the shape {tuple(given.shape)}"
-            raise CheckpointError(
-                f"{prefix + key} {found} in the weights",
-                "set --model.weights_file to the weights of this encoder",
-                expected=f"a tensor of shape {tuple(tensor.shape)}",
-            )
-    module.load_state_dict({key: weights.get(prefix + key, tensor) for key, tensor in wanted.items()})
 
 
 def _features_by_stride(x: Tensor, blocks: nn.ModuleList, strides: Mapping[int, int]) -> dict[int, Tensor]:

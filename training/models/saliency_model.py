@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from training.config import require, require_at_least, require_between, require_together
 from training.models.base_encoder import SmoothColumns
 from training.models.decoders import PaperDecoder, ScaleAttention, SeparableDecoder, upsample_circular
-from training.models.encoders import ENCODERS, EncoderName, build_encoder
+from training.models.encoders import ENCODER_NAMES, EncoderName, build_encoder, encoder_kind, is_encoder
 from training.models.layers import normalise
 from training.models.prior import PriorConfig, equator_log_rows, row_weights
 
@@ -75,8 +75,8 @@ class SaliencyModelConfig:
     """Temperature, blur and floor."""
 
     def __post_init__(self) -> None:
-        require("encoder", self.encoder, self.encoder in ENCODERS, f"one of {', '.join(ENCODERS)}")
-        encoder = ENCODERS[self.encoder].build
+        require("encoder", self.encoder, is_encoder(self.encoder), ENCODER_NAMES)
+        encoder = encoder_kind(self.encoder).build
         fits = self.decoder == "paper" or bool(encoder.skip_strides)
         require_together(self, ("decoder", "encoder"), fits, f"the decoder paper for the encoder {self.encoder}")
         smooths = self.smooth_columns == "none" or encoder.smooths_columns
