@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sal360.errors import require_modules
 from training.analysis.results import new_figure, save_figure
+from training.loggers import Tracker
 
 
 class Curves:
@@ -24,9 +25,11 @@ class Curves:
         run: folder of the TensorBoard files.
         start: step from which the run continues; later points, from a run that was killed, are dropped.
         enabled: False in all processes except the first.
+        tracker: also gets the points; None: nobody else does.
     """
 
-    def __init__(self, run: str | Path, start: int, *, enabled: bool) -> None:
+    def __init__(self, run: str | Path, start: int, *, enabled: bool, tracker: Tracker | None = None) -> None:
+        self._tracker = tracker
         self.last: dict[str, float] = {}
         """The newest value of each curve."""
         self._writer = None
@@ -50,6 +53,8 @@ class Curves:
         threading.excepthook = self._hook
         if self._writer is not None:
             self._writer.close()
+        if self._tracker is not None:
+            self._tracker.close(failed=kind is not None)
 
     @contextmanager
     def step(self, images: int) -> Iterator[None]:
@@ -88,6 +93,8 @@ class Curves:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, done)
             self._writer.flush()
+        if self._tracker is not None:
+            self._tracker.log(values, done)
 
 
 def _without_writer(hook: Callable[[Any], object]) -> Callable[[Any], object]:

@@ -57,6 +57,7 @@ from training.config import (
 from training.curves import Curves
 from training.data.loader import require_whole_parts
 from training.ema import MovingAverage
+from training.loggers import LoggerName, Tracker, open_tracker, require_logger
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
 from training.processes import StopRequest
 from training.sync_batchnorm import synchronise
@@ -95,6 +96,9 @@ class LoopConfig:
     """Compile the network with torch.compile: a slow first step, faster ones after it."""
     sync_batchnorm: bool = True
     """Compute batch statistics over all processes; no effect with one process."""
+    logger: LoggerName = "tensorboard"
+    """Where else the curves go, beside the TensorBoard files of the run, which are always written: csv, a table in the
+    run's folder; mlflow or wandb, the service, which needs the extra `tracking`."""
     log_every_steps: int = 10
     """Number of steps between points of the curves."""
     checkpoint_every_steps: int = 500
@@ -227,11 +231,13 @@ def make_fabric(config: LoopConfig) -> Fabric:
     Raises:
         ParameterError: the machine has too few GPUs, the batch cannot be split evenly over the processes, or a variable
             of torchrun is no number of processes.
+        ImportError: what the logger needs is not installed.
     """
     world, local = process_count("WORLD_SIZE"), process_count("LOCAL_WORLD_SIZE")
     with option_names("loop"):
         require_whole_parts(config.batch_size, config.accumulate, world)
     _require_gpus(config.accelerator, local)
+    require_logger(config.logger)
     fabric = Fabric(
         accelerator=config.accelerator,
         devices=local,
@@ -296,9 +302,11 @@ def _train(
 
     with StopRequest(fabric) as stop:
         batches = iter(task.batches(start, steps))  # refuses settings before anything is written
+        tracker = None
         if first_process:
             _begin(task, config, checkpoint, start, steps)
-        with Curves(config.run, start, enabled=first_process) as curves:
+            tracker = _open_tracker(task, config, optimiser_config, is_new=checkpoint is None)
+        with Curves(config.run, start, enabled=first_process, tracker=tracker) as curves:
             if start == 0:
                 _measure(task, fabric, 0, average, curves, best)
             bar = tqdm(
@@ -332,6 +340,12 @@ def _train(
                     raise _stopped(ended_by, done, config, first_process)
             fabric.barrier()
             return curves.last
+
+
+def _open_tracker(task: Task, config: LoopConfig, optimiser_config: OptimiserConfig, *, is_new: bool) -> Tracker | None:
+    shown = {"loop": config, "optimiser": optimiser_config, "model": task.config}
+    settings = {name: plain_settings(each) for name, each in shown.items()}
+    return open_tracker(config.logger, config.run, settings, is_new=is_new)
 
 
 class _Due(NamedTuple):
