@@ -1,14 +1,15 @@
 """From a camera's frame straight to the network's equirectangular grid.
 
-The frame is first reduced by area by a whole factor, each face or eye for itself, so that one of its pixels is about as
-large as one of the grid's; then every pixel of the grid is one bilinear lookup. Each reduced face gets a border of one
-pixel with its neighbours on the sphere, and pixels that the edge of a lens's circle crosses are averaged over what is
-inside, so no border mixes what is not side by side. A place in several lenses is looked up in each and mixed.
+The frame is first reduced by area, each face or eye for itself, so that one of its pixels is about as large as one of
+the grid's; then every pixel of the grid is one bilinear lookup. Each reduced face gets a border of one pixel with its
+neighbours on the sphere, and pixels that the edge of a lens's circle crosses are averaged over what is inside, so no
+border mixes what is not side by side. A place in several lenses is looked up in each and mixed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -16,24 +17,30 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sal360.arrays import Density, Floats, Integers, Mask, Pixels, Reals
-from sal360.cameras.camera import Camera, Projection
+from sal360.arrays import Density, Floats, Integers, Mask, Pixels
+from sal360.cameras.camera import Camera
 from sal360.cameras.equirectangular import EquirectangularCamera
 from sal360.density import normalised
 from sal360.errors import FrameError
-from sal360.projection import Maps, remap_sphere, rotation_maps
+from sal360.projection import Maps, remap_sphere, sampling_maps
 from sal360.sphere import erp_directions, pixel_to_vector
 
-_STEP = 4
-"""Pixels of the grid between the nodes at which a turned lookup is computed; between them it is interpolated."""
-_PLACE_TOLERANCE, _WEIGHT_TOLERANCE = 0.4, 0.1
-"""Second differences between nodes, in reduced pixels and as a weight, above which pixels are computed one by one."""
+_STEP = 8
+"""Pixels of the grid between the nodes whose places in the frame are computed; between them they are interpolated."""
+_PLACE_TOLERANCE, _WEIGHT_TOLERANCE = 1.5, 0.1
+"""Second differences between nodes, in reduced pixels and as a weight, above which pixels are computed one by one. The
+error of a place that changes smoothly is an eighth of it at most."""
+_LONGEST_STEP, _HIGHEST_STEP = 4 * _STEP, 0.45
+"""First differences between nodes, in the same units, above which there is a jump: to another part of the frame, or
+from one lens to another (a node on their border has both)."""
+_RUN = 16
+"""Pixels of the grid that are mixed together, so that they can be moved together."""
 _LIST_WIDTH = 256
 """cv2.remap takes at most 32767 rows or columns, so lists of pixels are folded into rows of this length."""
 _NOWHERE = -9.0
 """A column outside every picture, which cv2.remap makes black."""
-_WHOLE = 1 - 1 / 512
-"""A weight that rounds to 1 in 8 bits."""
+_WEIGHTLESS = 1 / 512
+"""A weight that rounds to 0 in 8 bits."""
 
 
 class Lookup:
@@ -55,34 +62,48 @@ class Lookup:
             """(height, width) 0 to 1, in upright axes: the part of each pixel that has a picture."""
             return
         self._reduced: _ReducedFrame = _reduced_frame(cast(Any, camera), width)
-        if rotation is None:
-            places = camera.project(cast(Floats, erp_directions(height, width).astype(np.float32)))
-        else:
-            places = _turned_places(camera, height, width, rotation, self._reduced.factor)
-        self._set_tables(places)
+        self._set_tables(*_grid_places(self._reduced.find, self._reduced.pitch, height, width, rotation))
 
-    def _set_tables(self, places: Projection) -> None:
-        x, y, weights = places
-        first = (weights[1] > weights[0]).astype(np.intp) if len(weights) == 2 else weights.argmax(axis=0)
-        self.seen = weights.sum(axis=0).astype(np.float64)
-        columns, rows = self._reduced.locate(_chosen(x, first), _chosen(y, first))
-        is_seen = self.seen >= 0.5
-        columns[~is_seen] = _NOWHERE
-        self._filling = None if is_seen.all() else _Filling(is_seen)
-        self._first = _fixed_maps(columns, rows)
-        highest = _chosen(weights, first)
-        self._mixed: Integers = np.flatnonzero((highest > 0) & (highest < _WHOLE))
-        self._mixed_maps: list[tuple[Any, Any]] = []
-        self._mixed_weights: list[tuple[Any, Any]] = []
-        total: Reals = np.zeros(0, np.float32)
-        for view in range(len(weights) if len(self._mixed) else 0):
-            place = self._reduced.locate(*(_folded(each[view].ravel()[self._mixed]) for each in (x, y)))
-            self._mixed_maps.append(_fixed_maps(*place))
-            weight = _folded(weights[view].ravel()[self._mixed]).astype(np.float32)
-            before = total if view else np.zeros_like(weight)
+    def _set_tables(self, places: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
+        """Make the maps from `_grid_places`."""
+        best = _best(weights)
+        share: NDArray[np.float32] = weights[0] if len(weights) == 1 else weights.sum(axis=0)
+        self.seen = np.minimum(share, 1, dtype=np.float64)
+        first = _chosen(places.view(np.complex64)[..., 0], best)  # (h, w): columns + i rows
+        is_seen = share >= 0.5
+        self._filling: _Filling | None = None
+        if not is_seen.all():
+            first[~is_seen] = _NOWHERE
+            self._filling = _Filling(is_seen)
+        self._first = _fixed_maps(first.view(np.float32).reshape(*first.shape, 2))
+        self._others: list[_Other] = []
+        if len(weights) > 1:
+            self._find_others(places, weights, share - _chosen(weights, best))
+
+    def _find_others(
+        self, places: NDArray[np.float32], weights: NDArray[np.float32], remaining: NDArray[np.float32]
+    ) -> None:
+        """Where the views that count less are looked up; `remaining` (h, w) is the sum of their weights."""
+        run = math.gcd(_RUN, remaining.size)
+        mixed = np.flatnonzero((remaining.reshape(-1, run) > _WEIGHTLESS).any(axis=1))  # (h, w) → (runs, pixels)
+        if not len(mixed):
+            return
+        runs = _folded(mixed, _LIST_WIDTH // run)
+        views = len(weights)
+        shape = views, len(runs), _LIST_WIDTH
+        of_runs = weights.reshape(views, -1, run)[:, runs].reshape(shape)  # (V, h, w) → (V, m, _LIST_WIDTH)
+        points = places.reshape(views, -1, 2 * run)[:, runs].reshape(*shape, 2).view(np.complex64)[..., 0]
+        best = _best(of_runs)
+        total = _chosen(of_runs, best)
+        for _ in range(views - 1):
+            of_runs[np.arange(views)[:, None, None] == best] = 0
+            best = _best(of_runs)
+            weight, before = _chosen(of_runs, best), total
             total = before + weight
             safe = np.where(total > 0, total, 1)
-            self._mixed_weights.append((before / safe, weight / safe))
+            maps = _fixed_maps(_chosen(points, best).view(np.float32).reshape(*shape[1:], 2))
+            before = np.where(total > 0, before, 1)
+            self._others.append(_Other(runs, maps, before / safe, weight / safe))
 
     def __call__(self, frame: Pixels, *, fill: bool = True) -> Pixels:
         """The equirectangular, upright picture of a frame, antialiased.
@@ -114,11 +135,12 @@ class Lookup:
 
     def _look_up(self, reduced: Pixels) -> Pixels:
         picture = _remap(reduced, self._first)
-        if len(self._mixed):
-            mixed = _remap(reduced, self._mixed_maps[0])
-            for maps, (before, weight) in zip(self._mixed_maps[1:], self._mixed_weights[1:], strict=True):
-                mixed = cv2.blendLinear(mixed, _remap(reduced, maps), before, weight).astype(np.uint8, copy=False)
-            _as_items(picture)[self._mixed] = _as_items(mixed)[: len(self._mixed)]
+        for other in self._others:
+            items = _as_items(picture, math.gcd(_RUN, self.height * self.width))
+            shape = len(other.runs), _LIST_WIDTH, *picture.shape[2:]
+            here = items[other.runs].view(np.uint8).reshape(shape)
+            mixed = cv2.blendLinear(here, _remap(reduced, other.maps), other.before, other.weight)
+            items[other.runs] = mixed.astype(np.uint8, copy=False).reshape(len(mixed), -1).view(items.dtype)
         return picture
 
     def to_camera(self, density: Density) -> Density:
@@ -134,7 +156,26 @@ class Lookup:
     @lru_cache(maxsize=2)  # noqa: B019 one or two map sizes, freed with the class's few instances
     def _back_maps(self, height: int, width: int) -> Maps:
         assert self.rotation is not None
-        return rotation_maps(self.rotation.T, height, width)
+
+        def find(directions: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            places = np.stack(sampling_maps(cast(Floats, directions), height, width), axis=-1)[None]
+            return places, np.ones(places.shape[:-1], np.float32)
+
+        places, _ = _grid_places(find, height + 2, height, width, self.rotation.T)
+        return np.ascontiguousarray(places[0, ..., 0]), np.ascontiguousarray(places[0, ..., 1])
+
+
+class _Other(NamedTuple):
+    """Lookups in the lens that counts next where several see a direction, in runs of neighbouring pixels."""
+
+    runs: Integers
+    """(m, n) numbers of the runs."""
+    maps: tuple[Any, Any]
+    """Of cv2.remap, (m, _LIST_WIDTH)."""
+    before: NDArray[np.float32]
+    """(m, _LIST_WIDTH) share of what was mixed before."""
+    weight: NDArray[np.float32]
+    """(m, _LIST_WIDTH) share of this lens; both sum to 1."""
 
 
 class _Filling:
@@ -163,8 +204,9 @@ class _Filling:
             wider = cv2.resize(filled, weights.shape[::-1], interpolation=cv2.INTER_LINEAR)
             share = np.minimum(4 * weights, 1)[..., None]  # a quarter of a pixel is enough to know its colour
             filled = sums / np.maximum(weights, 1e-6)[..., None] * share + wider * (1 - share)
-        fine = cv2.resize(filled, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        result = cast(Pixels, cv2.convertScaleAbs(fine))
+        result = cast(
+            Pixels, cv2.resize(cv2.convertScaleAbs(filled), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        )
         cv2.copyTo(picture, self._mask, result)
         return result
 
@@ -190,9 +232,11 @@ def _kept_lookup(camera: Any, height: int, width: int, key: bytes) -> Lookup:  #
     return Lookup(camera, height, width, rotation)
 
 
-def _as_items(picture: Pixels) -> NDArray[Any]:
-    """A contiguous picture (h, w[, 3]) as a list (h · w,): numpy moves whole pixels faster than their samples."""
-    return picture.reshape(-1) if picture.ndim == 2 else picture.reshape(-1, 3).view("V3")[:, 0]
+def _as_items(picture: Pixels, run: int = 1) -> NDArray[Any]:
+    """A contiguous picture (h, w[, 3]) as a list (h · w / run,) of runs: numpy moves them faster than their samples."""
+    size = run * math.prod(picture.shape[2:])
+    items: NDArray[Any] = picture.reshape(-1, size).view(f"V{size}")[:, 0]
+    return items
 
 
 def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14) -> Pixels:
@@ -227,16 +271,27 @@ def _chosen(values: NDArray[Any], view: Integers) -> NDArray[Any]:
     return picked
 
 
-def _folded(values: NDArray[Any]) -> NDArray[Any]:
-    """A list (n,), n > 0, as rows (m, _LIST_WIDTH), the last one filled up with its last value."""
-    rows = -(-len(values) // _LIST_WIDTH)
-    padded: NDArray[Any] = np.pad(values, (0, rows * _LIST_WIDTH - len(values)), mode="edge")
-    return padded.reshape(rows, _LIST_WIDTH)
+def _best(weights: NDArray[np.float32]) -> Integers:
+    """The view (...) that counts most of (V, ...)."""
+    if len(weights) == 1:
+        return np.zeros(weights.shape[1:], np.int64)
+    if len(weights) == 2:  # much faster than argmax
+        second: Integers = (weights[1] > weights[0]).astype(np.int64)
+        return second
+    best: Integers = weights.argmax(axis=0)
+    return best
 
 
-def _fixed_maps(columns: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
-    """Maps of cv2.remap in fixed point, which are faster than floats."""
-    return cv2.convertMaps(columns.astype(np.float32), rows.astype(np.float32), cv2.CV_16SC2)
+def _folded(values: NDArray[Any], width: int = _LIST_WIDTH) -> NDArray[Any]:
+    """A list (n,), n > 0, as rows (m, width), the last one filled up with its last value."""
+    rows = -(-len(values) // width)
+    padded: NDArray[Any] = np.pad(values, (0, rows * width - len(values)), mode="edge")
+    return padded.reshape(rows, width)
+
+
+def _fixed_maps(places: NDArray[np.float32]) -> tuple[Any, Any]:
+    """Maps of cv2.remap in fixed point, which are faster than floats, of columns and rows (h, w, 2)."""
+    return cv2.convertMaps(places, cast(Any, None), cv2.CV_16SC2)
 
 
 def _remap(picture: Pixels, maps: tuple[Any, Any]) -> Pixels:
@@ -262,12 +317,8 @@ class _Rim(NamedTuple):
 
     target: Integers
     """(n,) flat indices of reduced pixels."""
-    rows: Integers
-    """(n, 4) rows of the frame."""
-    columns: Integers
-    """(n, 4) columns of the frame."""
-    weights: NDArray[np.float32]
-    """(n, 4, 1), whose sum over the four is 1."""
+    pixels: NDArray[np.int16]
+    """Columns and rows of four pixels of the frame for each, (4 m, _LIST_WIDTH, 2), m _LIST_WIDTH at least n."""
     beside: tuple[_Beside, ...]
     """Reduced pixels beside the picture, in rings from the inside."""
 
@@ -282,17 +333,25 @@ class _ReducedFrame:
 
     def __init__(self, camera: Camera, width: int) -> None:
         self._camera = camera
-        self.factor = _reduction(pixels_per_rad(camera) * 2 * math.pi / width)
+        self._factors = _reductions(camera, width)
         self._grid = camera.tiles
         self._tile = camera.height // self._grid[0], camera.width // self._grid[1]
-        self._size = tuple(-(-side // self.factor) for side in self._tile)
-        self._centres = tuple(_centres(*each, self.factor) for each in zip(self._tile, self._size, strict=True))
+        self._size = tuple(-(-side // each) for side, each in zip(self._tile, self._factors, strict=True))
+        self._centres = tuple(_centres(*each) for each in zip(self._tile, self._size, self._factors, strict=True))
+        self.pitch = self._size[0] + 2
+        """Rows from one tile to the next."""
         self._tiles = _used_tiles(camera)
         self._slots = np.zeros(self._grid[0] * self._grid[1], np.intp)
         self._slots[self._tiles] = np.arange(len(self._tiles))
         self._shape = len(self._tiles) * (self._size[0] + 2), self._size[1] + 2
         self._rim = self._find_rim()
         self._border, self._border_maps = self._find_border()
+
+    def find(self, directions: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Columns and rows (V, ..., 2) of the reduced frame that see directions (..., 3), and weights (V, ...)."""
+        x, y, weights = self._camera.project(cast(Floats, directions))
+        places = np.stack(self.locate(x, y), axis=-1)
+        return places.astype(np.float32, copy=False), weights.astype(np.float32, copy=False)
 
     def locate(self, x: Floats, y: Floats, *, in_border: bool = True) -> tuple[Floats, Floats]:
         """Columns and rows (...) of the reduced frame of pixel coordinates (...) of the frame.
@@ -310,12 +369,12 @@ class _ReducedFrame:
     def _place(self, values: Floats, axis: int, *, in_border: bool) -> tuple[Floats, Floats]:
         """The tile along one axis, and the place in its reduced picture."""
         kind = values.dtype.type
-        tile, size, count = self._tile[axis], self._size[axis], self._grid[axis]
+        tile, size, count, factor = self._tile[axis], self._size[axis], self._grid[axis], self._factors[axis]
         shifted = values + kind(0.5)
         index = np.clip(np.floor(shifted / kind(tile)), 0, count - 1) if count > 1 else np.zeros_like(shifted)
-        place = (shifted - index * kind(tile)) * kind(1 / self.factor) - kind(0.5)
-        if tile % self.factor and size > 1:  # the last pixel overlaps the one before, so their centres are nearer
-            distance = (tile % self.factor) / self.factor
+        place = (shifted - index * kind(tile)) * kind(1 / factor) - kind(0.5)
+        if tile % factor and size > 1:  # the last pixel overlaps the one before, so their centres are nearer
+            distance = (tile % factor) / factor
             place = np.where(place > size - 2, (place - kind(size - 2)) * kind(1 / distance) + kind(size - 2), place)
         margin = 0.5 if in_border else 0.0
         return index, np.clip(place, kind(-margin), kind(size - 1 + margin))
@@ -328,7 +387,7 @@ class _ReducedFrame:
             row, column = divmod(int(tile), self._grid[1])
             part = frame[row * height : (row + 1) * height, column * width : (column + 1) * width]
             top = slot * (self._size[0] + 2) + 1
-            _reduce(part, self.factor, reduced[top : top + self._size[0], 1:-1])
+            _reduce(part, self._factors, reduced[top : top + self._size[0], 1:-1])
         if self._rim is not None:
             self._mend(frame, reduced, self._rim)
         border = _remap(reduced, self._border_maps)
@@ -338,12 +397,12 @@ class _ReducedFrame:
     @staticmethod
     def _mend(frame: Pixels, reduced: Pixels, rim: _Rim) -> None:
         """Set the pixels at the edge of the picture in a reduced frame (h, w[, 3])."""
-        channels = frame.shape[2:]
-        if len(rim.target):
-            picked = frame[rim.rows, rim.columns].astype(np.float32).reshape(*rim.rows.shape, -1)
-            means = (picked * rim.weights).sum(axis=1) + np.float32(0.5)
-            reduced.reshape(-1, *channels)[rim.target] = means.astype(np.uint8).reshape(-1, *channels)
         items = _as_items(reduced)
+        if len(rim.target):
+            four = cast(Pixels, cv2.remap(frame, rim.pixels, cast(Any, None), cv2.INTER_NEAREST))
+            sums = four.reshape(4, -1, *frame.shape[2:]).sum(axis=0, dtype=np.uint16)  # (4 m, …) → (4, n, …)
+            means = ((sums + 2) >> 2).astype(np.uint8)
+            items[rim.target] = _as_items(means[None])[: len(rim.target)]
         for ring in rim.beside:
             items[ring.target] = items[ring.neighbours]
 
@@ -358,8 +417,8 @@ class _ReducedFrame:
         """
         slot, row = np.divmod(rows, self._size[0] + 2)
         tile_row, tile_column = np.divmod(np.asarray(self._tiles)[slot], self._grid[1])
-        y = tile_row * self._tile[0] + self._centres[0][row - 1] + down * self.factor
-        x = tile_column * self._tile[1] + self._centres[1][columns - 1] + across * self.factor
+        y = tile_row * self._tile[0] + self._centres[0][row - 1] + down * self._factors[0]
+        x = tile_column * self._tile[1] + self._centres[1][columns - 1] + across * self._factors[1]
         return x, y
 
     def _has_picture(self, x: Floats, y: Floats) -> Mask:
@@ -379,11 +438,21 @@ class _ReducedFrame:
             four = np.stack([self._has_picture(*each) for each in corners])
             is_inside[top : top + height, 1:-1] = four.all(axis=0)
             is_rim[top : top + height, 1:-1] = four.any(axis=0) & ~four.all(axis=0)
-        if not is_rim.any():
-            return None
-        return self._rim_of(is_inside, is_rim)
+        is_read = self._read_beside(is_inside, is_rim)
+        return self._rim_of(is_inside, is_rim & is_read, is_read) if is_read.any() else None
 
-    def _rim_of(self, is_inside: Mask, is_rim: Mask) -> _Rim:
+    def _read_beside(self, is_inside: Mask, is_rim: Mask) -> Mask:
+        """Reduced pixels around an edge that may be looked up: where another lens sees more, that one is taken."""
+        near = cv2.dilate(is_rim.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool) & is_inside
+        rows, columns = np.nonzero(near)
+        x, y = self._frame_place(rows, columns)
+        found_x, found_y, weights = self._camera.project(self._camera.unproject(x, y)[0])
+        is_here = (weights > 0) & (np.abs(found_x - x) < 1) & (np.abs(found_y - y) < 1)
+        read = np.zeros(self._shape, np.uint8)
+        read[rows, columns] = is_here.any(axis=0)
+        return cv2.dilate(read, np.ones((9, 9), np.uint8)).astype(bool)
+
+    def _rim_of(self, is_inside: Mask, is_rim: Mask, is_read: Mask) -> _Rim:
         rows, columns = np.nonzero(is_rim)
         quarters = np.array([-1, 1]) / 4
         x, y = self._frame_place(rows[:, None], columns[:, None], np.repeat(quarters, 2), np.tile(quarters, 2))
@@ -392,13 +461,16 @@ class _ReducedFrame:
         counts = np.all([self._has_picture(x + dx, y + dy) for dx in (-0.55, 0.55) for dy in (-0.55, 0.55)], axis=0)
         is_known = counts.any(axis=1)
         is_inside[rows[is_known], columns[is_known]] = True
-        ring = _beside(is_inside)
+        ring = _beside(is_inside, is_read)
         is_inside.ravel()[ring.target] = True
-        rings = ring, _beside(is_inside)
-        rows, columns, x, y, counts = (each[is_known] for each in (rows, columns, x, y, counts))
-        weights = (counts / counts.sum(axis=1, keepdims=True))[..., None].astype(np.float32)
-        target = np.ravel_multi_index((rows, columns), self._shape)
-        return _Rim(target, y.astype(np.int64), x.astype(np.int64), weights, rings)
+        rings = ring, _beside(is_inside, is_read)
+        # known pixels first, and repeated where others are unknown
+        order = np.argsort(~counts[is_known], axis=1, kind="stable")
+        order = np.take_along_axis(order, np.arange(4) % counts[is_known].sum(axis=1, keepdims=True), axis=1)
+        x, y = (np.take_along_axis(each[is_known], order, axis=1) for each in (x, y))  # (n, 4)
+        pixels = np.concatenate([np.stack([_folded(x[:, index]), _folded(y[:, index])], axis=-1) for index in range(4)])
+        target = np.ravel_multi_index((rows[is_known], columns[is_known]), self._shape)
+        return _Rim(target, pixels.astype(np.int16), rings)
 
     def _find_border(self) -> tuple[Integers, tuple[Any, Any]]:
         """Flat indices of the border's pixels, and the maps that look them up in the tiles."""
@@ -433,7 +505,7 @@ class _ReducedFrame:
         is_seen = weights.max(axis=0) > 0
         found_column, found_row = self.locate(_chosen(x, view), _chosen(y, view), in_border=False)
         maps = np.where(is_seen, found_column, columns), np.where(is_seen, found_row, rows)
-        return _fixed_maps(*map(_folded, maps))
+        return _fixed_maps(np.stack([_folded(each) for each in maps], axis=-1).astype(np.float32))
 
 
 @lru_cache(maxsize=8)
@@ -441,8 +513,8 @@ def _reduced_frame(camera: Any, width: int) -> _ReducedFrame:
     return _ReducedFrame(camera, width)
 
 
-def _beside(is_inside: Mask) -> _Beside:
-    """The pixels beside an area (rows, columns)."""
+def _beside(is_inside: Mask, is_chosen: Mask) -> _Beside:
+    """The chosen pixels beside an area (rows, columns)."""
     height, width = is_inside.shape
     padded = np.pad(is_inside, 2)
     numbers = np.arange(is_inside.size).reshape(height, width)
@@ -454,7 +526,7 @@ def _beside(is_inside: Mask) -> _Beside:
         step = dy * width + dx
         found = np.where(is_new, numbers + step, found)
         further = np.where(is_new, np.where(is_second, numbers + 2 * step, numbers + step), further)
-    target = np.flatnonzero(found >= 0)
+    target = np.flatnonzero((found >= 0) & is_chosen)
     return _Beside(target, found.ravel()[target], further.ravel()[target])
 
 
@@ -471,6 +543,11 @@ def _used_tiles(camera: Camera) -> Integers:
 
 def pixels_per_rad(camera: Camera) -> float:
     """Resolution of a camera's frames: the square root of the pixels per steradian, median over the directions."""
+    return _resolution(camera)[0]
+
+
+def _resolution(camera: Camera) -> tuple[float, float]:
+    """Pixels per radian, and how many times finer the columns are than the rows; medians over the directions."""
     directions = erp_directions(24, 48).reshape(-1, 3)  # (24, 48, 3) → (n, 3)
     helper = np.where(np.abs(directions[:, 2:]) < 0.7, [0.0, 0, 1], [1.0, 0, 0])
     across = np.cross(helper, directions)
@@ -488,19 +565,58 @@ def pixels_per_rad(camera: Camera) -> float:
     order = np.argsort(area[is_usual])
     share = np.cumsum(horizontal[is_usual][order])
     if not len(share):
-        return 1.0
-    return float(math.sqrt(area[is_usual][order][np.searchsorted(share, share[-1] / 2)]))
+        return 1.0, 1.0
+    fineness = math.sqrt(area[is_usual][order][np.searchsorted(share, share[-1] / 2)])
+    slopes = [np.hypot(each[1] - each[0], each[2] - each[0]) for each in (x, y)]
+    level = is_usual & (horizontal > math.sqrt(0.5))  # equirectangular pixels are narrow near the poles
+    chosen = level if level.any() else is_usual
+    return fineness, float(np.median(slopes[0][chosen]) / np.median(slopes[1][chosen]))
 
 
-# --- turned lookups ---
+# --- places of the grid's pixels ---
+
+
+def _grid_places(
+    find: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]],
+    pitch: int,
+    height: int,
+    width: int,
+    rotation: Floats | None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where the pixels of a grid are looked up, interpolated between nodes where that is accurate.
+
+    Args:
+        find: columns and rows (V, ..., 2) and weights (V, ...) of directions (..., 3).
+        pitch: rows from one picture to the next one below it, which is not its neighbour on the sphere.
+        height, width: of the grid.
+        rotation: (3, 3), from the axes of `find` to those of the grid; None: they are the same.
+
+    Returns:
+        Columns and rows (V, height, width, 2), and weights (V, height, width).
+    """
+    turn = np.eye(3, dtype=np.float32) if rotation is None else rotation.astype(np.float32)
+    nodes, of_nodes = find(_nodes(height, width) @ turn)  # directions @ R are Rᵀ d: from the grid's axes
+    views = len(nodes)
+    places = np.empty((views, height, width, 2), np.float32)
+    weights = np.empty((views, height, width), np.float32)
+    for view in range(views):
+        places[view] = _between(nodes[view], height, width)
+        weights[view] = _between(of_nodes[view], height, width) if np.ptp(of_nodes[view]) else of_nodes[view, 0, 0]
+    uneven = _uneven_cells(nodes, of_nodes, pitch).astype(np.uint8)
+    size = uneven.shape[1] * _STEP, uneven.shape[0] * _STEP
+    exact = np.flatnonzero(cv2.resize(uneven, size, interpolation=cv2.INTER_NEAREST)[:height, :width])
+    exact_places, exact_weights = find(_grid_directions(height, width)[exact] @ turn)
+    for view in range(views):  # numpy moves a place as one complex number faster than as two
+        places[view].view(np.complex64).ravel()[exact] = exact_places[view].view(np.complex64)[:, 0]
+        weights[view].ravel()[exact] = exact_weights[view]
+    return places, weights
 
 
 @lru_cache(maxsize=4)
 def _nodes(height: int, width: int) -> NDArray[np.float32]:
-    """Directions of the nodes: the centres of blocks of `_STEP` pixels, and two more beyond each edge."""
-    rows, columns = -(-height // _STEP), -(-width // _STEP)
-    v = (np.arange(-2, rows + 2) + 0.5) * _STEP - 0.5
-    u = (np.arange(-2, columns + 2) + 0.5) * _STEP - 0.5
+    """Directions (rows, columns, 3) of the nodes: the corners of cells of `_STEP` squared pixels."""
+    rows, columns = (max(-(-side // _STEP), 2) + 1 for side in (height, width))  # 3 at least, for second differences
+    v, u = (np.arange(count) * _STEP - 0.5 for count in (rows, columns))
     return pixel_to_vector(u[None, :], v[:, None], height, width).astype(np.float32)
 
 
@@ -510,58 +626,65 @@ def _grid_directions(height: int, width: int) -> NDArray[np.float32]:
     return erp_directions(height, width).reshape(-1, 3).astype(np.float32)
 
 
-def _turned_places(camera: Camera, height: int, width: int, rotation: Floats, factor: int) -> Projection:
-    """`camera.project` of the upright grid's directions, interpolated between nodes where that is accurate."""
-    turn = rotation.astype(np.float32)  # directions @ R are Rᵀ d: from upright axes to the camera's
-    x, y, weights = camera.project(cast(Floats, _nodes(height, width) @ turn))
-    views = len(weights)
-    nodes = np.concatenate([x, y, weights])  # (3 V, rows + 4, columns + 4)
-    bends = _bends(x, y, weights, factor)
-    inner = np.ascontiguousarray(np.moveaxis(nodes[:, 1:-1, 1:-1], 0, -1), np.float32)
-    size = (inner.shape[1] * _STEP, inner.shape[0] * _STEP)
-    fine = np.stack([
-        cv2.resize(inner[..., index], size, interpolation=cv2.INTER_LINEAR)[
-            _STEP : _STEP + height, _STEP : _STEP + width
-        ]
-        for index in range(3 * views)
-    ])  # fmt: skip
-    near = cv2.dilate(bends.astype(np.uint8), np.ones((3, 3), np.uint8))
-    one_by_one = np.flatnonzero(
-        cv2.resize(near, size, interpolation=cv2.INTER_NEAREST)[_STEP : _STEP + height, _STEP : _STEP + width]
-    )
-    exact = camera.project(cast(Floats, _grid_directions(height, width)[one_by_one] @ turn))
-    flat = fine.reshape(3, views, -1)
-    for part, values in enumerate(exact):
-        flat[part][:, one_by_one] = values
-    parts = flat.reshape(3, views, height, width)
-    return Projection(*cast(Any, parts))
+def _between(nodes: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Values (height, width[, 2]) at the pixels, interpolated between nodes (rows, columns[, 2])."""
+    size = nodes.shape[1] * _STEP, nodes.shape[0] * _STEP
+    half = _STEP // 2  # cv2.resize has the nodes in the middle of cells
+    fine = cv2.resize(np.ascontiguousarray(nodes), size, interpolation=cv2.INTER_LINEAR)
+    return cast(NDArray[np.float32], fine[half : half + height, half : half + width])
 
 
-def _bends(x: Floats, y: Floats, weights: Floats, factor: int) -> Mask:
-    """Nodes (rows + 2, columns + 2), without the outermost, beside which places do not change evenly."""
-    is_bent = np.zeros(tuple(side - 2 for side in x.shape[1:]), bool)
-    is_near = np.stack([cv2.dilate((each > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) for each in weights])
-    for values, tolerance, matters in (
-        (x, _PLACE_TOLERANCE * factor, is_near),
-        (y, _PLACE_TOLERANCE * factor, is_near),
-        (weights, _WEIGHT_TOLERANCE, np.ones_like(is_near)),
-    ):
-        middle = values[:, 1:-1, 1:-1]
-        along = np.abs(values[:, 1:-1, :-2] + values[:, 1:-1, 2:] - 2 * middle)
-        down = np.abs(values[:, :-2, 1:-1] + values[:, 2:, 1:-1] - 2 * middle)
-        is_bent |= ((np.maximum(along, down) > tolerance) & (matters[:, 1:-1, 1:-1] > 0)).any(axis=0)
-    return is_bent
+def _uneven_cells(places: NDArray[np.float32], weights: NDArray[np.float32], pitch: int) -> Mask:
+    """Cells (rows − 1, columns − 1) between nodes in which places or weights do not change evenly."""
+    is_uneven = np.zeros((weights.shape[1] - 1, weights.shape[2] - 1), bool)
+    picture = np.floor(places[..., 1] / np.float32(pitch))
+    for axis in (1, 2):
+        other = 3 - axis
+        matters = _pairs(_pairs(weights > 0, axis, np.logical_or), other, np.logical_or)
+        of_places = np.diff(picture, axis=axis) != 0
+        for part in (0, 1):
+            steps, bends = _bends(places[..., part], axis)
+            of_places |= (bends > _PLACE_TOLERANCE) | (np.abs(steps) > _LONGEST_STEP)
+        steps, bends = _bends(weights, axis)
+        of_weights = (bends > _WEIGHT_TOLERANCE) | (np.abs(steps) > _HIGHEST_STEP)
+        is_uneven |= (_pairs(of_places, other, np.logical_or) & matters).any(axis=0)
+        is_uneven |= _pairs(of_weights, other, np.logical_or).any(axis=0)
+    return is_uneven
+
+
+def _bends(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """First differences along an axis, and the smaller one of the second differences at the ends of each.
+
+    A jump or a kink between two nodes shows at both of them, and beyond them only at one end.
+    """
+    steps = np.diff(values, axis=axis)
+    at_nodes = np.abs(np.diff(steps, axis=axis))
+    edges = [(0, 0)] * values.ndim
+    edges[axis] = 1, 1
+    return steps, _pairs(np.pad(at_nodes, edges, mode="edge"), axis, np.minimum)
+
+
+def _pairs(values: NDArray[Any], axis: int, combine: np.ufunc) -> NDArray[Any]:
+    """Neighbours along an axis, combined: one fewer."""
+    count = values.shape[axis]
+    first, second = (values.take(range(start, count - 1 + start), axis=axis) for start in (0, 1))
+    combined: NDArray[Any] = combine(first, second)
+    return combined
 
 
 # --- resizing ---
 
 
-def _reduction(ratio: float) -> int:
-    """The whole factor by which frames are reduced, for frames that are `ratio` times as fine as the grid.
+def _reductions(camera: Camera, width: int) -> tuple[int, int]:
+    """The powers of two by which rows and columns of frames are reduced for a grid of `width` columns.
 
-    What remains is a factor below 2, so interpolation skips no pixel.
+    Halving is by far the fastest reduction. What remains is a factor below 2, so interpolation skips no pixel.
     """
-    return max(1, math.floor(ratio))
+    fineness, stretch = _resolution(camera)
+    ratio = fineness * 2 * math.pi / width
+    finer = math.sqrt(stretch) if not 3 / 4 < stretch < 4 / 3 else 1.0
+    down, across = (1 << max(0, math.floor(math.log2(each))) for each in (ratio / finer, ratio * finer))
+    return down, across
 
 
 def _centres(side: int, reduced: int, factor: int) -> Floats:
@@ -571,20 +694,34 @@ def _centres(side: int, reduced: int, factor: int) -> Floats:
     return centres
 
 
-def _reduce(part: Pixels, factor: int, into: Pixels) -> None:
-    """Average a tile (h, w[, 3]) over blocks. What is left over at the end belongs to a last block that overlaps."""
-    if factor == 1:
-        into[:] = part
-        return
+def _reduce(part: Pixels, factors: tuple[int, int], into: Pixels) -> None:
+    """Average a tile (h, w[, 3]) over blocks. What is left over at the end belongs to a last block that overlaps.
+
+    Args:
+        factors: rows and columns of a block; powers of two.
+    """
     spans = [
         [(slice(0, side // factor * factor), slice(0, side // factor))]
-        + ([(slice(side - factor, side), slice(side // factor, None))] if side % factor else [])
-        for side in part.shape[:2]
+        + ([(slice(max(0, side - factor), side), slice(side // factor, None))] if side % factor else [])
+        for side, factor in zip(part.shape[:2], factors, strict=True)
     ]
     for rows, into_rows in spans[0]:
         for columns, into_columns in spans[1]:
             block, target = part[rows, columns], into[into_rows, into_columns]
-            target[:] = _scaled(block, target.shape[0], target.shape[1], cv2.INTER_AREA)
+            if target.size:
+                target[:] = _averaged(block, factors, *target.shape[:2])
+
+
+def _averaged(block: Pixels, factors: tuple[int, int], height: int, width: int) -> Pixels:
+    down, across = factors
+    if block.shape[:2] != (height * down, width * across):  # a tile that is smaller than a block
+        return _scaled(block, height, width, cv2.INTER_AREA)
+    while max(down, across) > 1:
+        down, across = max(down // 2, 1), max(across // 2, 1)
+        is_halved = block.shape[0] > height * down, block.shape[1] > width * across
+        # halfway between two pixels, bilinear interpolation is their mean
+        block = _scaled(block, height * down, width * across, cv2.INTER_AREA if all(is_halved) else cv2.INTER_LINEAR)
+    return block
 
 
 def resize_frame(frame: Pixels, height: int, width: int) -> Pixels:

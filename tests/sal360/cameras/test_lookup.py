@@ -200,6 +200,44 @@ def test_colours_continue_where_there_is_no_picture_and_only_there() -> None:
     assert (equirectangular_view(camera, even) == 0).any()
 
 
+SOME = {
+    "single fisheye": lambda: opened(701, 640, model="fisheye", fov_deg=200.0),
+    "crop": lambda: opened(301, 503, left_deg=110.0, right_deg=-70.0, top_deg=50.0, bottom_deg=-50.0),
+    "whole panorama": lambda: opened(403, 800),
+    "large fisheyes": lambda: opened(602, 1204, model="dual_fisheye", fov_deg=200.0, blend_deg=10.0),
+}
+
+
+@pytest.mark.parametrize("name", [*SOME, "dual fisheye without overlap", "eac of 16:9", "stereo cube"])
+@pytest.mark.parametrize("rotation", [None, TILT], ids=["upright", "turned"])
+def test_every_pixel_of_the_grid_comes_from_its_direction(name, rotation) -> None:
+    """Frames whose colours are the directions that their pixels see."""
+    camera = (WHOLE | SOME)[name]()
+    frame_directions, known = camera.unproject(*np.meshgrid(np.arange(camera.width), np.arange(camera.height)))
+    frame = np.rint(127.5 + 127.5 * frame_directions * known[..., None]).astype(np.uint8)
+    lookup = Lookup(camera, HEIGHT, WIDTH, rotation)
+    expected = 127.5 + 127.5 * sphere.erp_directions(HEIGHT, WIDTH) @ (np.eye(3) if rotation is None else rotation)
+    difference = np.abs(lookup(frame, fill=False) - expected).max(axis=2)[lookup.seen > 0.999]
+    assert difference.max() < 4, difference.max()  # a pixel of the grid is 2 levels wide
+    assert difference.mean() < 1
+
+
+def test_a_levelled_density_returns_to_the_camera() -> None:
+    density = np.random.default_rng(3).random((96, 192)).astype(np.float32)
+    density = cv2.GaussianBlur(cv2.copyMakeBorder(density, 24, 24, 24, 24, cv2.BORDER_WRAP), (0, 0), 4)[24:-24, 24:-24]
+    found = Lookup(opened(400, 800), 96, 192, TILT).to_camera(density)
+    expected = rotate_erp(density, TILT.T)
+    assert np.abs(found / found.mean() - expected / expected.mean()).max() < 0.01
+
+
+def test_stripes_of_squeezed_frames_are_averaged_along_both_axes() -> None:
+    """Eyes of half the height: columns are twice as fine as rows."""
+    camera = opened(640, 1280, stereo="top_bottom")  # 5 columns and 2.5 rows for each pixel of the grid
+    frame = np.zeros((640, 1280, 3), np.uint8)
+    frame[:, ::2] = 200
+    assert np.abs(Lookup(camera, 128, 256)(frame).astype(int) - 100).max() <= 1
+
+
 def test_a_plain_panorama_is_only_resized() -> None:
     frame = panorama()
     camera = opened(800, 1600)
