@@ -24,6 +24,8 @@ from sal360.cameras.lookup import Lookup
 from sal360.sphere import rotation_yaw_pitch_roll
 
 GRID = (384, 768)
+MAP = (96, 192)
+"""Sizes of the bundled model's pictures and maps."""
 SIZES = ((960, 1920), (1920, 3840))
 FORMATS = {
     "equirectangular": CameraSettings(),
@@ -78,7 +80,7 @@ def _looking(lookup: Lookup, frame: Pixels) -> Callable[[], object]:
 
 
 def _levelling(camera: Camera, turn: Floats) -> Callable[[], object]:
-    density = np.ones(GRID, np.float32)
+    density = np.ones(MAP, np.float32)
     return lambda: Lookup(camera, *GRID, turn).to_camera(density)
 
 

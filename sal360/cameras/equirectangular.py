@@ -11,6 +11,7 @@ import numpy as np
 from sal360.arrays import Floats, Mask
 from sal360.cameras.camera import Projection, in_frame
 from sal360.errors import FrameError, ParameterError
+from sal360.projection import polar
 from sal360.sphere import angles_to_vector
 
 ASPECT_TOLERANCE = 0.04  # some cameras send 640 x 322
@@ -66,9 +67,9 @@ class EquirectangularCamera:
         """See `Camera.project`."""
         kind = directions.dtype.type
         forward, left, up = np.moveaxis(directions, -1, 0)
-        # + 0.0 turns −0 into +0, as in sphere.vector_to_angles
-        across = np.mod(kind(self._left_rad) - np.arctan2(left + kind(0), forward), kind(_TURN))
-        down = kind(self._top_rad) - np.arctan2(up, np.hypot(forward, left))
+        from_back, side = polar(-forward, left)
+        across = np.mod(from_back + kind(self._left_rad - math.pi), kind(_TURN))
+        down = polar(up, side)[0] + kind(self._top_rad - math.pi / 2)
         x = across * kind(self.width / self._across_rad) - kind(0.5)
         y = down * kind(self.height / self._down_rad) - kind(0.5)
         if self.is_whole:

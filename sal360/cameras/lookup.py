@@ -22,17 +22,19 @@ from sal360.cameras.camera import Camera
 from sal360.cameras.equirectangular import EquirectangularCamera
 from sal360.density import normalised
 from sal360.errors import FrameError
-from sal360.projection import Maps, remap_sphere, sampling_maps
+from sal360.projection import Maps, remap_sphere, rotation_maps
 from sal360.sphere import erp_directions, pixel_to_vector
 
 _STEP = 8
 """Pixels of the grid between the nodes whose places in the frame are computed; between them they are interpolated."""
-_PLACE_TOLERANCE, _WEIGHT_TOLERANCE = 1.5, 0.1
-"""Second differences between nodes, in reduced pixels and as a weight, above which pixels are computed one by one. The
-error of a place that changes smoothly is an eighth of it at most."""
-_LONGEST_STEP, _HIGHEST_STEP = 4 * _STEP, 0.45
-"""First differences between nodes, in the same units, above which there is a jump: to another part of the frame, or
-from one lens to another (a node on their border has both)."""
+_BENDS = np.array([1.5, 1.5, np.inf, 0.1], np.float32)[:, None, None, None]
+_RELATIVE_BENDS = np.array([0.2, 0.2, 0, 0], np.float32)[:, None, None, None]
+"""Second differences between nodes above which pixels are computed one by one: of columns and rows, in reduced pixels
+or relative to the first difference if that is more, of the number of a picture, and of the weight. The error of what
+changes smoothly is an eighth of it at most: 0.2 pixels, of the reduced frame or of the grid."""
+_JUMPS = np.array([4 * _STEP, 4 * _STEP, 0.5, 0.45], np.float32)[:, None, None, None]
+"""First differences of the same, above which there is a jump: to another part of the frame, or from one lens to another
+(a node on their border has both)."""
 _RUN = 16
 """Pixels of the grid that are mixed together, so that they can be moved together."""
 _LIST_WIDTH = 256
@@ -58,7 +60,7 @@ class Lookup:
         self.rotation = rotation
         self._is_plain = isinstance(camera, EquirectangularCamera) and camera.is_plain and rotation is None
         if self._is_plain:
-            self.seen: Floats = np.ones((height, width))
+            self.seen: NDArray[np.float32] = np.ones((height, width), np.float32)
             """(height, width) 0 to 1, in upright axes: the part of each pixel that has a picture."""
             return
         self._reduced: _ReducedFrame = _reduced_frame(cast(Any, camera), width)
@@ -66,44 +68,38 @@ class Lookup:
 
     def _set_tables(self, places: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         """Make the maps from `_grid_places`."""
-        best = _best(weights)
+        views = _by_weight(weights)
         share: NDArray[np.float32] = weights[0] if len(weights) == 1 else weights.sum(axis=0)
-        self.seen = np.minimum(share, 1, dtype=np.float64)
-        first = _chosen(places.view(np.complex64)[..., 0], best)  # (h, w): columns + i rows
+        self.seen = np.minimum(share, 1)
+        points = places.view(np.complex64)[..., 0]  # columns + i rows: numpy moves them faster than pairs
+        first = _chosen(points, views[0][0])
         is_seen = share >= 0.5
         self._filling: _Filling | None = None
         if not is_seen.all():
-            first[~is_seen] = _NOWHERE
+            np.copyto(first, np.complex64(_NOWHERE), where=~is_seen)
             self._filling = _Filling(is_seen)
-        self._first = _fixed_maps(first.view(np.float32).reshape(*first.shape, 2))
+        self._first = _fixed_maps(first)
         self._others: list[_Other] = []
-        if len(weights) > 1:
-            self._find_others(places, weights, share - _chosen(weights, best))
+        before = views[0][1]
+        for view, weight in views[1:]:
+            self._add_other(_chosen(points, view), before, weight)
+            before = before + weight
 
-    def _find_others(
-        self, places: NDArray[np.float32], weights: NDArray[np.float32], remaining: NDArray[np.float32]
+    def _add_other(
+        self, points: NDArray[np.complex64], before: NDArray[np.float32], weight: NDArray[np.float32]
     ) -> None:
-        """Where the views that count less are looked up; `remaining` (h, w) is the sum of their weights."""
-        run = math.gcd(_RUN, remaining.size)
-        mixed = np.flatnonzero((remaining.reshape(-1, run) > _WEIGHTLESS).any(axis=1))  # (h, w) → (runs, pixels)
+        """Another view, at places (h, w), with its weights and those of all views before it."""
+        run = math.gcd(_RUN, weight.size)
+        highest = cv2.reduce(weight.reshape(-1, run), 1, cv2.REDUCE_MAX)  # (h, w) → (runs, run)
+        mixed = np.flatnonzero(highest > _WEIGHTLESS)
         if not len(mixed):
             return
         runs = _folded(mixed, _LIST_WIDTH // run)
-        views = len(weights)
-        shape = views, len(runs), _LIST_WIDTH
-        of_runs = weights.reshape(views, -1, run)[:, runs].reshape(shape)  # (V, h, w) → (V, m, _LIST_WIDTH)
-        points = places.reshape(views, -1, 2 * run)[:, runs].reshape(*shape, 2).view(np.complex64)[..., 0]
-        best = _best(of_runs)
-        total = _chosen(of_runs, best)
-        for _ in range(views - 1):
-            of_runs[np.arange(views)[:, None, None] == best] = 0
-            best = _best(of_runs)
-            weight, before = _chosen(of_runs, best), total
-            total = before + weight
-            safe = np.where(total > 0, total, 1)
-            maps = _fixed_maps(_chosen(points, best).view(np.float32).reshape(*shape[1:], 2))
-            before = np.where(total > 0, before, 1)
-            self._others.append(_Other(runs, maps, before / safe, weight / safe))
+        first, second = (_of_runs(each, runs, run) for each in (before, weight))
+        total = first + second
+        safe = np.where(total > 0, total, 1)
+        maps = tuple(_of_runs(each, runs, run) for each in _fixed_maps(points))
+        self._others.append(_Other(runs, cast(Any, maps), np.where(total > 0, first / safe, 1), second / safe))
 
     def __call__(self, frame: Pixels, *, fill: bool = True) -> Pixels:
         """The equirectangular, upright picture of a frame, antialiased.
@@ -147,7 +143,7 @@ class Lookup:
         """An upright density map (h, w) as a density in the camera's body axes: 0 where there is no picture, mean 1."""
         if self.seen.min() < 1:
             size = (density.shape[1], density.shape[0])
-            seen: Floats = cv2.resize(self.seen, size, interpolation=cv2.INTER_AREA).astype(np.float64, copy=False)
+            seen = cv2.resize(self.seen, size, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
             density = normalised(density * seen)
         if self.rotation is None:
             return density
@@ -156,13 +152,7 @@ class Lookup:
     @lru_cache(maxsize=2)  # noqa: B019 one or two map sizes, freed with the class's few instances
     def _back_maps(self, height: int, width: int) -> Maps:
         assert self.rotation is not None
-
-        def find(directions: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            places = np.stack(sampling_maps(cast(Floats, directions), height, width), axis=-1)[None]
-            return places, np.ones(places.shape[:-1], np.float32)
-
-        places, _ = _grid_places(find, height + 2, height, width, self.rotation.T)
-        return np.ascontiguousarray(places[0, ..., 0]), np.ascontiguousarray(places[0, ..., 1])
+        return rotation_maps(self.rotation.T, height, width)
 
 
 class _Other(NamedTuple):
@@ -232,10 +222,10 @@ def _kept_lookup(camera: Any, height: int, width: int, key: bytes) -> Lookup:  #
     return Lookup(camera, height, width, rotation)
 
 
-def _as_items(picture: Pixels, run: int = 1) -> NDArray[Any]:
-    """A contiguous picture (h, w[, 3]) as a list (h · w / run,) of runs: numpy moves them faster than their samples."""
-    size = run * math.prod(picture.shape[2:])
-    items: NDArray[Any] = picture.reshape(-1, size).view(f"V{size}")[:, 0]
+def _as_items(picture: NDArray[Any], run: int = 1) -> NDArray[Any]:
+    """Contiguous values (h, w[, n]) as a list (h · w / run,) of runs: numpy moves them faster than single samples."""
+    count = run * math.prod(picture.shape[2:])
+    items: NDArray[Any] = picture.reshape(-1, count).view(f"V{count * picture.itemsize}")[:, 0]
     return items
 
 
@@ -261,25 +251,31 @@ def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14
     return lookup_for(camera, width // 2, width)(frame, fill=False)
 
 
-def _chosen(values: NDArray[Any], view: Integers) -> NDArray[Any]:
+def _chosen(values: NDArray[Any], view: Integers | Mask) -> NDArray[Any]:
     """The values (...) of one view, chosen for each place, from those of all views (V, ...)."""
     if len(values) == 1:
         return np.array(values[0])
     if len(values) == 2:  # much faster than picking
-        return np.where(view == 1, values[1], values[0])
-    picked: NDArray[Any] = np.take_along_axis(values, view[None], axis=0)[0]
+        return np.where(view, values[1], values[0])
+    picked: NDArray[Any] = np.take_along_axis(values, view[None].astype(np.int64, copy=False), axis=0)[0]
     return picked
 
 
-def _best(weights: NDArray[np.float32]) -> Integers:
-    """The view (...) that counts most of (V, ...)."""
+def _by_weight(weights: NDArray[np.float32]) -> list[tuple[Integers | Mask, NDArray[np.float32]]]:
+    """The views (...) and their weights (...), from the one that counts most at each place, of weights (V, ...)."""
     if len(weights) == 1:
-        return np.zeros(weights.shape[1:], np.int64)
-    if len(weights) == 2:  # much faster than argmax
-        second: Integers = (weights[1] > weights[0]).astype(np.int64)
-        return second
-    best: Integers = weights.argmax(axis=0)
-    return best
+        return [(np.zeros((), np.int64), weights[0])]
+    if len(weights) == 2:  # much faster than sorting
+        is_second = weights[1] > weights[0]
+        return [(is_second, np.maximum(*weights)), (~is_second, np.minimum(*weights))]
+    order = np.argsort(-weights, axis=0, kind="stable")
+    return list(zip(order, np.take_along_axis(weights, order, axis=0), strict=True))
+
+
+def _of_runs(values: NDArray[Any], runs: Integers, run: int) -> NDArray[Any]:
+    """Runs (m, n) of `run` neighbours in values (h, w[, 2]), as (m, n · run[, 2])."""
+    chosen: NDArray[Any] = _as_items(values, run)[runs].view(values.dtype)
+    return chosen.reshape(len(runs), -1, *values.shape[2:])
 
 
 def _folded(values: NDArray[Any], width: int = _LIST_WIDTH) -> NDArray[Any]:
@@ -289,9 +285,9 @@ def _folded(values: NDArray[Any], width: int = _LIST_WIDTH) -> NDArray[Any]:
     return padded.reshape(rows, width)
 
 
-def _fixed_maps(places: NDArray[np.float32]) -> tuple[Any, Any]:
-    """Maps of cv2.remap in fixed point, which are faster than floats, of columns and rows (h, w, 2)."""
-    return cv2.convertMaps(places, cast(Any, None), cv2.CV_16SC2)
+def _fixed_maps(points: NDArray[np.complex64]) -> tuple[Any, Any]:
+    """Maps of cv2.remap in fixed point, which are faster than floats, of places (h, w), columns + i rows."""
+    return cv2.convertMaps(points.view(np.float32).reshape(*points.shape, 2), cast(Any, None), cv2.CV_16SC2)
 
 
 def _remap(picture: Pixels, maps: tuple[Any, Any]) -> Pixels:
@@ -505,7 +501,7 @@ class _ReducedFrame:
         is_seen = weights.max(axis=0) > 0
         found_column, found_row = self.locate(_chosen(x, view), _chosen(y, view), in_border=False)
         maps = np.where(is_seen, found_column, columns), np.where(is_seen, found_row, rows)
-        return _fixed_maps(np.stack([_folded(each) for each in maps], axis=-1).astype(np.float32))
+        return _fixed_maps((_folded(maps[0]) + 1j * _folded(maps[1])).astype(np.complex64))
 
 
 @lru_cache(maxsize=8)
@@ -594,82 +590,77 @@ def _grid_places(
     Returns:
         Columns and rows (V, height, width, 2), and weights (V, height, width).
     """
-    turn = np.eye(3, dtype=np.float32) if rotation is None else rotation.astype(np.float32)
-    nodes, of_nodes = find(_nodes(height, width) @ turn)  # directions @ R are Rᵀ d: from the grid's axes
-    views = len(nodes)
-    places = np.empty((views, height, width, 2), np.float32)
-    weights = np.empty((views, height, width), np.float32)
+    turn = np.eye(3, dtype=np.float32) if rotation is None else rotation.astype(np.float32).T  # from the grid's axes
+    nodes, of_nodes = find(cv2.transform(_nodes(height, width), turn).astype(np.float32, copy=False))
+    views, rows, columns = of_nodes.shape
+    # cv2.resize has the nodes in the middle of cells, so half a cell is left over on each side
+    shape, half = (rows * _STEP, columns * _STEP), _STEP // 2
+    places, weights = np.empty((views, *shape, 2), np.float32), np.empty((views, *shape), np.float32)
     for view in range(views):
-        places[view] = _between(nodes[view], height, width)
-        weights[view] = _between(of_nodes[view], height, width) if np.ptp(of_nodes[view]) else of_nodes[view, 0, 0]
-    uneven = _uneven_cells(nodes, of_nodes, pitch).astype(np.uint8)
-    size = uneven.shape[1] * _STEP, uneven.shape[0] * _STEP
-    exact = np.flatnonzero(cv2.resize(uneven, size, interpolation=cv2.INTER_NEAREST)[:height, :width])
-    exact_places, exact_weights = find(_grid_directions(height, width)[exact] @ turn)
-    for view in range(views):  # numpy moves a place as one complex number faster than as two
-        places[view].view(np.complex64).ravel()[exact] = exact_places[view].view(np.complex64)[:, 0]
-        weights[view].ravel()[exact] = exact_weights[view]
-    return places, weights
+        cv2.resize(np.ascontiguousarray(nodes[view]), shape[::-1], dst=places[view], interpolation=cv2.INTER_LINEAR)
+        cv2.resize(of_nodes[view], shape[::-1], dst=weights[view], interpolation=cv2.INTER_LINEAR)
+    is_exact = np.zeros(shape, bool)
+    is_exact[half:-half, half:-half] = _uneven_cells(nodes, of_nodes, pitch).repeat(_STEP, 0).repeat(_STEP, 1)
+    exact = np.flatnonzero(is_exact)
+    if len(exact):
+        directions = _grid_directions(height, width).take(exact, axis=0)
+        exact_places, exact_weights = find(cv2.transform(directions[None], turn)[0].astype(np.float32, copy=False))
+        for view in range(views):  # numpy moves a place as one complex number faster than as two
+            places[view].view(np.complex64).ravel()[exact] = exact_places[view].view(np.complex64)[:, 0]
+            weights[view].ravel()[exact] = exact_weights[view]
+    rows_inside, columns_inside = slice(half, half + height), slice(half, half + width)
+    return places[:, rows_inside, columns_inside], weights[:, rows_inside, columns_inside]
 
 
 @lru_cache(maxsize=4)
 def _nodes(height: int, width: int) -> NDArray[np.float32]:
     """Directions (rows, columns, 3) of the nodes: the corners of cells of `_STEP` squared pixels."""
-    rows, columns = (max(-(-side // _STEP), 2) + 1 for side in (height, width))  # 3 at least, for second differences
+    rows, columns = _node_counts(height, width)
     v, u = (np.arange(count) * _STEP - 0.5 for count in (rows, columns))
     return pixel_to_vector(u[None, :], v[:, None], height, width).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
 def _grid_directions(height: int, width: int) -> NDArray[np.float32]:
-    """Directions of all pixels, (height · width, 3)."""
-    return erp_directions(height, width).reshape(-1, 3).astype(np.float32)
+    """Directions (n, 3) of the pixels of a grid and half a cell around it, row by row."""
+    v, u = (np.arange(count * _STEP) - _STEP // 2 for count in _node_counts(height, width))
+    return pixel_to_vector(u[None, :], v[:, None], height, width).reshape(-1, 3).astype(np.float32)
 
 
-def _between(nodes: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Values (height, width[, 2]) at the pixels, interpolated between nodes (rows, columns[, 2])."""
-    size = nodes.shape[1] * _STEP, nodes.shape[0] * _STEP
-    half = _STEP // 2  # cv2.resize has the nodes in the middle of cells
-    fine = cv2.resize(np.ascontiguousarray(nodes), size, interpolation=cv2.INTER_LINEAR)
-    return cast(NDArray[np.float32], fine[half : half + height, half : half + width])
+def _node_counts(height: int, width: int) -> tuple[int, int]:
+    rows, columns = (max(-(-side // _STEP), 2) + 1 for side in (height, width))  # 3 at least, for second differences
+    return rows, columns
 
 
 def _uneven_cells(places: NDArray[np.float32], weights: NDArray[np.float32], pitch: int) -> Mask:
     """Cells (rows − 1, columns − 1) between nodes in which places or weights do not change evenly."""
-    is_uneven = np.zeros((weights.shape[1] - 1, weights.shape[2] - 1), bool)
-    picture = np.floor(places[..., 1] / np.float32(pitch))
-    for axis in (1, 2):
-        other = 3 - axis
-        matters = _pairs(_pairs(weights > 0, axis, np.logical_or), other, np.logical_or)
-        of_places = np.diff(picture, axis=axis) != 0
-        for part in (0, 1):
-            steps, bends = _bends(places[..., part], axis)
-            of_places |= (bends > _PLACE_TOLERANCE) | (np.abs(steps) > _LONGEST_STEP)
-        steps, bends = _bends(weights, axis)
-        of_weights = (bends > _WEIGHT_TOLERANCE) | (np.abs(steps) > _HIGHEST_STEP)
-        is_uneven |= (_pairs(of_places, other, np.logical_or) & matters).any(axis=0)
-        is_uneven |= _pairs(of_weights, other, np.logical_or).any(axis=0)
-    return is_uneven
+    picture = np.floor(places[..., 1] * np.float32(1 / pitch))
+    values = np.stack([places[..., 0], places[..., 1], picture, weights])
+    is_seen = weights > 0
+    is_seen = is_seen[:, :-1] | is_seen[:, 1:]
+    is_seen = is_seen[..., :-1] | is_seen[..., 1:]
+    down = _uneven_along_rows(values, is_seen)
+    across = _uneven_along_rows(values.swapaxes(2, 3), is_seen.swapaxes(1, 2)).T
+    return down | across
 
 
-def _bends(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """First differences along an axis, and the smaller one of the second differences at the ends of each.
+def _uneven_along_rows(values: NDArray[np.float32], is_seen: Mask) -> Mask:
+    """Cells (m − 1, n − 1) in which values (4, V, m, n) do not change evenly from row to row.
 
-    A jump or a kink between two nodes shows at both of them, and beyond them only at one end.
+    A jump or a kink between two nodes shows in the second differences at both of them, and beyond them only at one end.
+
+    Args:
+        values: columns, rows, numbers of the pictures, weights.
+        is_seen: (V, m − 1, n − 1) cells whose places matter.
     """
-    steps = np.diff(values, axis=axis)
-    at_nodes = np.abs(np.diff(steps, axis=axis))
-    edges = [(0, 0)] * values.ndim
-    edges[axis] = 1, 1
-    return steps, _pairs(np.pad(at_nodes, edges, mode="edge"), axis, np.minimum)
-
-
-def _pairs(values: NDArray[Any], axis: int, combine: np.ufunc) -> NDArray[Any]:
-    """Neighbours along an axis, combined: one fewer."""
-    count = values.shape[axis]
-    first, second = (values.take(range(start, count - 1 + start), axis=axis) for start in (0, 1))
-    combined: NDArray[Any] = combine(first, second)
-    return combined
+    steps = np.diff(values, axis=2)
+    bends = np.abs(np.diff(steps, axis=2))
+    bends = np.concatenate([bends[:, :, :1], bends, bends[:, :, -1:]], axis=2)
+    steps = np.abs(steps)
+    is_uneven = np.minimum(bends[:, :, :-1], bends[:, :, 1:]) > np.maximum(_BENDS, _RELATIVE_BENDS * steps)
+    is_uneven |= steps > _JUMPS
+    is_uneven = is_uneven[..., :-1] | is_uneven[..., 1:]
+    return cast(Mask, ((is_uneven[:3].any(axis=0) & is_seen) | is_uneven[3]).any(axis=0))
 
 
 # --- resizing ---

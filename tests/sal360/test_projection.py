@@ -121,6 +121,17 @@ def test_a_yaw_by_whole_columns_is_a_roll_and_the_seam_has_no_seam(columns: int)
     assert np.abs(turned - np.roll(erp, -columns, axis=1)).max() < 2 * TABLE_ERROR_PX
 
 
+def test_angles_in_single_precision_are_as_exact_as_it() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 50, 40)).astype(np.float32)
+    x[0, :8], y[0, :8] = (0, 1, -1, 0, 0, -1, 1e-20, 1), (0, 0, 0, 1, -1, 1e-9, -1e-20, -1e-9)
+    angle, radius = projection.polar(x, y)
+    assert angle.dtype == radius.dtype == np.float32
+    error = angle - np.arctan2(y.astype(float), x.astype(float))
+    assert np.abs((error + math.pi) % (2 * math.pi) - math.pi).max() < 1e-6
+    assert np.allclose(radius, np.hypot(x, y), rtol=1e-6)
+    assert projection.polar(x[:0], y[:0])[0].shape == (0, 40)
+
+
 def test_a_quarter_pitch_brings_the_pole_to_the_centre() -> None:
     height, width = 64, 128
     erp = np.zeros((height, width), np.float32)

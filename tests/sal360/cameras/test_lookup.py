@@ -15,7 +15,7 @@ from sal360.cameras.camera import Camera
 from sal360.cameras.decoded import camera_of_decoded, rows_to_decode
 from sal360.cameras.equirectangular import EquirectangularCamera
 from sal360.cameras.fisheye import FisheyeCamera, Lens
-from sal360.cameras.lookup import Lookup, equirectangular_view, lookup_for, pixels_per_rad, resize_frame
+from sal360.cameras.lookup import Lookup, _grid_places, equirectangular_view, lookup_for, pixels_per_rad, resize_frame
 from sal360.errors import FrameError
 from sal360.images import decode_compressed, read_picture
 from sal360.predictor import Predictor
@@ -220,6 +220,21 @@ def test_every_pixel_of_the_grid_comes_from_its_direction(name, rotation) -> Non
     difference = np.abs(lookup(frame, fill=False) - expected).max(axis=2)[lookup.seen > 0.999]
     assert difference.max() < 4, difference.max()  # a pixel of the grid is 2 levels wide
     assert difference.mean() < 1
+
+
+@pytest.mark.parametrize(
+    "name", ["equirectangular", "crop", "dual fisheye", "dual fisheye, narrow blend", "cube 3x2", "eac", "stereo"]
+)
+def test_interpolated_places_are_those_of_the_exact_table(name) -> None:
+    reduced = Lookup((WHOLE | SOME)[name](), 384, 768, TILT)._reduced
+    places, weights = _grid_places(reduced.find, reduced.pitch, 384, 768, TILT)
+    exact, exact_weights = reduced.find(sphere.erp_directions(384, 768) @ TILT)
+    # from one pixel of the grid to the next; much at jumps
+    change = np.abs(np.gradient(exact, axis=1)) + np.abs(np.gradient(exact, axis=2))
+    error, seen = np.abs(places - exact), (exact_weights > 0.1) & (weights > 0.1)
+    assert (error <= 0.4 * np.maximum(change, 1))[seen].all()
+    assert error[seen].mean() < 0.08
+    assert (np.abs(weights - exact_weights) > 0.05).mean() < 1e-3  # corners of a crop may be missed
 
 
 def test_a_levelled_density_returns_to_the_camera() -> None:
