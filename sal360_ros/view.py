@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo
 from sal360.arrays import Floats, Pixels
 from sal360.cameras import Camera, CameraSettings, EquirectangularCamera, open_camera
 from sal360.cameras.lookup import Lookup
-from sal360.cameras.settings import camera_from_info, check_camera, check_info_size
+from sal360.cameras.settings import InfoWindow, camera_from_info, check_camera, check_info_size
 from sal360.errors import FrameError, ParameterError
 from sal360.outputs.layout import EQUIRECTANGULAR, Layout, SourceLayout
 from sal360.predictor import check_frame
@@ -81,11 +81,10 @@ class CameraView:
                 "start its publisher, or clear camera.info",
                 reason="camera_mismatch",
             )
-        k, d = tuple(info.k), tuple(info.d)
-        key = (info.distortion_model, k, d, info.height, info.width, model.fov_deg)
-        return self._kept(
-            key, lambda: camera_from_info(info.distortion_model, k, d, info.height, info.width, model.fov_deg)
-        )
+        roi = info.roi
+        window = InfoWindow(roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)
+        key = (info.distortion_model, tuple(info.k), tuple(info.d), info.height, info.width, model.fov_deg, window)
+        return self._kept(key, lambda: camera_from_info(*key))
 
     def _kept(self, key: object, make: Callable[[], Camera]) -> Camera:
         if self._camera is None or self._camera[0] != key:

@@ -209,6 +209,7 @@ class FisheyeCamera:
         lenses: at least one.
         blend_deg: widest angle over which two lenses are mixed, degrees; less shows fewer double contours of what is
             near, more hides differences of exposure. 180 mixes over the whole overlap.
+        may_be_cut: frames may be parts of what the lenses see, without their centres.
 
     Raises:
         ParameterError: no lens, a centre outside the frame, or blend_deg out of its range.
@@ -216,13 +217,22 @@ class FisheyeCamera:
 
     tiles = (1, 1)
 
-    def __init__(self, height: int, width: int, lenses: Sequence[Lens], blend_deg: float = WHOLE_OVERLAP_DEG) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        lenses: Sequence[Lens],
+        blend_deg: float = WHOLE_OVERLAP_DEG,
+        *,
+        may_be_cut: bool = False,
+    ) -> None:
         if not lenses:
             raise ParameterError("the camera has no lens", "give it at least one")
         if not 0.1 <= blend_deg <= WHOLE_OVERLAP_DEG:
             raise ParameterError(f"blend_deg is {blend_deg:g}", f"set it from 0.1 to {WHOLE_OVERLAP_DEG:g} degrees")
         for number, lens in enumerate(lenses, 1):
-            if not (-0.5 <= lens.centre_x < width - 0.5 and -0.5 <= lens.centre_y < height - 0.5):
+            is_inside = -0.5 <= lens.centre_x < width - 0.5 and -0.5 <= lens.centre_y < height - 0.5
+            if not (is_inside or may_be_cut):
                 raise ParameterError(
                     f"lens {number} has its centre at ({lens.centre_x:g}, {lens.centre_y:g}), outside the frame of "
                     f"{width} x {height}",

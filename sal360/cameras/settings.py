@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -606,6 +606,26 @@ def yaw_pitch_roll(rotation: Any) -> tuple[float, float, float]:
 # --- sensor_msgs/CameraInfo ---
 
 
+class InfoWindow(NamedTuple):
+    """The part of a calibrated picture that a driver sends: roi and binning of a sensor_msgs/CameraInfo."""
+
+    x: int = 0
+    """First column, in pixels before binning."""
+    y: int = 0
+    """First row, in pixels before binning."""
+    width: int = 0
+    """Columns before binning; all four of the region are 0: the whole picture."""
+    height: int = 0
+    """Rows before binning."""
+    binning_x: int = 0
+    """Columns that become one; 0 is the same as 1."""
+    binning_y: int = 0
+    """Rows that become one."""
+
+
+WHOLE_WINDOW = InfoWindow()
+
+
 def camera_from_info(
     distortion_model: str,
     k: Sequence[float],
@@ -613,8 +633,12 @@ def camera_from_info(
     height: int,
     width: int,
     fov_deg: float = 190.0,
+    window: InfoWindow = WHOLE_WINDOW,
 ) -> FisheyeCamera:
     """The camera of a sensor_msgs/CameraInfo of a fisheye lens.
+
+    The region of interest is cut out of the calibrated picture first, then its pixels are binned, as the message's
+    definition says; what binning leaves over at the right and lower edges is dropped.
 
     Args:
         distortion_model: must be "equidistant", which is ROS's name for the Kannala-Brandt polynomial.
@@ -622,6 +646,7 @@ def camera_from_info(
         d: k1 to k4.
         height, width: of the CameraInfo, pixels.
         fov_deg: field of view of the lens, degrees: CameraInfo does not contain it.
+        window: its roi and binning.
 
     Raises:
         ParameterError: it does not describe a fisheye lens, is not calibrated, or contradicts itself.
@@ -649,7 +674,34 @@ def camera_from_info(
             f"the CameraInfo has a skew of {k[1]:g} in K", "calibrate the camera without skew", expected="0"
         )
     lens = Lens(k[2], k[5], k[0], k[4], fov_deg, "kannala_brandt", tuple(float(each) for each in d))
-    return FisheyeCamera(height, width, [lens])
+    return _sent_part(FisheyeCamera(height, width, [lens]), window)
+
+
+def _sent_part(camera: FisheyeCamera, window: InfoWindow) -> FisheyeCamera:
+    """The camera of a window of its frames."""
+    x, y, width, height = window[:4] if any(window[:4]) else (0, 0, camera.width, camera.height)
+    if not (0 <= x < x + width <= camera.width and 0 <= y < y + height <= camera.height):
+        raise ParameterError(
+            f"the CameraInfo has a region of interest of {width} x {height} at ({x}, {y}) in a picture of "
+            f"{camera.width} x {camera.height}",
+            "correct roi, whose pixels are those of the calibration, or set all of it to 0",
+            expected="a region inside the picture",
+        )
+    across, down = max(window.binning_x, 1), max(window.binning_y, 1)
+    if across > width or down > height:
+        raise ParameterError(
+            f"the CameraInfo bins {across} x {down} pixels of a region of {width} x {height}",
+            "correct binning_x and binning_y; 0 and 1 mean no binning",
+        )
+    (lens,) = camera.lenses
+    sent = dataclasses.replace(
+        lens,
+        centre_x=(lens.centre_x - x + 0.5) / across - 0.5,  # integers are pixel centres, so edges are halves
+        centre_y=(lens.centre_y - y + 0.5) / down - 0.5,
+        focal_x_px=lens.focal_x_px / across,
+        focal_y_px=lens.focal_y_px / down,
+    )
+    return FisheyeCamera(height // down, width // across, [sent], may_be_cut=True)
 
 
 def check_info_size(camera: Camera, height: int, width: int) -> None:
@@ -661,6 +713,6 @@ def check_info_size(camera: Camera, height: int, width: int) -> None:
     if (camera.height, camera.width) != (height, width):
         raise FrameError(
             f"the frame is {width} x {height}, and its CameraInfo is for {camera.width} x {camera.height}",
-            "calibrate at the resolution that the camera sends",
+            "calibrate at the resolution that the camera sends, or correct binning and roi in the CameraInfo",
             reason="camera_mismatch",
         )

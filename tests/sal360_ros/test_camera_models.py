@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import Quaternion
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2, RegionOfInterest
 
 from sal360.cameras import CameraSettings, EquirectangularCamera, open_camera
 from sal360.cameras.levelling import UP, RunningLevel, UpEstimate
@@ -164,17 +164,26 @@ def test_a_camera_info_describes_the_lens_of_its_frames(graph, camera, make_node
     publisher = graph.call(graph.node.create_publisher, CameraInfo, "camera_info", 10)
     graph.wait_for(publisher.get_subscription_count, "the node to subscribe")
     k = [20.0, 0.0, 31.5, 0.0, 20.0, 31.5, 0.0, 0.0, 1.0]
-    for info, line in (
+    for refused, line in (
         (CameraInfo(height=64, width=64, distortion_model="plumb_bob", k=k, d=[0.0] * 5), "model 'plumb_bob'"),
         (CameraInfo(height=32, width=64, distortion_model="equidistant", k=k, d=[0.0] * 4), "outside the frame"),
         (CameraInfo(height=128, width=64, distortion_model="equidistant", k=k, d=[0.0] * 4), "is for 64 x 128"),
     ):
-        publisher.publish(info)
+        publisher.publish(refused)
         camera.stream_until(lambda line=line: any(line in each for each in graph.log), line, height=64, width=64)
     maps = graph.received(Image, "saliency")
+    fine = [40.0, 0.0, 73.5, 0.0, 40.0, 83.5, 0.0, 0.0, 1.0]  # the same lens, before a cut and binning
+    roi = RegionOfInterest(x_offset=10, y_offset=20, height=128, width=128)
+    info = CameraInfo(height=180, width=200, distortion_model="equidistant", k=fine, d=[0.0] * 4, roi=roi)
+    info.binning_x = info.binning_y = 2
+    publisher.publish(info)
+    camera.stream_until(lambda: maps, "a map of a binned region", height=64, width=64)
+    binned = array_of(maps[-1], np.float32)
     publisher.publish(CameraInfo(height=64, width=64, distortion_model="equidistant", k=k, d=[0.0] * 4))
-    camera.stream_until(lambda: maps, "a map", height=64, width=64)
+    count = len(maps)
+    camera.stream_until(lambda: len(maps) > count + 3, "maps of the same lens", height=64, width=64)
     density = array_of(maps[-1], np.float32)
+    np.testing.assert_allclose(density == 0, binned == 0)
     assert density[:, 0].max() == 0  # behind the camera
     assert density[:, density.shape[1] // 2].max() > 0
 

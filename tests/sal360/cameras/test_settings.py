@@ -19,6 +19,7 @@ from sal360.cameras.fisheye import FisheyeCamera
 from sal360.cameras.presets import PRESETS
 from sal360.cameras.settings import (
     CameraSettings,
+    InfoWindow,
     camera_from_info,
     check_camera,
     check_info_size,
@@ -266,8 +267,39 @@ def test_camera_info_is_opencvs_fisheye() -> None:
 
 
 @pytest.mark.parametrize(
+    ("window", "size"),
+    [
+        (InfoWindow(binning_x=4, binning_y=2), (300, 160)),
+        (InfoWindow(binning_x=1, binning_y=7), (85, 640)),  # 5 rows are left over
+        (InfoWindow(40, 100, 500, 401), (401, 500)),
+        (InfoWindow(40, 100, 500, 401, 2, 3), (133, 250)),
+        (InfoWindow(400, 0, 240, 600, 2, 2), (300, 120)),  # without the lens's centre
+    ],
+)
+def test_binning_and_region_of_a_camera_info_move_its_pixels(window, size) -> None:
+    whole = camera_from_info("equidistant", K, D, 600, 640, 170.0)
+    part = camera_from_info("equidistant", K, D, 600, 640, 170.0, window)
+    assert (part.height, part.width) == size
+    directions, is_seen = part.unproject(*np.meshgrid(np.arange(size[1]), np.arange(size[0])))
+    x, y, _ = whole.project(directions)
+    across, down = max(window.binning_x, 1), max(window.binning_y, 1)
+    # the middle of the pixels that became one
+    expected_x = window.x + np.arange(across * size[1]).reshape(-1, across).mean(axis=1)
+    expected_y = window.y + np.arange(down * size[0]).reshape(-1, down).mean(axis=1)
+    assert is_seen.mean() > 0.3
+    assert np.abs(x[0] - expected_x)[is_seen].max() < 1e-6
+    assert np.abs(y[0] - expected_y[:, None])[is_seen].max() < 1e-6
+    check_info_size(part, *size)
+    with pytest.raises(FrameError, match="or correct binning and roi in the CameraInfo"):
+        check_info_size(part, 600, 640)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"window": InfoWindow(200, 0, 500, 600)}, "a region of interest of 500 x 600 at (200, 0) in a picture of 640"),
+        ({"window": InfoWindow(200, 10)}, "0 x 0 at (200, 10)"),
+        ({"window": InfoWindow(0, 0, 640, 10, 2, 20)}, "bins 2 x 20 pixels of a region of 640 x 10; correct binning_x"),
         ({"distortion_model": "plumb_bob"}, "the distortion model 'plumb_bob'; expected equidistant"),
         ({"distortion_model": ""}, "the distortion model ''"),
         ({"d": [0.0] * 5}, "9 numbers in K and 5 in D"),
