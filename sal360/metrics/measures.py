@@ -37,6 +37,7 @@ from sal360.metrics.pixel_sums import (
     WeightedMap,
     Weights,
     as_real,
+    blocks,
     extremes,
     finer_size,
     fixated_pixels,
@@ -267,15 +268,20 @@ def _paper_truth(
 
 def _paper_map(values: Reals, weights: Floats) -> WeightedMap:
     rows = np.sin(np.linspace(0, math.pi, PAPER_SIZE[0]))[:, None]
-    scaled: Floats = resize_map(as_real(values), *PAPER_SIZE) * rows
-    scaled += _EPSILON
+    resized = resize_map(as_real(values), *PAPER_SIZE)
+    scaled = np.empty(PAPER_SIZE)
+    for part in blocks(scaled):  # which stay in the cache
+        np.multiply(resized[part], rows[part], out=scaled[part])
+        scaled[part] += _EPSILON
     low, high = extremes(scaled, weights)
     if not high > low:
         return WeightedMap(np.ones_like(scaled), weights)
-    scaled -= low
-    scaled /= high - low
-    if not weights.all():
-        np.clip(scaled, 0, 1, out=scaled)  # values outside the valid part may be smaller or larger
+    for part in blocks(scaled):
+        scaled[part] -= low
+        scaled[part] /= high - low
+    if weights.all():
+        return WeightedMap(scaled, weights, (0.0, 1.0))
+    np.clip(scaled, 0, 1, out=scaled)  # values outside the valid part may be smaller or larger
     return WeightedMap(scaled, weights)
 
 
@@ -284,10 +290,10 @@ def _paper_kld(first: WeightedMap, second: WeightedMap) -> float:
 
     The epsilon is inside the logarithm: an empty bin costs 36 nats.
     """
-    total, other_total = (each.mean * total_weight(each.weight, each.values.shape[1]) for each in (first, second))
+    gain, other_gain = (1 / (each.mean * total_weight(each.weight, PAPER_SIZE[1])) for each in (first, second))
 
     def surprise(p: Floats, q: Floats) -> Floats:
-        p, q = p / total, q / other_total
+        p, q = p * gain, q * other_gain
         costs: Floats = p + _EPSILON
         costs /= q + _EPSILON
         np.log(costs, out=costs)

@@ -54,14 +54,15 @@ class WeightedMap:
     Args:
         values: (h, w).
         weight: (h, 1) or (h, w), from `pixel_weights`; pixels of weight 0 are left out.
+        known: the smallest and the largest value; None: they are looked for.
 
     Raises:
         ParameterError: the map has values that are not finite.
     """
 
-    def __init__(self, values: Reals, weight: Floats) -> None:
+    def __init__(self, values: Reals, weight: Floats, known: tuple[float, float] | None = None) -> None:
         self.values, self.weight = values, weight
-        self.low, self.high = extremes(values, weight)
+        self.low, self.high = known or extremes(values, weight)
         check_finite(self.low, self.high)
         self.mean = weighted_mean(weight, lambda v: v, values)
         self._deviation: float | None = None
@@ -207,7 +208,7 @@ def weighted_sum(weight: Floats, integrand: Callable[..., NDArray[Any]], *maps: 
     """
     total = 0.0
     with np.errstate(invalid="ignore", over="ignore"):  # reported below
-        for rows in _blocks(maps[0]):
+        for rows in blocks(maps[0]):
             values = integrand(*(each[rows].astype(np.float64, copy=False) for each in maps))
             if weight.shape[1] == 1:  # one weight a row
                 total += float(values.sum(axis=1, dtype=np.float64) @ weight[rows, 0])
@@ -220,7 +221,7 @@ def weighted_sum(weight: Floats, integrand: Callable[..., NDArray[Any]], *maps: 
     return total
 
 
-def _blocks(values: Reals) -> Iterator[slice]:
+def blocks(values: Reals) -> Iterator[slice]:
     """Rows of a map, a block at a time."""
     height, width = values.shape
     rows_a_block = max(1, _BLOCK_PX // width)
@@ -252,7 +253,7 @@ def extremes(values: Reals, weight: Floats) -> tuple[float, float]:
     """The smallest and the largest value among the pixels with a weight above 0."""
     if not weight.all():
         values = values[np.broadcast_to(weight > 0, values.shape)][None]
-    parts = [(values[rows].min(), values[rows].max()) for rows in _blocks(values)]
+    parts = [(values[rows].min(), values[rows].max()) for rows in blocks(values)]
     low, high = np.array(parts, np.float64).T
     return float(low.min()), float(high.max())  # NaN if there is one
 
@@ -273,11 +274,12 @@ class RankAmong:
         self._doubled = np.append(2 * np.cumsum(count) - 2 * count, 2 * count.sum()).astype(np.int32)  # up to each
         self._count = np.append(count, 0).astype(np.int32)
         span = float(self._values[-1]) - float(self._values[0])
-        self._scale = (2**self._OCTAVES - 1) / span if span > 1e-290 else 0.0
+        self._scale = (2**self._OCTAVES - 2) / span if span > 1e-290 else 0.0
         bucket = self._bucket(self._values)
-        in_bucket = np.bincount(bucket, weights=2 * count, minlength=(self._OCTAVES << self._BITS) + 1)
-        self._table = np.cumsum(in_bucket).astype(np.int32)
         first = np.flatnonzero(np.diff(bucket, prepend=-1))  # of each bucket, for they are sorted
+        up_to = np.append(0, self._doubled[np.append(first[1:], len(bucket))])
+        buckets = np.diff(bucket[first], prepend=0, append=(self._OCTAVES << self._BITS) + 1)
+        self._table = np.repeat(up_to.astype(np.int32), buckets)
         self._table[bucket[first]] = -1 - first
         self._is_shared = np.zeros(len(self._values), np.bool_)
         self._is_shared[first] = np.diff(first, append=len(bucket)) > 1
@@ -286,8 +288,9 @@ class RankAmong:
         shifted = values - self._values[0]
         shifted *= self._scale
         scaled = np.empty(shifted.shape, np.float32)
-        np.add(shifted, 1, out=scaled, casting="same_kind")
-        np.clip(scaled, 1, 2**self._OCTAVES, out=scaled)  # those below and above all references
+        # the lowest reference becomes 2: the many values below it, in [1, 2], do not share its bucket
+        np.add(shifted, 2, out=scaled, casting="same_kind")
+        np.clip(scaled, 1, 2**self._OCTAVES, out=scaled)
         upper: NDArray[np.int32] = scaled.view(np.int32)
         upper >>= 23 - self._BITS
         upper -= np.int32(127 << self._BITS)
