@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -62,23 +63,33 @@ class VideoStream(PictureStream):
 
     def __init__(self, codec: str) -> None:
         self._codec = codec
-        self._size = (0, 0)
-        self._context: Any = None
-        self._offsets: QpOffset | None = None
-        self._regions: RegionFrames
-        self._count = 0
+        self._encoder: _Encoder | None = None
+        self._is_closed = False
+        self._encoding = threading.Lock()
 
     def encode(self, scene: Scene) -> tuple[dict[str, Any], bytes]:
-        """As in `PictureStream`; the bytes are one access unit."""
+        """As in `PictureStream`; the bytes are one access unit, or a JPEG file after `close`."""
+        with self._encoding:
+            if not self._is_closed:
+                result = self._encoded(scene)
+        if self._is_closed:
+            self.close()  # again, because it could not free what was in use
+            return JPEG.encode(scene)
+        return result
+
+    def close(self) -> None:
+        """Free the encoder, at once or when the picture is done that another thread encodes."""
+        self._is_closed = True
+        if self._encoding.acquire(blocking=False):
+            self._encoder = None
+            self._encoding.release()
+
+    def _encoded(self, scene: Scene) -> tuple[dict[str, Any], bytes]:
         picture = _even(scene.shown())
         height, width = picture.shape[:2]
-        context = self._opened(height, width)
-        settings = replace(scene.grids.qp_offset, block_px=_BLOCK_PX)
-        if self._offsets is None or self._offsets.settings != settings:
-            self._offsets = QpOffset(height, width, settings)
-        offsets = self._offsets.update(scene.density)
-        packets = context.encode(self._regions.marked(self._frame(picture), offsets))
-        assert packets, "the encoder delays frames"
+        if self._encoder is None or self._encoder.size != (height, width):
+            self._encoder = _Encoder(ENCODERS[self._codec[:4]], height, width)
+        packets = self._encoder.encode(picture, scene)
         about = {
             "type": self._codec,
             "key": any(packet.is_keyframe for packet in packets),
@@ -87,17 +98,15 @@ class VideoStream(PictureStream):
         }
         return about, b"".join(bytes(packet) for packet in packets)
 
-    def close(self) -> None:
-        """Free the encoder; the next picture would open it again."""
-        self._context, self._size = None, (0, 0)
 
-    def _opened(self, height: int, width: int) -> Any:
+class _Encoder:
+    """An encoder for pictures of one size."""
+
+    def __init__(self, settings: EncoderSettings, height: int, width: int) -> None:
         import av
 
-        if self._context is not None and self._size == (height, width):
-            return self._context
-        settings = ENCODERS[self._codec[:4]]
-        self._offsets = None
+        self.size = height, width
+        self._offsets: QpOffset | None = None
         self._regions = RegionFrames(height, width, settings.codec, _BLOCK_PX)
         context: Any = av.CodecContext.create(settings.codec.name, "w")
         context.width, context.height, context.pix_fmt = width, height, settings.codec.pixel_format
@@ -106,8 +115,18 @@ class VideoStream(PictureStream):
         context.thread_count = 1
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1  # BT.709
         context.options = settings.options()
-        self._context, self._size, self._count = context, (height, width), 0
-        return context
+        self._context = context
+        self._count = 0
+
+    def encode(self, picture: Pixels, scene: Scene) -> list[Any]:
+        """The packets of the scene's picture."""
+        settings = replace(scene.grids.qp_offset, block_px=_BLOCK_PX)
+        if self._offsets is None or self._offsets.settings != settings:
+            self._offsets = QpOffset(*self.size, settings)
+        frame = self._regions.marked(self._frame(picture), self._offsets.update(scene.density))
+        packets: list[Any] = self._context.encode(frame)
+        assert packets, "the encoder delays frames"
+        return packets
 
     def _frame(self, picture: Pixels) -> Any:
         import av

@@ -367,6 +367,7 @@ class _Viewer:
                 message = await loop.run_in_executor(pool, _packed, scene, grid, self._pictures)
             except Exception as error:  # of the encoder: FFmpeg's kinds are many
                 self._log.warning(f"viewer {self.number} gets JPEG: the video encoder failed ({error})")
+                self._pictures.close()
                 self._pictures = JPEG
                 self.changed.set()
                 continue

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import socket
 import struct
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -384,6 +386,31 @@ def test_each_picture_of_a_video_is_one_that_a_decoder_shows_at_once(codec: str)
         picture = shown[0].to_ndarray(format="bgr24")
         assert np.abs(picture.astype(int) - scene.picture).mean() < 6
     stream.close()
+
+
+def test_a_picture_that_is_encoded_after_the_viewer_left_opens_no_encoder_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("av")
+    from sal360.viewer import picture_stream
+
+    opened: list[weakref.ref[Any]] = []
+    encode = picture_stream._Encoder.encode
+    stream = picture_stream.VideoStream("avc1.42E033")
+
+    def encode_while_it_leaves(self: Any, *arguments: Any) -> Any:
+        opened.append(weakref.ref(self))
+        stream.close()  # as the server's thread would
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(picture_stream._Encoder, "encode", encode_while_it_leaves)
+    gc.disable()  # memory must not wait for it
+    try:
+        assert stream.encode(make_scene(1.0, 1))[0] == {"type": "image/jpeg"}
+        assert stream.encode(make_scene(2.0, 2))[0] == {"type": "image/jpeg"}
+        assert [each() for each in opened] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("codec", ["avc1.42E033", "vp09.00.51.08"])
