@@ -39,7 +39,7 @@ from sal360_ros.shared_maps import SharedMaps
 from sal360_ros.statistics import FrameStatistics, OutputCounts, Snapshot
 from sal360_ros.stream import CameraStream, Inputs
 from sal360_ros.topics import OutputPublisher, make_outputs
-from sal360_ros.view import check_model
+from sal360_ros.view import CameraView, check_model
 
 Steps = list[tuple[str, Callable[[], object]]]
 """What is done, for the log, and the function that does it."""
@@ -116,6 +116,7 @@ class CameraChannel(_Maps):
         self.statistics = FrameStatistics()
         """Since the last activation."""
         self._inputs: Inputs | None = None
+        self._view: tuple[tuple[int, int], CameraView] | None = None  # the network's input size, and what fills it
         self._info: CameraInfo | None = None
         self._info_subscription: Subscription | None = None
         self._subscription: Subscription | None = None
@@ -137,9 +138,7 @@ class CameraChannel(_Maps):
         source, mount = parameters.orientation, parse_mount(parameters.mount)
         orientation = OrientationInput(self._node, source, self.name) if source != "none" else None
         measured = orientation.rotation_at if orientation is not None else None
-        self._inputs = Inputs(
-            orientation, LevelInput(self._node, label, mount, measured), lambda: self._info, parameters.fuse
-        )
+        self._inputs = Inputs(orientation, LevelInput(self._node, label, mount, measured), parameters.fuse)
         if parameters.camera.info:
             self._info_subscription = self._node.create_subscription(
                 CameraInfo, parameters.camera.info, self._on_info, input_qos(), qos_overriding_options=overridable()
@@ -150,6 +149,9 @@ class CameraChannel(_Maps):
         """A new stream, whose smoothing and targets start over."""
         assert self.saliency is not None
         assert self._inputs is not None
+        size = spec.input_height, spec.input_width
+        if self._view is None or self._view[0] != size:
+            self._view = size, CameraView(*size, lambda: self._info)
         return CameraStream(
             self.name,
             spec,
@@ -157,11 +159,17 @@ class CameraChannel(_Maps):
             self.outputs,
             self._parameters,
             self._inputs,
+            self._view[1],
             self.statistics,
             lambda: self._node.get_clock().now().nanoseconds,
             self._node.get_logger(),
             self.shared,
         )
+
+    def retire(self) -> Steps:
+        """The same steps; the tables of the camera are made again then, since its calibration file may have changed."""
+        self._view = None
+        return super().retire()
 
     def subscribe(self, receive: Callable[[Image | CompressedImage], None]) -> None:
         """Subscribe to the frames."""

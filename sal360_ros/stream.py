@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from sal360.arrays import Density, Floats, Pixels
@@ -167,8 +167,6 @@ class Inputs(NamedTuple):
     orientation: OrientationInput | None
     """None if orientation is not used."""
     level: LevelInput
-    info: Callable[[], CameraInfo | None]
-    """Returns the newest CameraInfo."""
     is_fused: bool
     """Whether its maps become part of a fused map."""
 
@@ -190,7 +188,8 @@ class CameraStream:
         spec: the model's.
         saliency, outputs: as for `MapStream`.
         parameters: returns the parameter values for the next frame.
-        inputs: orientation, tilt and lens.
+        inputs: orientation and tilt.
+        view: looks the frames up; its tables outlive the stream.
         statistics: counts and times the frames.
         now_ns: the node's clock, nanoseconds, for the age of the frames.
         logger: receives warnings.
@@ -205,6 +204,7 @@ class CameraStream:
         outputs: Sequence[OutputPublisher],
         parameters: Callable[[], SaliencyParameters],
         inputs: Inputs,
+        view: CameraView,
         statistics: FrameStatistics,
         now_ns: Callable[[], int],
         logger: RcutilsLogger,
@@ -220,7 +220,7 @@ class CameraStream:
         self._now_ns = now_ns
         self._warnings = ThrottledWarnings(logger.warning)
         self._maps = MapStream(self._label, saliency, outputs, parameters, self._warnings, shared)
-        self._view = CameraView(spec.input_height, spec.input_width, inputs.info)
+        self._view = view
         self._stream_time = StreamTime()
         self._last_orientation = LastOrientation()
         self._last_stamp_ns: int | None = None

@@ -87,23 +87,26 @@ class CameraView:
         return self._kept(key, lambda: camera_from_info(*key))
 
     def _kept(self, key: object, make: Callable[[], Camera]) -> Camera:
-        if self._camera is None or self._camera[0] != key:
+        kept = self._camera  # another thread, which was abandoned, may change it
+        if kept is None or kept[0] != key:
             try:
-                self._camera = key, make()
+                self._camera = kept = key, make()
             except ParameterError as error:
                 raise FrameError(error.found, error.remedy, reason="camera_mismatch") from None
-        return self._camera[1]
+        return kept[1]
 
     def _layout_of(self, camera: Camera) -> SourceLayout:
-        if self._layout is None or self._layout.camera is not camera:
-            self._layout = SourceLayout(camera)
-        return self._layout
+        layout = self._layout
+        if layout is None or layout.camera is not camera:
+            self._layout = layout = SourceLayout(camera)
+        return layout
 
     def _look_up(self, camera: Camera, rotation: Floats | None) -> Lookup:
         key = (camera, b"" if rotation is None else rotation.tobytes())
-        if self._lookup is None or self._lookup[0] != key:
-            self._lookup = key, Lookup(camera, self._height, self._width, rotation)
-        return self._lookup[1]
+        kept = self._lookup
+        if kept is None or kept[0] != key:
+            self._lookup = kept = key, Lookup(camera, self._height, self._width, rotation)
+        return kept[1]
 
 
 def check_model(model: CameraModel) -> None:

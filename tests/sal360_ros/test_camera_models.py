@@ -157,6 +157,32 @@ def test_the_tables_of_a_layout_are_kept_as_long_as_the_camera_is_the_same():
     assert layout_of(32, 48).width_of(32) == 48
 
 
+def test_the_tables_of_a_camera_outlive_an_activation(graph, camera, make_node, activate, monkeypatch):
+    made = []
+
+    def counted(*arguments):
+        made.append(arguments)
+        return Lookup(*arguments)
+
+    monkeypatch.setattr("sal360_ros.view.Lookup", counted)
+    node = activate(make_node(camera__model="cubemap"))
+    maps = graph.received(Image, "saliency")
+
+    def stream():
+        count = len(maps)
+        camera.stream_until(lambda: len(maps) > count, "a map", height=64, width=96)
+
+    stream()
+    for transition in (node.trigger_deactivate, node.trigger_activate):
+        assert graph.call(transition).name == "SUCCESS"
+    stream()
+    assert len(made) == 1
+    for transition in (node.trigger_deactivate, node.trigger_cleanup, node.trigger_configure, node.trigger_activate):
+        assert graph.call(transition).name == "SUCCESS"
+    stream()
+    assert len(made) == 2  # its calibration file may have changed
+
+
 def test_a_camera_info_describes_the_lens_of_its_frames(graph, camera, make_node, activate, array_of):
     activate(make_node(encoding="32FC1", camera__info="camera_info"))
     camera.publish(camera.frame(64, 64))
