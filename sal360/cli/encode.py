@@ -9,7 +9,7 @@ INPUT is a video, a folder of pictures, a bag or a live stream. Each frame's map
 for the encoder. Before it starts, a trial shows whether the encoder obeys them with these options; if not, the command
 says so and ends. OUTPUT is
 
-  a file (.mp4, .m4v, .mov, .mkv, .webm)  with the audio copied and, in MP4, what says that the video is spherical
+  a file (.mp4, .m4v, .mov, .mkv, .webm)  with the audio copied, and with what says that the video is spherical
   a folder    with segments and playlists for HLS (main.m3u8) and DASH (manifest.mpd); --resume continues it
   a map file  for another encoder, with --map-for: kvazaar, uvg266 (.txt or .bin), svt-av1 (.txt), android (.bin)
 
@@ -32,6 +32,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sal360.arrays import Pixels
 from sal360.cameras.settings import changed_settings
 from sal360.cli.options import (
     CommandParser,
@@ -44,16 +45,24 @@ from sal360.cli.options import (
     model_options,
 )
 from sal360.cli.predict import Outcome, stream_frames
-from sal360.encoding.boxes import Spherical, equirectangular, read_spherical, write_spherical
-from sal360.encoding.codecs import CODECS, MP4, SHORT_NAMES, EncoderSettings, find_codec, parse_options, parse_rate
+from sal360.encoding.boxes import Spherical, equirectangular
+from sal360.encoding.codecs import CODECS, SHORT_NAMES, EncoderSettings, find_codec, parse_options, parse_rate
 from sal360.encoding.foveation import Foveation, Picture, segment_of
 from sal360.encoding.map_files import KINDS, MapFile, map_format
 from sal360.encoding.playlists import hls_files, mpd
 from sal360.encoding.probe import Obedience, require_obedience
-from sal360.encoding.report import MOST_PICTURES, compare, write_html
-from sal360.encoding.segments import SegmentFolder, Track
+from sal360.encoding.report import ENCODINGS, MOST_PICTURES, compare, write_html
+from sal360.encoding.segments import Place, SegmentFolder, Track
 from sal360.encoding.tiles import bit_shares, parse_tiles, places, tile_settings
-from sal360.encoding.video_encoder import AudioCopy, VideoEncoder, VideoFile, check_container
+from sal360.encoding.video_encoder import (
+    AudioCopy,
+    VideoEncoder,
+    VideoFile,
+    check_audio,
+    check_container,
+    converted,
+    find_spherical,
+)
 from sal360.errors import DataError, FrameError, ParameterError, printable, require_modules
 from sal360.files import check_folder_is_writable, write_text, written_beside
 from sal360.outputs.qp_offset import QpOffsetSettings, tile_weights
@@ -83,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             QpOffsetSettings(
                 block_px=job.block_px or options.block_px, strength=options.strength, max_offset=options.max_offset
             ),
-            SmoothingSettings(time_constant_s=options.smoothing),
+            SmoothingSettings(time_constant_s=options.smoothing_time_constant_s),
             height_px=options.height,
             on_bad_frame=source.leave_out,
             name=source.shown,
@@ -132,9 +141,10 @@ class Source:
 
     @cached_property
     def spherical(self) -> Spherical:
-        """What an MP4 file says about its sphere."""
-        if isinstance(self.path, Path) and self.path.is_file():
-            return read_spherical(self.path)
+        """What a video file says about its sphere."""
+        if self.is_video_file:
+            assert isinstance(self.path, Path)
+            return find_spherical(self.path)
         return Spherical()
 
     def leave_out(self, error: FrameError, _: str) -> None:
@@ -268,8 +278,6 @@ class FileJob(Job):
                 self._first_pass(source, foveation, statistics)
                 foveation.restart()
             self._write(path, source, foveation, statistics)
-            if self.output.suffix.lower() in MP4:
-                write_spherical(path, spherical_of(source, foveation))
 
     def _first_pass(self, source: Source, foveation: Foveation, statistics: str) -> None:
         encoder: VideoEncoder | None = None
@@ -287,7 +295,11 @@ class FileJob(Job):
             pictures = _some(foveation.pictures(source.frames()), source)
             first = next(pictures)
             encoder = self._encoder(source, foveation, statistics, 2 if statistics else 0)
-            file = stack.enter_context(VideoFile(path, encoder, audio))
+            spherical = spherical_of(source, foveation)
+            file = stack.enter_context(VideoFile(path, encoder, audio, spherical))
+            if spherical and not file.is_spherical:
+                kind = self.settings.codec.format
+                _say(f"{self.output} does not say that it is spherical: FFmpeg cannot write that with {kind} here")
             for picture in itertools.chain([first], pictures):
                 packets = encoder.encode(picture.image, picture.channels, picture.stamp_s, picture.offsets)
                 file.write(self.written.count(packets))
@@ -353,13 +365,14 @@ class SegmentJob(Job):
         packets: dict[str, list[Any]] = {name: [] for name in tracks}
         number = first.number
         for picture in itertools.chain([first], group):
+            frames: dict[Place | None, Any] = {}  # the rungs of a tile share one
             for name, (track, encoder) in tracks.items():
                 place = track.place
-                image = picture.image
-                if place is not None:
-                    image = image[place.y : place.y + place.height, place.x : place.x + place.width]
+                if place not in frames:
+                    frames[place] = converted(_part(picture.image, place), picture.channels, self.settings.codec)
                 offsets = picture.offsets if place is None else None
-                packets[name] += self.written.count(encoder.encode(image, picture.channels, picture.stamp_s, offsets))
+                new = encoder.encode_frame(frames[place], picture.stamp_s, offsets)
+                packets[name] += self.written.count(new)
             number = picture.number
             self.written.frames += 1
             self.written.last_s = picture.stamp_s
@@ -406,12 +419,19 @@ class SegmentJob(Job):
         return f"{self.written.in_words(self.interval_s)} of {what}; {count} segments in {printable(self.output)}"
 
 
+def _part(image: Pixels, place: Place | None) -> Pixels:
+    if place is None:
+        return image
+    return image[place.y : place.y + place.height, place.x : place.x + place.width]
+
+
 def _write_report(options: argparse.Namespace, source: Source, foveation: Foveation, job: FileJob | Any) -> None:
     """Compare with the same encoder without regions on the first frames, and write the page beside the output."""
     foveation.restart()
     with contextlib.closing(source.frames()) as frames:
         pictures = list(itertools.islice(foveation.pictures(frames), options.report_frames))
-    comparison = compare(pictures, job.settings, foveation.block_px, source.rate_hz, foveation.layout)
+    with tqdm(total=ENCODINGS, desc="report", unit="encoding", disable=None, leave=False) as bar:
+        comparison = compare(pictures, job.settings, foveation.block_px, source.rate_hz, foveation.layout, bar.update)
     path = _report_of(options.output)
     about = {
         "video": source.shown,
@@ -512,8 +532,17 @@ def _job(options: argparse.Namespace, source: Source) -> Job:
     return _segment_job(options, source, settings)
 
 
+def _check_audio(options: argparse.Namespace, source: Source, suffix: str) -> None:
+    """Refuse audio that the output cannot hold, before anything is encoded."""
+    with contextlib.ExitStack() as stack:
+        audio = None if options.no_audio else _audio_of(source, stack)
+        if audio is not None:
+            check_audio(audio, suffix)
+
+
 def _file_job(options: argparse.Namespace, source: Source, settings: EncoderSettings) -> FileJob:
     check_container(options.output, settings.codec)
+    _check_audio(options, source, options.output.suffix.lower())
     for name in ("tiles", "resume", "segment_s"):
         if getattr(options, name):
             raise ParameterError(
@@ -546,6 +575,7 @@ def _segment_job(options: argparse.Namespace, source: Source, settings: EncoderS
         raise ParameterError(
             f"{source.shown} is live and cannot be continued", "remove --resume, and name a new folder"
         )
+    _check_audio(options, source, "")
     tiles = parse_tiles(options.tiles) if options.tiles else (0, 0)
     segment_s = options.segment_s or 4.0
     check_folder_is_writable(options.output)
@@ -574,7 +604,7 @@ def _what_counts(
         "strength": options.strength,
         "max_offset": options.max_offset,
         "block_px": options.block_px,
-        "smoothing": options.smoothing,
+        "smoothing": options.smoothing_time_constant_s,
         "model": options.model,
     }
 
@@ -643,11 +673,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--block-px", type=int, choices=(16, 32, 64), default=offsets.block_px, help="side of a block with one offset")
     add(
-        "--smoothing",
+        "--smoothing-time-constant-s",
         type=as_declared(smoothing, "time_constant_s"),
         default=smoothing.time_constant_s,
         metavar="S",
-        help="time constant of the temporal low-pass filter; 0: no smoothing",
+        help="time constant of the temporal smoothing, seconds; 0: none",
     )
     add_stream_options(parser)
     add_camera(parser)

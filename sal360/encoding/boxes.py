@@ -106,12 +106,13 @@ def read_spherical(path: Path) -> Spherical:
     try:
         with path.open("rb") as file:
             found = _moov(file)
-        return Spherical() if found is None else _spherical_of(found[1])
+        return Spherical() if found is None else spherical_in(found[1])
     except (OSError, ValueError, struct.error):
         return Spherical()
 
 
-def _spherical_of(moov: Box) -> Spherical:
+def spherical_in(moov: Box) -> Spherical:
+    """What an index says about its sphere."""
     for track in moov.find(b"trak"):
         for entry in _entries(track):
             in_entry = tuple(each.packed() for each in entry.boxes if each.kind in (b"st3d", b"sv3d"))

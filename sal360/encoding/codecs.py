@@ -145,8 +145,17 @@ CODECS = {
     )
 }
 """Name → encoder. VA-API is missing: its encoders need frames in the GPU's memory, which PyAV cannot make."""
-SHORT_NAMES = {"h264": "libx264", "hevc": "libx265", "h265": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
-"""What people call a format → the encoder that is meant."""
+SHORT_NAMES = {
+    "h264": "libx264",
+    "x264": "libx264",
+    "hevc": "libx265",
+    "h265": "libx265",
+    "x265": "libx265",
+    "vp8": "libvpx",
+    "vp9": "libvpx-vp9",
+    "av1": "libsvtav1",
+}
+"""What people call a format or an encoder → the encoder that is meant."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +247,11 @@ def find_codec(name: str) -> Codec:
         ImportError: PyAV is missing.
     """
     codec = CODECS.get(SHORT_NAMES.get(name, name))
+    if codec is None and name.endswith("_vaapi"):
+        raise ParameterError(
+            f"{name} needs frames in the GPU's memory, which PyAV cannot make",
+            "choose another codec; libx264 and libx265 run on the CPU",
+        )
     if codec is None:
         raise ParameterError(
             f"unknown codec {name!r}", "choose one", expected=f"one of {', '.join([*SHORT_NAMES, *CODECS])}"

@@ -19,17 +19,26 @@ def hls_files(progress: Progress) -> dict[str, str]:
     return files
 
 
+def _without_holes(progress: Progress, track: Track) -> list[float]:
+    """How long each file of a track lasts for HLS, which knows no holes: until the next, and the first from zero."""
+    spans = progress.spans_s(track)
+    starts = [0.0, *(begin for begin, _ in spans[1:])]
+    ends = [*starts[1:], *(end for _, end in spans[-1:])]
+    return [end - start for start, end in zip(starts, ends, strict=True)]
+
+
 def _media_playlist(progress: Progress, track: Track) -> str:
+    longest_s = max((max(_without_holes(progress, each)) for each in progress.tracks.values()), default=1.0)
     lines = [
         "#EXTM3U",
         "#EXT-X-VERSION:7",
-        f"#EXT-X-TARGETDURATION:{max(1, math.ceil(max(progress.durations_s, default=1)))}",
+        f"#EXT-X-TARGETDURATION:{max(1, math.ceil(longest_s))}",
         "#EXT-X-MEDIA-SEQUENCE:0",
         f"#EXT-X-PLAYLIST-TYPE:{'VOD' if progress.is_complete else 'EVENT'}",
         "#EXT-X-INDEPENDENT-SEGMENTS",
         f'#EXT-X-MAP:URI="{track.name}/init.mp4"',
     ]
-    for number, duration_s in enumerate(progress.durations_s):
+    for number, duration_s in enumerate(_without_holes(progress, track)):
         lines += [f"#EXTINF:{duration_s:.6f},", f"{track.name}/{number:05d}.m4s"]
     return "\n".join([*lines, *(["#EXT-X-ENDLIST"] if progress.is_complete else []), ""])
 
@@ -101,20 +110,18 @@ def _template(track: Track, progress: Progress) -> Iterable[str]:
         f'initialization="$RepresentationID$/init.mp4" media="$RepresentationID$/$Number%05d$.m4s" startNumber="0">'
     )
     yield "<SegmentTimeline>"
-    start_s = 0.0
-    for duration_s in progress.durations_s:
+    for span_s in progress.spans_s(track):
         # rounded at the ends, so that errors do not add up
-        start, end = (round(each * track.timescale) for each in (start_s, start_s + duration_s))
+        start, end = (round(each * track.timescale) for each in span_s)
         yield f'<S t="{start + delay}" d="{end - start}"/>'
-        start_s += duration_s
     yield "</SegmentTimeline>"
     yield "</SegmentTemplate>"
 
 
 def _rates(progress: Progress, track: Track) -> list[int]:
     """Bits per second of each segment."""
-    pairs = zip(track.bytes, progress.durations_s, strict=False)
-    return [math.ceil(8 * size / max(duration_s, 1e-3)) for size, duration_s in pairs]
+    pairs = zip(track.bytes, progress.spans_s(track), strict=True)
+    return [math.ceil(8 * size / max(end_s - start_s, 1e-3)) for size, (start_s, end_s) in pairs]
 
 
 def _mean_rate(progress: Progress, track: Track) -> int:

@@ -70,18 +70,33 @@ def probe(settings: EncoderSettings) -> Obedience:
     offsets = np.full((_HEIGHT // _BLOCK_PX, _WIDTH // _BLOCK_PX), _OFFSET, np.int8)
     offsets[:, : offsets.shape[1] // 2] = -_OFFSET
     regions = RegionFrames(_HEIGHT, _WIDTH, settings.codec, _BLOCK_PX)
-    with _logged() as logs:
+    with _logged() as logs, _with_words_of(logs):
         plain = _errors(clip, _decoded(encoded(settings, frames, _HEIGHT, _WIDTH, _RATE_HZ), settings.codec.decoder))
         marked = [regions.marked(each, offsets) for each in frames]
         after = _errors(clip, _decoded(encoded(settings, marked, _HEIGHT, _WIDTH, _RATE_HZ), settings.codec.decoder))
     inside, outside = (
         10 * math.log10(max(before, 1e-3) / max(now, 1e-3)) for before, now in zip(plain, after, strict=True)
     )
-    lines = [" ".join(message.split()) for _, _, message in logs]
+    lines = _lines(logs)
     refused = next((each for each in lines if _REFUSED.search(each)), "")
     if refused:
         raise ParameterError(f"{settings.codec.name} says: {refused.rstrip('.')}", "correct its options")
     return Obedience(inside, outside, next((each for each in lines if "ROI" in each or "region" in each), ""))
+
+
+def _lines(logs: list[tuple[int, str, str]]) -> list[str]:
+    return [" ".join(message.split()) for _, _, message in logs]
+
+
+@contextlib.contextmanager
+def _with_words_of(logs: list[tuple[int, str, str]]) -> Iterator[None]:
+    """Add what FFmpeg logged to the error of an encoder that does not start, such as which driver is missing."""
+    try:
+        yield
+    except ParameterError as error:
+        words = next(filter(None, _lines(logs)), "")
+        found = f"{error.found}; FFmpeg says: {words.rstrip('.')}" if words else error.found
+        raise ParameterError(found, error.remedy) from None
 
 
 def require_obedience(settings: EncoderSettings) -> Obedience:
@@ -97,9 +112,20 @@ def require_obedience(settings: EncoderSettings) -> Obedience:
     raise ParameterError(
         f"{settings.codec.name} ignores regions of interest with {_shown(settings)}: in a trial, the error inside them "
         f"changed by {found.difference_db:.1f} dB against outside{said}",
-        "remove options that turn adaptive quantisation off or change the mode; or choose libx264, libx265 or "
-        "libvpx-vp9; or write a map file for the encoder's own program (--map-for)",
+        _remedy(settings),
     )
+
+
+def _remedy(settings: EncoderSettings) -> str:
+    """What helps where an encoder ignores regions."""
+    ways = []
+    if settings.extra:
+        ways.append("remove --codec-options that turn adaptive quantisation off or change the mode")
+    others = [each for each in ("libx264", "libx265", "libvpx-vp9") if each != settings.codec.name]
+    ways.append(f"choose {', '.join(others[:-1])} or {others[-1]}")
+    if settings.codec.name == "libsvtav1":
+        ways.append("write a map file for its own program (--map-for svt-av1)")
+    return "; or ".join(ways)
 
 
 def encoded(

@@ -88,14 +88,16 @@ def shot_of(
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format=f"{channels}24").reformat(format=pixel_format)
     frame.pts, frame.time_base = number, 1 / Fraction(rate_hz).limit_denominator(1001)
     sphere, on_picture = _weights(gaze, layout, *image.shape[:2])
-    weights = {SPHERE: sphere / sphere.sum(), GAZE: sphere * on_picture / (sphere * on_picture).sum()}
-    return Shot(frame, luma(frame), weights)
+    looked_at = sphere * on_picture
+    looked_at /= looked_at.sum()
+    return Shot(frame, luma(frame), {SPHERE: sphere, GAZE: looked_at.astype(np.float32)})
 
 
 def _weights(gaze: Density, layout: Layout, height: int, width: int) -> tuple[Reals, Reals]:
-    """Solid angle and gaze of each pixel, (H, W)."""
+    """Share of the solid angle, and gaze, of each pixel, (H, W)."""
     if layout is EQUIRECTANGULAR:
-        sphere = np.broadcast_to(solid_angles(height, width), (height, width))
+        rows = solid_angles(height, width)  # (H, 1)
+        sphere = np.broadcast_to(rows / (width * rows.sum()), (height, width))  # one column in memory
         return sphere, np.asarray(cv2.resize(gaze, (width, height), interpolation=cv2.INTER_LINEAR))
     grid = layout.tiles(height, width, _WEIGHT_PX)
     per_pixel = grid.solid_angle_sr / grid.pixels
@@ -103,7 +105,8 @@ def _weights(gaze: Density, layout: Layout, height: int, width: int) -> tuple[Re
     def spread(values: Reals) -> Reals:
         return np.repeat(np.repeat(values, _WEIGHT_PX, axis=0), _WEIGHT_PX, axis=1)[:height, :width]
 
-    return spread(per_pixel), spread(grid.average(gaze))
+    sphere = spread(per_pixel)
+    return sphere / sphere.sum(), spread(grid.average(gaze))
 
 
 def psnr_db(before: Sequence[Reals], after: Sequence[Reals], weights: Sequence[Reals]) -> float:
@@ -118,7 +121,12 @@ def psnr_db(before: Sequence[Reals], after: Sequence[Reals], weights: Sequence[R
 
 
 def ssim(before: Reals, after: Reals, weights: Reals) -> float:
-    """Structural similarity (Wang et al., IEEE TIP 2004; Gaussian window of 1.5 pixels): mean with weights (H, W)."""
+    """Mean of `similarity` with weights (H, W)."""
+    return float((weights * similarity(before, after)).sum())
+
+
+def similarity(before: Reals, after: Reals) -> Reals:
+    """Structural similarity of each pixel, (H, W) (Wang et al., IEEE TIP 2004; Gaussian window of 1.5 pixels)."""
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
     def blurred(values: Reals) -> Reals:
@@ -127,8 +135,13 @@ def ssim(before: Reals, after: Reals, weights: Reals) -> float:
     mean_b, mean_a = blurred(before), blurred(after)
     var_b, var_a = blurred(before * before) - mean_b**2, blurred(after * after) - mean_a**2
     both = blurred(before * after) - mean_b * mean_a
-    similarity = ((2 * mean_b * mean_a + c1) * (2 * both + c2)) / ((mean_b**2 + mean_a**2 + c1) * (var_b + var_a + c2))
-    return float((weights * similarity).sum())
+    return ((2 * mean_b * mean_a + c1) * (2 * both + c2)) / ((mean_b**2 + mean_a**2 + c1) * (var_b + var_a + c2))
+
+
+def _mean_ssim(shot: Shot, after: Reals) -> dict[str, float]:
+    """SSIM with each of the shot's weights."""
+    per_pixel = similarity(shot.luma, after)
+    return {name: float((weights * per_pixel).sum()) for name, weights in shot.weights.items()}
 
 
 def bd_rate_percent(
@@ -206,11 +219,11 @@ def measure(
         lumas = [luma(each) for each in after]
         before = [each.luma for each in shots]
         for name in (GAZE, SPHERE):
-            weights = [each.weights[name] for each in shots]
-            curve.psnr_db[name].append(psnr_db(before, lumas, weights))
-            if with_ssim:
-                pairs = zip(before, lumas, weights, strict=True)
-                curve.ssim[name].append(float(np.mean([ssim(*each) for each in pairs])))
+            curve.psnr_db[name].append(psnr_db(before, lumas, [each.weights[name] for each in shots]))
+        if with_ssim:
+            means = [_mean_ssim(shot, after_luma) for shot, after_luma in zip(shots, lumas, strict=True)]
+            for name in (GAZE, SPHERE):
+                curve.ssim[name].append(float(np.mean([each[name] for each in means])))
         if with_ssim and (score := vmaf(frames, after)) is not None:
             curve.vmaf.append(score)
     return curve

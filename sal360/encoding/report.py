@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from sal360.files import write_text
 from sal360.outputs.layout import Layout
 
 MOST_PICTURES = 24
-"""Of a report: each is encoded eight times and more."""
+"""Of a report: each is encoded `ENCODINGS` times."""
+ENCODINGS = 10
+"""Four qualities without and with regions, and two for the crops."""
 _CROP_SHARE = 8
 """A crop is as high as this part of the picture."""
 _CROP_SIDE = 320
@@ -43,7 +45,12 @@ class Comparison:
 
 
 def compare(
-    pictures: Sequence[Picture], settings: EncoderSettings, block_px: int, rate_hz: float, layout: Layout
+    pictures: Sequence[Picture],
+    settings: EncoderSettings,
+    block_px: int,
+    rate_hz: float,
+    layout: Layout,
+    on_encoded: Callable[[int], object] = lambda _: None,
 ) -> Comparison:
     """Encode pictures at four qualities, without regions and with theirs.
 
@@ -53,17 +60,24 @@ def compare(
         block_px: side of a block of the offsets.
         rate_hz: pictures per second.
         layout: of the pictures.
+        on_encoded: called with 1 or 2 when as many of the `ENCODINGS` are done.
     """
+
+    def counted() -> Iterator[float]:
+        for quality in qualities_of(settings):
+            yield quality
+            on_encoded(1)
+
     form = settings.codec.pixel_format
     shots = [
         shot_of(each.image, each.channels, each.density, number, rate_hz, form, layout)
         for number, each in enumerate(pictures)
     ]
     offsets = [each.offsets for each in pictures]
-    qualities = qualities_of(settings)
-    plain = measure(shots, settings, None, qualities, rate_hz)
-    regions = measure(shots, settings, offsets, qualities, rate_hz, block_px)
+    plain = measure(shots, settings, None, counted(), rate_hz)
+    regions = measure(shots, settings, offsets, counted(), rate_hz, block_px)
     crops, kbit_s = _crops(pictures, shots, settings, (plain, regions), rate_hz, block_px, layout)
+    on_encoded(2)
     return Comparison(plain, regions, gains(plain, regions), crops, kbit_s)
 
 

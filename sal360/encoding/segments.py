@@ -7,16 +7,16 @@ the last whole segment. The folder holds, for each track, `TRACK/init.mp4` and `
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from sal360.encoding.boxes import Box, Spherical, edit_fragments, parse, with_spherical
-from sal360.encoding.video_encoder import add_copy
+from sal360.encoding.video_encoder import fragment
 from sal360.errors import DataError
 from sal360.files import write_bytes, write_text
 
@@ -48,8 +48,10 @@ class Track:
     timescale: int = 90_000
     size: tuple[int, int] = (0, 0)
     """Rows and columns of a video."""
+    numbers: list[int] = field(default_factory=list)
+    """Of the segments in which the stream has something; audio may begin late, have holes or end early."""
     bytes: list[int] = field(default_factory=list)
-    """Of each segment."""
+    """Of its file for each of `numbers`; files are counted without holes, as DASH counts them."""
 
 
 @dataclass
@@ -65,6 +67,11 @@ class Progress:
     delay: dict[str, int] = field(default_factory=dict)
     """For each track, by how many ticks its stamps are later than those of the source, so that none is negative."""
     is_complete: bool = False
+
+    def spans_s(self, track: Track) -> list[tuple[float, float]]:
+        """Beginning and end of each file of a track, seconds."""
+        edges = [0.0, *accumulate(self.durations_s)]
+        return [(edges[number], edges[number + 1]) for number in track.numbers]
 
 
 class SegmentFolder:
@@ -105,11 +112,10 @@ class SegmentFolder:
     def _check_files(self) -> None:
         """Refuse a folder that lacks a part of a segment that counts as complete."""
         for track in self.progress.tracks.values():
-            for number, size in enumerate(track.bytes[: len(self.progress.durations_s)]):
+            for number, size in enumerate(track.bytes):
                 path = self.path / track.name / f"{number:05d}.m4s"
                 if not path.is_file() or path.stat().st_size != size:
                     raise DataError(f"the segment {path} is missing or damaged", _AGAIN)
-            del track.bytes[len(self.progress.durations_s) :]
 
     @property
     def start_s(self) -> float:
@@ -126,22 +132,25 @@ class SegmentFolder:
         """Write the next segment of all tracks; it counts when it is whole.
 
         Args:
-            contents: for each track, the track, a stream that describes its packets, and the packets.
+            contents: for each track, the track, a stream that describes its packets, and the packets; where there are
+                none, the track has no file for this segment.
             duration_s: of the segment.
             next_frame: number of the first frame after it.
             spherical: for the init segments of video.
         """
-        number = len(self.progress.durations_s)
         for name, (track, stream, packets) in contents.items():
+            if not packets:
+                continue
             known = self.progress.tracks.setdefault(name, track)
-            init, media = self._fragment(known, stream, packets, number)
+            init, media = self._fragment(known, stream, packets)
             folder = self.path / name
-            if number == 0 or not (folder / "init.mp4").exists():
+            if not known.bytes:
                 if known.kind == "video" and spherical:
                     ftyp, moov, *rest = parse(init)
                     init = b"".join(each.packed() for each in (ftyp, with_spherical(moov, spherical), *rest))
                 write_bytes(folder / "init.mp4", init)
-            write_bytes(folder / f"{number:05d}.m4s", media)
+            write_bytes(folder / f"{len(known.bytes):05d}.m4s", media)
+            known.numbers.append(len(self.progress.durations_s))
             known.bytes.append(len(media))
         self.progress.durations_s.append(duration_s)
         self.progress.next_frame = next_frame
@@ -155,8 +164,8 @@ class SegmentFolder:
     def _save(self) -> None:
         write_text(self.path / STATE, json.dumps(asdict(self.progress), indent=1))
 
-    def _fragment(self, track: Track, stream: Any, packets: Sequence[Any], number: int) -> tuple[bytes, bytes]:
-        first = min((round(packet.dts * packet.time_base * 10**9) for packet in packets), default=0)
+    def _fragment(self, track: Track, stream: Any, packets: Sequence[Any]) -> tuple[bytes, bytes]:
+        first = min(round(packet.dts * packet.time_base * 10**9) for packet in packets)
         init, media = fragment(stream, packets)
         moov = next(each for each in parse(init) if each.kind == b"moov")
         track.timescale = _timescale(moov)
@@ -168,7 +177,7 @@ class SegmentFolder:
 
         def renumber(moof: Box) -> None:
             for header in moof.find(b"mfhd"):
-                header.content = header.content[:4] + struct.pack(">I", number + 1)
+                header.content = header.content[:4] + struct.pack(">I", len(track.bytes) + 1)
             for time in moof.find(b"traf", b"tfdt"):
                 form = ">Q" if time.content[0] == 1 else ">I"
                 time.content = time.content[:4] + struct.pack(form, max(0, shifted))
@@ -185,27 +194,13 @@ def _read(path: Path) -> Progress:
             tracks[name] = Track(**{**values, "place": place, "size": tuple(values["size"])})
         found["durations_s"] = [float(each) for each in found["durations_s"]]
         found["next_frame"] = int(found["next_frame"])
-        return Progress(**{**found, "tracks": tracks})
-    except (ValueError, KeyError, TypeError):
+        progress = Progress(**{**found, "tracks": tracks})
+        for track in tracks.values():
+            if len(progress.spans_s(track)) != len(track.bytes):
+                raise ValueError
+        return progress
+    except (ValueError, LookupError, TypeError):
         raise DataError(f"{path} is damaged", _AGAIN) from None
-
-
-def fragment(stream: Any, packets: Sequence[Any]) -> tuple[bytes, bytes]:
-    """The init segment (ftyp, moov) and the media segment (moof, mdat) of packets of one stream."""
-    import av
-
-    file = io.BytesIO()
-    flags = "empty_moov+default_base_moof+frag_custom+skip_trailer"
-    with av.open(file, "w", format="mp4", options={"movflags": flags}) as container:
-        target = add_copy(container, stream)
-        container.start_encoding()
-        for packet in packets:
-            packet.stream = target
-            container.mux(packet)
-    boxes = parse(file.getvalue())
-    init = [each for each in boxes if each.kind in (b"ftyp", b"moov")]
-    media = [each for each in boxes if each.kind in (b"moof", b"mdat")]
-    return b"".join(each.packed() for each in init), b"".join(each.packed() for each in media)
 
 
 def _timescale(moov: Box) -> int:
@@ -230,7 +225,32 @@ def codecs_of(moov: Box) -> str:
             profile, level, tier = box.content[1] >> 5, box.content[1] & 31, box.content[2] >> 7
             depth = 10 if box.content[2] >> 6 & 1 else 8
             return f"{kind}.{profile}.{level:02d}{'H' if tier else 'M'}.{depth:02d}"
-    return {"mp4a": "mp4a.40.2", "Opus": "opus", "fLaC": "flac"}.get(kind, kind)
+    if kind == "mp4a":
+        return f"mp4a.{_mpeg4_audio(entry.content)}"
+    return {"Opus": "opus", "fLaC": "flac"}.get(kind, kind)
+
+
+def _mpeg4_audio(entry: bytes) -> str:
+    """Kind of audio in a sample entry `mp4a`, from its box `esds` (ISO/IEC 14496-1, 7.2.6)."""
+    place = entry.find(b"esds")
+    if place < 0:
+        return "40.2"
+    config = _descriptor(_descriptor(entry[place + 8 :])[3:])  # that of the decoder in that of the stream
+    if config[0] != 0x40:
+        return f"{config[0]:02X}"
+    specific = _descriptor(config[13:])
+    return f"40.{specific[0] >> 3 if specific else 2}"
+
+
+def _descriptor(data: bytes) -> bytes:
+    """The content of the first descriptor."""
+    length, place = 0, 1
+    while place < len(data):
+        length = length << 7 | data[place] & 127
+        place += 1
+        if data[place - 1] < 128:
+            break
+    return data[place : place + length]
 
 
 def _hevc(record: bytes) -> str:

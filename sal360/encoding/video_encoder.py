@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import io
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sal360.arrays import Pixels
-from sal360.encoding.codecs import Codec, EncoderSettings
+from sal360.encoding.boxes import Spherical, parse, read_spherical, spherical_in, with_spherical, write_spherical
+from sal360.encoding.codecs import MP4, Codec, EncoderSettings
 from sal360.encoding.probe import check_options_were_used, not_started
 from sal360.encoding.regions import RegionFrames
 from sal360.errors import DataError, ParameterError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 TIME_BASE = Fraction(1, 90_000)
 _PRIMING_S = 0.25
 """Packets so long before the first frame are kept: decoders of audio need them to start."""
+_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Suffix of a file → FFmpeg's format; by itself it takes one for .m4v that holds no HEVC."""
 _COLOURS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 
 
@@ -45,6 +49,20 @@ def check_size(height: int, width: int, name: str) -> None:
             f"the frames of {name} are {width} x {height}, and video codecs need even sides",
             f"scale them: --height {even}",
         )
+
+
+def converted(image: Pixels, channels: str, codec: Codec) -> av.VideoFrame:
+    """A picture in the form that an encoder takes.
+
+    Args:
+        image: (H, W, 3) uint8.
+        channels: "rgb" or "bgr".
+        codec: of the encoder.
+    """
+    from av import VideoFrame
+
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format=f"{channels}24")
+    return frame.reformat(format=codec.pixel_format, dst_colorspace="ITU709")
 
 
 class VideoEncoder:
@@ -97,10 +115,10 @@ class VideoEncoder:
             stamp_s: seconds; later than those before.
             offsets: (rows, columns) int8, QP; None: no regions.
         """
-        from av import VideoFrame
+        return self.encode_frame(converted(image, channels, self.settings.codec), stamp_s, offsets)
 
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format=f"{channels}24")
-        frame = frame.reformat(format=self.settings.codec.pixel_format, dst_colorspace="ITU709")
+    def encode_frame(self, frame: Any, stamp_s: float, offsets: NDArray[np.int8] | None) -> list[Any]:
+        """The same for a frame from `converted`, which several encoders of one codec can share."""
         pts = round(stamp_s / TIME_BASE)
         if self._last_pts is not None:
             pts = max(pts, self._last_pts + 1)
@@ -149,7 +167,8 @@ class AudioCopy:
         container = self._opened.__enter__()
         video: Any = container.streams.best("video")
         self.stream: Any = container.streams.best("audio")
-        self.codec = "" if self.stream is None else str(self.stream.codec_context.name)
+        context = None if self.stream is None else self.stream.codec_context
+        self.codec = "of a codec that FFmpeg does not know" if context is None else str(context.name)
         start: Any = 0 if video is None or video.start_time is None else video.start_time * video.time_base
         self._packets = iter(() if self.stream is None else container.demux(self.stream))
         self._shift = 0 if self.stream is None else round(start / self.stream.time_base)
@@ -183,6 +202,32 @@ class AudioCopy:
         self.close()
 
 
+def check_audio(audio: AudioCopy, suffix: str) -> None:
+    """Refuse audio that an output cannot hold.
+
+    Args:
+        suffix: of the file; "" for segments.
+
+    Raises:
+        ParameterError: it cannot.
+    """
+    import av
+
+    if audio.stream is None:
+        return
+    with av.open(io.BytesIO(), "w", format=_FORMATS[suffix or ".mp4"]) as container:
+        try:
+            add_copy(container, audio.stream)
+            container.start_encoding()
+        except (ValueError, av.FFmpegError):
+            raise ParameterError(
+                f"{suffix} files cannot hold the audio ({audio.codec})"
+                if suffix
+                else f"segments cannot hold the audio ({audio.codec})",
+                "choose .mkv, or add --no-audio" if suffix else "add --no-audio, or name a file (.mkv) as the output",
+            ) from None
+
+
 class VideoFile:
     """A file with one video and, if there is audio, that; the `with` block completes it.
 
@@ -190,29 +235,55 @@ class VideoFile:
         path: with a suffix for which `check_container` does not raise.
         encoder: of the video.
         audio: copied beside it.
+        spherical: what the file says about the sphere; None: nothing.
+
+    Attributes:
+        is_spherical: whether it says that it is one; FFmpeg cannot write that for VP8.
 
     Raises:
         ParameterError: the file cannot hold the audio.
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, encoder: VideoEncoder, audio: AudioCopy | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        encoder: VideoEncoder,
+        audio: AudioCopy | None = None,
+        spherical: Spherical | None = None,
+    ) -> None:
         import av
 
-        self._container = av.open(str(path), "w")
-        self._video = add_copy(self._container, encoder.stream)
+        suffix = path.suffix.lower()
+        spherical = spherical or Spherical()
+        if audio is not None:
+            check_audio(audio, suffix)
+        self._path = path
+        self._boxes = spherical if suffix in MP4 else Spherical()
+        self.is_spherical = bool(self._boxes)
+        self._container = av.open(str(path), "w", format=_FORMATS[suffix])
+        self._video = self._add_video(encoder.stream, Spherical() if self._boxes else spherical)
         self._audio_source = audio if audio is not None and audio.stream is not None else None
         self._audio: Any = None
         if self._audio_source is not None:
-            try:
-                self._audio = add_copy(self._container, self._audio_source.stream)
-                self._container.start_encoding()
-            except (ValueError, av.FFmpegError):
-                self._container.close()
-                raise ParameterError(
-                    f"{path.suffix} files cannot hold the audio ({self._audio_source.codec})",
-                    "choose .mkv, or add --no-audio",
-                ) from None
+            self._audio = add_copy(self._container, self._audio_source.stream)
+
+    def _add_video(self, stream: Any, spherical: Spherical) -> Any:
+        """The video's stream in a file; Matroska's elements about the sphere are written by FFmpeg.
+
+        FFmpeg takes them from streams that it has read, and PyAV cannot set them. So the description of the encoder's
+        stream is written as MP4, with the boxes, and read again.
+        """
+        import av
+
+        if spherical:
+            with contextlib.suppress(ValueError), av.open(io.BytesIO(_header(stream, spherical))) as header:
+                added = add_copy(self._container, header.streams.video[0])
+                added.codec_context.extradata = stream.codec_context.extradata  # in the form that its packets have
+                added.codec_context.framerate = stream.codec_context.framerate
+                self.is_spherical = True
+                return added
+        return add_copy(self._container, stream)
 
     def write(self, packets: Sequence[Any]) -> None:
         """Write packets of the video, and the audio up to them."""
@@ -238,6 +309,7 @@ class VideoFile:
         if kind is None:
             self._write_audio(math.inf)
             with_reason(self._container.close)
+            write_spherical(self._path, self._boxes)
         else:
             self._container.close()
 
@@ -254,6 +326,54 @@ def add_copy(container: av.container.OutputContainer, template: Any) -> Any:
     if template.type == "video" and template.codec_context.name in ("libx265", "hevc_nvenc", "hevc_qsv"):
         stream.codec_context.codec_tag = "hvc1"  # Apple's players do not open hev1
     return stream
+
+
+def fragment(stream: Any, packets: Sequence[Any], *, strict: str = "normal") -> tuple[bytes, bytes]:
+    """The init segment (ftyp, moov) and the media segment (moof, mdat) of packets of one stream.
+
+    Args:
+        strict: how strictly FFmpeg keeps to the standard; "unofficial" writes what it knows of the sphere.
+
+    Raises:
+        ValueError: MP4 cannot hold the codec.
+    """
+    import av
+
+    file = io.BytesIO()
+    options = {"movflags": "empty_moov+default_base_moof+frag_custom+skip_trailer", "strict": strict}
+    with av.open(file, "w", format="mp4", options=options) as container:
+        target = add_copy(container, stream)
+        container.start_encoding()
+        for packet in packets:
+            packet.stream = target
+            container.mux(packet)
+    boxes = parse(file.getvalue())
+    init = [each for each in boxes if each.kind in (b"ftyp", b"moov")]
+    media = [each for each in boxes if each.kind in (b"moof", b"mdat")]
+    return b"".join(each.packed() for each in init), b"".join(each.packed() for each in media)
+
+
+def _header(stream: Any, spherical: Spherical) -> bytes:
+    """The init segment of a stream with what is said about the sphere."""
+    init, _ = fragment(stream, [])
+    ftyp, moov = parse(init)
+    return ftyp.packed() + with_spherical(moov, spherical).packed()
+
+
+def find_spherical(path: Path) -> Spherical:
+    """What a video file says about its sphere: the boxes of MP4, or Matroska's elements as such boxes."""
+    import av
+
+    found = read_spherical(path)
+    if found:
+        return found
+    try:
+        with open_container(path) as container:
+            stream: Any = container.streams.best("video")
+            init, _ = fragment(stream, [], strict="unofficial")
+        return spherical_in(next(each for each in parse(init) if each.kind == b"moov"))
+    except (av.FFmpegError, OSError, ValueError, AttributeError):  # nothing is said, or FFmpeg has no words for it
+        return Spherical()
 
 
 def with_reason(write: Any) -> None:

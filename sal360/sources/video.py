@@ -257,6 +257,19 @@ class _Clock:
         return stamp_s
 
 
+_UNSPECIFIED = 2
+"""In the fields for colour of ITU-T H.273."""
+
+
+def _matrix(image: Any) -> str | None:
+    """The matrix from YUV to RGB where a video does not name one: as players do, BT.709 above the sizes of SD.
+
+    None: what the video says, or BT.601.
+    """
+    is_hd = image.width >= 1280 or image.height > 576
+    return "ITU709" if is_hd and image.colorspace == _UNSPECIFIED else None
+
+
 def upright(image: Any) -> Pixels | None:
     """The pixels as a player shows them, (H, W, 3) uint8 BGR: turned and mirrored according to the display matrix.
 
@@ -265,7 +278,7 @@ def upright(image: Any) -> Pixels | None:
     if image is None:
         return None
     try:
-        pixels: Pixels = image.to_ndarray(format="bgr24")
+        pixels: Pixels = image.to_ndarray(format="bgr24", src_colorspace=_matrix(image))
     except (ValueError, OSError):  # base classes of PyAV's errors
         return None
     try:

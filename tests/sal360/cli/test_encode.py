@@ -22,20 +22,20 @@ FRAMES, RATE = 12, 12
 DASH = {"": "urn:mpeg:dash:schema:mpd:2011"}
 
 
-def make_clip(path, size=(128, 256), frames=FRAMES, sound=True):
-    """A clip of moving noise, one second long, with a tone."""
+def make_clip(path, size=(128, 256), frames=FRAMES, sound=range(8), codec="aac"):
+    """A clip of moving noise, one second long, with a tone in these eighths of it."""
     generator = np.random.default_rng(0)
     picture = cv2.resize(generator.integers(0, 256, (size[0] // 4, size[1] // 4, 3), dtype=np.uint8), size[::-1])
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "crf": "10"})
         video.width, video.height, video.pix_fmt = size[1], size[0], "yuv444p"
-        audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None
+        audio = container.add_stream(codec, rate=8000, layout="mono") if sound else None
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(picture, 4 * number, 1)), format="bgr24")
             frame.pts, frame.time_base = number, Fraction(1, RATE)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        for number in range(8 if audio else 0):
+        for number in sound or ():
             samples = (8000 * np.sin(np.arange(1000) / 5)).astype(np.float32)[None] / 32768
             tone = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
             tone.sample_rate, tone.pts, tone.time_base = 8000, 1000 * number, Fraction(1, 8000)
@@ -107,6 +107,25 @@ def test_better_blocks_are_where_the_offsets_say(run, clip, tmp_path, monkeypatc
     assert error[:, :128].mean() < 0.7 * error[:, 128:].mean()
 
 
+@pytest.mark.parametrize(("size", "shift"), [((640, 1280), 2.5), ((320, 640), 12)])
+def test_colours_of_large_videos_that_do_not_name_their_matrix_stay_as_players_show_them(run, tmp_path, size, shift):
+    source = tmp_path / "red.mp4"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        frame = av.VideoFrame(*size[::-1], "yuv420p")
+        for plane, value in zip(frame.planes, (90, 100, 190), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        frame.pts, frame.time_base = 0, Fraction(1, RATE)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert run(source, tmp_path / "out.mp4", "--preset", "ultrafast", "--quality", 5)[0] == 0
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        planes = next(container.decode(video=0)).planes
+    # small ones are BT.601, and the output is BT.709, so that the same colour has other values there
+    assert abs(np.frombuffer(planes[0], np.uint8)[: size[1]].mean() - 90) == pytest.approx(shift, abs=2.5)
+
+
 def test_two_passes_meet_the_rate(run, clip, tmp_path):
     output = tmp_path / "out.mp4"
     arguments = ("--preset", "ultrafast", "--bitrate", "400k", "--passes", 2, "--no-audio")
@@ -153,8 +172,22 @@ def test_segments_play_in_a_row_and_are_in_both_playlists(run, clip, tmp_path):
         assert sum(each[1] for each in times) == int(template.get("timescale"))
 
 
+def test_audio_that_begins_late_or_ends_early_makes_no_empty_segments(run, tmp_path):
+    for name, eighths in (("early", range(3)), ("late", range(6, 8))):
+        ride = make_clip(tmp_path / f"{name}.mkv", sound=eighths)
+        output = tmp_path / name
+        assert run(ride, output, "--preset", "ultrafast", "--segment-s", 0.5)[::2] == (0, "")
+        assert all(each.stat().st_size for each in output.rglob("*.m4s"))
+        assert len(list((output / "video").glob("*.m4s"))) == 2
+        assert [each.name for each in (output / "audio").glob("*.m4s")] == ["00000.m4s"]
+        assert (output / "audio.m3u8").read_text().count(".m4s") == 1
+        joined = tmp_path / f"{name}.mp4"
+        joined.write_bytes(b"".join((output / "audio" / each).read_bytes() for each in ("init.mp4", "00000.m4s")))
+        assert packets_of(joined, "audio") == packets_of(ride, "audio")
+
+
 def test_an_interrupted_run_goes_on_after_its_last_segment(run, clip, tmp_path, monkeypatch):
-    arguments = ("--preset", "ultrafast", "--segment-s", 0.25, "--smoothing", 0)
+    arguments = ("--preset", "ultrafast", "--segment-s", 0.25, "--smoothing-time-constant-s", 0)
     assert run(clip, tmp_path / "whole", *arguments)[0] == 0
     numbers = []
     pictures = encode.Foveation.pictures
@@ -236,12 +269,16 @@ def test_a_live_stream_becomes_segments_from_zero(run, tmp_path):
         assert f"udp://127.0.0.1:{port} is live and cannot be read twice; remove {option.partition('=')[0]}" in err
 
 
-def test_the_report_compares_with_the_encoder_without_regions(run, clip, tmp_path):
+def test_the_report_compares_with_the_encoder_without_regions(run, clip, tmp_path, monkeypatch):
+    done = []
+    compare = encode.compare
+    monkeypatch.setattr(encode, "compare", lambda *args: compare(*args[:-1], done.append))  # instead of the bar
     arguments = ("--preset", "ultrafast", "--report", "--report-frames", 3, "--no-audio")
     status, out, _ = run(clip, tmp_path / "out.mp4", *arguments)
     assert status == 0
     assert re.search(r"report in .*out_report.html: -?[\d.]+ % of the rate saved where the map predicts gaze", out)
     assert "the first 3" in (tmp_path / "out_report.html").read_text()
+    assert sum(done) == encode.ENCODINGS
 
 
 def test_map_files_have_a_map_for_each_frame(run, clip, tmp_path):
@@ -258,7 +295,9 @@ def test_map_files_have_a_map_for_each_frame(run, clip, tmp_path):
     [
         (["--codec", "x266"], "unknown codec 'x266'"),
         (["--codec", "libsvtav1", "--preset", "13"], "libsvtav1 ignores regions of interest"),
+        (["--codec", "av1"], "dB against outside; choose libx264, libx265 or libvpx-vp9; or write a map file for its"),
         (["--codec-options", "aq-mode=0"], "libx264 ignores regions of interest"),
+        (["--codec-options", "aq-mode=0"], "turn adaptive quantisation off or change the mode; or choose libx265 or "),
         (
             ["--bitrate", "5M", "--quality", "20"],
             "both a rate of 5000000 bit/s and a quality of 20 were given; remove one",
@@ -303,6 +342,13 @@ def test_audio_that_the_file_cannot_hold_is_a_clear_error(run, clip, tmp_path):
     status, _, err = run(clip, tmp_path / "out.webm", "--codec", "vp9")
     assert status == 2
     assert ".webm files cannot hold the audio (aac); choose .mkv, or add --no-audio" in err
+    ride = make_clip(tmp_path / "ride.mkv", codec="wmav2")
+    status, _, err = run(ride, tmp_path / "folder")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "segments cannot hold the audio (wmav2); add --no-audio, or name a file (.mkv) as the output" in err
+    status, _, err = run(ride, tmp_path / "out.mp4", "--bitrate", "1M", "--passes", 2)  # before the first pass
+    assert ".mp4 files cannot hold the audio (wmav2)" in err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["ride.mkv"]
 
 
 def test_a_source_without_video_or_of_another_shape_is_refused(run, tmp_path):

@@ -13,6 +13,14 @@ pytest.importorskip("av")
 
 def test_a_format_is_a_name_of_an_encoder() -> None:
     assert find_codec("hevc") is find_codec("libx265") is CODECS["libx265"]
+    assert find_codec("x265") is CODECS["libx265"]
+    assert find_codec("x264") is CODECS["libx264"]
+    assert find_codec("vp8") is CODECS["libvpx"]
+
+
+def test_why_an_encoder_of_va_api_cannot_be_used_is_said() -> None:
+    with pytest.raises(ParameterError, match=r"h264_vaapi needs frames in the GPU's memory, which PyAV cannot make"):
+        find_codec("h264_vaapi")
 
 
 def test_an_unknown_codec_is_refused_with_those_that_exist() -> None:
