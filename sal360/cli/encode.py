@@ -515,7 +515,7 @@ def _job(options: argparse.Namespace, source: Source) -> Job:
         )
         return MapJob(output, options.map_for)
     settings = EncoderSettings(
-        find_codec(options.codec or "libx264"),
+        find_codec(options.codec or ("libvpx-vp9" if output.suffix.lower() == ".webm" else "libx264")),
         options.preset or "",
         parse_rate(options.bitrate) if options.bitrate else 0,
         options.quality,
@@ -688,7 +688,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_codec_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("encoder").add_argument
-    add("--codec", metavar="NAME", help=f"{', '.join([*SHORT_NAMES, *CODECS])} (default: libx264)")
+    add("--codec", metavar="NAME", help=f"{', '.join([*SHORT_NAMES, *CODECS])} (default: libx264, or libvpx-vp9 for .webm)")
     add("--preset", metavar="NAME", help="of the encoder: faster or better (default: medium or its like)")
     add("--bitrate", metavar="RATE", help="target rate, such as 5M or 800k bits a second")
     add(

@@ -104,7 +104,7 @@ def _adaptation_set(number: int, tracks: list[Track], progress: Progress, height
 
 
 def _template(track: Track, progress: Progress) -> Iterable[str]:
-    delay = progress.delay.get(track.name, 0)
+    delay = progress.delay_s * track.timescale
     yield (
         f'<SegmentTemplate timescale="{track.timescale}" presentationTimeOffset="{delay}" '
         f'initialization="$RepresentationID$/init.mp4" media="$RepresentationID$/$Number%05d$.m4s" startNumber="0">'

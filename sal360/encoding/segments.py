@@ -8,9 +8,11 @@ the last whole segment. The folder holds, for each track, `TRACK/init.mp4` and `
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,8 @@ class Progress:
     tracks: dict[str, Track] = field(default_factory=dict)
     next_frame: int = 0
     """Number of the first frame after the segments."""
-    delay: dict[str, int] = field(default_factory=dict)
-    """For each track, by how many ticks its stamps are later than those of the source, so that none is negative."""
+    delay_s: int = 1
+    """By how much all stamps are later than those of the source, so that none is negative; HLS needs one for all."""
     is_complete: bool = False
 
     def spans_s(self, track: Track) -> list[tuple[float, float]]:
@@ -138,9 +140,11 @@ class SegmentFolder:
             next_frame: number of the first frame after it.
             spherical: for the init segments of video.
         """
+        contents = {name: each for name, each in contents.items() if each[2]}
+        if not self.progress.durations_s:
+            earliest_s = min((float(_begin(packets)) for _, _, packets in contents.values()), default=0.0)
+            self.progress.delay_s = max(1, math.ceil(-earliest_s))
         for name, (track, stream, packets) in contents.items():
-            if not packets:
-                continue
             known = self.progress.tracks.setdefault(name, track)
             init, media = self._fragment(known, stream, packets)
             folder = self.path / name
@@ -165,15 +169,11 @@ class SegmentFolder:
         write_text(self.path / STATE, json.dumps(asdict(self.progress), indent=1))
 
     def _fragment(self, track: Track, stream: Any, packets: Sequence[Any]) -> tuple[bytes, bytes]:
-        first = min(round(packet.dts * packet.time_base * 10**9) for packet in packets)
         init, media = fragment(stream, packets)
         moov = next(each for each in parse(init) if each.kind == b"moov")
         track.timescale = _timescale(moov)
         track.codecs = track.codecs or codecs_of(moov)
-        ticks = round(first * track.timescale / 10**9)
-        if track.name not in self.progress.delay:
-            self.progress.delay[track.name] = max(0, -ticks)
-        shifted = ticks + self.progress.delay[track.name]
+        shifted = round((_begin(packets) + self.progress.delay_s) * track.timescale)
 
         def renumber(moof: Box) -> None:
             for header in moof.find(b"mfhd"):
@@ -183,6 +183,12 @@ class SegmentFolder:
                 time.content = time.content[:4] + struct.pack(form, max(0, shifted))
 
         return init, edit_fragments(media, renumber)
+
+
+def _begin(packets: Sequence[Any]) -> Fraction:
+    """Time stamp of the first packet, seconds; of packets that are decoded before they are shown, it may be negative."""
+    begin: Fraction = min(packet.dts * packet.time_base for packet in packets)
+    return begin
 
 
 def _read(path: Path) -> Progress:

@@ -25,7 +25,7 @@ def progress(*numbers: int) -> Progress:
     video = Track("video", codecs="avc1", size=(64, 128), numbers=[0, 1, 2, 3], bytes=[100, 100, 100, 100])
     audio = Track("audio", "audio", codecs="mp4a.40.2", timescale=8000, numbers=[*numbers], bytes=[50] * len(numbers))
     tracks = {each.name: each for each in (video, audio)}
-    return Progress({}, [2.0] * 4, tracks, 8, {"video": 0, "audio": 0}, is_complete=True)
+    return Progress({}, [2.0] * 4, tracks, 8, is_complete=True)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,8 @@ def test_playlists_name_only_the_files_that_a_track_has(
     )
     assert template is not None
     spans = [(int(each.get("t", "")), int(each.get("d", ""))) for each in template.iterfind(".//S", DASH)]
-    assert spans == [(8000 * start, 8000 * length) for start, length in dash]
+    assert template.get("presentationTimeOffset") == "8000"
+    assert spans == [(8000 * (1 + start), 8000 * length) for start, length in dash]
 
 
 @pytest.mark.parametrize("numbers", [[0], [0, 9], ["a", 1], None])
