@@ -239,9 +239,9 @@ def codecs_of(moov: Box) -> str:
 def _mpeg4_audio(entry: bytes) -> str:
     """Kind of audio in a sample entry `mp4a`, from its box `esds` (ISO/IEC 14496-1, 7.2.6)."""
     place = entry.find(b"esds")
-    if place < 0:
-        return "40.2"
     config = _descriptor(_descriptor(entry[place + 8 :])[3:])  # that of the decoder in that of the stream
+    if place < 0 or not config:
+        return "40.2"
     if config[0] != 0x40:
         return f"{config[0]:02X}"
     specific = _descriptor(config[13:])

@@ -306,6 +306,7 @@ def test_map_files_have_a_map_for_each_frame(run, clip, tmp_path):
         (["--codec", "libsvtav1", "--preset", "13"], "libsvtav1 ignores regions of interest"),
         (["--codec", "av1"], "dB against outside; choose libx264, libx265 or libvpx-vp9; or write a map file for its"),
         (["--codec-options", "aq-mode=0"], "libx264 ignores regions of interest"),
+        (["--codec-options", "profile=none-such"], "); FFmpeg says: "),
         (["--codec-options", "aq-mode=0"], "turn adaptive quantisation off or change the mode; or choose libx265 or "),
         (
             ["--bitrate", "5M", "--quality", "20"],
