@@ -343,7 +343,7 @@ class SegmentJob(Job):
             pictures = _some(pictures, source)
         with contextlib.ExitStack() as stack:
             audio = _audio_of(source, stack) if self.has_audio else None
-            if audio is not None:
+            if audio is not None and progress.durations_s:  # else packets before zero start the decoder
                 for _ in audio.until(self.folder.start_s):
                     pass
             for group, until_s in _segments(pictures, self.segment_s, self.interval_s):
@@ -688,7 +688,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_codec_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("encoder").add_argument
-    add("--codec", metavar="NAME", help=f"{', '.join([*SHORT_NAMES, *CODECS])} (default: libx264, or libvpx-vp9 for .webm)")
+    add(
+        "--codec",
+        metavar="NAME",
+        help=f"{', '.join([*SHORT_NAMES, *CODECS])} (default: libx264, or libvpx-vp9 for .webm)",
+    )
     add("--preset", metavar="NAME", help="of the encoder: faster or better (default: medium or its like)")
     add("--bitrate", metavar="RATE", help="target rate, such as 5M or 800k bits a second")
     add(

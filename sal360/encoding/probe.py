@@ -91,10 +91,12 @@ def _lines(logs: list[tuple[int, str, str]]) -> list[str]:
 @contextlib.contextmanager
 def _with_words_of(logs: list[tuple[int, str, str]]) -> Iterator[None]:
     """Add what FFmpeg logged to the error of an encoder that does not start, such as which driver is missing."""
+    import av.logging
+
     try:
         yield
     except ParameterError as error:
-        words = next(filter(None, _lines(logs)), "")
+        words = next(iter(_lines([each for each in logs if each[0] <= av.logging.ERROR])), "")
         found = f"{error.found}; FFmpeg says: {words.rstrip('.')}" if words else error.found
         raise ParameterError(found, error.remedy) from None
 

@@ -186,7 +186,7 @@ class SegmentFolder:
 
 
 def _begin(packets: Sequence[Any]) -> Fraction:
-    """Time stamp of the first packet, seconds; of packets that are decoded before they are shown, it may be negative."""
+    """Time stamp of the first packet, seconds: of a frame that others are shown before, it may be negative."""
     begin: Fraction = min(packet.dts * packet.time_base for packet in packets)
     return begin
 

@@ -261,13 +261,14 @@ _UNSPECIFIED = 2
 """In the fields for colour of ITU-T H.273."""
 
 
-def _matrix(image: Any) -> str | None:
+def _matrix(image: Any) -> dict[str, str]:
     """The matrix from YUV to RGB where a video does not name one: as players do, BT.709 above the sizes of SD.
 
-    None: what the video says, or BT.601.
+    Otherwise it is the one that the video names, or BT.601.
     """
-    is_hd = image.width >= 1280 or image.height > 576
-    return "ITU709" if is_hd and image.colorspace == _UNSPECIFIED else None
+    if getattr(image, "colorspace", None) == _UNSPECIFIED and (image.width >= 1280 or image.height > 576):
+        return {"src_colorspace": "ITU709"}
+    return {}
 
 
 def upright(image: Any) -> Pixels | None:
@@ -278,7 +279,7 @@ def upright(image: Any) -> Pixels | None:
     if image is None:
         return None
     try:
-        pixels: Pixels = image.to_ndarray(format="bgr24", src_colorspace=_matrix(image))
+        pixels: Pixels = image.to_ndarray(format="bgr24", **_matrix(image))
     except (ValueError, OSError):  # base classes of PyAV's errors
         return None
     try:

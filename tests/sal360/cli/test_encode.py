@@ -306,7 +306,6 @@ def test_map_files_have_a_map_for_each_frame(run, clip, tmp_path):
         (["--codec", "libsvtav1", "--preset", "13"], "libsvtav1 ignores regions of interest"),
         (["--codec", "av1"], "dB against outside; choose libx264, libx265 or libvpx-vp9; or write a map file for its"),
         (["--codec-options", "aq-mode=0"], "libx264 ignores regions of interest"),
-        (["--codec-options", "profile=none-such"], "); FFmpeg says: "),
         (["--codec-options", "aq-mode=0"], "turn adaptive quantisation off or change the mode; or choose libx265 or "),
         (
             ["--bitrate", "5M", "--quality", "20"],
@@ -335,7 +334,11 @@ def test_other_wrong_outputs(run, clip, tmp_path):
     for output, arguments, message in (
         (clip, [], "is both the input and the output"),
         (tmp_path / "out.avi", [], "out.avi is no kind of output that is known"),
-        (tmp_path / "out.webm", ["--codec", "x264"], "out.webm is not a file for H.264; name it with .mp4 or .m4v or .mov or .mkv"),
+        (
+            tmp_path / "out.webm",
+            ["--codec", "x264"],
+            "out.webm is not a file for H.264; name it with .mp4 or .m4v or .mov or .mkv",
+        ),
         (tmp_path / "file", [], "a file with this name already exists"),
         (tmp_path / "out", ["--tiles", "4x"], "'4x' is not ROWSxCOLUMNS"),
         (tmp_path / "out", ["--tiles", "8x8"], "8 x 8 tiles of a picture of 256 x 128 have sides of 16 pixels"),
@@ -352,13 +355,13 @@ def test_audio_that_the_file_cannot_hold_is_a_clear_error(run, clip, tmp_path):
     status, _, err = run(clip, tmp_path / "out.webm", "--codec", "vp9")
     assert status == 2
     assert ".webm files cannot hold the audio (aac); choose .mkv, or add --no-audio" in err
-    ride = make_clip(tmp_path / "ride.mkv", codec="wmav2")
+    ride = make_clip(tmp_path / "ride.avi", codec="pcm_mulaw")
     status, _, err = run(ride, tmp_path / "folder")
     assert (status, err.count("\n")) == (2, 1)
-    assert "segments cannot hold the audio (wmav2); add --no-audio, or name a file (.mkv) as the output" in err
+    assert "segments cannot hold the audio (pcm_mulaw); add --no-audio, or name a file (.mkv) as the output" in err
     status, _, err = run(ride, tmp_path / "out.mp4", "--bitrate", "1M", "--passes", 2)  # before the first pass
-    assert ".mp4 files cannot hold the audio (wmav2)" in err
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["ride.mkv"]
+    assert ".mp4 files cannot hold the audio (pcm_mulaw)" in err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["ride.avi"]
 
 
 def test_a_source_without_video_or_of_another_shape_is_refused(run, tmp_path):

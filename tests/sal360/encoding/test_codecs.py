@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sal360.encoding import codecs
+from sal360.encoding import codecs, probe
 from sal360.encoding.codecs import CODECS, EncoderSettings, find_codec, parse_options, parse_rate
 from sal360.errors import ParameterError
 
-pytest.importorskip("av")
+av = pytest.importorskip("av")
+pytest.importorskip("av.logging")
 
 
 def test_a_format_is_a_name_of_an_encoder() -> None:
@@ -21,6 +22,16 @@ def test_a_format_is_a_name_of_an_encoder() -> None:
 def test_why_an_encoder_of_va_api_cannot_be_used_is_said() -> None:
     with pytest.raises(ParameterError, match=r"h264_vaapi needs frames in the GPU's memory, which PyAV cannot make"):
         find_codec("h264_vaapi")
+
+
+def test_an_encoder_that_does_not_start_is_refused_with_the_words_of_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        av.logging.log(av.logging.ERROR, "h264_nvenc", "Cannot load libcuda.so.1\n")
+        raise ParameterError("h264_nvenc does not work here", "choose another codec")
+
+    monkeypatch.setattr(probe, "encoded", refusing)
+    with pytest.raises(ParameterError, match=r"here; FFmpeg says: Cannot load libcuda.so.1; choose another codec$"):
+        probe.require_obedience(EncoderSettings(CODECS["h264_nvenc"]))
 
 
 def test_an_unknown_codec_is_refused_with_those_that_exist() -> None:
