@@ -21,6 +21,7 @@ import re
 import sys
 import tarfile
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -204,18 +205,29 @@ class Worker:
 
     def __init__(self, options: argparse.Namespace, threads: int = 1, together: int = 1) -> None:
         self._options = options
-        self._predictor = Predictor(**model_options(options))
+        self._refusal = ""
+        try:
+            self._predictor = Predictor(**model_options(options))
+        except Sal360Error as error:  # answered, because Ray prints a traceback for what is raised here
+            self._refusal = str(error)
         self._threads = ThreadPoolExecutor(max(2, threads))
         self._together = together
         self._ahead = together + 2 * threads
 
     def __call__(self, task: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The number of each unit of the task, and its errors, one per line.
+        """The number of each unit of the task, and its errors, one per line; only -1 and the error if the model fails.
 
         Args:
             task: `units`, as `_row` wrote them.
         """
-        entries = json.loads(task["units"])
+        if not self._refusal:
+            try:
+                return self._answers(json.loads(task["units"]))
+            except ModelError as error:
+                self._refusal = str(error)
+        return [{"unit": -1, "errors": self._refusal}]
+
+    def _answers(self, entries: Sequence[tuple[int, tuple[str, str]]]) -> list[dict[str, Any]]:
         units = [Unit(address, name) for _, (address, name) in entries]
         if units[0].kind == "picture":
             errors = self._handle_pictures(units)
@@ -551,6 +563,8 @@ def _answers(units: Sequence[Unit], options: argparse.Namespace) -> Iterator[tup
     _connect(options.ray)
     try:
         for row in _dataset(units, options).iter_rows():
+            if row["unit"] < 0:
+                raise Sal360Error(str(row["errors"]), "then run the same command, which continues")
             yield units[row["unit"]], str(row["errors"])
     except (Sal360Error, OSError):
         raise
@@ -604,11 +618,13 @@ def _dataset(units: Sequence[Unit], options: argparse.Namespace) -> Any:
     rows = [{"units": json.dumps([(numbers[unit], unit) for unit in task])} for task in tasks(units, share.workers)]
     options = argparse.Namespace(**{**vars(options), "threads": 0 if share.gpus else share.cpus})
     at_once = min(share.workers, len(rows))
-    return ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
-        Worker,
-        fn_constructor_args=(options, share.cpus, _MOST_TOGETHER if share.gpus else 1),
-        # more, where a cluster grows
-        compute=ray.data.ActorPoolStrategy(min_size=at_once, max_size=len(rows)),
-        max_task_retries=_RETRIES,
-        **({"num_gpus": 1} if share.gpus else {"num_cpus": share.cpus}),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray 2.60 warns of max_task_retries, and has nothing for it yet
+        return ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
+            Worker,
+            fn_constructor_args=(options, share.cpus, _MOST_TOGETHER if share.gpus else 1),
+            # more, where a cluster grows
+            compute=ray.data.ActorPoolStrategy(min_size=at_once, max_size=len(rows)),
+            max_task_retries=_RETRIES,
+            **({"num_gpus": 1} if share.gpus else {"num_cpus": share.cpus}),
+        )

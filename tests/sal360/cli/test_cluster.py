@@ -21,7 +21,7 @@ import pytest
 from sal360.cli import cluster, main
 from sal360.cli.cluster import Share, Unit, Worker, find_units, tasks
 from sal360.cli.predict import _parser
-from sal360.errors import DataError, FrameError, ModelError
+from sal360.errors import DataError, FrameError
 from sal360.predictor import Predictor
 from sal360.replay.recorders import OverlayVideo
 from sal360.sources import stores
@@ -234,8 +234,16 @@ def test_unexpected_errors_of_one_file_are_listed_and_those_of_the_model_end_the
     assert [bool(each) for each in handled(made, units)] == [True, False]
     made._predictor.close()
     (tmp_path / "out" / "b.npy").unlink()
-    with pytest.raises(ModelError):
-        handled(made, units)
+    (answer,) = made({"units": json.dumps(list(enumerate(units)))})
+    assert answer["unit"] == -1
+    assert "closed" in answer["errors"]
+
+
+def test_a_model_that_cannot_be_opened_is_the_answer(pictures, tmp_path):
+    made = Worker(options_of(tmp_path / "out", f"--model={tmp_path / 'none.onnx'}"))
+    (answer,) = made({"units": json.dumps([(0, Unit(str(pictures / "a.png"), "a"))])})
+    assert answer["unit"] == -1
+    assert "none.onnx" in answer["errors"]
 
 
 def pack(path, files):
