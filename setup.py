@@ -87,7 +87,7 @@ setup(
         "cpu": ["onnxruntime>=1.17", "openvino>=2024.4"],
         "replay": REPLAY,
         "viewer": VIEWER,
-        # sal360 predict --ray; it brings fsspec. 2.60 is the release that was tried; 2.64 will take no max_task_retries.
+        # sal360 predict --ray; it brings fsspec. 2.60 was tried; 2.64 will take no max_task_retries.
         # Not in dev: with pyarrow and pandas it takes 500 MB, and only four tests need it
         "cluster": ["ray[data]>=2.60,<2.64"],
         "train": [
