@@ -412,7 +412,8 @@ class SegmentJob(Job):
             write_text(self.output / name, text)
 
     def summary(self) -> str:
-        what = f"{self.tiles[0]} x {self.tiles[1]} tiles" if self.tiles != (0, 0) else "one picture"
+        tiles = f"{self.tiles[0]} x {self.tiles[1]} tiles, all qualities together"
+        what = tiles if self.tiles != (0, 0) else "one picture"
         count = len(self.folder.progress.durations_s)
         if not self.written.frames:
             return f"{count} segments in {printable(self.output)} were complete"

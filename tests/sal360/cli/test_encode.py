@@ -241,7 +241,9 @@ def test_tiles_have_their_place_and_more_bits_where_people_look(run, clip, tmp_p
 
     monkeypatch.setattr(encode, "tile_weights", left)
     arguments = ("--preset", "ultrafast", "--tiles", "2x2", "--rungs", 2, "--segment-s", 1, "--no-audio")
-    assert run(clip, tmp_path / "out", *arguments)[0] == 0
+    status, out, _ = run(clip, tmp_path / "out", *arguments)
+    assert status == 0
+    assert "Mbit/s of 2 x 2 tiles, all qualities together" in out
     mpd = ElementTree.parse(tmp_path / "out" / "manifest.mpd")
     places = [each.get("value") for each in mpd.iterfind(".//SupplementalProperty", DASH)]
     assert places == [f"0,{x},{y},128,64,256,128" for y in (0, 64) for x in (0, 128)]
