@@ -190,6 +190,7 @@ class Written:
 
     frames: int = 0
     bytes: int = 0
+    first_s: float = 0.0
     last_s: float = 0.0
 
     def count(self, packets: Sequence[Any]) -> Sequence[Any]:
@@ -199,7 +200,7 @@ class Written:
 
     def in_words(self, interval_s: float) -> str:
         """Frames, duration and rate."""
-        seconds = self.last_s + interval_s
+        seconds = self.last_s + interval_s - self.first_s
         return f"{self.frames} frames, {seconds:.1f} s, {8e-6 * self.bytes / seconds:.3g} Mbit/s"
 
 
@@ -336,6 +337,7 @@ class SegmentJob(Job):
     def run(self, source: Source, foveation: Foveation) -> None:
         self.interval_s = 1 / source.rate_hz
         progress = self.folder.progress
+        self.written.first_s = self.folder.start_s
         pictures = foveation.pictures(source.frames(), progress.next_frame, self.folder.start_s)
         if progress.durations_s:
             _say(f"{len(progress.durations_s)} segments, {self.folder.start_s:.1f} s, are there already")
@@ -349,8 +351,7 @@ class SegmentJob(Job):
             for group, until_s in _segments(pictures, self.segment_s, self.interval_s):
                 self._segment(group, until_s, audio, source, foveation)
         self.folder.complete()
-        if foveation.size != (0, 0):
-            self._write_playlists(foveation)
+        self._write_playlists()
 
     def _segment(
         self,
@@ -385,10 +386,10 @@ class SegmentJob(Job):
             contents["audio"] = (Track("audio", "audio"), audio.stream, sound)
         duration_s = until_s() - self.folder.start_s
         self.folder.add(contents, duration_s, number + 1, spherical_of(source, foveation))
-        self._write_playlists(foveation)
+        self._write_playlists()
 
     def _tracks(self, first: Picture, source: Source, foveation: Foveation) -> dict[str, tuple[Track, VideoEncoder]]:
-        """The tracks of a segment, each with an encoder of its own."""
+        """The tracks of a segment, each with its own encoder."""
         height, width = foveation.size
         if self.tiles == (0, 0):
             encoder = VideoEncoder(self.settings, height, width, source.rate_hz, foveation.block_px)
@@ -406,9 +407,9 @@ class SegmentJob(Job):
                 tracks[name] = Track(name, place=place, size=(place.height, place.width)), encoder
         return tracks
 
-    def _write_playlists(self, foveation: Foveation) -> None:
+    def _write_playlists(self) -> None:
         progress = self.folder.progress
-        for name, text in {**hls_files(progress), "manifest.mpd": mpd(progress, *foveation.size)}.items():
+        for name, text in {**hls_files(progress), "manifest.mpd": mpd(progress)}.items():
             write_text(self.output / name, text)
 
     def summary(self) -> str:
@@ -597,6 +598,7 @@ def _what_counts(
         "codec": settings.codec.name,
         "codec options": settings.options(),
         "camera": changed_settings(options.camera),
+        "audio": not options.no_audio,
         "tiles": options.tiles or "",
         "rungs": options.rungs,
         "segment length": segment_s,
@@ -708,6 +710,6 @@ def _add_codec_options(parser: argparse.ArgumentParser) -> None:
     add("--codec-options", metavar="NAME=VALUE,…", help="further options of FFmpeg for the encoder")
     add = parser.add_argument_group("segments").add_argument
     add("--segment-s", type=in_range(float, 0.2, 60), metavar="S", help="length of a segment (default: 4)")
-    add("--resume", action="store_true", help="go on after the last whole segment of an earlier run")
+    add("--resume", action="store_true", help="continue after the last whole segment of an earlier run")
     add("--tiles", metavar="ROWSxCOLUMNS", help="encode tiles apart, with bits by their share of gaze")
     add("--rungs", type=in_range(int, 1, 6), default=3, metavar="N", help="qualities of each tile, each half the bits")

@@ -53,19 +53,16 @@ def _main_playlist(progress: Progress) -> str:
         bandwidth = max(_rates(progress, each), default=0) + sum(
             max(_rates(progress, other), default=0) for other in audio
         )
-        attributes = f"BANDWIDTH={bandwidth},AVERAGE-BANDWIDTH={_mean_rate(progress, each)}"
+        average = sum(_mean_rate(progress, other) for other in (each, *audio))
+        attributes = f"BANDWIDTH={bandwidth},AVERAGE-BANDWIDTH={average}"
         size = f"RESOLUTION={each.size[1]}x{each.size[0]}"
         group = ',AUDIO="audio"' if audio else ""
         lines += [f'#EXT-X-STREAM-INF:{attributes},{size},CODECS="{codecs}"{group}', f"{each.name}.m3u8"]
     return "\n".join([*lines, ""])
 
 
-def mpd(progress: Progress, height: int, width: int) -> str:
-    """A DASH presentation of what is there; representations of one tile are in one set, with its place.
-
-    Args:
-        height, width: of the whole picture, pixels.
-    """
+def mpd(progress: Progress) -> str:
+    """A DASH presentation of what is there; representations of one tile are in one set, with its place."""
     sets: dict[tuple[str, int, int], list[Track]] = {}
     for track in progress.tracks.values():
         place = track.place
@@ -78,11 +75,11 @@ def mpd(progress: Progress, height: int, width: int) -> str:
         f'<Period id="0" start="PT0S" duration="{duration}">',
     ]
     for number, tracks in enumerate(sets.values()):
-        lines += _adaptation_set(number, tracks, progress, height, width)
+        lines += _adaptation_set(number, tracks, progress)
     return "\n".join([*lines, "</Period>", "</MPD>", ""])
 
 
-def _adaptation_set(number: int, tracks: list[Track], progress: Progress, height: int, width: int) -> Iterable[str]:
+def _adaptation_set(number: int, tracks: list[Track], progress: Progress) -> Iterable[str]:
     kind = tracks[0].kind
     yield (
         f'<AdaptationSet id="{number}" contentType="{kind}" mimeType="{kind}/mp4" segmentAlignment="true" '
@@ -90,6 +87,8 @@ def _adaptation_set(number: int, tracks: list[Track], progress: Progress, height
     )
     place = tracks[0].place
     if place is not None:
+        tiles = [each.place for each in progress.tracks.values() if each.place is not None]
+        width, height = max(each.x + each.width for each in tiles), max(each.y + each.height for each in tiles)
         value = f"0,{place.x},{place.y},{place.width},{place.height},{width},{height}"
         yield f'<SupplementalProperty schemeIdUri="urn:mpeg:dash:srd:2014" value="{value}"/>'
     for track in tracks:

@@ -120,11 +120,6 @@ def psnr_db(before: Sequence[Reals], after: Sequence[Reals], weights: Sequence[R
     return 10 * math.log10(255**2 / max(float(np.mean(errors)), 1e-10))
 
 
-def ssim(before: Reals, after: Reals, weights: Reals) -> float:
-    """Mean of `similarity` with weights (H, W)."""
-    return float((weights * similarity(before, after)).sum())
-
-
 def similarity(before: Reals, after: Reals) -> Reals:
     """Structural similarity of each pixel, (H, W) (Wang et al., IEEE TIP 2004; Gaussian window of 1.5 pixels)."""
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2

@@ -26,7 +26,7 @@ MOST_PICTURES = 24
 """Of a report: each is encoded `ENCODINGS` times."""
 ENCODINGS = 10
 """Four qualities without and with regions, and two for the crops."""
-_CROP_SHARE = 8
+_CROP_SHARE = 4
 """A crop is as high as this part of the picture."""
 _CROP_SIDE = 320
 
@@ -60,7 +60,7 @@ def compare(
         block_px: side of a block of the offsets.
         rate_hz: pictures per second.
         layout: of the pictures.
-        on_encoded: called with 1 or 2 when as many of the `ENCODINGS` are done.
+        on_encoded: called with how many more of the `ENCODINGS` are done.
     """
 
     def counted() -> Iterator[float]:
@@ -127,7 +127,7 @@ def _lowest(density: Density) -> int:
 def _cut(image: Pixels, row: float, column: float) -> Pixels:
     """A square part of a picture around a place, given as shares of its sides, enlarged."""
     height, width = image.shape[:2]
-    side = min(height, width, max(32, height // _CROP_SHARE * 2))
+    side = min(height, width, max(32, height // _CROP_SHARE))
     top = round(min(max(row * height - side / 2, 0), height - side))
     left = round(min(max(column * width - side / 2, 0), width - side))
     part = image[top : top + side, left : left + side]

@@ -61,7 +61,7 @@ class Progress:
     """What `segments.json` holds."""
 
     settings: Mapping[str, Any]
-    """What must be the same for a run to go on."""
+    """What must be the same for a run to continue."""
     durations_s: list[float] = field(default_factory=list)
     tracks: dict[str, Track] = field(default_factory=dict)
     next_frame: int = 0
@@ -82,7 +82,7 @@ class SegmentFolder:
     Args:
         path: the folder.
         settings: everything that shapes the result, as JSON can hold it.
-        resume: go on with the segments there.
+        resume: continue the segments there.
 
     Raises:
         DataError: there are segments already and `resume` is not set, or they were made with other settings.
@@ -96,7 +96,7 @@ class SegmentFolder:
         if not state.exists():
             return
         if not resume:
-            raise DataError(f"{path} holds segments", "add --resume to go on with them, or remove the folder")
+            raise DataError(f"{path} holds segments", "add --resume to continue them, or remove the folder")
         self.progress = _read(state)
         changed = sorted(
             name
@@ -112,10 +112,13 @@ class SegmentFolder:
         self._check_files()
 
     def _check_files(self) -> None:
-        """Refuse a folder that lacks a part of a segment that counts as complete."""
+        """Refuse a folder that lacks a part of a segment that counts as complete, or what a player needs before it."""
         for track in self.progress.tracks.values():
+            folder = self.path / track.name
+            if not (folder / "init.mp4").is_file():
+                raise DataError(f"{folder / 'init.mp4'} is missing", _AGAIN)
             for number, size in enumerate(track.bytes):
-                path = self.path / track.name / f"{number:05d}.m4s"
+                path = folder / f"{number:05d}.m4s"
                 if not path.is_file() or path.stat().st_size != size:
                     raise DataError(f"the segment {path} is missing or damaged", _AGAIN)
 

@@ -32,7 +32,8 @@ _PRIMING_S = 0.25
 """Packets so long before the first frame are kept: decoders of audio need them to start."""
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix of a file → FFmpeg's format; by itself it takes one for .m4v that holds no HEVC."""
-_COLOURS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+COLOURS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+"""Options of encoders that say what `converted` makes; players guess the matrix of videos that do not say it."""
 
 
 def check_size(height: int, width: int, name: str) -> None:
@@ -52,7 +53,7 @@ def check_size(height: int, width: int, name: str) -> None:
 
 
 def converted(image: Pixels, channels: str, codec: Codec) -> av.VideoFrame:
-    """A picture in the form that an encoder takes.
+    """A picture in the form that an encoder takes, by BT.709.
 
     Args:
         image: (H, W, 3) uint8.
@@ -99,7 +100,7 @@ class VideoEncoder:
             stream: Any = self._scratch.add_stream(settings.codec.name, rate=rate)
             stream.width, stream.height, stream.pix_fmt = width, height, settings.codec.pixel_format
             stream.codec_context.time_base = TIME_BASE
-            stream.codec_context.options = {**_COLOURS, **(settings.options() if options is None else options)}
+            stream.codec_context.options = {**COLOURS, **(settings.options() if options is None else options)}
             self._scratch.start_encoding()
             check_options_were_used(settings, stream.codec_context)
         except (av.FFmpegError, ValueError) as error:
@@ -215,17 +216,19 @@ def check_audio(audio: AudioCopy, suffix: str) -> None:
 
     if audio.stream is None:
         return
-    with av.open(io.BytesIO(), "w", format=_FORMATS[suffix or ".mp4"]) as container:
-        try:
-            add_copy(container, audio.stream)
-            container.start_encoding()
-        except (ValueError, av.FFmpegError):
-            raise ParameterError(
-                f"{suffix} files cannot hold the audio ({audio.codec})"
-                if suffix
-                else f"segments cannot hold the audio ({audio.codec})",
-                "choose .mkv, or add --no-audio" if suffix else "add --no-audio, or name a file (.mkv) as the output",
-            ) from None
+    try:
+        if suffix:
+            with av.open(io.BytesIO(), "w", format=_FORMATS[suffix]) as container:
+                add_copy(container, audio.stream)
+                container.start_encoding()
+        else:
+            fragment(audio.stream, [])
+    except (ValueError, av.FFmpegError):
+        output = f"{suffix} files" if suffix else "segments"
+        remedy = "choose .mkv, or add --no-audio" if suffix else "add --no-audio, or name a file (.mkv) as the output"
+        if suffix == ".mkv" or audio.stream.codec_context is None:
+            remedy = "add --no-audio"
+        raise ParameterError(f"{output} cannot hold the audio ({audio.codec})", remedy) from None
 
 
 class VideoFile:
@@ -354,7 +357,7 @@ def fragment(stream: Any, packets: Sequence[Any], *, strict: str = "normal") -> 
 
 
 def _header(stream: Any, spherical: Spherical) -> bytes:
-    """The init segment of a stream with what is said about the sphere."""
+    """The init segment of a stream with the boxes about the sphere."""
     init, _ = fragment(stream, [])
     ftyp, moov = parse(init)
     return ftyp.packed() + with_spherical(moov, spherical).packed()
@@ -372,7 +375,7 @@ def find_spherical(path: Path) -> Spherical:
             stream: Any = container.streams.best("video")
             init, _ = fragment(stream, [], strict="unofficial")
         return spherical_in(next(each for each in parse(init) if each.kind == b"moov"))
-    except (av.FFmpegError, OSError, ValueError, AttributeError):  # nothing is said, or FFmpeg has no words for it
+    except (av.FFmpegError, OSError, ValueError, AttributeError):  # it says nothing, or FFmpeg has no words for it
         return Spherical()
 
 

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Floats, Pixels
+from sal360.encoding.codecs import CODECS
+from sal360.encoding.video_encoder import COLOURS, converted
 from sal360.errors import DataError, FrameError, Sal360Error
 from sal360.replay.recording import PlaybackClock, ReplayedFrame
 from sal360.sources.bag import COMPRESSED, RAW, header_message, message_types
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     import av
 
 _TIME_BASE = Fraction(1, 90_000)
+_CODEC = CODECS["libx264"]
+_OPTIONS = {**COLOURS, "crf": "23", "preset": "veryfast"}
 
 
 class OverlayVideo:
@@ -41,14 +45,12 @@ class OverlayVideo:
 
         Pauses and jumps of the clock are shortened, see `PlaybackClock`.
         """
-        from av import VideoFrame
-
         if self._stream is None:
             self._stream = self._start(picture_bgr.shape[0], picture_bgr.shape[1])
         size = self._stream.width, self._stream.height
         if picture_bgr.shape[1::-1] != size:
             picture_bgr = np.asarray(cv2.resize(picture_bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture_bgr), format="bgr24")
+        frame = converted(picture_bgr, "bgr", _CODEC)
         pts = round(self._clock.time_s(stamp_ns) / _TIME_BASE)
         frame.pts = self._last_pts = max(pts, self._last_pts + 1)
         frame.time_base = _TIME_BASE
@@ -58,11 +60,11 @@ class OverlayVideo:
         from av import FFmpegError
 
         try:
-            stream = self._container.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
+            stream = self._container.add_stream("libx264", rate=30, options=_OPTIONS)
         except (ValueError, FFmpegError):
             raise Sal360Error("PyAV has no H.264 encoder", "install av from PyPI, whose wheels have libx264") from None
         stream.width, stream.height = (2 * max(1, size // 2) for size in (width, height))  # 4:2:0 needs even sizes
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = _CODEC.pixel_format
         stream.time_base = stream.codec_context.time_base = _TIME_BASE
         return stream
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Pixels
-from sal360.encoding.codecs import CODECS, EncoderSettings
+from sal360.encoding.codecs import CODECS, Codec, EncoderSettings, is_available
 from sal360.encoding.regions import RegionFrames
 from sal360.outputs.qp_offset import QpOffset
 from sal360.viewer.scene import Scene
@@ -37,7 +37,7 @@ class PictureStream:
     def for_codecs(codecs: Sequence[str]) -> PictureStream:
         """The stream for a browser that decodes these codec strings of WebCodecs, best first; JPEG if none can be."""
         for codec in codecs:
-            if codec[:4] in ENCODERS and _has_encoder(ENCODERS[codec[:4]].codec.name):
+            if codec[:4] in ENCODERS and _has_encoder(ENCODERS[codec[:4]].codec):
                 return VideoStream(codec)
         return JPEG
 
@@ -146,13 +146,8 @@ def _even(picture: Pixels) -> Pixels:
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _has_encoder(name: str) -> bool:
+def _has_encoder(codec: Codec) -> bool:
     try:
-        import av
-    except ImportError:
+        return is_available(codec)
+    except ImportError:  # of PyAV
         return False
-    try:
-        av.CodecContext.create(name, "w")
-    except (ValueError, av.FFmpegError):  # PyAV: an unknown codec is a ValueError
-        return False
-    return True

@@ -195,7 +195,7 @@ def test_audio_that_begins_late_or_ends_early_makes_no_empty_segments(run, tmp_p
         assert packets_of(joined, "audio") == packets_of(ride, "audio")
 
 
-def test_an_interrupted_run_goes_on_after_its_last_segment(run, clip, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues_after_its_last_segment(run, clip, tmp_path, monkeypatch):
     arguments = ("--preset", "ultrafast", "--segment-s", 0.25, "--smoothing-time-constant-s", 0)
     assert run(clip, tmp_path / "whole", *arguments)[0] == 0
     numbers = []
@@ -213,22 +213,31 @@ def test_an_interrupted_run_goes_on_after_its_last_segment(run, clip, tmp_path, 
     assert "#EXT-X-ENDLIST" not in (tmp_path / "out" / "video.m3u8").read_text()
     status, _, err = run(clip, tmp_path / "out", *arguments)
     assert status == 2
-    assert "holds segments; add --resume to go on with them, or remove the folder" in err
+    assert "holds segments; add --resume to continue them, or remove the folder" in err
     numbers.append(8)
     status, _, err = run(clip, tmp_path / "out", *arguments, "--resume", "--strength", 1)
     assert (status, err.count("\n")) == (2, 1)
     assert "was begun with another strength" in err
+    assert "was begun with another audio" in run(clip, tmp_path / "out", *arguments, "--resume", "--no-audio")[2]
     status, out, err = run(clip, tmp_path / "out", *arguments, "--resume")
     assert status == 0
     assert "2 segments, 0.5 s, are there already" in err
     for path in sorted((tmp_path / "whole").rglob("*.m*")):
         assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "whole")).read_bytes(), path
+    assert "6 frames, 0.5 s" in out
     assert "4 segments" in out
-    assert run(clip, tmp_path / "out", *arguments, "--resume")[0] == 0  # nothing is left to do
+    for name in ("main.m3u8", "video.m3u8", "manifest.mpd"):  # as if it had ended before it wrote them
+        (tmp_path / "out" / name).unlink()
+    assert run(clip, tmp_path / "out", *arguments, "--resume")[0] == 0  # no frame is left to encode
+    for name in ("main.m3u8", "video.m3u8", "manifest.mpd"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     (tmp_path / "out" / "video" / "00002.m4s").write_bytes(b"")
     status, _, err = run(clip, tmp_path / "out", *arguments, "--resume")
     assert (status, err.count("\n")) == (2, 1)
     assert "00002.m4s is missing or damaged; remove the folder, and encode again" in err
+    (tmp_path / "out" / "audio" / "init.mp4").rename(tmp_path / "init.mp4")
+    (tmp_path / "out" / "video" / "00002.m4s").write_bytes((tmp_path / "whole" / "video" / "00002.m4s").read_bytes())
+    assert "init.mp4 is missing; remove the folder" in run(clip, tmp_path / "out", *arguments, "--resume")[2]
     (tmp_path / "out" / "segments.json").write_text('{"tracks": {}, "durations_s": ["a"], "next_frame": 0}')
     status, _, err = run(clip, tmp_path / "out", *arguments, "--resume")
     assert (status, err.count("\n")) == (2, 1)

@@ -43,9 +43,10 @@ def test_playlists_name_only_the_files_that_a_track_has(
     assert [each[:3] for each in re.findall(r"#EXTINF:([\d.]+),", files["audio.m3u8"])] == hls
     assert re.findall(r"audio/\d+\.m4s", files["audio.m3u8"]) == ["audio/00000.m4s", "audio/00001.m4s"]
     assert files["video.m3u8"].count("#EXTINF:2.000000") == 4
+    assert f"BANDWIDTH=600,AVERAGE-BANDWIDTH={(4 * 800 + 2 * 400) // 8}," in files["main.m3u8"]
     longest = max(float(each) for each in hls)
     assert f"#EXT-X-TARGETDURATION:{longest:.0f}\n" in files["video.m3u8"]
-    template = ElementTree.fromstring(mpd(progress(*numbers), 64, 128)).find(
+    template = ElementTree.fromstring(mpd(progress(*numbers))).find(
         ".//Representation[@id='audio']/SegmentTemplate", DASH
     )
     assert template is not None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sal360.encoding import video_encoder
 from sal360.encoding.boxes import Box, Spherical, equirectangular
 from sal360.encoding.codecs import EncoderSettings, find_codec
-from sal360.encoding.video_encoder import VideoEncoder, VideoFile, find_spherical
+from sal360.encoding.video_encoder import AudioCopy, VideoEncoder, VideoFile, check_audio, find_spherical
+from sal360.errors import ParameterError
 
 av = pytest.importorskip("av")
 
@@ -70,3 +73,32 @@ def test_hevc_fits_into_m4v(tmp_path: Path) -> None:
 def test_what_is_no_video_says_nothing_about_a_sphere(tmp_path: Path) -> None:
     (tmp_path / "text.mkv").write_text("no video")
     assert not find_spherical(tmp_path / "text.mkv")
+
+
+@pytest.fixture
+def ac3(tmp_path: Path) -> Path:
+    """Silence in a codec whose description in MP4 needs its first packet."""
+    path = tmp_path / "ride.mkv"
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream("ac3", rate=48_000, layout="stereo")
+        silence = av.AudioFrame.from_ndarray(np.zeros((2, 3072), np.float32), format="fltp", layout="stereo")
+        silence.sample_rate, silence.pts, silence.time_base = 48_000, 0, Fraction(1, 48_000)
+        container.mux(audio.encode(silence))
+        container.mux(audio.encode(None))
+    return path
+
+
+def test_audio_that_only_whole_files_can_hold_is_refused_in_segments(ac3: Path) -> None:
+    with AudioCopy(ac3) as audio:
+        check_audio(audio, ".mp4")
+        with pytest.raises(ParameterError, match=r"^segments cannot hold the audio \(ac3\); add --no-audio, or name a"):
+            check_audio(audio, "")
+
+
+def test_audio_that_matroska_cannot_hold_is_not_sent_there(ac3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(video_encoder, "add_copy", refuse)
+    with AudioCopy(ac3) as audio, pytest.raises(ParameterError, match=r"^.mkv files cannot .*; add --no-audio$"):
+        check_audio(audio, ".mkv")
