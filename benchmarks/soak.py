@@ -11,7 +11,7 @@ long or hangs, the fault ends when the node has opened its model again. A node t
 with its last errors, and taken back to the state active. Its inputs include a simulated clock and an IMU.
 
 With --cameras, the node has three cameras: the one with the faults, a dual fisheye, and a cube map that comes and goes.
-After each fault, all three must have a map within a second, and while one is away, the others must have theirs.
+After each fault, all three must have a map within that time, and while one is away, the others must have theirs.
 """
 
 from __future__ import annotations

@@ -152,6 +152,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="(default: %(default)g)")
     parser.add_argument("--json", action="store_true", help="print a JSON object instead of text")
     arguments = parser.parse_args()
+    if not arguments.minutes >= 0.5:
+        raise SystemExit(f"--minutes is {arguments.minutes:g}: set it to 0.5 or more, for one sample in each third")
     if find_browser() is None:
         raise SystemExit("no Chromium was found: install it (apt-get install chromium)")
     spawn = multiprocessing.get_context("spawn")
@@ -171,8 +173,8 @@ def main() -> int:
         "reloads": soak.reloads,
         "longest_outage_s": soak.longest_outage_s,
         "growth": growth,
+        "after_a_third": soak.samples[len(soak.samples) // 3],
         "last": soak.samples[-1],
-        "first": soak.samples[len(soak.samples) // 3],
     }
     print(json.dumps(result) if arguments.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
     if grown:

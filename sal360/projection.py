@@ -77,7 +77,7 @@ def polar(x: NDArray[Real], y: NDArray[Real]) -> tuple[NDArray[Real], NDArray[Re
     first, second = x.reshape(-1), y.reshape(-1)
     radius, angle = (cast(Any, each).reshape(-1) for each in cv2.cartToPolar(first, second))  # the angle to 2e-4 rad
     cos, sin = (each.reshape(-1) for each in cv2.polarToCart(cast(Any, None), angle))
-    angle += (second * cos - first * sin) / np.maximum(radius, np.float32(_NEAR_ORIGIN))  # Newton's method: to 1e-7
+    angle += (second * cos - first * sin) / np.maximum(radius, np.float32(_NEAR_ORIGIN))  # Newton's method: to 1e-6
     near = np.flatnonzero(radius < _NEAR_ORIGIN)
     if len(near):
         angle[near] = np.mod(np.arctan2(second[near], first[near]), 2 * math.pi)
@@ -104,9 +104,8 @@ def remap_sphere(erp: NDArray[Sample], maps: Maps) -> NDArray[Sample]:
 def rotation_maps(rotation: Floats, height: int, width: int) -> Maps:
     """Maps that turn a panorama of this size by `rotation` (3, 3); see `rotate_erp`."""
     parts = _erp_parts(height, width)
-    before = (
-        np.ascontiguousarray(rotation.T, np.float32) @ parts
-    )  # the content at d after the turn was at Rᵀ d before it
+    # the content at d after the turn was at Rᵀ d before it
+    before = np.ascontiguousarray(rotation.T, np.float32) @ parts
     return _maps_of_parts(before.reshape(3, height, width), height, width)  # (3, height · width) → (3, height, width)
 
 

@@ -89,8 +89,10 @@ class GridParameters:
             return
         values = [parameter_value_to_python(each) for each in future.result().values]
         if len(values) < len(self._names):  # rclpy answers nothing if one of the names is unknown
-            self._prefixes = [*self._prefixes[1:], self._prefixes[0]]
-            self._asked_s = -math.inf
+            tried, *others = self._prefixes
+            self._prefixes = [*others, tried]
+            if tried:  # ask at once without the camera's name
+                self._asked_s = -math.inf
             return
         try:
             self._values = with_values(SaliencyParameters(), dict(zip(self._names, values, strict=True)))

@@ -32,7 +32,9 @@ class View(NamedTuple):
 
 
 class CameraView:
-    """Looks frames up for the network; keeps the tables of the last camera and levelling. For one thread.
+    """Looks frames up for the network; keeps the tables of the last camera and levelling.
+
+    One thread may use it, besides abandoned ones, whose results are ignored.
 
     Args:
         height, width: of the network's pictures.

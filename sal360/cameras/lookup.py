@@ -52,12 +52,16 @@ class Lookup:
         camera: of the frames.
         height, width: of the grid, pixels.
         rotation: (3, 3), from the camera's body axes to upright axes; None: they are the same.
+
+    Raises:
+        FrameError: no pixel of the grid lies in what the camera shows.
     """
 
     def __init__(self, camera: Camera, height: int, width: int, rotation: Floats | None = None) -> None:
         self.camera = camera
         self.height, self.width = height, width
         self.rotation = rotation
+        self._back_maps: dict[tuple[int, int], Maps] = {}  # by the size of the density
         self._is_plain = isinstance(camera, EquirectangularCamera) and camera.is_plain and rotation is None
         if self._is_plain:
             self.seen: NDArray[np.float32] = np.ones((height, width), np.float32)
@@ -74,6 +78,12 @@ class Lookup:
         points = places.view(np.complex64)[..., 0]  # columns + i rows: numpy moves them faster than pairs
         first = _chosen(points, views[0][0])
         is_seen = share >= 0.5
+        if not is_seen.any():
+            raise FrameError(
+                f"the camera shows no pixel of the sphere at {self.width} x {self.height}",
+                "correct its angles, its lens or its region of interest",
+                reason="camera_mismatch",
+            )
         self._filling: _Filling | None = None
         if not is_seen.all():
             np.copyto(first, np.complex64(_NOWHERE), where=~is_seen)
@@ -147,12 +157,10 @@ class Lookup:
             density = normalised(density * seen)
         if self.rotation is None:
             return density
-        return normalised(remap_sphere(density, self._back_maps(*density.shape)))
-
-    @lru_cache(maxsize=2)  # noqa: B019 one or two map sizes, freed with the class's few instances
-    def _back_maps(self, height: int, width: int) -> Maps:
-        assert self.rotation is not None
-        return rotation_maps(self.rotation.T, height, width)
+        height, width = density.shape
+        if (height, width) not in self._back_maps:
+            self._back_maps[height, width] = rotation_maps(self.rotation.T, height, width)
+        return normalised(remap_sphere(density, self._back_maps[height, width]))
 
 
 class _Other(NamedTuple):
@@ -531,6 +539,8 @@ def _used_tiles(camera: Camera) -> Integers:
     x, y, weights = camera.project(erp_directions(64, 128))
     rows, columns = camera.tiles
     is_seen = weights > 0
+    if not is_seen.any():  # what is seen may lie between those directions
+        return np.arange(rows * columns)
     column = np.clip(np.floor((x[is_seen] + 0.5) / (camera.width / columns)), 0, columns - 1)
     row = np.clip(np.floor((y[is_seen] + 0.5) / (camera.height / rows)), 0, rows - 1)
     tiles: Integers = np.unique(row * columns + column).astype(np.int64)
@@ -600,7 +610,10 @@ def _grid_places(
         cv2.resize(np.ascontiguousarray(nodes[view]), shape[::-1], dst=places[view], interpolation=cv2.INTER_LINEAR)
         cv2.resize(of_nodes[view], shape[::-1], dst=weights[view], interpolation=cv2.INTER_LINEAR)
     is_exact = np.zeros(shape, bool)
-    is_exact[half:-half, half:-half] = _uneven_cells(nodes, of_nodes, pitch).repeat(_STEP, 0).repeat(_STEP, 1)
+    if of_nodes.any():
+        is_exact[half:-half, half:-half] = _uneven_cells(nodes, of_nodes, pitch).repeat(_STEP, 0).repeat(_STEP, 1)
+    else:  # what is seen may lie between the nodes
+        is_exact[:] = True
     exact = np.flatnonzero(is_exact)
     if len(exact):
         directions = _grid_directions(height, width).take(exact, axis=0)
@@ -669,7 +682,8 @@ def _uneven_along_rows(values: NDArray[np.float32], is_seen: Mask) -> Mask:
 def _reductions(camera: Camera, width: int) -> tuple[int, int]:
     """The powers of two by which rows and columns of frames are reduced for a grid of `width` columns.
 
-    Halving is by far the fastest reduction. What remains is a factor below 2, so interpolation skips no pixel.
+    Halving is by far the fastest reduction. What remains is a factor of about 2 at most, so interpolation skips hardly
+    any pixel.
     """
     fineness, stretch = _resolution(camera)
     ratio = fineness * 2 * math.pi / width

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import struct
 import threading
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from geometry_msgs.msg import QuaternionStamped
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from sal360.errors import ParameterError
@@ -161,6 +164,17 @@ def test_grids_of_one_of_several_cameras_have_its_own_parameters(graph, topic, t
 
     graph.wait_for(tile, "the parameters")
     assert asked.settings(480).qp_offset_rows == 480
+
+
+def test_a_publisher_without_such_parameters_is_not_asked_again_at_once():
+    asked, answer = GridParameters(None, "/front/saliency"), Future()
+    answer.set_result(SimpleNamespace(values=[]))
+    asked._asked_s = 5.0
+    asked._take(answer)  # there is no front.shading_rate.…
+    assert asked._asked_s == -math.inf
+    asked._asked_s = 5.0
+    asked._take(answer)
+    assert asked._asked_s == 5.0
 
 
 def test_pages_say_what_does_not_arrive(graph, viewer, camera, monkeypatch):

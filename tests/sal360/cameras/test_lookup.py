@@ -16,10 +16,11 @@ from sal360.cameras.decoded import camera_of_decoded, rows_to_decode
 from sal360.cameras.equirectangular import EquirectangularCamera
 from sal360.cameras.fisheye import FisheyeCamera, Lens
 from sal360.cameras.lookup import Lookup, _grid_places, equirectangular_view, lookup_for, pixels_per_rad, resize_frame
+from sal360.cameras.settings import InfoWindow, camera_from_info
 from sal360.errors import FrameError
 from sal360.images import decode_compressed, read_picture
 from sal360.predictor import Predictor
-from sal360.projection import rotate_erp, sample_erp
+from sal360.projection import rotate_erp, rotation_maps, sample_erp
 from sal360.samples import bundled_panoramas
 
 HEIGHT, WIDTH = 192, 384
@@ -243,6 +244,34 @@ def test_a_levelled_density_returns_to_the_camera() -> None:
     found = Lookup(opened(400, 800), 96, 192, TILT).to_camera(density)
     expected = rotate_erp(density, TILT.T)
     assert np.abs(found / found.mean() - expected / expected.mean()).max() < 0.01
+
+
+def test_each_of_several_levelled_cameras_keeps_its_way_back(monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr("sal360.cameras.lookup.rotation_maps", lambda *each: made.append(each) or rotation_maps(*each))
+    lookups = [Lookup(opened(100, 200), 48, 96, TILT) for _ in range(3)]
+    for lookup in lookups * 2:
+        lookup.to_camera(np.ones((24, 48), np.float32))
+    assert len(made) == 3
+
+
+def test_a_small_part_of_the_sphere_is_seen_or_refused() -> None:
+    frame = np.full((60, 60, 3), 200, np.uint8)
+    lookup = Lookup(opened(60, 60, left_deg=3.0, right_deg=1.0, top_deg=3.0, bottom_deg=1.0), 192, 384)
+    assert (lookup.seen > 0).sum() == 4
+    assert (lookup(frame, fill=False)[lookup.seen > 0] == 200).all()
+    for stereo in ("none", "side_by_side"):
+        smaller = opened(60, 120, left_deg=0.3, right_deg=0.0, top_deg=0.3, bottom_deg=0.0, stereo=stereo)
+        with pytest.raises(FrameError, match="shows no pixel of the sphere at 384 x 192; correct its angles"):
+            Lookup(smaller, 192, 384)
+
+
+def test_a_region_of_interest_beside_the_lens_is_refused() -> None:
+    k = [100.0, 0.0, 319.5, 0.0, 100.0, 299.5, 0.0, 0.0, 1.0]
+    camera = camera_from_info("equidistant", k, [0.0] * 4, 600, 640, 170.0, InfoWindow(0, 0, 40, 30))
+    with pytest.raises(FrameError, match="the camera shows no pixel of the sphere") as error:
+        Lookup(camera, 96, 192)
+    assert error.value.reason == "camera_mismatch"
 
 
 def test_stripes_of_squeezed_frames_are_averaged_along_both_axes() -> None:
