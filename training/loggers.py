@@ -119,7 +119,10 @@ def _open(name: LoggerName, run: Path, own: str) -> tuple[Logger, str]:
     if name == "mlflow":
         from pytorch_lightning.loggers import MLFlowLogger
 
-        place = os.environ.get("MLFLOW_TRACKING_URI") or f"file:{run.resolve() / 'mlruns'}"
+        place = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not place:
+            place = f"file:{run.resolve() / 'mlruns'}"
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # without it, MLflow 3.13 refuses folders
         mlflow = MLFlowLogger(_PROJECT, title, place, run_id=own or None)
         return mlflow, str(mlflow.run_id)
     import wandb

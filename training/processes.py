@@ -69,7 +69,7 @@ def _place() -> tuple[int, int]:
 def in_threads(count: int, work: Callable[[int], Result], threads: int = 0) -> Iterator[Result]:
     """`work(0)` to `work(count − 1)` in order, several at once in threads of this process.
 
-    Worth while where the work is that of numpy and OpenCV, which run beside each other.
+    This pays where numpy and OpenCV do most of the work, because they release the interpreter lock.
 
     Args:
         count: number of items.

@@ -13,7 +13,7 @@ import torch
 from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError, printable
 from sal360.predictor import Predictor
-from training.checkpoint import BEST, load_weights, read_header
+from training.checkpoint import BEST, load_weights, newest_checkpoint, read_header
 from training.config import config_from_dict
 from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
 from training.data.views import resize
@@ -74,7 +74,8 @@ def _run_of(path: Path) -> Path:
     """The folder of the run to which a checkpoint belongs."""
     path = path.resolve() if path.name == "last" else path.absolute()
     path = path.parent if path.suffix == ".safetensors" else path
-    return path.parent if path.name.startswith("step-") or path.name == BEST else path
+    is_best = path.name == BEST and newest_checkpoint(path) is None  # else it is a run of this name
+    return path.parent if path.name.startswith("step-") or is_best else path
 
 
 def open_large_enough(config: PanoramaConfig, heights: Sequence[int]) -> Panoramas:

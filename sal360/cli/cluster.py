@@ -1,7 +1,7 @@
 """Maps of very many pictures, videos and shards with Ray, on one machine or a cluster: `sal360 predict --ray`.
 
 Ray Data starts one model for each worker, gives it some inputs at a time, and gives those of a worker that dies to
-another. Here are which inputs have no results yet, and what a worker does with its inputs.
+another. This module finds the inputs that have no results yet, and handles those that a worker gets.
 
 The file that means that an input is done is written last and whole: so an interrupted command continues, and what a
 worker had done before it died is not done again.
@@ -23,7 +23,7 @@ import tarfile
 import tempfile
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ from sal360.cameras.equirectangular import read_gpano
 from sal360.cameras.lookup import equirectangular_view, lookup_for
 from sal360.cameras.settings import kept_camera
 from sal360.cli.options import model_options
-from sal360.cli.predict import THIS_MACHINE, Input, Outcome, unique_names, write_video_maps
+from sal360.cli.predict import METADATA_BYTES, THIS_MACHINE, Input, Outcome, unique_names, write_video_maps
 from sal360.cli.video_maps import MAPS_SUFFIX, STAMPS
 from sal360.errors import DataError, FrameError, ModelError, ParameterError, Sal360Error, printable, require_modules
 from sal360.images import decode_picture
@@ -56,7 +56,6 @@ _LIST = ".txt"
 _ERRORS = "_errors.txt"
 """Appended to the name of a shard or video for the list of its pictures or frames that have no maps."""
 _FAILURES = "failures.txt"
-_METADATA_BYTES = 1 << 20
 _MOST_TOGETHER = 16
 """Pictures that a worker gets at once, so that few are repeated if it dies, and that a GPU predicts together."""
 _MOST_TASKS = 10_000
@@ -89,7 +88,7 @@ class Unit(NamedTuple):
 # --- which inputs there are ---
 
 
-def find_units(inputs: Iterable[str], *, recursive: bool) -> list[Unit]:
+def find_units(inputs: Iterable[str], *, recursive: bool, output: str = "") -> list[Unit]:
     """The pictures, videos and shards (.tar) among the inputs, in their folders and lists (.txt), sorted by address.
 
     A list has one address per line; those without a protocol are relative to it. Results are named after their files,
@@ -98,6 +97,8 @@ def find_units(inputs: Iterable[str], *, recursive: bool) -> list[Unit]:
 
     Args:
         inputs: addresses as `stores.whole_address` returns them.
+        recursive: search the subfolders of folders, too.
+        output: folder of the results, which is left out where it lies in a folder that is searched.
 
     Raises:
         DataError: an input does not exist, is neither a file nor a folder, or nothing is found.
@@ -106,7 +107,8 @@ def find_units(inputs: Iterable[str], *, recursive: bool) -> list[Unit]:
     found: dict[str, str] = {}
     for each in inputs:
         for address, name in _found_in(each, recursive):
-            found.setdefault(address, name)
+            if not (_is_below(output, each) and _is_below(address, output)):
+                found.setdefault(address, name)
     if not found:
         advice = "check the paths" if recursive else "check the paths, or add --recursive to search subfolders"
         raise DataError(f"{', '.join(map(masked, inputs))}: no pictures, videos or shards are there", advice)
@@ -130,13 +132,20 @@ def _found_in(address: str, recursive: bool) -> Iterator[tuple[str, str]]:
         yield address, _stem(posixpath.basename(address))
 
 
+def _is_below(address: str, folder: str) -> bool:
+    return address.startswith(f"{folder.rstrip('/')}/")
+
+
 def _listed_in(address: str) -> Iterator[tuple[str, str]]:
     folder = posixpath.dirname(address)
     for line in stores.read(address).decode("utf-8", "surrogateescape").splitlines():
         if entry := line.strip():
             is_whole = "://" in entry or entry.startswith("/")
             whole = stores.whole_address(entry if is_whole else _normal(posixpath.join(folder, entry)))
-            yield whole, _stem(whole.removeprefix(f"{folder}/").rpartition("://")[2].lstrip("/"))
+            _, protocol, name = whole.removeprefix(f"{folder}/").rpartition("://")
+            if protocol:
+                name = re.sub("^[^/]*@", "", name)  # user name and password
+            yield whole, _stem(posixpath.normpath(f"/{name}").lstrip("/"))
 
 
 def _normal(address: str) -> str:
@@ -144,7 +153,7 @@ def _normal(address: str) -> str:
     return protocol + separator + posixpath.normpath(path)
 
 
-def _picked(files: Iterable[str]) -> list[str]:
+def _picked(files: Collection[str]) -> list[str]:
     """The pictures, videos and shards among the files of a folder, but no results of earlier commands."""
     found = [each for each in files if _is_input(each)]
     beside: dict[str, set[str]] = {}
@@ -168,7 +177,7 @@ def _stem(path: str) -> str:
 
 
 def tasks(units: Sequence[Unit], workers: int) -> list[list[Unit]]:
-    """What a worker gets at once: a video, a shard, or some pictures, so few that every worker gets several times some.
+    """What a worker gets at once: a video, a shard, or a few pictures, so that every worker gets some several times.
 
     Videos and shards, which take long, come first.
     """
@@ -199,8 +208,8 @@ class Worker:
 
     Args:
         options: the options of `sal360 predict`, with the address of the results as `output`.
-        threads: that read, decode and write.
-        together: pictures that the model takes at once.
+        threads: number of threads that read, decode and write.
+        together: number of pictures that the model takes at once.
     """
 
     def __init__(self, options: argparse.Namespace, threads: int = 1, together: int = 1) -> None:
@@ -234,7 +243,8 @@ class Worker:
         else:
             errors = [self._handle_whole(unit) for unit in units]
         return [
-            {"unit": number, "errors": "\n".join(lines)} for (number, _), lines in zip(entries, errors, strict=True)
+            {"unit": number, "errors": "\n".join(map(printable, lines))}  # Arrow refuses names that are not UTF-8
+            for (number, _), lines in zip(entries, errors, strict=True)
         ]
 
     def _place(self, name: str) -> str:
@@ -305,7 +315,7 @@ class Worker:
                 return _Prepared(is_done=True)
             picture = decode_picture(content, masked(address), max_pixels=options.max_pixels)
             try:
-                camera = kept_camera(options.camera, *picture.shape[:2], read_gpano(content[:_METADATA_BYTES]))
+                camera = kept_camera(options.camera, *picture.shape[:2], read_gpano(content[:METADATA_BYTES]))
                 lookup = lookup_for(camera, spec.input_height, spec.input_width)
                 pixels = lookup(picture)
             except FrameError as error:
@@ -384,7 +394,8 @@ class Worker:
             if not outcome.written:
                 return errors
             if outcome.skipped:
-                errors.append(f"{masked(unit.address)}: {outcome.skipped} frames are unusable; the others have maps")
+                frames = f"{outcome.skipped} of {outcome.skipped + outcome.written} frames"
+                errors.append(f"{masked(unit.address)}: {frames} are unusable; the others have maps")
             self._write_errors(unit, errors)
             last = Unit("video.mp4", "video").last_file(options.maps)
             for file in sorted(results.iterdir(), key=lambda each: each.name == last):
@@ -398,13 +409,26 @@ def _errors_of(answer: Future[str] | str) -> list[str]:
 
 
 def _named(error: str, name: str) -> str:
+    name = printable(name)
     return error if name in error else f"{name}: {error}"
+
+
+class _Entry(tarfile.TarInfo):
+    """An entry of a shard. A damaged one is an error; tarfile would take it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, shard: tarfile.TarFile) -> _Entry:
+        """The next entry."""
+        try:
+            return super().fromtarfile(shard)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from None
 
 
 def _opened_shard(file: Any, shown: str) -> tarfile.TarFile:
     """Read from beginning to end, as object stores are read best."""
     try:
-        return tarfile.open(fileobj=file, mode="r|*")
+        return tarfile.open(fileobj=file, mode="r|*", tarinfo=_Entry)
     except tarfile.TarError as error:
         raise DataError(f"{shown} is no tar file ({error})", "copy it again, or leave it out") from None
 
@@ -455,16 +479,19 @@ def predict_on_ray(options: argparse.Namespace) -> int:
         DataError: nothing is found.
         ParameterError: an option does not go with Ray, or there is no cluster at the address.
         Sal360Error: the workers cannot run.
-        ImportError: Ray is not installed.
+        ImportError: Ray, or PyAV for videos, is not installed.
     """
     _check(options)
     require_modules("ray.data", "fsspec")
     options = _everywhere(options)
-    units = find_units(map(stores.whole_address, options.inputs), recursive=options.recursive)
+    inputs = map(stores.whole_address, options.inputs)
+    units = find_units(inputs, recursive=options.recursive, output=options.output)
     stores.check_is_writable(options.output)
     files = set(stores.files_in(options.output))
     left = [each for each in units if each.last_file(options.maps) not in files]
     errors: dict[Unit, str] = {}
+    if any(each.kind == "video" for each in left):
+        require_modules("av")  # before the pictures among them are predicted
     if left:
         errors = _with_progress(left, options, len(units))
         files = set(stores.files_in(options.output))
@@ -472,7 +499,8 @@ def predict_on_ray(options: argparse.Namespace) -> int:
     _write_failures(failures, options.output, files)
     done = sum(each.last_file(options.maps) in files for each in units)
     shown = printable(masked(options.output))
-    listed = f"; {len(failures)} errors are listed in {posixpath.join(shown, _FAILURES)}" if failures else ""
+    number = "1 error is" if len(failures) == 1 else f"{len(failures)} errors are"
+    listed = f"; {number} listed in {posixpath.join(shown, _FAILURES)}" if failures else ""
     print(f"{done} of {len(units)} inputs have maps in {shown}, {len(units) - len(left)} of them from before{listed}")
     return 1 if failures else 0
 
@@ -582,7 +610,7 @@ def _connect(address: str) -> None:
     """Join the cluster, or start Ray here.
 
     Raises:
-        ParameterError: there is none at the address.
+        ParameterError: there is none at the address, or Ray does not start.
     """
     import ray
     import ray.data
@@ -596,8 +624,14 @@ def _connect(address: str) -> None:
             logging_level="ERROR",
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if address == THIS_MACHINE:
+            raise ParameterError(
+                f"Ray does not start on {THIS_MACHINE}, or the cluster in RAY_ADDRESS does not answer ({reason})",
+                "correct or unset RAY_ADDRESS, or see what `ray start --head` says",
+            ) from None
         raise ParameterError(
-            f"there is no Ray cluster at {address} ({str(error).strip().splitlines()[0]})",
+            f"there is no Ray cluster at {address} ({reason})",
             "start one with ray start --head, correct the address, or leave it out to use this machine",
         ) from None
     context = ray.data.DataContext.get_current()

@@ -228,7 +228,8 @@ def _write_picture_map(each: Input, predictor: Predictor, options: argparse.Name
     outcome.written += 1
 
 
-_METADATA_BYTES = 1 << 20
+METADATA_BYTES = 1 << 20
+"""The beginning of a picture file, in which its metadata are looked for."""
 
 
 def _gpano(path: Path) -> GPano | None:
@@ -236,7 +237,7 @@ def _gpano(path: Path) -> GPano | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        return read_gpano(file.read(_METADATA_BYTES))
+        return read_gpano(file.read(METADATA_BYTES))
 
 
 def write_video_maps(each: Input, predictor: Predictor, options: argparse.Namespace, outcome: Outcome) -> None:

@@ -1,16 +1,18 @@
-"""Files by their addresses: paths of this machine, and whatever fsspec opens (s3://, gs://, https://, memory://).
+"""Files by their addresses: paths of this machine, and those that fsspec opens (s3://, gs://, https://, memory://).
 
 Files are written completely or not at all: here under another name and then renamed, in an object store in one piece.
+Functions raise an OSError for a file of this machine that cannot be used, and a DataError for one of a store.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import posixpath
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -30,10 +32,10 @@ def whole_address(text: str) -> str:
     if not _is_remote(address):
         return os.path.abspath(address)
     try:
-        _opened(address)
+        _url_to_fs(address)
     except (ImportError, ValueError) as error:  # fsspec names the package that is missing, or the protocol
         raise ParameterError(
-            f"{masked(text)} cannot be opened ({error})",
+            f"{masked(text)} cannot be opened ({masked(str(error))})",
             "install the package that fsspec needs for it, or correct it; predict live streams without --ray",
         ) from None
     return address
@@ -43,16 +45,16 @@ def is_folder(address: str) -> bool:
     """Whether it is a folder, or the beginning of the names of several objects."""
     if not _is_remote(address):
         return os.path.isdir(address)
-    system, path = _opened(address)
-    return bool(system.isdir(path))
+    with _store(address) as (system, path):
+        return bool(system.isdir(path))
 
 
 def exists(address: str) -> bool:
     """Whether a file or folder has this address."""
     if not _is_remote(address):
         return os.path.exists(address)
-    system, path = _opened(address)
-    return bool(system.exists(path))
+    with _store(address) as (system, path):
+        return bool(system.exists(path))
 
 
 def files_in(folder: str, *, recursive: bool = True, hidden: bool = True) -> list[str]:
@@ -61,10 +63,6 @@ def files_in(folder: str, *, recursive: bool = True, hidden: bool = True) -> lis
     Args:
         recursive: with those of its subfolders.
         hidden: with those that are hidden, contain thumbnails or lie in folders of such.
-
-    Raises:
-        DataError: an object store refuses to list it.
-        OSError: a folder of this machine cannot be read.
     """
     files = _objects_in(folder, recursive) if _is_remote(folder) else _paths_in(Path(folder), recursive, hidden)
     return files if hidden else [each for each in files if not any(map(is_hidden, each.split("/")))]
@@ -80,29 +78,26 @@ def _paths_in(folder: Path, recursive: bool, hidden: bool) -> list[str]:
 
 
 def _objects_in(folder: str, recursive: bool) -> list[str]:
-    system, path = _opened(folder)
-    try:
+    with _store(folder) as (system, path):
         system.invalidate_cache()  # others write into it, too
         found = system.find(path, maxdepth=None if recursive else 1) if system.isdir(path) else []
-    except Exception as error:  # the stores' clients share no exception type
-        raise DataError(describe(error, folder), "check the address and the permissions") from None
-    return [posixpath.relpath(each, path) for each in found]
+        return [posixpath.relpath(each, path) for each in found]
 
 
 def read(address: str) -> bytes:
     """The content of a file."""
     if not _is_remote(address):
         return Path(address).read_bytes()
-    system, path = _opened(address)
-    return cast(bytes, system.cat_file(path))
+    with _store(address) as (system, path):
+        return cast(bytes, system.cat_file(path))
 
 
 def open_file(address: str) -> BinaryIO:
     """A file to be read from its beginning to its end."""
     if not _is_remote(address):
         return open(address, "rb")
-    system, path = _opened(address)
-    return cast(BinaryIO, io.BufferedReader(system.open(path, "rb"), 1 << 20))
+    with _store(address) as (system, path):
+        return cast(BinaryIO, io.BufferedReader(system.open(path, "rb"), 1 << 20))
 
 
 def write(address: str, content: bytes) -> None:
@@ -110,26 +105,18 @@ def write(address: str, content: bytes) -> None:
     if not _is_remote(address):
         write_bytes(address, content)
         return
-    system, path = _opened(address)
-    _written(system, path, lambda target: system.pipe_file(target, content))
+    with _store(address) as (system, path):
+        _written(system, path, lambda target: system.pipe_file(target, content))
 
 
 def check_is_writable(folder: str) -> None:
-    """Check, before hours of work, that files can be written into a folder.
-
-    Raises:
-        DataError: an object store refuses it.
-        OSError: a folder of this machine cannot be made or written.
-    """
+    """Check, before hours of work, that files can be written into a folder."""
     if not _is_remote(folder):
         check_folder_is_writable(folder)
         return
     probe = posixpath.join(folder, f".{uuid.uuid4().hex}")
-    try:
-        write(probe, b"")
-        remove(probe)
-    except Exception as error:  # the stores' clients share no exception type
-        raise DataError(describe(error, folder), "check the address and the permissions") from None
+    write(probe, b"")
+    remove(probe)
 
 
 def put(file: Path, address: str) -> None:
@@ -138,8 +125,8 @@ def put(file: Path, address: str) -> None:
         with written_beside(address) as temporary:
             shutil.copyfile(file, temporary)
         return
-    system, path = _opened(address)
-    _written(system, path, lambda target: system.put_file(str(file), target))
+    with _store(address) as (system, path):
+        _written(system, path, lambda target: system.put_file(str(file), target))
 
 
 _WITH_FOLDERS = {"hdfs", "webhdfs", "sftp", "ssh", "smb", "ftp"}
@@ -156,6 +143,8 @@ def _written(system: Any, path: str, write_to: Callable[[str], object]) -> None:
     system.makedirs(folder, exist_ok=True)
     temporary = posixpath.join(folder, f".{uuid.uuid4().hex}-{name[-40:]}")
     write_to(temporary)
+    if system.exists(path):  # HDFS and SMB refuse to rename a file to one that exists
+        system.rm_file(path)
     system.mv(temporary, path)
 
 
@@ -163,10 +152,10 @@ def fetch(address: str, folder: Path) -> Path:
     """A file as one of this machine: itself, or a copy in the folder."""
     if not _is_remote(address):
         return Path(address)
-    system, path = _opened(address)
-    copy = folder / posixpath.basename(path)
-    system.get_file(path, str(copy))
-    return copy
+    with _store(address) as (system, path):
+        copy = folder / posixpath.basename(path)
+        system.get_file(path, str(copy))
+        return copy
 
 
 def remove(address: str) -> None:
@@ -174,8 +163,8 @@ def remove(address: str) -> None:
     if not _is_remote(address):
         Path(address).unlink(missing_ok=True)
     elif exists(address):
-        system, path = _opened(address)
-        system.rm_file(path)
+        with _store(address) as (system, path):
+            system.rm_file(path)
 
 
 def describe(error: Exception, address: str) -> str:
@@ -184,8 +173,8 @@ def describe(error: Exception, address: str) -> str:
     if isinstance(error, Sal360Error):
         return masked(str(error))
     if isinstance(error, OSError) and error.errno:
-        line = describe_os_error(error)
-        return line if address in line else printable(f"{shown}: {line}")
+        line = masked(describe_os_error(error))
+        return line if shown in line else printable(f"{shown}: {line}")
     said = " ".join(masked(str(error)).split())
     return printable(f"{shown} cannot be used ({type(error).__name__}: {said})")
 
@@ -194,8 +183,20 @@ def _is_remote(address: str) -> bool:
     return "://" in address
 
 
-def _opened(address: str) -> tuple[Any, str]:
-    """File system and path of an address with a protocol."""
+@contextlib.contextmanager
+def _store(address: str) -> Iterator[tuple[Any, str]]:
+    """File system and path of an address with a protocol.
+
+    Raises:
+        DataError: instead of each error within the block.
+    """
+    try:
+        yield _url_to_fs(address)
+    except Exception as error:  # the stores' clients share no exception type
+        raise DataError(describe(error, address), "check the address and the permissions") from None
+
+
+def _url_to_fs(address: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # starts slowly
 
     system, path = url_to_fs(address)

@@ -141,6 +141,17 @@ def test_mlflow_has_settings_and_curves_of_a_run_across_restarts(
 
 @pytest.mark.usefixtures("_mlflow")
 @pytest.mark.filterwarnings("ignore")
+def test_without_a_server_mlflow_writes_into_the_folder_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # so that the end of the test restores it
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
+    write("mlflow", tmp_path, POINTS)
+    assert list((tmp_path / "mlruns").rglob("metrics/loss"))
+
+
+@pytest.mark.usefixtures("_mlflow")
+@pytest.mark.filterwarnings("ignore")
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -551,6 +551,12 @@ def test_a_better_figure_from_before_a_restart_is_not_replaced_by_a_worse_one(tm
         run_rising(settings(tmp_path, best_by="measured/cc", resume=True, steps=9))
 
 
+def test_a_run_may_be_called_best(tmp_path: Path) -> None:
+    run_rising(settings(tmp_path / "best", best_by="measured/cc"))
+    assert trained_models.checkpoint_name(tmp_path / "best") == "tiny best @8"
+    assert trained_models.checkpoint_name(tmp_path / "best/best/model.safetensors") == "tiny best @6"
+
+
 def test_what_an_earlier_run_left_as_best_does_not_count_for_a_new_one(tmp_path: Path) -> None:
     run_rising(settings(tmp_path, best_by="measured/cc", steps=6))
     for left in tmp_path.glob("step-*"):

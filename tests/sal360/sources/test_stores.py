@@ -91,6 +91,23 @@ def test_where_files_grow_they_are_renamed_at_the_end(monkeypatch):
     assert stores.files_in(folder) == ["a.npy"]
 
 
+def test_a_file_is_replaced_where_renaming_does_not_replace(monkeypatch):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    monkeypatch.setattr(stores, "_WITH_FOLDERS", {"memory"})
+    move = type(memory).mv
+
+    def strict(self, old, new):
+        if self.exists(new):
+            raise FileExistsError(new)
+        move(self, old, new)
+
+    monkeypatch.setattr(type(memory), "mv", strict)
+    address = f"memory://{uuid.uuid4().hex}/a.npy"
+    stores.write(address, b"old")
+    stores.write(address, b"new")
+    assert stores.read(address) == b"new"
+
+
 def test_a_store_is_listed_as_it_is_now(monkeypatch):
     memory = pytest.importorskip("fsspec").filesystem("memory")
     place = f"memory://{uuid.uuid4().hex}"
@@ -114,15 +131,32 @@ def test_errors_of_a_store_are_one_line_without_passwords():
     assert "https://***@host/a cannot be used (RuntimeError: no way to" in error
 
 
-def test_a_store_that_refuses_is_an_error(monkeypatch):
+def test_errors_of_the_system_are_masked_too():
+    error = stores.describe(PermissionError(13, "denied", "https://user:secret@host/a"), "https://user:secret@host/a")
+    assert "secret" not in error
+    assert error.startswith("no permission (https://***@host/a)")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        stores.is_folder,
+        stores.exists,
+        stores.files_in,
+        stores.read,
+        stores.open_file,
+        stores.check_is_writable,
+        stores.remove,
+        lambda address: stores.write(address, b""),
+    ],
+)
+def test_a_store_that_refuses_is_an_error(monkeypatch, use):
     memory = pytest.importorskip("fsspec").filesystem("memory")
 
     def refuse(*_, **__):
         raise RuntimeError("no credentials")
 
-    for name in ("isdir", "pipe_file"):
+    for name in ("isdir", "exists", "cat_file", "open", "pipe_file"):
         monkeypatch.setattr(type(memory), name, refuse)
-    with pytest.raises(DataError, match="no credentials"):
-        stores.files_in("memory://bucket")
-    with pytest.raises(DataError, match="no credentials"):
-        stores.check_is_writable("memory://bucket")
+    with pytest.raises(DataError, match=r"^memory://bucket.* cannot be used .*no credentials.*; check the address and"):
+        use("memory://bucket/a")
