@@ -494,8 +494,9 @@ class Rising(Regression):
 
 
 def run_rising(config: LoopConfig, **options: Any) -> Rising:
+    fabric = make_fabric(config)  # first, because it seeds the weights
     task = Rising(config, **options)
-    train(task, config, SGD, make_fabric(config), starting_point(config))
+    train(task, config, SGD, fabric, starting_point(config))
     return task
 
 
