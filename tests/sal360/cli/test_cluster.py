@@ -513,23 +513,27 @@ class NoCluster:
         raise ConnectionError(f"Failed to connect to Ray cluster at {address}\nsee the manual")
 
 
-def test_a_cluster_that_does_not_answer_is_one_line(pictures, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def no_cluster(monkeypatch):
+    """Ray, as it is where no cluster answers."""
     monkeypatch.setitem(sys.modules, "ray", NoCluster)
     monkeypatch.setitem(sys.modules, "ray.data", NoCluster.data)
     monkeypatch.setattr(cluster, "require_modules", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_a_cluster_that_does_not_answer_is_one_line(pictures, tmp_path, capsys):
     assert main(["predict", str(pictures), f"--output={tmp_path / 'out'}", "--ray=192.0.2.1:6379"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "no Ray cluster at 192.0.2.1:6379 (Failed to connect to Ray cluster at 192.0.2.1:6379); start one" in error
 
 
+@pytest.mark.usefixtures("no_cluster")
 def test_a_ray_that_does_not_start_here_is_one_line(pictures, tmp_path, monkeypatch, capsys):
     def init(*_, **__):
         raise RuntimeError
 
     monkeypatch.setattr(NoCluster, "init", init)
-    monkeypatch.setitem(sys.modules, "ray", NoCluster)
-    monkeypatch.setitem(sys.modules, "ray.data", NoCluster.data)
-    monkeypatch.setattr(cluster, "require_modules", lambda *_: None)
     assert main(["predict", str(pictures), f"--output={tmp_path / 'out'}", "--ray"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "Ray does not start on this machine, or the cluster in RAY_ADDRESS does not answer (RuntimeError)" in error
