@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +57,12 @@ def shared_data() -> Path:
 def repository() -> Path:
     """The root of this checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(params=["folder", "store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of this machine that does not exist yet, and the same in an object store."""
+    if request.param == "folder":
+        return str(tmp_path / "new")
+    pytest.importorskip("fsspec")
+    return f"memory://{uuid.uuid4().hex}/new"

@@ -44,12 +44,9 @@ def pictures(tmp_path):
     return folder
 
 
-@pytest.fixture(params=["folder", "store"])
-def output(request, tmp_path):
-    if request.param == "folder":
-        return str(tmp_path / "out")
-    pytest.importorskip("fsspec")
-    return f"memory://{uuid.uuid4().hex}/out"
+@pytest.fixture
+def output(place):
+    return place
 
 
 def options_of(output, *arguments):

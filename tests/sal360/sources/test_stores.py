@@ -11,15 +11,6 @@ from sal360.errors import DataError, ParameterError
 from sal360.sources import stores
 
 
-@pytest.fixture(params=["folder", "store"])
-def place(request, tmp_path):
-    """An empty folder of this machine, and the same in an object store."""
-    if request.param == "folder":
-        return str(tmp_path / "new")
-    pytest.importorskip("fsspec")
-    return f"memory://{uuid.uuid4().hex}/new"
-
-
 def test_what_is_written_is_listed_read_and_removed(place, tmp_path):
     stores.write(f"{place}/a.npy", b"a")
     stores.write(f"{place}/deep/.b.npy", b"b")
