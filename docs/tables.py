@@ -10,6 +10,7 @@ import ast
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from sal360.cameras.settings import LENS_KEYS, CameraSettings
 from sal360.errors import FRAME_REJECTIONS, ParameterError
 from sal360.files import write_text
 from sal360.metrics import METRICS
+from sal360.replay.figures import MEANINGS, figure_names
 from sal360.runtimes.selection import BACKENDS
 from sal360.settings import Rule, Settings, Value, flatten
 from sal360_ros.parameters import CameraParameters, SaliencyParameters, ViewerParameters
@@ -151,7 +153,20 @@ def _yaml(value: Value) -> str:
     return json.dumps(value)
 
 
-# --- the launch file, topics, rejections, runtimes ---
+def fixed_parameters() -> str:
+    """When the parameters of the node can be changed, as a paragraph."""
+    names: dict[str, list[str]] = {}
+    for name, _, rule in flatten(SaliencyParameters()):
+        names.setdefault(rule.changes, []).append(f"`{name}`")
+    unconfigured, start = (", ".join(names[when]) for when in ("unconfigured", "start"))
+    text = (
+        f"These can be changed only while the node is unconfigured: {unconfigured}. Only when it starts: {start}. All "
+        "others take effect with the next frame."
+    )
+    return textwrap.fill(text, 125, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+# --- the launch file, topics, rejections, figures, runtimes ---
 
 
 def launch_arguments() -> str:
@@ -195,6 +210,20 @@ def rejections() -> str:
     return markdown(
         ("reason", "what was rejected"), [(f"`{reason}`", what) for reason, what in FRAME_REJECTIONS.items()]
     )
+
+
+def figures() -> str:
+    """The figures of `sal360 evaluate`, and the modes that have them."""
+    live, offline = (figure_names(live=each, protocols=["standard"]) for each in (True, False))
+    rows = []
+    for name, meaning in MEANINGS.items():
+        is_percentile = name not in live | offline
+        example = f"p50_{name}" if is_percentile else name
+        mode = "both" if example in live & offline else "live" if example in live else "offline"
+        rows.append((f"`…_{name}`" if is_percentile else f"`{name}`", mode, meaning))
+    each = ", ".join(f"`{name}`" for name in METRICS)
+    rows.append(("`standard_…`, `paper_…`", "both", f"means over the frames with ground truth, by protocol: {each}"))
+    return markdown(("figure", "mode", "meaning"), rows)
 
 
 def metrics() -> str:
@@ -354,6 +383,7 @@ def _enclave(
 TABLES: dict[str, Callable[[], str]] = {
     "main parameters": lambda: parameters(SaliencyParameters(), names=README_PARAMETERS),
     "parameters": lambda: parameters(SaliencyParameters()),
+    "shared memory": lambda: parameters(SaliencyParameters(), names=("shm", "shm_readers")),
     "camera parameters": lambda: parameters(CameraParameters()),
     "viewer parameters": lambda: parameters(
         ViewerParameters(), [name for name, _, _ in flatten(ViewerParameters()) if not name.startswith("camera.")]
@@ -363,6 +393,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "viewer topics": lambda: topics(VIEWER_OUTPUTS),
     "inputs": lambda: topics(INPUTS),
     "rejections": rejections,
+    "figures": figures,
+    "fixed parameters": fixed_parameters,
     "metrics": metrics,
     "backends": backends,
     "camera presets": camera_presets,

@@ -36,7 +36,7 @@ FRAME_REJECTIONS = {
     "wrong_size": "a raw frame whose size is not the model's",
     "not_colour": "an array that is not 8-bit colour",
     "not_2_to_1": "a frame that is not twice as wide as high, so not equirectangular",
-    "camera_mismatch": "a frame that does not fit the description of its camera: another size or shape",
+    "camera_mismatch": "a frame that does not fit the description of its camera, or came before that was known",
     "map_not_finite": "a map with values that are not finite",
     "cv_bridge": "an overlay that cv_bridge could not convert",
     "inference_failed": "the runtime failed on this frame",

@@ -76,7 +76,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=as_declared(camera, "rate_hz"),
         default=30.0,
         metavar="HZ",
-        help="camera frames per second",
+        help="camera frames per second; videos and bags are played at this rate as well",
     )
     add(
         "--height",

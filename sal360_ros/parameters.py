@@ -227,7 +227,7 @@ class SaliencyParameters(Settings):
     )
     shm_readers: str = setting(
         "user",
-        "who may read that memory; user: the node's user; group: also the user's group; all: everybody",
+        "who may read the shared memory; user: the node's user; group: also the user's group; all: everybody",
         choices=tuple(PERMISSIONS),
         changes="unconfigured",
     )
@@ -314,7 +314,12 @@ class CameraParameters(Settings):
     source_topic: str = setting("", "image topic of the bag; empty: its only one", changes="start")
     loop: bool = setting(True, "start over at the end of the source", changes="start")
     rate_hz: float = setting(
-        30.0, "frame rate; streams have their own", minimum=0.1, maximum=1000, unit="Hz", changes="start"
+        30.0,
+        "frame rate; videos and bags are played at this rate as well, and live streams have their own",
+        minimum=0.1,
+        maximum=1000,
+        unit="Hz",
+        changes="start",
     )
     height_px: int = setting(
         0, "rows of the published frames; 0: the source's rows", minimum=0, maximum=8192, unit="px", changes="start"
@@ -351,7 +356,9 @@ class ViewerParameters(Settings):
     )
     port: int = setting(8360, "port of the web server; 0: any free one", minimum=0, maximum=65535, changes="start")
     token: str = setting(
-        "", "what the page's address must contain; empty: a random one, if other machines can look", changes="start"
+        "",
+        "token that the page's address must contain; empty: a random one, if other machines can look",
+        changes="start",
     )
     tls_certificate: str = setting("", "PEM file of the certificate for https; empty: http", changes="start")
     tls_key: str = setting("", "PEM file of the certificate's key", changes="start")

@@ -1,12 +1,12 @@
-"""Analyse trained models: the tables and figures of the paper's supplementary, and the model card's table.
+"""Analyse trained models: the tables and figures of the paper's supplementary, and scores on photographs.
 
     python -m training.analyse equator      Table 3: distance of predictions to the equator prior
     python -m training.analyse correlation  Table 2: correlation between the channels of the latents
     python -m training.analyse change       Figure 4: distance of two checkpoints, layer by layer
     python -m training.analyse embedding    Figure 5: t-SNE of the embeddings of several encoders
     python -m training.analyse views        Figure 7: the views, and the share of each that lay near the poles
-    python -m training.analyse photographs  Model card: NSS, CC and KLD on photographs
-    python -m training.analyse sets         NSS, CC, KLD, AUC and information gain on photographs of several data sets
+    python -m training.analyse photographs  NSS, CC and KLD on the photographs of one data set, placed on panoramas
+    python -m training.analyse sets         Model card: all metrics on plain photographs of several data sets
     python -m training.analyse bias         Where people look in headsets regardless of the picture, beside the priors
 
 Each subcommand writes a figure (PNG) and its numbers (CSV) to --output; `python -m training.analyse NAME --help` lists

@@ -47,8 +47,8 @@ class CameraSettings(Settings):
         "", "a camera whose dual-fisheye frames are known roughly, instead of a model", choices=("", *PRESETS)
     )
     file: str = setting("", "calibration file (YAML), as sal360 calibrate-lenses writes it; instead of a model")
-    stereo: str = setting("none", "how the pictures of two eyes are packed in a frame", choices=STEREO)
-    eye: str = setting("left", "the eye of stereo frames that is looked at", choices=EYES)
+    stereo: str = setting("none", "how the pictures of two eyes are packed into a frame", choices=STEREO)
+    eye: str = setting("left", "which eye's picture of stereo frames is used", choices=EYES)
     layout: str = setting(
         "auto",
         "where the lenses of dual_fisheye, or the faces of a cube, lie in the frame; auto: by its shape",
@@ -71,7 +71,7 @@ class CameraSettings(Settings):
     )
     blend_deg: float = setting(
         WHOLE_OVERLAP_DEG,
-        "widest angle over which two lenses are mixed; 180: their whole overlap",
+        "maximum angle over which two lenses are blended; 180: their whole overlap",
         minimum=0.1,
         maximum=WHOLE_OVERLAP_DEG,
         unit="°",

@@ -23,9 +23,9 @@ class Command(NamedTuple):
 
 # sal360_ros is only named, not imported: the library runs without ROS 2
 COMMANDS = {
-    "predict": Command("sal360.cli.predict", "write the saliency maps of pictures"),
+    "predict": Command("sal360.cli.predict", "write the saliency maps of pictures, videos and streams"),
     "encode": Command("sal360.cli.encode", "encode a video with better quality where people look"),
-    "evaluate": Command("sal360.cli.evaluate", "evaluate a recorded bag: accuracy, latency, drops, flicker"),
+    "evaluate": Command("sal360.cli.evaluate", "evaluate a recorded bag or video: accuracy, latency, flicker"),
     "view": Command("sal360.cli.view", "look at panoramas and their maps in a browser"),
     "demo": Command("sal360_ros.demo", "run a camera and the node on a ROS 2 graph and measure them"),
     "level": Command("sal360.cli.level", "find which way is up in a tilted camera's pictures"),

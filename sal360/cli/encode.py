@@ -7,9 +7,9 @@
 
 INPUT is a video, a folder of pictures, a bag or a live stream. Each frame's map, smoothed over time, becomes QP offsets
 for the encoder. Before it starts, a trial shows whether the encoder obeys them with these options; if not, the command
-says so and ends. OUTPUT is
+ends with the reason. OUTPUT is
 
-  a file (.mp4, .m4v, .mov, .mkv, .webm)  with the audio copied, and with what says that the video is spherical
+  a file (.mp4, .m4v, .mov, .mkv, .webm)  with the audio and the spherical metadata copied
   a folder    with segments and playlists for HLS (main.m3u8) and DASH (manifest.mpd); --resume continues it
   a map file  for another encoder, with --map-for: kvazaar, uvg266 (.txt or .bin), svt-av1 (.txt), android (.bin)
 
@@ -527,7 +527,7 @@ def _job(options: argparse.Namespace, source: Source) -> Job:
         return _file_job(options, source, settings)
     if output.suffix and not output.is_dir():
         raise ParameterError(
-            f"{output.name} is no kind of output that is known",
+            f"{output.name} is not a known kind of output",
             "name a folder, or choose another suffix",
             expected=f"a folder or a file ({' '.join(FILE_SUFFIXES)})",
         )
@@ -647,16 +647,20 @@ def _parser() -> argparse.ArgumentParser:
         type=in_range(float, 0.1, 1000),
         default=_DEFAULT_RATE_HZ,
         metavar="HZ",
-        help="of a folder of pictures",
+        help="frames per second of a folder of pictures",
     )
     add("--no-audio", action="store_true", help="leave the audio out")
-    add("--report", action="store_true", help="compare with the same encoder without regions, as OUTPUT_report.html")
+    add(
+        "--report",
+        action="store_true",
+        help="also write a page, OUTPUT_report.html, that compares with the same encoder without regions",
+    )
     add(
         "--report-frames",
         type=in_range(int, 1, 1000),
         default=MOST_PICTURES,
         metavar="N",
-        help="first frames that the report encodes, again and again",
+        help="number of frames that the report encodes, from the first on",
     )
     _add_codec_options(parser)
     add = parser.add_argument_group("where people look").add_argument
@@ -674,7 +678,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="QP",
         help="maximum offset in either direction",
     )
-    add("--block-px", type=int, choices=(16, 32, 64), default=offsets.block_px, help="side of a block with one offset")
+    add(
+        "--block-px",
+        type=int,
+        choices=(16, 32, 64),
+        default=offsets.block_px,
+        help="side of a block with one offset; not used with --map-for, whose encoder fixes it",
+    )
     add(
         "--smoothing-time-constant-s",
         type=as_declared(smoothing, "time_constant_s"),
@@ -696,13 +706,13 @@ def _add_codec_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join([*SHORT_NAMES, *CODECS])} (default: libx264, or libvpx-vp9 for .webm)",
     )
-    add("--preset", metavar="NAME", help="of the encoder: faster or better (default: medium or its like)")
-    add("--bitrate", metavar="RATE", help="target rate, such as 5M or 800k bits a second")
+    add("--preset", metavar="NAME", help="the encoder's preset, faster or better (default: medium or the like)")
+    add("--bitrate", metavar="RATE", help="target bit rate, such as 5M or 800k, bits per second")
     add(
         "--quality",
         type=in_range(float, 0, 63),
         metavar="X",
-        help="constant quality instead of a rate; lower is better (default: as usual)",
+        help="constant quality instead of a bit rate; lower is better (default: the encoder's usual one)",
     )
     add(
         "--passes", type=int, choices=(1, 2), help="2: measure first, then encode (libx264 and libx265, with --bitrate)"
@@ -711,5 +721,15 @@ def _add_codec_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("segments").add_argument
     add("--segment-s", type=in_range(float, 0.2, 60), metavar="S", help="length of a segment (default: 4)")
     add("--resume", action="store_true", help="continue after the last whole segment of an earlier run")
-    add("--tiles", metavar="ROWSxCOLUMNS", help="encode tiles apart, with bits by their share of gaze")
-    add("--rungs", type=in_range(int, 1, 6), default=3, metavar="N", help="qualities of each tile, each half the bits")
+    add(
+        "--tiles",
+        metavar="ROWSxCOLUMNS",
+        help="encode each tile separately, with bits by its share of gaze instead of offsets within it",
+    )
+    add(
+        "--rungs",
+        type=in_range(int, 1, 6),
+        default=3,
+        metavar="N",
+        help="number of qualities of each tile; each has half the bits of the one before",
+    )

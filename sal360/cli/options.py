@@ -114,7 +114,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="X",
-        help="strength of the equator prior; 1: as trained, 0: none",
+        help="strength of the model's equator prior; 1: as trained, 0: none",
     )
     add(
         "--front-strength",

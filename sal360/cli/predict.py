@@ -1,8 +1,8 @@
 """Write the saliency maps of pictures, videos and live streams.
 
 For each picture, the output folder gets NAME.npy, the density relative to uniform (float32, at the model's output
-size), and NAME_overlay.png, the heat map over the picture. Maps and overlays are equirectangular, for frames of other
-kinds (--camera), too. For each video or stream, it gets NAME_overlay.mp4 and, by --maps:
+size), and NAME_overlay.png, the heat map over the picture. Maps and overlays are equirectangular, also for frames of
+other kinds (--camera). For each video or stream, it gets NAME_overlay.mp4 and, depending on --maps:
 
   npy    NAME.npy, the maps of all frames (frames, rows, columns), and NAME_stamps.npy, their times in seconds
   npz    NAME.npz with both, as `maps` and `stamps_s`
@@ -421,7 +421,8 @@ def _parser() -> argparse.ArgumentParser:
         const=THIS_MACHINE,
         metavar="ADDRESS",
         help="predict with Ray, on all cores or GPUs of this machine, or of the cluster at the address (auto): "
-        "folders, lists (.txt), webdataset shards (.tar) and object stores (s3://…); see docs/cluster.md",
+        "folders, lists (.txt), webdataset shards (.tar) and object stores (s3://…); give it after the inputs; see "
+        "docs/cluster.md",
     )
     add_stream_options(parser)
     add_camera(parser)

@@ -354,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--once", action="store_true", help="play folders and recordings once instead of again and again")
     add("--views", type=Path, metavar="FILE.csv", help="record where viewers look, beside the map's density there")
     server = parser.add_argument_group("server").add_argument
-    server("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
+    server("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all networks")
     server("--port", type=in_range(int, 0, 65535), default=8360, metavar="N", help="port; 0: any free one")
     server("--token", default="", help="what the address must contain (default: random, if other machines can look)")
     server(

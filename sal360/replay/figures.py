@@ -20,7 +20,7 @@ MEANINGS = {
     "answered": "frames with a map",
     "answered_share": "frames with a map, share of all frames, 0 to 1",
     "dropped": "usable frames without a map: replaced by a newer frame, or lost in transport",
-    "rejected": "frames that cannot be used: undecodable, malformed or not 2:1",
+    "rejected": "frames that cannot be used: undecodable, malformed, or not of the camera's shape (by default 2:1)",
     "duration_s": "from the first frame's stamp to the last one's",
     "latency_ms": "from a frame's publication to its map's arrival at a subscriber",
     "age_at_publish_ms": "from a frame's publication to its map's publication",

@@ -61,7 +61,7 @@ def read_onnx(path: Path) -> OnnxFile:
         raise ModelError(
             f"{path} needs {needed / 1e9:.1f} GB of memory for one call; {limit / 1e9:.1f} GB are allowed here",
             "export it again with smaller frames or a smaller batch "
-            "(python -m training.export --frame-size HxW --batch N)",
+            "(python -m training.export --frame_size HxW --batch N)",
         )
     return OnnxFile(path, spec, external_data)
 

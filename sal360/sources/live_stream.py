@@ -49,7 +49,7 @@ class StreamSettings(Settings):
     )
     threads: int = setting(
         1,
-        "decoding threads; each further one decodes larger streams in time, and delays frames by one frame",
+        "decoding threads; more help with large streams, and each further one delays frames by one frame",
         minimum=1,
         maximum=64,
         changes="start",

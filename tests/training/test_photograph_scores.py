@@ -1,4 +1,4 @@
-"""python -m training.analyse photographs: the model card's table on a small copy of OSIE."""
+"""python -m training.analyse photographs: its table on a small copy of OSIE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NSS, CC and KLD of models on photographs, beside the centre prior and one person: the model card's table."""
+"""NSS, CC and KLD of models on photographs that are placed on panoramas, beside the centre prior and one person."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from training.trained_models import TrainedPredictor, open_large_enough, read_co
 
 @dataclass(frozen=True)
 class PhotographScoresConfig:
-    """NSS, CC and KLD on the photographs of the measured fold, placed on panoramas (the model card's table)."""
+    """NSS, CC and KLD on the photographs of the measured fold, placed on panoramas."""
 
     data: GazeConfig
     """A data set of photographs with fixations, the panoramas, and the measured fold. `measure_fov_deg` 0 places the

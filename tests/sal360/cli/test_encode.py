@@ -344,7 +344,7 @@ def test_other_wrong_outputs(run, clip, tmp_path):
     (tmp_path / "file").touch()
     for output, arguments, message in (
         (clip, [], "is both the input and the output"),
-        (tmp_path / "out.avi", [], "out.avi is no kind of output that is known"),
+        (tmp_path / "out.avi", [], "out.avi is not a known kind of output"),
         (
             tmp_path / "out.webm",
             ["--codec", "x264"],
