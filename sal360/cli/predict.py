@@ -8,8 +8,8 @@ other kinds (--camera). For each video or stream, it gets NAME_overlay.mp4 and, 
   npz    NAME.npz with both, as `maps` and `stamps_s`
   video  NAME_maps.mkv, lossless 8-bit grey: the value 255 means --full-scale times uniform; and NAME_stamps.npy
 
-The maps are as predicted: they are not smoothed over time. --no-overlays leaves the overlays out. With --html, NAME.html shows the picture, or some frames of the video, as a
-sphere to look around in.
+The maps are as predicted, not smoothed over time. --no-overlays leaves the overlays out. With --html, NAME.html shows
+the picture, or some frames of the video, as a sphere to look around in.
 
 A stream is rtsp://…, rtmp://…, srt://…, udp://…, an http(s) address such as HLS (.m3u8), or a camera (/dev/video0).
 Its newest frame is predicted again and again until Ctrl-C or for --seconds, and its times count from 1970.
