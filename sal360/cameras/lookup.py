@@ -237,12 +237,18 @@ def _as_items(picture: NDArray[Any], run: int = 1) -> NDArray[Any]:
     return items
 
 
+MAX_VIEW_WIDTH, MAX_VIEW_SHARE = 6144, 4
+"""The largest views that are computed, in columns and in pixels for each pixel of the frame. Making the tables takes 90
+bytes a pixel, 1.6 GB at this width, and the whole sphere can have hundreds of times the pixels of a fine crop."""
+
+
 def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14) -> Pixels:
     """A frame as an equirectangular picture in the camera's body axes, about as fine as the frame.
 
     Args:
         frame: (H, W, 3) uint8.
-        max_width: the picture has at most this many columns.
+        max_width: the picture has at most this many columns, and if the frame is not a whole equirectangular one, at
+            most `MAX_VIEW_WIDTH`, and `MAX_VIEW_SHARE` times the frame's pixels.
 
     Returns:
         (h, w, 3) uint8; whole equirectangular frames that are not too wide are returned unchanged.
@@ -255,8 +261,14 @@ def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14
         if width <= max_width:
             return frame
         return _scaled(frame, max(1, round(height * max_width / width)), max_width, cv2.INTER_AREA)
-    width = min(max_width, 4 * max(1, round(math.pi / 2 * pixels_per_rad(camera))))
-    return lookup_for(camera, width // 2, width)(frame, fill=False)
+    largest = min(MAX_VIEW_WIDTH, math.isqrt(2 * MAX_VIEW_SHARE * camera.height * camera.width))  # of 2:1
+    width = min(max_width, 4 * max(1, min(round(math.pi / 2 * pixels_per_rad(camera)), largest // 4)))
+    return _kept_view(cast(Any, camera), width // 2, width)(frame, fill=False)
+
+
+@lru_cache(maxsize=2)  # they are large, and crops with metadata have a camera each
+def _kept_view(camera: Any, height: int, width: int) -> Lookup:
+    return Lookup(camera, height, width)
 
 
 def _chosen(values: NDArray[Any], view: Integers | Mask) -> NDArray[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -302,6 +304,30 @@ def test_grey_read_only_and_strided_frames_are_looked_up_alike(name) -> None:
     assert np.array_equal(lookup(wide[:, 2:-3, :3]), expected)
     grey = np.broadcast_to(frame[..., :1], frame.shape)
     assert np.array_equal(lookup(grey), lookup(np.ascontiguousarray(grey)))
+
+
+@pytest.mark.parametrize(("size", "degrees", "width"), [((400, 800), 20, 1600), ((200, 400), 90, 800)])
+def test_the_view_of_a_fine_crop_has_at_most_four_times_its_pixels(size: Any, degrees: float, width: int) -> None:
+    camera = EquirectangularCamera(*size, degrees, -degrees, degrees / 2, -degrees / 2)
+    view = equirectangular_view(camera, np.full((*size, 3), 200, np.uint8))
+    assert view.shape == (width // 2, width, 3)
+    middle = view[width // 4 - 2 : width // 4 + 2, width // 2 - 2 : width // 2 + 2]
+    assert (middle == 200).all()
+
+
+def test_a_view_that_is_computed_has_a_largest_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sal360.cameras.lookup.MAX_VIEW_WIDTH", 256)
+    turned = EquirectangularCamera(200, 400, 170.0, -190.0)
+    assert equirectangular_view(turned, np.zeros((200, 400, 3), np.uint8)).shape == (128, 256, 3)
+    plain = EquirectangularCamera(200, 400)
+    assert equirectangular_view(plain, np.zeros((200, 400, 3), np.uint8)).shape == (200, 400, 3)
+
+
+def test_few_views_are_kept() -> None:
+    frame = np.zeros((60, 120, 3), np.uint8)
+    for degrees in (40, 50, 60, 70):
+        equirectangular_view(EquirectangularCamera(60, 120, degrees, -degrees, 30, -30), frame)
+    assert sum(isinstance(each, Lookup) and each.camera.height == 60 for each in gc.get_objects()) <= 2
 
 
 def test_a_lookup_for_the_same_camera_and_rotation_is_kept() -> None:
