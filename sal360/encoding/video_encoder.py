@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import io
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     import av
 
 TIME_BASE = Fraction(1, 90_000)
+_DESCRIBED_IN_PACKETS = ("ac3", "eac3")
+"""Audio whose entry in an MP4 index is made of its first packets; without any, FFmpeg writes none."""
+_TRIED_PACKETS = 16
+"""Of audio, written to find out whether an output can hold it."""
 _PRIMING_S = 0.25
 """Packets so long before the first frame are kept: decoders of audio need them to start."""
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -160,10 +165,12 @@ class AudioCopy:
         path: the video that is encoded again.
 
     Attributes:
+        path: as given.
         stream: of the audio; None if there is none.
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._opened = open_container(path)
         container = self._opened.__enter__()
         video: Any = container.streams.best("video")
@@ -204,7 +211,7 @@ class AudioCopy:
 
 
 def check_audio(audio: AudioCopy, suffix: str) -> None:
-    """Refuse audio that an output cannot hold.
+    """Refuse audio that an output cannot hold. Its first packets are read from the file again, and written in memory.
 
     Args:
         suffix: of the file; "" for segments.
@@ -212,23 +219,36 @@ def check_audio(audio: AudioCopy, suffix: str) -> None:
     Raises:
         ParameterError: it cannot.
     """
+    if audio.stream is None or _can_hold(suffix, audio.path):
+        return
+    output = f"{suffix} files" if suffix else "segments"
+    remedy = "add --no-audio"
+    if suffix != ".mkv" and _can_hold(".mkv", audio.path):
+        remedy = "choose .mkv, or add --no-audio" if suffix else "add --no-audio, or name a file (.mkv) as the output"
+    raise ParameterError(f"{output} cannot hold the audio ({audio.codec})", remedy)
+
+
+def _can_hold(suffix: str, path: Path) -> bool:
+    """Whether a file with this suffix, or a segment for "", can hold the audio of a video."""
     import av
 
-    if audio.stream is None:
-        return
-    try:
-        if suffix:
+    with AudioCopy(path) as audio:
+        if audio.stream.codec_context is None:
+            return False
+        packets = list(itertools.islice(audio.until(math.inf), _TRIED_PACKETS))
+        try:
+            if not suffix:
+                fragment(audio.stream, packets)
+                return True
             with av.open(io.BytesIO(), "w", format=_FORMATS[suffix]) as container:
-                add_copy(container, audio.stream)
+                copy = add_copy(container, audio.stream)
                 container.start_encoding()
-        else:
-            fragment(audio.stream, [])
-    except (ValueError, av.FFmpegError):
-        output = f"{suffix} files" if suffix else "segments"
-        remedy = "choose .mkv, or add --no-audio" if suffix else "add --no-audio, or name a file (.mkv) as the output"
-        if suffix == ".mkv" or audio.stream.codec_context is None:
-            remedy = "add --no-audio"
-        raise ParameterError(f"{output} cannot hold the audio ({audio.codec})", remedy) from None
+                for packet in packets:  # some codecs are refused only when the index is written
+                    packet.stream = copy
+                    container.mux(packet)
+        except (ValueError, av.FFmpegError):
+            return False
+    return True
 
 
 class VideoFile:
@@ -344,6 +364,9 @@ def fragment(stream: Any, packets: Sequence[Any], *, strict: str = "normal") -> 
 
     file = io.BytesIO()
     options = {"movflags": "empty_moov+default_base_moof+frag_custom+skip_trailer", "strict": strict}
+    if packets and stream.codec_context.name in _DESCRIBED_IN_PACKETS:
+        options["movflags"] += "+delay_moov"
+        options["use_editlist"] = "0"  # which would move the audio against the video
     with av.open(file, "w", format="mp4", options=options) as container:
         target = add_copy(container, stream)
         container.start_encoding()

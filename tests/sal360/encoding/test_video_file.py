@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,10 @@ def test_what_is_no_video_says_nothing_about_a_sphere(tmp_path: Path) -> None:
     assert not find_spherical(tmp_path / "text.mkv")
 
 
-@pytest.fixture
-def ac3(tmp_path: Path) -> Path:
-    """Silence in a codec whose description in MP4 needs its first packet."""
-    path = tmp_path / "ride.mkv"
+def silent(path: Path, codec: str) -> Path:
+    """A file with silence in stereo."""
     with av.open(str(path), "w") as container:
-        audio = container.add_stream("ac3", rate=48_000, layout="stereo")
+        audio = container.add_stream(codec, rate=48_000, layout="stereo")
         silence = av.AudioFrame.from_ndarray(np.zeros((2, 3072), np.float32), format="fltp", layout="stereo")
         silence.sample_rate, silence.pts, silence.time_base = 48_000, 0, Fraction(1, 48_000)
         container.mux(audio.encode(silence))
@@ -88,11 +87,28 @@ def ac3(tmp_path: Path) -> Path:
     return path
 
 
-def test_audio_that_only_whole_files_can_hold_is_refused_in_segments(ac3: Path) -> None:
+@pytest.fixture
+def ac3(tmp_path: Path) -> Path:
+    """Silence in a codec whose description in MP4 needs its first packet."""
+    return silent(tmp_path / "ride.mkv", "ac3")
+
+
+def test_audio_that_ffmpeg_refuses_only_at_the_end_is_refused_at_once(tmp_path: Path) -> None:
+    with AudioCopy(silent(tmp_path / "ride.avi", "pcm_s16le")) as audio:  # which does not say where its channels are
+        check_audio(audio, ".mkv")
+        with pytest.raises(ParameterError, match=r"^.mp4 files cannot hold .* \(pcm_s16le\); choose .mkv, or add --no"):
+            check_audio(audio, ".mp4")
+        with pytest.raises(
+            ParameterError, match=r"^segments cannot .*; add --no-audio, or name a file \(.mkv\) as the"
+        ):
+            check_audio(audio, "")
+
+
+def test_the_check_of_audio_leaves_its_packets(ac3: Path) -> None:
     with AudioCopy(ac3) as audio:
         check_audio(audio, ".mp4")
-        with pytest.raises(ParameterError, match=r"^segments cannot hold the audio \(ac3\); add --no-audio, or name a"):
-            check_audio(audio, "")
+        check_audio(audio, "")
+        assert len(list(audio.until(math.inf))) == 2
 
 
 def test_audio_that_matroska_cannot_hold_is_not_sent_there(ac3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
