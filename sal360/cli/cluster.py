@@ -36,8 +36,16 @@ from sal360.arrays import Density, Pixels
 from sal360.cameras.equirectangular import read_gpano
 from sal360.cameras.lookup import equirectangular_view, lookup_for
 from sal360.cameras.settings import kept_camera
-from sal360.cli.options import model_options
-from sal360.cli.predict import METADATA_BYTES, THIS_MACHINE, Input, Outcome, unique_names, write_video_maps
+from sal360.cli.options import model_options, refuse_useless
+from sal360.cli.predict import (
+    METADATA_BYTES,
+    THIS_MACHINE,
+    Input,
+    Outcome,
+    unique_names,
+    useless_for,
+    write_video_maps,
+)
 from sal360.cli.video_maps import MAPS_SUFFIX, STAMPS
 from sal360.errors import DataError, FrameError, ModelError, ParameterError, Sal360Error, printable, require_modules
 from sal360.images import decode_picture
@@ -486,6 +494,8 @@ def predict_on_ray(options: argparse.Namespace) -> int:
     options = _everywhere(options)
     inputs = map(stores.whole_address, options.inputs)
     units = find_units(inputs, recursive=options.recursive, output=options.output)
+    has_video = any(each.kind == "video" for each in units)
+    refuse_useless(options, useless_for(options, has_video=has_video, is_live=False))
     stores.check_is_writable(options.output)
     files = set(stores.files_in(options.output))
     left = [each for each in units if each.last_file(options.maps) not in files]
@@ -506,10 +516,6 @@ def predict_on_ray(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.html:
-        raise ParameterError("--html is given with --ray", "leave it out, and look at some maps with sal360 view")
-    if options.seconds is not None:
-        raise ParameterError("--seconds is given with --ray", "predict live streams without --ray")
     if options.device.startswith("cuda:"):
         raise ParameterError(f"--device is {options.device}", "set cuda: Ray gives each worker a GPU that is free")
 

@@ -25,7 +25,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ from tqdm import tqdm
 from sal360.arrays import Pixels
 from sal360.cameras.settings import changed_settings
 from sal360.cli.options import (
+    STREAM_OPTIONS,
     CommandParser,
+    Useless,
     add_camera,
     add_max_pixels,
     add_model_options,
@@ -43,6 +45,7 @@ from sal360.cli.options import (
     as_declared,
     in_range,
     model_options,
+    refuse_useless,
 )
 from sal360.cli.predict import Outcome, stream_frames
 from sal360.encoding.boxes import Spherical, equirectangular
@@ -82,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.output is None:
         raise ParameterError("no output was named", "add it: sal360 encode INPUT OUTPUT")
+    refuse_useless(options, _useless(options))
     require_modules("av")
     source = Source(options)
     job = _job(options, source)
@@ -132,7 +136,9 @@ class Source:
             self.rate_hz = options.rate
             if self.is_video_file:
                 self._total = estimated_frame_count(self.path, options.max_pixels) or None
-                self.rate_hz = _rate_of(self.path) or options.rate
+                rate_hz = _rate_of(self.path)
+                refuse_useless(options, [Useless("for a video, which has its own rate", rate_hz > 0, "--rate")])
+                self.rate_hz = rate_hz or options.rate
 
     @property
     def is_video_file(self) -> bool:
@@ -510,11 +516,7 @@ def _job(options: argparse.Namespace, source: Source) -> Job:
         if source.is_live:
             raise ParameterError(f"{source.shown} is live and cannot be read twice", "remove --report")
         require_modules("matplotlib", "jinja2")  # which write it at the end
-        _refuse(options, "report", "map_for", "tiles")
     if options.map_for:
-        _refuse(
-            options, "map_for", "codec", "preset", "bitrate", "quality", "passes", "codec_options", "tiles", "resume"
-        )
         return MapJob(output, options.map_for)
     settings = EncoderSettings(
         find_codec(options.codec or ("libvpx-vp9" if output.suffix.lower() == ".webm" else "libx264")),
@@ -523,7 +525,9 @@ def _job(options: argparse.Namespace, source: Source) -> Job:
         options.quality,
         parse_options(options.codec_options or ""),
     )
-    if output.suffix.lower() in FILE_SUFFIXES and not output.is_dir():
+    if options.report or (options.tiles and not settings.bitrate):
+        replace(settings, bitrate=0, quality=settings.chosen_quality)  # raises if a further option replaces qualities
+    if _is_file(output):
         return _file_job(options, source, settings)
     if output.suffix and not output.is_dir():
         raise ParameterError(
@@ -545,11 +549,6 @@ def _check_audio(options: argparse.Namespace, source: Source, suffix: str) -> No
 def _file_job(options: argparse.Namespace, source: Source, settings: EncoderSettings) -> FileJob:
     check_container(options.output, settings.codec)
     _check_audio(options, source, options.output.suffix.lower())
-    for name in ("tiles", "resume", "segment_s"):
-        if getattr(options, name):
-            raise ParameterError(
-                f"--{name.replace('_', '-')} was given for a file", "name a folder as the output, or remove the option"
-            )
     passes = options.passes or 1
     if passes == 2:
         _check_two_passes(source, settings)
@@ -612,12 +611,32 @@ def _what_counts(
     }
 
 
-def _refuse(options: argparse.Namespace, because: str, *names: str) -> None:
-    for name in names:
-        if getattr(options, name) not in (None, False):
-            raise ParameterError(
-                f"--{name.replace('_', '-')} was given with --{because.replace('_', '-')}", "remove one of them"
-            )
+def _is_file(output: Path) -> bool:
+    """Whether the output is one video file."""
+    return output.suffix.lower() in FILE_SUFFIXES and not output.is_dir()
+
+
+_ONE = "remove one of them"
+_FOLDER = "name a folder as the output, or remove the option"
+_SEGMENTS = "--segment-s --resume --tiles --rungs"
+_REPORT = "--report --report-frames"
+_ENCODER = "--codec --preset --bitrate --quality --passes --codec-options"
+
+
+def _useless(options: argparse.Namespace) -> list[Useless]:
+    """What has no effect in which case; a new option needs a row for each case in which it is not looked at."""
+    is_map, is_live = bool(options.map_for), isinstance(options.input, StreamAddress)
+    offsets = "--strength --max-offset --block-px"
+    return [
+        Useless("with --map-for", is_map, f"{_ENCODER} {_SEGMENTS} {_REPORT} --no-audio --block-px", _ONE),
+        Useless("for a file", _is_file(options.output) and not is_map, _SEGMENTS, _FOLDER),
+        Useless("without --tiles", not options.tiles, "--rungs", "add --tiles, or remove it"),
+        Useless("with --tiles, whose bits follow the share of gaze", bool(options.tiles), offsets, _ONE),
+        Useless("with --tiles", bool(options.tiles), _REPORT, _ONE),
+        Useless("without --report", not options.report, "--report-frames", "add --report, or remove it"),
+        Useless("for a live stream, which has its own rate", is_live, "--rate"),
+        Useless("without a live stream", not is_live, f"--seconds {STREAM_OPTIONS}"),
+    ]
 
 
 def _say(text: str) -> None:
@@ -683,7 +702,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         choices=(16, 32, 64),
         default=offsets.block_px,
-        help="side of a block with one offset; not used with --map-for, whose encoder fixes it",
+        help="side of a block with one offset; --map-for has that of its encoder",
     )
     add(
         "--smoothing-time-constant-s",

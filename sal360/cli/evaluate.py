@@ -32,12 +32,14 @@ from sal360.cameras.settings import changed_settings
 from sal360.cli import live_player
 from sal360.cli.options import (
     CommandParser,
+    Useless,
     add_camera,
     add_max_pixels,
     add_model_options,
     as_declared,
     in_range,
     model_options,
+    refuse_useless,
 )
 from sal360.density import HEADSET_SIGMA_DEG
 from sal360.errors import FRAME_REJECTIONS, FrameError, ParameterError, printable, require_modules
@@ -77,9 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     requirements = [parse_requirement(text) for text in options.require]
     protocols = [each for each in PROTOCOLS if options.protocol in (each, "both")] if options.ground_truth else []
     check_names(requirements, figure_names(live=options.live, protocols=protocols))
-    for option, is_given in (("--rate", options.rate != 1), ("--node-parameter", bool(options.node_parameter))):
-        if is_given and not options.live:
-            raise ParameterError(f"{option} was given without --live", "remove it, or add --live")
+    refuse_useless(options, _useless(options))
     with _open_recording(options) as recording:
         folder = options.output or default_output(recording.path, f"{recording.name}_{_mode(options)}")
         _check_recording_stays(recording.path, folder)
@@ -97,6 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write(report, run, folder)
     _print(report, folder)
     return _status(report, recording, gaze, refused)
+
+
+def _useless(options: argparse.Namespace) -> list[Useless]:
+    """What has no effect in which case; a new option needs a row for each case in which it is not looked at."""
+    truth = "--truth-tolerance-s --truth-convention --truth-sigma-deg --protocol"
+    return [
+        Useless("without --live", not options.live, "--rate --node-parameter", "remove it, or add --live"),
+        Useless(
+            "without --ground-truth", not options.ground_truth, truth, "remove it, or name maps or fixations with that"
+        ),
+    ]
 
 
 def _open_recording(options: argparse.Namespace) -> AbstractContextManager[Recording]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, NoReturn
 
 from sal360.cameras.settings import AUTO, CameraSettings, check_camera, parse_camera
 from sal360.errors import ParameterError
@@ -37,9 +37,22 @@ class CommandParser(argparse.ArgumentParser):
         self._given: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does."""
+        """As argparse does; the result's `given` has the names of the options that the user wrote."""
         self._given = [str(each) for each in (sys.argv[1:] if args is None else args)]
-        return super().parse_known_args(args, namespace)
+        defaults = {each: each.default for each in self._actions if each.option_strings}
+        for each in defaults:
+            each.default = argparse.SUPPRESS
+        try:
+            found, others = super().parse_known_args(args, namespace)
+        finally:
+            for each, default in defaults.items():
+                each.default = default
+        written = [each for each in defaults if hasattr(found, each.dest)]
+        for each, default in defaults.items():
+            if default is not argparse.SUPPRESS and not hasattr(found, each.dest):
+                setattr(found, each.dest, default)
+        found.given = frozenset(option for each in written for option in each.option_strings)
+        return found, others
 
     def error(self, message: str) -> NoReturn:
         """Raise the error that argparse found.
@@ -50,6 +63,30 @@ class CommandParser(argparse.ArgumentParser):
         files = [each for each in self._given if each.startswith("-") and os.path.lexists(each)]
         remedy = f"to name the file {files[0]}, write ./{files[0]}" if files else f"see {self.prog} --help"
         raise ParameterError(message, remedy)
+
+
+class Useless(NamedTuple):
+    """Options that would have no effect, and are therefore refused; a row of a command's table."""
+
+    where: str
+    """In words that follow "was given": "for a file"."""
+    is_so: bool
+    """Whether the command was called like this."""
+    options: str
+    """Their names, separated by blanks."""
+    remedy: str = "remove it"
+
+
+def refuse_useless(arguments: argparse.Namespace, table: Iterable[Useless]) -> None:
+    """Refuse the first option that the user wrote and that has no effect.
+
+    Raises:
+        ParameterError: there is one.
+    """
+    for row in table:
+        for option in row.options.split() if row.is_so else ():
+            if option in arguments.given:
+                raise ParameterError(f"{option} was given {row.where}", row.remedy)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -124,6 +161,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="strength of a prior towards the middle of the frame, for viewers of a fixed camera; 1: as recorded in "
         "headsets, 0: none",
     )
+
+
+MODEL_OPTIONS = (
+    "--model --backend --device --precision --threads --allow-pickled-programs --prior-strength --front-strength"
+)
+"""Those of `add_model_options`."""
+STREAM_OPTIONS = "--wait --stream-timeout-s --hardware --decoding-threads --stream-options"
+"""Those of `add_stream_options` besides `--seconds`."""
 
 
 def add_camera(parser: argparse.ArgumentParser) -> None:

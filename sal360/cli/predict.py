@@ -2,7 +2,8 @@
 
 For each picture, the output folder gets NAME.npy, the density relative to uniform (float32, at the model's output
 size), and NAME_overlay.png, the heat map over the picture. Maps and overlays are equirectangular, also for frames of
-other kinds (--camera). For each video or stream, it gets NAME_overlay.mp4 and, depending on --maps:
+other kinds (--camera); their overlays have at most 6144 columns, and four times the picture's pixels. For each video or
+stream, it gets NAME_overlay.mp4 and, depending on --maps:
 
   npy    NAME.npy, the maps of all frames (frames, rows, columns), and NAME_stamps.npy, their times in seconds
   npz    NAME.npz with both, as `maps` and `stamps_s`
@@ -41,13 +42,16 @@ from sal360.cameras.equirectangular import GPano, read_gpano
 from sal360.cameras.lookup import equirectangular_view
 from sal360.cameras.settings import CameraSettings, kept_camera
 from sal360.cli.options import (
+    STREAM_OPTIONS,
     CommandParser,
+    Useless,
     add_camera,
     add_max_pixels,
     add_model_options,
     add_stream_options,
     in_range,
     model_options,
+    refuse_useless,
     stream_settings,
 )
 from sal360.cli.video_maps import MAP_FORMS, MAP_TYPES, STAMPS, write_array
@@ -107,13 +111,17 @@ class Outcome:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict all pictures and videos; 1 if anything was skipped."""
     options = _parser().parse_args(arguments)
+    refuse_useless(options, _useless_everywhere(options))
     if options.ray:
         from sal360.cli.cluster import predict_on_ray  # which imports this module
 
         return predict_on_ray(options)
     options.output = Path(options.output)
     inputs = find_inputs(map(_input, options.inputs), recursive=options.recursive)
-    if any(each.is_video for each in inputs):
+    has_video = any(each.is_video for each in inputs)
+    is_live = any(isinstance(each.path, StreamAddress) for each in inputs)
+    refuse_useless(options, useless_for(options, has_video=has_video, is_live=is_live))
+    if has_video:
         require_modules("av")  # before the pictures among them are predicted
     outcome = Outcome()
     with Predictor(**model_options(options)) as predictor:
@@ -131,6 +139,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if outcome.is_interrupted:
         return 130
     return 1 if outcome.skipped else 0
+
+
+def _useless_everywhere(options: argparse.Namespace) -> list[Useless]:
+    """What has no effect for any input; a new option needs a row for each case in which it is not looked at."""
+    is_video = options.maps == "video"
+    return [
+        Useless(
+            "with --ray",
+            bool(options.ray),
+            f"--html --seconds {STREAM_OPTIONS}",
+            "leave it out: pages and live streams are made without --ray",
+        ),
+        Useless("with --maps video, whose numbers have 8 bits", is_video, "--maps-type", "remove one of them"),
+        Useless(
+            "with --no-overlays",
+            not (options.overlays or is_video),
+            "--full-scale",
+            "remove one of them: .npy and .npz hold the densities themselves",
+        ),
+    ]
+
+
+def useless_for(options: argparse.Namespace, *, has_video: bool, is_live: bool) -> list[Useless]:
+    """The same for inputs with or without a video (or live stream), and with or without a live stream."""
+    return [
+        Useless("without a video or live stream", not has_video, "--maps --maps-type", "remove it: pictures get .npy"),
+        Useless("without a video or overlays", not (has_video or options.overlays), "--full-scale"),
+        Useless("without a live stream", not is_live, f"--seconds {STREAM_OPTIONS}"),
+    ]
 
 
 def find_inputs(paths: Iterable[Path | StreamAddress], *, recursive: bool = False) -> list[Input]:

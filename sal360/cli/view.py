@@ -31,13 +31,17 @@ from sal360.arrays import Density
 from sal360.cameras.lookup import equirectangular_view
 from sal360.cameras.settings import kept_camera
 from sal360.cli.options import (
+    MODEL_OPTIONS,
+    STREAM_OPTIONS,
     CommandParser,
+    Useless,
     add_camera,
     add_max_pixels,
     add_model_options,
     add_stream_options,
     in_range,
     model_options,
+    refuse_useless,
     stream_settings,
 )
 from sal360.density import as_density
@@ -70,11 +74,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     skipped = _Skipped()
     if options.map and (options.source.is_dir() if isinstance(options.source, Path) else True):
         raise ParameterError("--map was given, and SOURCE is not one picture", "remove --map, or name the picture")
+    if options.static and isinstance(options.source, StreamAddress):
+        raise ParameterError("--static was given for a live stream", "name a picture, folder or recording")
+    refuse_useless(options, _useless(options))
     if options.static:
         _write_static(options, skipped)
     else:
         _serve(options, skipped)
     return 1 if skipped.count else 0
+
+
+_SERVER = "--host --port --token --pictures --tls-certificate --tls-key"
+_PLAYING = "--hold --once --seconds --views"
+
+
+def _useless(options: argparse.Namespace) -> list[Useless]:
+    """What has no effect in which case; a new option needs a row for each case in which it is not looked at."""
+    source, one = options.source, "remove one of them"
+    is_live = isinstance(source, StreamAddress)
+    is_folder = not is_live and source.is_dir() and not is_bag(source)
+    is_picture = not is_live and not is_folder and not _is_moving(source)
+    return [
+        Useless("with --static, which needs no server", bool(options.static), f"{_SERVER} {_PLAYING}", one),
+        Useless(
+            "without --static", not options.static, "--view", "add --static, or put the view into the page's address"
+        ),
+        Useless("with --map, which replaces the prediction", bool(options.map), MODEL_OPTIONS, one),
+        Useless("without a live stream", not is_live, STREAM_OPTIONS),
+        Useless("without a folder of pictures", not is_folder, "--hold"),
+        Useless("for one picture", is_picture, "--once"),
+        Useless("without a bag", is_live or not is_bag(source), "--topic"),
+    ]
 
 
 class _Skipped:
@@ -137,8 +167,6 @@ def _scene_maker(options: argparse.Namespace) -> Iterator[_SceneMaker]:
 
 def _write_static(options: argparse.Namespace, skipped: _Skipped) -> None:
     source = options.source
-    if isinstance(source, StreamAddress):
-        raise ParameterError("--static was given for a live stream", "name a picture, folder or recording")
     frames = open_source(source, topic=options.topic, max_pixels=options.max_pixels, on_bad_frame=skipped)
     scenes: list[Scene] = []
     with _scene_maker(options) as maker:

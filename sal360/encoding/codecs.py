@@ -45,6 +45,8 @@ class Codec:
     """FFmpeg takes the offset of a region as a fraction of this; one step is then one QP of H.264 and HEVC."""
     levels: int = 0
     """How many different offsets it takes in a frame, besides zero; 0: any number."""
+    quality_beats_rate: bool = False
+    """Whether a quality makes it ignore a rate, instead of holding for the frames that the rate has room for."""
     two_passes: bool = False
     pixel_format: str = "yuv420p"
     joined: str = ""
@@ -64,6 +66,7 @@ CODECS = {
             (0, 23, 51),
             (*MP4, *MATROSKA),
             obeys_with={"aq-mode": "1"},
+            quality_beats_rate=True,
             two_passes=True,
         ),
         Codec(
@@ -75,6 +78,7 @@ CODECS = {
             (0, 28, 51),
             (*MP4, *MATROSKA),
             obeys_with={"x265-params": "aq-mode=2"},
+            quality_beats_rate=True,
             two_passes=True,
             joined="x265-params",
         ),
@@ -104,7 +108,16 @@ CODECS = {
             qp_range=63,
             levels=3,
         ),
-        Codec("libsvtav1", "AV1", "libdav1d", tuple(map(str, range(13, -1, -1))), "8", (1, 35, 63), (".mp4", ".mkv")),
+        Codec(
+            "libsvtav1",
+            "AV1",
+            "libdav1d",
+            tuple(map(str, range(13, -1, -1))),
+            "8",
+            (1, 35, 63),
+            (".mp4", ".mkv"),
+            quality_beats_rate=True,
+        ),
         Codec(
             "libaom-av1",
             "AV1",
@@ -170,7 +183,8 @@ class EncoderSettings:
         extra: further options of FFmpeg, which replace those that are chosen here.
 
     Raises:
-        ParameterError: a value is out of range, or both a rate and a quality are given.
+        ParameterError: a value is out of range, both a rate and a quality are given, or a further option replaces one
+            of these values.
     """
 
     codec: Codec
@@ -197,6 +211,19 @@ class EncoderSettings:
                 "set it in that range; lower is better",
                 expected=f"{best:g} to {worst:g} for {self.codec.name}",
             )
+        self._check_nothing_is_replaced()
+
+    def _check_nothing_is_replaced(self) -> None:
+        codec, quality = self.codec, {self.codec.quality_option}
+        inner = (each.partition("=")[0] for each in self.extra.get(codec.joined, "").split(":"))
+        further = {*self.extra, *inner}
+        for name, is_given, replacing in (
+            ("preset", self.preset, {codec.preset_option}),
+            ("rate", self.bitrate, {"b", "bitrate"} | (quality if codec.quality_beats_rate else set())),
+            ("quality", self.quality is not None, quality),
+        ):
+            if is_given and (found := sorted(replacing & further)):
+                raise ParameterError(f"a {name} and the further option {found[0]} were given", "remove one of them")
 
     @property
     def chosen_quality(self) -> float:

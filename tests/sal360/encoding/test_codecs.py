@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sal360.encoding import codecs, probe
@@ -97,3 +99,26 @@ def test_rates(text: str, rate: int) -> None:
 def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(ParameterError, match="is not a rate"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("codec", "values", "extra", "message"),
+    [
+        ("libx264", {"preset": "slow"}, {"preset": "fast"}, "a preset and the further option preset"),
+        ("libvpx-vp9", {"preset": "5"}, {"cpu-used": "8"}, "a preset and the further option cpu-used"),
+        ("libx264", {"bitrate": 5_000_000}, {"b": "3M"}, "a rate and the further option b"),
+        ("libx264", {"bitrate": 5_000_000}, {"crf": "30"}, "a rate and the further option crf"),
+        ("libx265", {"quality": 20}, {"x265-params": "psy-rd=1:crf=30"}, "a quality and the further option crf"),
+        ("h264_nvenc", {"quality": 20}, {"cq": "30"}, "a quality and the further option cq"),
+    ],
+)
+def test_further_options_do_not_replace_what_was_asked_for(
+    codec: str, values: dict[str, Any], extra: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ParameterError, match=f"^{message} were given; remove one of them$"):
+        EncoderSettings(CODECS[codec], **values, extra=extra)
+    EncoderSettings(CODECS[codec], extra=extra)
+
+
+def test_a_quality_below_a_rate_is_allowed_where_both_count() -> None:
+    EncoderSettings(CODECS["libvpx-vp9"], bitrate=5_000_000, extra={"crf": "30"})
