@@ -111,6 +111,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_started_by_torchrun() -> bool:
+    """Whether this process is a child of torchrun."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 @contextmanager
 def option_names(prefix: str = "", /, **names: str) -> Iterator[None]:
     """Name the options in a `SettingError` that is raised inside, where only the caller knows them.

@@ -45,6 +45,7 @@ from training.checkpoint import (
 from training.config import (
     SettingError,
     config_from_dict,
+    is_started_by_torchrun,
     option_names,
     process_count,
     require,
@@ -59,7 +60,7 @@ from training.data.loader import require_whole_parts
 from training.ema import MovingAverage
 from training.loggers import LoggerName, Tracker, open_tracker, require_logger
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
-from training.processes import StopRequest
+from training.processes import StopRequest, end_with_parent
 from training.sync_batchnorm import synchronise
 
 
@@ -238,6 +239,8 @@ def make_fabric(config: LoopConfig) -> Fabric:
         require_whole_parts(config.batch_size, config.accumulate, world)
     _require_gpus(config.accelerator, local)
     require_logger(config.logger)
+    if is_started_by_torchrun():
+        end_with_parent()
     fabric = Fabric(
         accelerator=config.accelerator,
         devices=local,

@@ -14,12 +14,9 @@ about two hours on two cores.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -36,6 +33,7 @@ from sal360.weights import bundled_model
 from training.checkpoint import newest_checkpoint
 from training.config import read_config, require, require_path
 from training.data.gaze.datasets import DATASETS, described
+from training.processes import end_with_parent
 
 Recipe = Literal["permissive", "all"]
 VERSION = "2.0.0"
@@ -265,7 +263,7 @@ def make_weights(config: MakeWeightsConfig) -> None:
             print(f"{step.name}: done before")
         else:
             begin_s = time.monotonic()
-            if subprocess.run(command, check=False, preexec_fn=_end_with_parent).returncode:
+            if subprocess.run(command, check=False, preexec_fn=end_with_parent).returncode:
                 raise TrainingError(
                     f"the step {step.name} failed", "fix what its message says, then run this command again"
                 )
@@ -282,15 +280,6 @@ def make_weights(config: MakeWeightsConfig) -> None:
 def _is_done(result: Path) -> bool:
     """Whether a step has made its file or checkpoint; a full disk leaves an empty folder."""
     return result.is_file() or newest_checkpoint(result) is not None
-
-
-def _end_with_parent() -> None:
-    """In a child process: end when its parent ends. A second start would otherwise train in the same folder."""
-    with contextlib.suppress(AttributeError):  # only Linux has the call
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-_PR_SET_PDEATHSIG = 1
 
 
 def _as_options(options: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,8 @@ than a part of a piece of work, however long the whole takes.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -105,6 +107,18 @@ def first_process_does(fabric: Fabric, work: Callable[[], Result]) -> Result:
     failed = future.exception() is not None
     fabric.broadcast((not failed, None if failed else future.result()))
     return future.result()
+
+
+def end_with_parent() -> None:
+    """Call in a child process: when its parent ends, even by SIGKILL, it gets SIGTERM, which leaves a checkpoint.
+
+    A second start would otherwise train in the same folder at the same time.
+    """
+    with contextlib.suppress(AttributeError):  # only Linux has the call
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:

@@ -40,6 +40,7 @@ from training.curves import Curve, read_curves
 from training.data.loader import steps_per_epoch
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.models.contrastive import AttentionName
+from training.processes import end_with_parent
 
 PaperEncoder = Literal["resnet50", "vgg16"]
 RECIPE = Path(__file__).parent / "recipes" / "pretrain_paper.yaml"
@@ -158,7 +159,7 @@ class Supervisor:
             return False
         print(shlex.join(arguments), file=sys.stderr, flush=True)
         # in a session of its own: Ctrl-C reaches it through this process alone, so that it comes only once
-        self._child = subprocess.Popen(arguments, start_new_session=True)
+        self._child = subprocess.Popen(arguments, start_new_session=True, preexec_fn=end_with_parent)
         asked = False
         while True:
             try:

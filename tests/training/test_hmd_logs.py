@@ -128,6 +128,14 @@ def test_broken_logs_are_named(tmp_path):
         read_hmd_log(log)
 
 
+def test_eye_directions_on_a_plane_in_front_of_the_head_are_all_read(tmp_path):
+    """One of their components never changes."""
+    log = write_log(tmp_path / "log.csv", euler=False)
+    rows = [f"{8000 * i},0,0,0,1,{0.4 * (i // 60) + 0.001 * np.sin(i)},0.1,1,True,True" for i in range(180)]
+    log.write_text("\n".join([log.read_text().splitlines()[0], *rows]) + "\n")
+    assert len(detect_fixations(*read_hmd_log(log)).start_s) == 3
+
+
 def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path):
     log = write_log(tmp_path / "log.csv", euler=False)
     expected = read_hmd_log(log)[1]

@@ -214,16 +214,34 @@ def test_names_with_commas_stay_one_checkpoint_each():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the call")
-def test_a_step_ends_when_the_command_is_killed(repository):
-    script = (
-        "import subprocess, sys; from training.make_weights import _end_with_parent;"
-        "subprocess.run([sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'],"
-        " preexec_fn=_end_with_parent)"
-    )
+def test_no_training_outlives_the_command_that_started_it(repository):
+    """A step of make_weights, a run of training.reproduce and a process of torchrun, whose parent is killed."""
+    script = """if True:
+        import contextlib, os, subprocess, sys, time
+        from training import make_weights
+        from training.loop import LoopConfig, make_fabric
+        from training.reproduce import Supervisor
+        child = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+        if not os.fork():
+            os.environ["TORCHELASTIC_RUN_ID"] = "a test"
+            make_fabric(LoopConfig("run", steps=1, accelerator="cpu"))
+            print(os.getpid(), flush=True)
+            time.sleep(60)
+
+        def run(_, *, check, **options):
+            subprocess.Popen(child, **options)
+            raise TimeoutError
+
+        subprocess.run = run
+        with contextlib.suppress(TimeoutError):
+            make_weights.make_weights(make_weights.MakeWeightsConfig(".", ".", "permissive"))
+        Supervisor(0).run(child)
+    """
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
     with parent:
-        child = os.pidfd_open(int(parent.stdout.readline()))
+        children = [os.pidfd_open(int(parent.stdout.readline())) for _ in range(3)]
         parent.kill()
-    assert select.select([child], [], [], 30)[0]  # readable once it has ended
-    os.close(child)
+    for child in children:
+        assert select.select([child], [], [], 30)[0]  # readable once it has ended
+        os.close(child)

@@ -139,7 +139,7 @@ def read_hmd_log(
     irregular.note("samples before which the clock steps back, left out", int((np.diff(time_s) < 0).sum()), path)
     latest = np.maximum.accumulate(time_s)
     valid &= np.diff(latest, prepend=-1) > 0  # stamps may repeat, and go back where a clock was set
-    fresh = valid & np.append((np.diff(in_head, axis=0) != 0).all(axis=1), True)  # the tracker repeats old samples
+    fresh = valid & np.append((np.diff(in_head, axis=0) != 0).any(axis=1), True)  # the tracker repeats old samples
     if fresh.sum() < _SMOOTHING:
         raise DataError(
             f"{path} has {fresh.sum()} valid samples", "leave this log out", expected=f"at least {_SMOOTHING}"
