@@ -44,6 +44,9 @@ _SEND_TIMEOUT_S = 20.0
 _END_S = 1.0
 _LONGEST_MESSAGE = 1 << 12
 _REFUSED, _FULL, _MALFORMED = 4401, 4429, 4400
+_PACKERS = ThreadPoolExecutor(2, thread_name_prefix="viewer")
+"""Of all servers of the process: glibc keeps what encoders free for the thread that used it, so new threads for each
+server would let the process grow."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,6 @@ class ViewerServer:
         self._published = 0
         self._viewers: set[_Viewer] = set()
         self._connections = 0
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="viewer")
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._ready = threading.Event()
@@ -174,7 +176,6 @@ class ViewerServer:
             self._tell(self._stopping.set)
             self._thread.join()
         self._socket.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def __enter__(self) -> ViewerServer:
         self.start()
@@ -253,7 +254,7 @@ class ViewerServer:
         self._viewers.add(viewer)
         try:
             await connection.send_json({"about": {"source": self._source}, "trouble": self._trouble})
-            sending = asyncio.ensure_future(viewer.send_frames(self._current, self._pool))
+            sending = asyncio.ensure_future(viewer.send_frames(self._current))
             try:
                 await viewer.listen(self._on_view)
             finally:
@@ -350,7 +351,7 @@ class _Viewer:
 
     # --- what it gets ---
 
-    async def send_frames(self, current: Callable[[], tuple[Scene | None, str]], pool: ThreadPoolExecutor) -> None:
+    async def send_frames(self, current: Callable[[], tuple[Scene | None, str]]) -> None:
         """Send the newest scene whenever there is a new one and the page has asked for one."""
         loop = asyncio.get_running_loop()
         while True:
@@ -364,7 +365,7 @@ class _Viewer:
                 continue
             grid = self._grid
             try:
-                message = await loop.run_in_executor(pool, _packed, scene, grid, self._pictures)
+                message = await loop.run_in_executor(_PACKERS, _packed, scene, grid, self._pictures)
             except Exception as error:  # of the encoder: FFmpeg's kinds are many
                 self._log.warning(f"viewer {self.number} gets JPEG: the video encoder failed ({error})")
                 self._pictures.close()

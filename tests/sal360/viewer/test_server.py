@@ -9,6 +9,8 @@ import json
 import logging
 import socket
 import struct
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -411,6 +413,44 @@ def test_a_picture_that_is_encoded_after_the_viewer_left_opens_no_encoder_again(
         assert [each() for each in opened] == [None]
     finally:
         gc.enable()
+
+
+_VIEWERS_COME_AND_GO = """
+import asyncio
+import aiohttp
+import numpy as np
+import psutil
+from sal360.viewer.scene import Scene
+from sal360.viewer.server import Address, ViewerServer
+
+async def watch(url):
+    async with aiohttp.ClientSession() as session, session.ws_connect(url + "socket", max_msg_size=0) as connection:
+        await connection.send_json({"hello": {"codecs": ["vp09.00.51.08"]}, "want": 1})
+        while (await connection.receive(timeout=30)).type is not aiohttp.WSMsgType.BINARY:
+            pass
+
+async def two_watch(url):
+    await asyncio.gather(watch(url), watch(url))
+
+picture = np.random.default_rng(0).integers(0, 256, (512, 1024, 3), np.uint8)
+scene = Scene("x", 0.0, picture, np.ones((32, 64), np.float32), sequence=1)
+for _ in range(4):
+    with ViewerServer("x", Address(port=0), pictures="video") as server:
+        server.publish(scene)
+        asyncio.run(two_watch(server.url))
+    print(psutil.Process().memory_info().rss / 2**20)
+"""
+
+
+def test_viewers_that_come_and_go_and_new_servers_let_no_process_grow() -> None:
+    pytest.importorskip("av")
+    pytest.importorskip("psutil")
+    # in a process of its own, whose heap holds nothing else
+    result = subprocess.run(
+        [sys.executable, "-c", _VIEWERS_COME_AND_GO], capture_output=True, text=True, check=True, timeout=120
+    )
+    first, *others = map(float, result.stdout.split())
+    assert max(others) < first + 30  # an encoder has 65 MB, and each server had two
 
 
 @pytest.mark.parametrize("codec", ["avc1.42E033", "vp09.00.51.08"])
