@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from sal360 import Predictor
 from sal360.arrays import Density, Floats, Mask, Pixels
 from sal360.cameras import open_camera
 from sal360.cameras.camera import Camera
+from sal360.errors import clean_end, one_line_errors
 from sal360.images import read_picture
 from sal360.metrics.measures import cc
 from sal360.projection import rotate_erp, sample_erp
@@ -110,4 +112,5 @@ def correlation(density: Density, truth: Density, seen: Mask | None = None) -> f
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from sal360.arrays import Floats, Pixels
 from sal360.cameras import CameraSettings, open_camera
 from sal360.cameras.camera import Camera
 from sal360.cameras.lookup import Lookup
+from sal360.errors import clean_end, one_line_errors
 from sal360.sphere import rotation_yaw_pitch_roll
 
 GRID = (384, 768)
@@ -85,4 +87,5 @@ def _levelling(camera: Camera, turn: Floats) -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 from sal360.encoding.codecs import CODECS, Codec, EncoderSettings, is_available
 from sal360.encoding.probe import probe
-from sal360.errors import ParameterError
+from sal360.errors import ParameterError, clean_end, one_line_errors
 
 _CHOSEN = "as `sal360 encode` sets it"
 _MODES: dict[str, list[dict[str, str]]] = {
@@ -94,4 +95,5 @@ def _line(codec: Codec, options: str, results: dict[str, dict[str, Any]]) -> str
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

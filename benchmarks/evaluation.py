@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from sal360.density import spherical_density
+from sal360.errors import clean_end, one_line_errors
 from sal360.sphere import angles_to_vector
 
 HEIGHT, WIDTH = 1024, 2048
@@ -113,4 +114,5 @@ def largest_difference(one: Path, other: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

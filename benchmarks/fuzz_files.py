@@ -30,7 +30,7 @@ import psutil
 from fuzz_cases import Spoiler, write_originals
 from tqdm import tqdm
 
-from sal360.errors import ParameterError, one_line_errors
+from sal360.errors import ParameterError, clean_end, one_line_errors
 
 HANG_S = 30.0
 """Of CPU time, because other programs may need the machine; of ten times as much in all."""
@@ -247,4 +247,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    with clean_end():
+        sys.exit(one_line_errors(main))

@@ -470,7 +470,7 @@ def main() -> int:
     use_shared_memory_profile(3 * 960 * 1920)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours
     begin_s = time.monotonic()
-    with TemporaryDirectory(prefix="sal360-fuzz-") as name, clean_end():
+    with TemporaryDirectory(prefix="sal360-fuzz-") as name:
         figures = run(arguments.messages, arguments.seed, arguments.model, Path(name))
         if arguments.log:
             shutil.copyfile(Path(name) / LOG, arguments.log)
@@ -484,4 +484,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    with clean_end():
+        sys.exit(one_line_errors(main))

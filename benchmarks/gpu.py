@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from peak import write_probe
 
-from sal360.errors import ModelError, one_line_errors
+from sal360.errors import ModelError, clean_end, one_line_errors
 from sal360.runtimes import Backend, open_model
 from sal360.runtimes.backend import cause
 from sal360.runtimes.selection import BACKENDS
@@ -250,4 +250,5 @@ def _print_table(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    with clean_end():
+        sys.exit(one_line_errors(main))

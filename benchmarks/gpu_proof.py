@@ -22,6 +22,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from typing import Any
 import numpy as np
 
 from sal360.arrays import Density, Pixels
+from sal360.errors import clean_end, one_line_errors
 from sal360.files import write_text
 from sal360.runtimes.backend import cause
 
@@ -814,10 +816,13 @@ def run_parts(
             args=(name, output, effort, time.monotonic() + limit - min(3, limit / 4), device, panoramas),
         )
         child.start()
-        child.join(limit)
-        if child.is_alive():
+        try:
+            child.join(limit)
+            is_late = child.is_alive()
+        finally:  # also if this process is stopped
             child.kill()
             child.join()
+        if is_late:
             Proof(output, effort, end, device).skip(
                 name, f"it did not end within {limit:.0f} s; its rows until then count"
             )
@@ -829,6 +834,8 @@ def run_parts(
 
 
 def _run_part(name: str, output: Path, effort: Effort, deadline: float, device: str, panoramas: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     proof = Proof(output, effort, deadline, device, panoramas)
     if name != "driver" and "machine" not in proof.results:  # torch would make the context that the driver part makes
         proof.results["machine"] = describe_machine(device)
@@ -912,4 +919,5 @@ def _has_gpu() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with clean_end():
+        sys.exit(one_line_errors(main))

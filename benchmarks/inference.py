@@ -19,7 +19,7 @@ import numpy as np
 from interleaved import interleaved_seconds, summary_ms
 from peak import write_probe
 
-from sal360.errors import ModelError, one_line_errors
+from sal360.errors import ModelError, clean_end, one_line_errors
 from sal360.runtimes import Backend, open_model
 from sal360.runtimes.selection import BACKENDS
 from sal360.spec import read_onnx_spec
@@ -123,4 +123,5 @@ def _print_table(rows: list[dict], gflop: dict[str, float], peaks: dict[str, flo
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    with clean_end():
+        sys.exit(one_line_errors(main))

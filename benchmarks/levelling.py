@@ -17,6 +17,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ import numpy as np
 
 from sal360.arrays import Floats, Pixels
 from sal360.cameras.levelling import MAX_TILT_RAD, UP, bundled_weights, estimate_up, read_weights
+from sal360.errors import clean_end, one_line_errors
 from sal360.images import read_picture
 from sal360.projection import rotate_erp
 from sal360.samples import bundled_panoramas
@@ -117,4 +119,5 @@ def _trial(name: str, picture: Pixels, rotation: Floats, weights: Floats, max_ti
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 
 from sal360.arrays import Reals
+from sal360.errors import clean_end, one_line_errors
 from sal360.metrics import METRICS
 
 HEIGHT, WIDTH, FIXATIONS, ROUNDS = 1024, 2048, 10_000, 5
@@ -90,4 +92,5 @@ def _milliseconds(function: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

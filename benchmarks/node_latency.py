@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ import cv2
 import numpy as np
 import psutil
 
+from sal360.errors import clean_end, one_line_errors
 from sal360.images import read_picture
 from sal360.samples import bundled_panoramas
 
@@ -60,12 +62,14 @@ def camera(case: Case, seconds: float, published: Any) -> None:
     use_shared_memory_profile(3 * case.width * case.height)
     import rclpy
     from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from rclpy.signals import SignalHandlerOptions
     from sensor_msgs.msg import CompressedImage
     from std_msgs.msg import Header
 
     from sal360_ros.messages import image_message
 
-    rclpy.init()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("benchmark_camera")
     picture = read_picture(min(bundled_panoramas().glob("*.jpg")))
     picture = cv2.resize(picture, (case.width, case.height), interpolation=cv2.INTER_CUBIC)
@@ -99,13 +103,14 @@ def measure(case: Case, seconds: float, node_parameters: dict[str, Any], *, all_
     import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
     from faults import OUTPUTS
+    from rclpy.signals import SignalHandlerOptions
     from sensor_msgs.msg import Image
 
     from sal360_ros.processes import NodeProcess, bring_up
     from sal360_ros.qos import input_qos
 
     parameters = {**node_parameters, "image_transport": case.transport}
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours
     node = rclpy.create_node("benchmark_subscriber")
     arrivals: dict[int, int] = {}
     status: dict[str, str] = {}
@@ -126,7 +131,7 @@ def measure(case: Case, seconds: float, node_parameters: dict[str, Any], *, all_
     try:
         with NodeProcess("sal360_ros.saliency_node", parameters) as process:
             bring_up(node, "/saliency_node", process)
-            source = spawn.Process(target=camera, args=(case, seconds, published))
+            source = spawn.Process(target=camera, args=(case, seconds, published), daemon=True)
             source.start()
             watched = psutil.Process(process.pid)
             while not arrivals:
@@ -209,4 +214,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

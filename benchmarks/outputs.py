@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from interleaved import interleaved_seconds, summary_ms
 
 from sal360.arrays import Density, Floats
+from sal360.errors import clean_end, one_line_errors
 from sal360.images import read_picture
 from sal360.outputs.qp_offset import QpOffset, tile_weights
 from sal360.outputs.shading_rate import ShadingRate, ShadingRateSettings, shaded_share
@@ -159,4 +161,5 @@ def _smoothing(maps: list[Density], other: Density, rate_hz: int, time_constant_
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 
+from sal360.errors import clean_end, one_line_errors
 from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
 from training.data.panoramas import PanoramaConfig
 from training.loop import LoopConfig, make_fabric, train
@@ -139,4 +141,5 @@ def draw_panoramas(root: Path, count: int = 64) -> Path:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

@@ -37,7 +37,7 @@ from sal360.arrays import Density, Floats, Pixels
 from sal360.density import normalised
 from sal360.encoding.codecs import EncoderSettings, find_codec
 from sal360.encoding.quality import GAZE, SPHERE, gains, measure, qualities_of, shot_of
-from sal360.errors import DataError, one_line_errors
+from sal360.errors import DataError, clean_end, one_line_errors
 from sal360.outputs.qp_offset import QpOffset, QpOffsetSettings
 from sal360.predictor import Predictor
 
@@ -226,4 +226,5 @@ def _interval(rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], 
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    with clean_end():
+        sys.exit(one_line_errors(main))

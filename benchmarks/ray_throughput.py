@@ -22,6 +22,7 @@ from pathlib import Path
 import cv2
 import ray
 
+from sal360.errors import clean_end, one_line_errors
 from sal360.samples import bundled_panoramas
 
 
@@ -64,7 +65,11 @@ def rate(commands: Sequence[Sequence[str]], folder: Path, *, whole: bool) -> flo
     started = time.time()
     options = ["--device=cpu", "--threads=1", f"--output={output}", "--no-overlays"]
     running = [subprocess.Popen([sys.executable, "-m", "sal360", "predict", *each, *options]) for each in commands]
-    statuses = [each.wait() for each in running]
+    try:
+        statuses = [each.wait() for each in running]
+    finally:
+        for each in running:
+            each.terminate()  # does nothing to those that have ended
     if any(statuses):
         raise SystemExit("a command failed")
     times = sorted(each.stat().st_mtime for each in output.rglob("*.npy"))
@@ -77,4 +82,5 @@ def rate(commands: Sequence[Sequence[str]], folder: Path, *, whole: bool) -> flo
 
 
 if __name__ == "__main__":
-    main()
+    with clean_end():
+        sys.exit(one_line_errors(main))

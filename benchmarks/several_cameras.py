@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import time
@@ -23,6 +24,7 @@ from typing import Any
 
 import cv2
 
+from sal360.errors import clean_end, one_line_errors
 from sal360.images import read_picture
 from sal360.samples import bundled_panoramas
 
@@ -37,13 +39,15 @@ def cameras(topics: Sequence[str], width: int, stop: Any) -> None:
     keep_freed_memory()
     use_shared_memory_profile(len(topics) * 3 * width * width // 2)
     import rclpy
+    from rclpy.signals import SignalHandlerOptions
     from sensor_msgs.msg import Image
     from std_msgs.msg import Header
 
     from sal360_ros.messages import image_message
     from sal360_ros.qos import input_qos
 
-    rclpy.init()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("benchmark_cameras")
     picture = read_picture(min(bundled_panoramas().glob("*.jpg")))
     picture = cv2.resize(picture, (width, width // 2), interpolation=cv2.INTER_AREA)
@@ -61,11 +65,12 @@ def cameras(topics: Sequence[str], width: int, stop: Any) -> None:
 def maps_per_second(names: Sequence[str], arguments: argparse.Namespace, *, is_one_node: bool) -> float:
     """Maps per second of all cameras, from one node or from one node for each."""
     import rclpy
+    from rclpy.signals import SignalHandlerOptions
     from sensor_msgs.msg import Image
 
     from sal360_ros.processes import NodeProcess, bring_up
 
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours
     node = rclpy.create_node("benchmark_subscriber")
     count = 0
 
@@ -77,7 +82,8 @@ def maps_per_second(names: Sequence[str], arguments: argparse.Namespace, *, is_o
         node.create_subscription(Image, f"{name}/saliency", received, 10)
     spawn = get_context("spawn")
     stop = spawn.Event()
-    source = spawn.Process(target=cameras, args=([f"{name}/image" for name in names], arguments.width, stop))
+    topics = [f"{name}/image" for name in names]
+    source = spawn.Process(target=cameras, args=(topics, arguments.width, stop), daemon=True)
     parameters: dict[str, Any] = {"model": arguments.model, "threads": arguments.threads}
     try:
         with ExitStack() as stack:
@@ -144,4 +150,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with clean_end():
+        sys.exit(one_line_errors(main))

@@ -334,7 +334,7 @@ def main() -> int:
     keep_freed_memory()
     use_shared_memory_profile(3 * math.prod(SIZES[-1]))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is ours
-    with TemporaryDirectory(prefix="sal360-soak-") as name, clean_end():
+    with TemporaryDirectory(prefix="sal360-soak-") as name:
         result = run(arguments, Path(name))
         if arguments.plot:  # while the folder exists: matplotlib's cache is in it, like the node's
             plot(result["samples"], arguments.plot)
@@ -348,4 +348,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    with clean_end():
+        sys.exit(one_line_errors(main))

@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sal360.errors import clean_end, one_line_errors
 from sal360.sources.live_stream import LiveStream, StreamSettings
 from sal360.sources.stream_address import stream_address
 
@@ -72,4 +73,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with clean_end():
+        sys.exit(one_line_errors(main))

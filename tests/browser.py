@@ -154,13 +154,23 @@ def running_browser(folder: Path) -> Iterator[Browser]:
             return aiohttp.ClientSession()
 
         session = loop.run_until_complete(opened())
-        yield Browser(port, loop, session)
-        loop.run_until_complete(session.close())
+        try:
+            yield Browser(port, loop, session)
+        finally:
+            loop.run_until_complete(_closed(session))
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
         process.wait()
         loop.close()
+
+
+async def _closed(session: Any) -> None:
+    """Close it, and end what a signal has interrupted."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for each in others:
+        each.cancel()
+    await asyncio.gather(*others, session.close(), return_exceptions=True)
 
 
 def _port_of(path: Path, process: subprocess.Popen[bytes]) -> int:
