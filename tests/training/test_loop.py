@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -210,6 +211,27 @@ def test_loader_processes_leave_signals_to_the_training() -> None:
 
     sampler = StepSampler(2, batch_size=2, seed=0, start=0, stop=1)
     assert next(load(Ignored(), sampler, 1))[0].tolist() == [2, 2]
+
+
+_LOADERS_ARE_LEFT = """
+import numpy as np
+from training.data.loader import StepSampler, load
+
+class Samples:
+    def __getitem__(self, key):
+        return (np.zeros(1),)
+
+batches = load(Samples(), StepSampler(8, batch_size=2, seed=0, start=0, stop=4), 1)
+next(batches)
+print("trained")
+"""
+
+
+def test_a_training_whose_loader_processes_are_still_there_ends_all_the_same() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", _LOADERS_ARE_LEFT], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (result.stdout, result.stderr) == ("trained\n", "")
 
 
 def test_steps_between_two_points_of_the_curves_never_wait_for_the_device(

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import shutil
 import signal
@@ -22,6 +24,8 @@ from training.config import SettingError, process_count
 _BATCHES_AHEAD = 4
 """Batches that each loader process keeps ready, in shared memory."""
 _SHARED_MEMORY = "/dev/shm"
+_END = signal.SIGUSR1
+"""Ends a loader process without the error that torch raises for one that is killed."""
 Key = tuple[int, int]
 """(epoch, index): a data set's `__getitem__` gets both, so that its random draws differ between epochs."""
 
@@ -235,3 +239,12 @@ def _start_loader(_worker: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(_END, lambda *_: os._exit(0))
+
+
+@atexit.register  # after multiprocessing's own function, so it comes before that
+def _end_loaders() -> None:
+    """End the loader processes that are left: multiprocessing would send the SIGTERM that they ignore, and wait."""
+    for child in multiprocessing.active_children():
+        if child.daemon and child.pid is not None:
+            os.kill(child.pid, _END)
