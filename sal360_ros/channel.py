@@ -33,7 +33,7 @@ from sal360_ros.fusion import Fusion
 from sal360_ros.level import LevelInput, check_tf2
 from sal360_ros.mount import parse_mount
 from sal360_ros.orientation import OrientationInput
-from sal360_ros.parameters import SaliencyParameters, check_layout
+from sal360_ros.parameters import SaliencyParameters, check_layout, of_fused_map
 from sal360_ros.qos import input_qos, mismatch_logger, of_camera, overridable
 from sal360_ros.shared_maps import SharedMaps
 from sal360_ros.statistics import FrameStatistics, OutputCounts, Snapshot
@@ -96,10 +96,15 @@ class _Maps:
 
 
 class FusedOutputs(_Maps):
-    """The topics of the map that is fused from those of all cameras."""
+    """The topics of the map that is fused from those of all cameras.
+
+    Args:
+        node: has its topics.
+        parameters: returns the current common values.
+    """
 
     def __init__(self, node: LifecycleNode, parameters: Callable[[], SaliencyParameters]) -> None:
-        super().__init__(node, "", parameters)
+        super().__init__(node, "", lambda: of_fused_map(parameters()))
 
     def fusion(self) -> Fusion | None:
         """Fuses the maps and publishes the result; None if the topics are not advertised."""

@@ -174,8 +174,8 @@ def _measure(
 def _report(latency_s: list[float], seconds: float, status: dict[str, str], options: argparse.Namespace) -> None:
     p50_ms, p95_ms = 1e3 * np.percentile(latency_s, (50, 95))
     print(f"  model           {status.get('model', '?')}")
-    size = f"{2 * options.height} x {options.height}" if options.height else "the source's size"
-    print(f"  camera          {size} at {options.rate:g} Hz")
+    rows = f"frames of {options.height} rows" if options.height else "frames of the source's size"
+    print(f"  camera          {rows}, {float(status.get('received_hz', 'nan')):.1f} per second arrived")
     print(f"  maps            {len(latency_s) / seconds:.1f} per second")
     print(f"  latency         p50 {p50_ms:.1f} ms, p95 {p95_ms:.1f} ms from the frame's stamp to the subscriber")
     counted = {name: status.get(name, "?") for name in ("received", "answered", "dropped_stale", "lost_in_transport")}

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections import deque
+from enum import Enum
 from typing import Any
 
 from nav_msgs.msg import Odometry
@@ -32,6 +33,24 @@ _JUMP_RAD, _MAX_RATE_RAD_S = 0.5, 30.0  # a larger change at a higher rate is no
 _MAX_FRAMES = 8
 
 
+class _Order(Enum):
+    """How the stamp of a sample follows the newest one before."""
+
+    NEXT = 1
+    """It is as late or later."""
+    LATE = 2
+    """It is earlier by at most `MAX_DISTANCE_S`: best-effort delivery does not preserve the order. It is dropped."""
+    SET_BACK = 3
+    """It is earlier still, so the clock was set back: the samples before are those of another moment, and go."""
+
+    @staticmethod
+    def of(stamp_ns: int, newest_ns: int) -> _Order:
+        """The order of two stamps, nanoseconds."""
+        if stamp_ns >= newest_ns:
+            return _Order.NEXT
+        return _Order.LATE if newest_ns - stamp_ns <= round(MAX_DISTANCE_S * 1e9) else _Order.SET_BACK
+
+
 class YawHistory:
     """The yaw over the last `KEPT_S` seconds; thread-safe."""
 
@@ -41,16 +60,13 @@ class YawHistory:
         self._yaws_rad: list[float] = []
 
     def add(self, stamp_ns: int, yaw_rad: float) -> None:
-        """Add a yaw in radians; one with the last stamp replaces it, and a clock that was set back starts over.
-
-        A sample that is late by less than `MAX_DISTANCE_S` is dropped: best-effort delivery does not preserve the
-        order. After a longer step back, the samples of the first pass would be those of another moment.
-        """
+        """Add a yaw in radians; one with the last stamp replaces it. For earlier stamps, see `_Order`."""
         with self._lock:
-            if self._stamps_ns and stamp_ns < self._stamps_ns[-1] - round(MAX_DISTANCE_S * 1e9):
-                self._stamps_ns, self._yaws_rad = [], []
-            if self._stamps_ns and stamp_ns < self._stamps_ns[-1]:
+            order = _Order.of(stamp_ns, self._stamps_ns[-1] if self._stamps_ns else stamp_ns)
+            if order is _Order.LATE:
                 return
+            if order is _Order.SET_BACK:
+                self._stamps_ns, self._yaws_rad = [], []
             if self._stamps_ns and stamp_ns == self._stamps_ns[-1]:
                 del self._stamps_ns[-1], self._yaws_rad[-1]
             if self._yaws_rad:  # unwrapped, so that interpolation takes the shorter way
@@ -99,10 +115,15 @@ class RotationHistory:
         self._samples: deque[tuple[int, Floats]] = deque()
 
     def add(self, stamp_ns: int, rotation: Floats) -> None:
-        """Add a rotation; after a step back in time, earlier ones are forgotten."""
+        """Add a rotation; one with the last stamp replaces it. For earlier stamps, see `_Order`."""
         with self._lock:
-            if self._samples and stamp_ns < self._samples[-1][0]:
+            order = _Order.of(stamp_ns, self._samples[-1][0] if self._samples else stamp_ns)
+            if order is _Order.LATE:
+                return
+            if order is _Order.SET_BACK:
                 self._samples.clear()
+            if self._samples and stamp_ns == self._samples[-1][0]:
+                self._samples.pop()
             self._samples.append((stamp_ns, rotation))
             while stamp_ns - self._samples[0][0] > KEPT_S * 1e9:
                 self._samples.popleft()

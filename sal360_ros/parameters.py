@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 
 from sal360.cameras import CameraSettings
 from sal360.errors import ParameterError
@@ -264,6 +264,12 @@ NODE_WIDE = (
     "health",
 )
 """Parameters, or groups of them, that a camera cannot have for itself."""
+
+
+@lru_cache(maxsize=1)
+def of_fused_map(common: SaliencyParameters) -> SaliencyParameters:
+    """The common values for the fused map, whose axes are those of `fuse_frame_id`: no camera's offset turns them."""
+    return replace(common, yaw_offset_rad=0.0, frame_convention="body")
 
 
 def check_layout(values: SaliencyParameters) -> None:

@@ -72,6 +72,7 @@ from sal360.outputs.qp_offset import QpOffsetSettings, tile_weights
 from sal360.outputs.smoothing import SmoothingSettings
 from sal360.predictor import Predictor
 from sal360.sources import open_source
+from sal360.sources.bag_files import is_bag
 from sal360.sources.frame import Frame
 from sal360.sources.stream_address import StreamAddress, stream_address
 from sal360.sources.video import VIDEO_SUFFIXES, estimated_frame_count, open_container
@@ -131,7 +132,7 @@ class Source:
         self._total: int | None = None
         if isinstance(self.path, Path):
             open_source(
-                self.path, rate_hz=options.rate, max_pixels=options.max_pixels
+                self.path, topic=options.topic, rate_hz=options.rate, max_pixels=options.max_pixels
             )  # raises at once where there is nothing to read
             self.rate_hz = options.rate
             if self.is_video_file:
@@ -179,7 +180,11 @@ class Source:
         self.unusable.clear()  # of an earlier pass
         options = self._options
         frames = open_source(
-            self.path, rate_hz=options.rate, max_pixels=options.max_pixels, on_bad_frame=self.leave_out
+            self.path,
+            topic=options.topic,
+            rate_hz=options.rate,
+            max_pixels=options.max_pixels,
+            on_bad_frame=self.leave_out,
         )
         yield from tqdm(frames, total=self._total, unit="frame", disable=None, leave=False)
 
@@ -593,6 +598,7 @@ def _what_counts(
     size = source.path.stat().st_size if isinstance(source.path, Path) and source.path.is_file() else 0
     return {
         "input": source.shown,
+        "topic": options.topic,
         "size of the input": size,
         "codec": settings.codec.name,
         "codec options": settings.options(),
@@ -636,6 +642,7 @@ def _useless(options: argparse.Namespace) -> list[Useless]:
         Useless("without --report", not options.report, "--report-frames", "add --report, or remove it"),
         Useless("for a live stream, which has its own rate", is_live, "--rate"),
         Useless("without a live stream", not is_live, f"--seconds {STREAM_OPTIONS}"),
+        Useless("without a bag", is_live or not is_bag(options.input), "--topic"),
     ]
 
 
@@ -653,6 +660,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("input", type=_input, metavar="INPUT", help="video, folder of pictures, bag or live stream")
     add("output", type=Path, nargs="?", metavar="OUTPUT", help="video file, folder of segments, or map file")
+    add("--topic", default="", help="image topic of a bag; needed if it has several")
     add("--map-for", choices=KINDS, help="write the offsets for this encoder, and encode nothing")
     add(
         "--height",

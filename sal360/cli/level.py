@@ -38,13 +38,15 @@ from sal360.errors import DataError, FrameError, printable
 from sal360.images import read_picture, write_picture
 from sal360.projection import rotate_erp
 
+_AS_PICTURES = "save some of its frames as pictures, and name these"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Level all pictures; 1 if one was skipped or does not show which way is up."""
     options = _parser().parse_args(arguments)
     estimates: list[UpEstimate] = []
     failed = 0
-    for each in find_inputs(options.inputs, recursive=options.recursive):
+    for each in find_inputs(options.inputs, recursive=options.recursive, instead_of_bags=_AS_PICTURES):
         try:
             estimate = _level(each, options)
         except (FrameError, DataError) as error:
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _level(each: Input, options: argparse.Namespace) -> UpEstimate:
     """Estimate up in one picture, print it, and write the levelled picture if it is wanted and up is certain."""
     if each.is_video:
-        raise DataError(f"{each.shown} is a {each.kind}", "save some of its frames as pictures, and name these")
+        raise DataError(f"{each.shown} is a {each.kind}", _AS_PICTURES)
     assert isinstance(each.path, Path)
     frame = read_picture(each.path, max_pixels=options.max_pixels)
     try:

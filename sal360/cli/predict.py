@@ -170,11 +170,20 @@ def useless_for(options: argparse.Namespace, *, has_video: bool, is_live: bool) 
     ]
 
 
-def find_inputs(paths: Iterable[Path | StreamAddress], *, recursive: bool = False) -> list[Input]:
+def find_inputs(
+    paths: Iterable[Path | StreamAddress],
+    *,
+    recursive: bool = False,
+    instead_of_bags: str = "run `sal360 evaluate`, which writes a bag with the maps",
+) -> list[Input]:
     """The files and streams among `paths` and the pictures in its folders, without repetitions, each with a name.
 
     Results are named after their picture, those of subfolders with the subfolder; a number is added if an earlier one
     has the same name. Such numbers, and files that are left out of a folder, are reported on stderr.
+
+    Args:
+        recursive: search the subfolders of folders, too.
+        instead_of_bags: what to do for a bag.
 
     Raises:
         DataError: a folder has no pictures, or a path is a bag.
@@ -189,7 +198,7 @@ def find_inputs(paths: Iterable[Path | StreamAddress], *, recursive: bool = Fals
             found.setdefault(path.url, (path, path.name))
             continue
         if is_bag(path):
-            raise DataError(f"{path} is a bag", "run `sal360 evaluate`, which writes a bag with the maps")
+            raise DataError(f"{path} is a bag", instead_of_bags)
         if path.is_dir():
             for picture in _pictures_of(path, recursive):
                 name = str(picture.relative_to(path).with_suffix(""))

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve or write the page; 1 if pictures were skipped."""
     options = _parser().parse_args(arguments)
     skipped = _Skipped()
-    if options.map and (options.source.is_dir() if isinstance(options.source, Path) else True):
+    if options.map and not _is_picture(options.source):
         raise ParameterError("--map was given, and SOURCE is not one picture", "remove --map, or name the picture")
     if options.static and isinstance(options.source, StreamAddress):
         raise ParameterError("--static was given for a live stream", "name a picture, folder or recording")
@@ -93,7 +93,6 @@ def _useless(options: argparse.Namespace) -> list[Useless]:
     source, one = options.source, "remove one of them"
     is_live = isinstance(source, StreamAddress)
     is_folder = not is_live and source.is_dir() and not is_bag(source)
-    is_picture = not is_live and not is_folder and not _is_moving(source)
     return [
         Useless("with --static, which needs no server", bool(options.static), f"{_SERVER} {_PLAYING}", one),
         Useless(
@@ -102,7 +101,7 @@ def _useless(options: argparse.Namespace) -> list[Useless]:
         Useless("with --map, which replaces the prediction", bool(options.map), MODEL_OPTIONS, one),
         Useless("without a live stream", not is_live, STREAM_OPTIONS),
         Useless("without a folder of pictures", not is_folder, "--hold"),
-        Useless("for one picture", is_picture, "--once"),
+        Useless("for one picture", _is_picture(source), "--once"),
         Useless("without a bag", is_live or not is_bag(source), "--topic"),
     ]
 
@@ -286,6 +285,11 @@ def _is_moving(source: Path | StreamAddress) -> bool:
     if isinstance(source, StreamAddress) or is_bag(source):
         return True
     return not (source.is_dir() or source.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def _is_picture(source: Path | StreamAddress) -> bool:
+    """Whether it is one picture."""
+    return not _is_moving(source) and isinstance(source, Path) and not source.is_dir()
 
 
 def _in_time(frames: Iterator[Frame], *, can_skip: bool) -> Iterator[Frame]:

@@ -13,6 +13,7 @@ import pytest
 from geometry_msgs.msg import Quaternion
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2, RegionOfInterest
+from std_msgs.msg import Header
 
 from sal360.cameras import CameraSettings, EquirectangularCamera, open_camera
 from sal360.cameras.levelling import UP, RunningLevel, UpEstimate
@@ -28,10 +29,13 @@ from sal360.projection import rotate_erp
 from sal360.samples import bundled_panoramas
 from sal360.sphere import rotation_from_quaternion, solid_angles
 from sal360_ros import level as level_module
+from sal360_ros.channel import FusedOutputs
 from sal360_ros.fusion import fused
 from sal360_ros.level import LevelInput, TiltEstimator, rotation_to_upright
 from sal360_ros.mount import parse_mount
 from sal360_ros.parameters import CameraModel, SaliencyParameters
+from sal360_ros.shared_maps import map_info
+from sal360_ros.topics import Prediction, in_frame
 from sal360_ros.view import CameraView, check_model
 
 pytestmark = pytest.mark.ros
@@ -215,31 +219,50 @@ def test_a_camera_info_describes_the_lens_of_its_frames(graph, camera, make_node
 
 
 def test_two_cameras_of_a_rig_become_one_map(graph, make_camera, make_node, activate, density_of, array_of):
-    """Both show the same scene, the second one from a camera that looks back."""
+    """Both show the same scene, the second one from a camera that looks back; their frames' centres are to the left."""
     activate(
         make_node(
             cameras=["front", "rear"], batch_wait_s=1.0, encoding="32FC1", fuse=True,
             front__mount="0 0 0 1", rear__mount="0 0 1 0", fuse_frame_id="rig",
+            yaw_offset_rad=math.pi / 2, frame_convention="optical", targets__min_score=1.0,
         )
     )  # fmt: skip
     front, rear = make_camera("front/image"), make_camera("rear/image")
-    maps = graph.received(Image, "saliency")
+    maps, targets = graph.received(Image, "saliency"), graph.received(PointCloud2, "saliency/targets")
     frame = front.frame(64, 128)
-    turned = front.frame(64, 128)
-    turned.data.frombytes(np.roll(array_of(frame), 64, axis=1).tobytes())
-    del turned.data[: 64 * 128 * 3]
+
+    def moved(columns):
+        """The same frame, whose columns are moved to the right."""
+        other = front.frame(64, 128)
+        other.data.frombytes(np.roll(array_of(frame), columns, axis=1).tobytes())
+        del other.data[: 64 * 128 * 3]
+        return other
+
+    turned = moved(64)
 
     def both():
         front.publish(frame)
         rear.publish(turned)
-        return len(maps) > 4
+        return len(maps) > 4 and len(targets) > 4
 
     graph.wait_for(both, "fused maps")
     assert maps[-1].header.frame_id == "rig"
-    expected = density_of(frame)
+    expected = density_of(moved(-32))  # in the axes of the rig
     found = array_of(maps[-1], np.float32)
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
+    peak = find_peaks(found, PeakSettings(min_score=1.0)).directions[0]
+    np.testing.assert_allclose(np.frombuffer(targets[-1].data, np.float32)[:3], peak, atol=0.05)
     graph.wait_for(lambda: "saliency.published" in graph.values(), "the counts of the fused map")
+
+
+def test_no_cameras_offset_or_axes_turn_what_is_derived_from_a_fused_map():
+    common = SaliencyParameters(yaw_offset_rad=1.0, frame_convention="optical", full_scale=4.0)
+    parameters = FusedOutputs(None, lambda: common)._parameters()
+    forward = np.array([1.0, 0.0, 0.0])
+    np.testing.assert_allclose(in_frame(forward, parameters), forward, atol=1e-12)
+    info = map_info(Prediction(Header(), None, "bgr", 0, 0, None, np.eye(3), 0.0), parameters)
+    assert (info.yaw_offset_rad, info.frame_axes, info.full_scale) == (0.0, "body", 4.0)
+    np.testing.assert_array_equal(info.orientation, np.eye(3))
 
 
 def test_a_fused_map_is_weighted_by_who_sees_a_direction():

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import psutil
 import pytest
 
+from sal360_ros.demo import _report
 from tests.bag_writer import BagWriter
 from tests.child_signals import sigint_of_children
 
@@ -60,6 +62,12 @@ def test_the_demo_measures_and_leaves_the_overlay(tmp_path: Path, sigint: object
     assert (tmp_path / "overlay.mp4").stat().st_size > 1000
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_the_demo_prints_the_rate_of_frames_that_arrived(capsys: pytest.CaptureFixture[str]) -> None:
+    """Streams have their own, whatever --rate says."""
+    _report([0.02], 1.0, {"received_hz": "14.98"}, SimpleNamespace(height=960, rate=30.0))
+    assert "  camera          frames of 960 rows, 15.0 per second arrived\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])

@@ -13,7 +13,14 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import Imu
 
 from sal360_ros import orientation
-from sal360_ros.orientation import KEPT_S, MAX_DISTANCE_S, LastOrientation, OrientationInput, YawHistory
+from sal360_ros.orientation import (
+    KEPT_S,
+    MAX_DISTANCE_S,
+    LastOrientation,
+    OrientationInput,
+    RotationHistory,
+    YawHistory,
+)
 
 SECOND_NS = 1_000_000_000
 
@@ -176,6 +183,18 @@ def test_a_sample_that_repeats_a_stamp_or_comes_late_does_not_cost_the_history()
     made = history((1.0, 0.1), (1.1, 0.2), (1.1, 0.3), (1.05, 9.0))
     assert made.at(round(1.1 * SECOND_NS)) == pytest.approx(0.3)
     assert made.at(round(1.0 * SECOND_NS)) == pytest.approx(0.1)
+
+
+def test_the_rotations_for_levelling_outlive_a_late_sample_and_not_a_clock_that_is_set_back():
+    made = RotationHistory()
+    for stamp_s, height in ((1.0, 1), (1.09, 2), (1.1, 3), (1.1, 4), (1.05, 9)):
+        made.add(round(stamp_s * SECOND_NS), height * np.eye(3))
+    assert made.at(SECOND_NS)[0, 0] == 1
+    assert made.at(round(1.05 * SECOND_NS))[0, 0] == 2  # the late one was dropped
+    assert made.at(round(1.1 * SECOND_NS))[0, 0] == 4
+    made.add(round(0.9 * SECOND_NS), 5 * np.eye(3))
+    assert made.at(SECOND_NS)[0, 0] == 5
+    assert made.at(round(1.1 * SECOND_NS)) is None
 
 
 def test_the_last_orientation_is_kept_for_its_time_and_not_longer():

@@ -15,6 +15,7 @@ import pytest
 
 from sal360.cli import encode, main
 from sal360.encoding.boxes import read_spherical
+from tests.bag_writer import BagWriter
 
 av = pytest.importorskip("av")
 
@@ -322,6 +323,19 @@ def test_map_files_have_a_map_for_each_frame(run, clip, tmp_path):
     assert (tmp_path / "map.bin").stat().st_size == FRAMES * 16 * 8
     assert run(clip, tmp_path / "map.txt", "--map-for", "svt-av1")[0] == 0
     assert [line.split()[0] for line in (tmp_path / "map.txt").read_text().splitlines()] == [*map(str, range(FRAMES))]
+
+
+def test_a_bag_of_several_topics_is_encoded_once_the_topic_is_named(run, tmp_path):
+    writer = BagWriter("mcap")
+    grey = np.full((64, 128, 3), 99, np.uint8)
+    image = [(at, writer.image(at, grey, "rgb8")) for at in (1, 10**8)]
+    bag = writer.write(tmp_path / "run", {"/left": image, "/right": image[:1]})
+    status, out, err = run(bag, tmp_path / "map.txt", "--map-for", "svt-av1")
+    assert (status, out) == (2, "")
+    assert err.endswith("/run has 2 image topics; choose the topic /left or /right\n")
+    for topic, count in (("/left", 2), ("/right", 1)):
+        assert run(bag, tmp_path / "map.txt", "--map-for", "svt-av1", "--topic", topic)[0] == 0
+        assert len((tmp_path / "map.txt").read_text().splitlines()) == count
 
 
 @pytest.mark.parametrize(

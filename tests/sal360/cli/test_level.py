@@ -78,5 +78,8 @@ def test_what_cannot_be_used_is_skipped_with_its_reason(tilted, tmp_path, capfd)
     assert out.startswith("tilted: roll ")
     assert f"{video} is a video; save some of its frames as pictures, and name these" in err
     assert f"{square}: the frame is 64 x 64" in err
+    (tmp_path / "run.mcap").touch()
+    assert main(["level", str(tmp_path / "run.mcap")]) == 2
+    assert "run.mcap is a bag; save some of its frames as pictures, and name these" in capfd.readouterr().err
     assert main(["level", str(tmp_path / "missing.png")]) == 1
     assert "missing.png does not exist; check the path" in capfd.readouterr().err

@@ -44,6 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("encode rtsp://127.0.0.1/x out --rate 30", "--rate was given for a live stream, which has its own rate"),
         ("encode ride.mp4 out.mp4 --seconds 9", "--seconds was given without a live stream; remove it"),
         ("encode ride.mp4 out.mp4 --hardware none", "--hardware was given without a live stream; remove it"),
+        ("encode ride.mp4 out.mp4 --topic /image", "--topic was given without a bag; remove it"),
         ("view a.png --static x.html --port 80", "--port was given with --static, which needs no server"),
         ("view folder --static x.html --hold 3", "--hold was given with --static"),
         ("view a.png --view fov=60", "--view was given without --static; add --static, or put the view into"),

@@ -162,7 +162,10 @@ def test_view_writes_one_file_for_a_folder(
         (["one.png", "--static", "x.html", "--map", "none.npy"], "error: none.npy cannot be read"),
         (["one.png", "--map", "zero.npy"], "error: the map zero.npy is zero everywhere"),
         (["rtsp://127.0.0.1/x", "--static", "x.html"], "error: --static was given for a live stream; name a picture"),
-        ([".", "--map", "zero.npy"], "error: --map was given, and SOURCE is not one picture; "),
+        *(
+            ([source, "--map", "zero.npy"], "error: --map was given, and SOURCE is not one picture; ")
+            for source in (".", "ride.mp4", "run.mcap")
+        ),
         (["one.png", "--view", "fov=500"], "error: argument --view: the view has fov = '500'; set it to a number"),
         (["one.png", "--port", "70000"], "error: argument --port: 70000 is not a value from 0 to 65535"),
         (["one.png", "--tls-key", "k.pem"], "error: only one of the TLS certificate and its key is given; give both"),
