@@ -35,6 +35,8 @@ changes smoothly is an eighth of it at most: 0.2 pixels, of the reduced frame or
 _JUMPS = np.array([4 * _STEP, 4 * _STEP, 0.5, 0.45], np.float32)[:, None, None, None]
 """First differences of the same, above which there is a jump: to another part of the frame, or from one lens to another
 (a node on their border has both)."""
+_USUAL_TURN = 2.5
+"""Where the directions of neighbours differ by so many times more than their median, they are of different lenses."""
 _RUN = 16
 """Pixels of the grid that are mixed together, so that they can be moved together."""
 _LIST_WIDTH = 256
@@ -437,25 +439,50 @@ class _ReducedFrame:
         x = tile_column * self._tile[1] + self._centres[1][columns - 1] + across * self._factors[1]
         return x, y
 
-    def _has_picture(self, x: Floats, y: Floats) -> Mask:
-        """Whether there is a picture at pixel coordinates, the frame's own edge included."""
+    def _unproject(self, x: Floats, y: Floats) -> tuple[Floats, Mask]:
+        """Directions of pixel coordinates, the frame's own edge included, and whether there is a picture."""
         camera = self._camera
-        inside_x, inside_y = np.clip(x, -0.49, camera.width - 0.51), np.clip(y, -0.49, camera.height - 0.51)
-        return camera.unproject(inside_x, inside_y)[1]
+        return camera.unproject(np.clip(x, -0.49, camera.width - 0.51), np.clip(y, -0.49, camera.height - 0.51))
+
+    def _has_picture(self, x: Floats, y: Floats) -> Mask:
+        return self._unproject(x, y)[1]
 
     def _find_rim(self) -> _Rim | None:
-        height, width = self._size
+        height = self._size[0]
         is_inside, is_rim = np.zeros(self._shape, bool), np.zeros(self._shape, bool)
         for slot in range(len(self._tiles)):
             top = slot * (height + 2) + 1
-            rows, columns = np.arange(top, top + height)[:, None], np.arange(1, width + 1)[None, :]
+            inside, is_near = self._edge_of_tile(top)
+            rows, columns = np.nonzero(is_near)
             reach = 0.499
-            corners = [self._frame_place(rows, columns, dy, dx) for dy in (-reach, reach) for dx in (-reach, reach)]
+            corners = [
+                self._frame_place(rows + top, columns + 1, dy, dx) for dy in (-reach, reach) for dx in (-reach, reach)
+            ]
             four = np.stack([self._has_picture(*each) for each in corners])
-            is_inside[top : top + height, 1:-1] = four.all(axis=0)
-            is_rim[top : top + height, 1:-1] = four.any(axis=0) & ~four.all(axis=0)
+            inside[rows, columns] = four.all(axis=0)
+            is_inside[top : top + height, 1:-1] = inside
+            is_rim[rows + top, columns + 1] = four.any(axis=0) & ~four.all(axis=0)
         is_read = self._read_beside(is_inside, is_rim)
         return self._rim_of(is_inside, is_rim & is_read, is_read) if is_read.any() else None
+
+    def _edge_of_tile(self, top: int) -> tuple[Mask, Mask]:
+        """Which pixels (h, w) of a tile lie in the picture, and near which ones its edge must be looked for.
+
+        Only every eighth pixel in both directions is looked at. An edge runs between two of them, or between lenses.
+        """
+        rows, columns = (np.unique(np.append(np.arange(0, side, _STEP), side - 1)) for side in self._size)
+        directions, nodes = self._unproject(*self._frame_place(top + rows[:, None], 1 + columns[None, :]))
+        values = np.concatenate([directions, nodes[..., None]], axis=-1).astype(np.float32)
+        around = np.ones((3, 3), np.uint8)
+        spread = cv2.dilate(values, around) - cv2.erode(values, around)  # over a node and its neighbours
+        turn = np.linalg.norm(spread[..., :3], axis=-1)
+        is_mixed = ((spread[..., 3] > 0) | (turn > _USUAL_TURN * np.median(turn))).astype(np.uint8)
+        row, column = (
+            np.minimum(np.rint(np.arange(side) / _STEP).astype(int), len(each) - 1)
+            for side, each in zip(self._size, (rows, columns), strict=True)
+        )
+        nearest = np.ix_(row, column)
+        return nodes[nearest], cv2.dilate(is_mixed, around)[nearest].astype(bool)
 
     def _read_beside(self, is_inside: Mask, is_rim: Mask) -> Mask:
         """Reduced pixels around an edge that may be looked up: where another lens sees more, that one is taken."""
