@@ -14,7 +14,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from sal360.cameras.presets import PRESETS
 from sal360.cameras.settings import LENS_KEYS, CameraSettings
@@ -24,6 +23,7 @@ from sal360.metrics import METRICS
 from sal360.replay.figures import MEANINGS, figure_names
 from sal360.runtimes.selection import BACKENDS
 from sal360.settings import Rule, Settings, Value, flatten
+from sal360.weights import Weights
 from sal360_ros.parameters import CameraParameters, SaliencyParameters, ViewerParameters
 from sal360_ros.topics import DIAGNOSTICS, INPUTS, OUTPUTS, VIEWER_OUTPUTS, Topic
 
@@ -294,7 +294,7 @@ def gaze_datasets() -> str:
     return markdown(("`--data.dataset`", "what it holds", "split", "source", "check a copy"), rows)
 
 
-def gaze_in_weights(recipe: Literal["permissive", "all"]) -> str:
+def gaze_in_weights(recipe: Weights) -> str:
     """The data sets of gaze of a recipe of `training.make_weights`, with what is known of their licences."""
     from training.data.gaze.datasets import DATASETS  # torch, which the other tables do not need
     from training.make_weights import sets_of

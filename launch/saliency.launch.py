@@ -29,7 +29,7 @@ SHIPPED_PARAMETERS = Path(get_package_share_directory("sal360_ros")) / "config" 
 ARGUMENTS = {
     "image_topic": ("image", "topic of the 360° camera; with image_transport compressed, without its /compressed"),
     "image_transport": ("", "raw or compressed"),
-    "model": ("", "model file; empty, and not in the parameters file: the bundled model"),
+    "model": ("", 'model file; empty, and not in the parameters file, or "permissive": a bundled model'),
     "device": ("", "auto, cpu, cuda or cuda:N"),
     "remap": ("", "more remappings, separated by spaces: front/image:=/front/camera rear/image:=/rear/camera"),
     "params_file": (str(SHIPPED_PARAMETERS), "YAML file with the parameters of the node"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +20,7 @@ from sal360.cameras.lookup import resize_frame as resize_frame
 from sal360.density import normalised
 from sal360.errors import FrameError, ParameterError
 from sal360.images import require_picture
-from sal360.runtimes import open_bundled_model, open_model
+from sal360.runtimes import open_model
 from sal360.spec import ModelSpec
 from sal360.sphere import angles_to_vector, erp_directions
 
@@ -34,7 +34,7 @@ class Predictor:
     """Predicts where people look in single 360° frames; a `with` block closes it.
 
     Args:
-        model: path of the model file; empty takes the bundled one.
+        model: path of the model file, or the name of a bundled model: "permissive", or empty for the default.
         backend, device, precision, allow_pickled_programs: see `sal360.runtimes.open_model`.
         threads: CPU threads of the runtime and, if not 0, of OpenCV in the whole process; 0 lets each choose.
         prior_strength: strength of the model's equator prior, 0 (none) to 10; 1 is as trained. See `scale_prior`.
@@ -60,10 +60,14 @@ class Predictor:
         allow_pickled_programs: bool = False,
     ) -> None:
         check_front_strength(front_strength)
-        opening = open_bundled_model
-        if str(model):
-            opening = partial(open_model, model, allow_pickled_programs=allow_pickled_programs)
-        self._backend = opening(backend=backend, device=device, precision=precision, threads=threads)
+        self._backend = open_model(
+            model,
+            backend=backend,
+            device=device,
+            precision=precision,
+            threads=threads,
+            allow_pickled_programs=allow_pickled_programs,
+        )
         self._prior_strength = prior_strength
         self._front_strength = front_strength
         if threads:  # also for resizing, decoding and drawing; OpenCV has one number for the whole process

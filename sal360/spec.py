@@ -179,7 +179,7 @@ def load_onnx(path: str | Path) -> Any:
 
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"there is no model file {path}", "check the path; without a model, the bundled one is used")
+        raise no_model_file(path)
     if path.stat().st_size > MAX_ONNX_BYTES:
         raise ModelError(
             f"{path} has {path.stat().st_size / 1e9:.1f} GB; an ONNX file has at most 2 GB", "check the path"
@@ -196,6 +196,11 @@ def load_onnx(path: str | Path) -> Any:
         return onnx.load_model_from_string(content)
     except Exception as error:  # protobuf raises its own family of errors
         raise ModelError(f"{path} is not an ONNX model ({_first_line(error)})", "export or download it again") from None
+
+
+def no_model_file(path: Path) -> ModelError:
+    """The error of a path that is not of a file."""
+    return ModelError(f"there is no model file {path}", "check the path; without a model, the bundled one is used")
 
 
 def spec_of(model: Any, source: str) -> ModelSpec:

@@ -85,7 +85,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="H",
         help="height of the camera frames, pixels; 0: the source's",
     )
-    add("--model", default="", metavar="FILE", help="model file (default: the bundled model)")
+    add(
+        "--model",
+        default="",
+        metavar="FILE",
+        help='model file, or "permissive" (default: the bundled model of all data sets)',
+    )
     return parser.parse_args(arguments)
 
 

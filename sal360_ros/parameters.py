@@ -143,7 +143,9 @@ class SaliencyParameters(Settings):
     batch_wait_s: float = setting(
         0.0, "maximum time that a frame waits for the frames of the other cameras", minimum=0, maximum=1, unit="s"
     )
-    model: str = setting("", "model file (ONNX or engine); empty: the bundled model", changes="unconfigured")
+    model: str = setting(
+        "", 'model file (ONNX or engine); empty or "permissive": a bundled model', changes="unconfigured"
+    )
     backend: str = setting("auto", "runtime that executes the model", choices=BACKEND_NAMES, changes="unconfigured")
     device: str = setting("auto", "device that runs the model: auto, cpu, cuda or cuda:N", changes="unconfigured")
     precision: str = setting(

@@ -29,7 +29,7 @@ from sal360.files import check_folder_is_writable, write_text
 from sal360.ground_truth import GazeRecord, count_fixations
 from sal360.spec import ModelSpec
 from sal360.sphere import solid_angles
-from sal360.weights import bundled_model
+from sal360.weights import DEFAULT, bundled_model
 from training.adapting.ending_family import EndingFamily, EndingNumbers, FixedEnding
 from training.adapting.fit import Examples, Fitted, fit
 from training.adapting.model_file import OpenedModel, check_own_ending, open_adaptable, predict_contents, write_adapted
@@ -38,7 +38,7 @@ from training.adapting.report import Predicted, render_page, score_table
 from training.config import read_config, require, require_path
 from training.data.gaze.datasets import DATASETS
 from training.data.gaze.panoramas_with_gaze import gaze_density
-from training.trained_models import BUNDLED
+from training.trained_models import BUNDLED, MODEL_NAMES, named_weights
 
 _PARITY_PICTURES = 4
 _MIN_GAIN = 0.002
@@ -54,21 +54,26 @@ class AdaptConfig:
     output: str
     """Path of the new .onnx file; the report lies beside it."""
     model: str = BUNDLED
-    """ONNX file of `training.export`, in any precision; `bundled` is the bundled fp32 model."""
+    """ONNX file of `training.export`, in any precision; `bundled` and `permissive` are the bundled fp32 models."""
     longitude: bool = False
     """Also fit a bias by longitude: for viewers who begin at the front and stay near it, and cameras that do not turn.
     The map then changes when the camera turns."""
     int8: bool = False
-    """Also put what was fitted into the bundled int8 model, as NAME-int8.onnx; only with the bundled model."""
+    """Also put what was fitted into the bundled int8 model, as NAME-int8.onnx; only with a bundled model."""
     name: str = ""
     """Name of the new model; empty: that of the model, and -adapted."""
     version: str = ""
     """Version of the new model; empty: that of the model."""
 
     def __post_init__(self) -> None:
-        require_path("model", self.model, f"{BUNDLED}, or an ONNX file")
+        require_path("model", self.model, f"{', '.join(MODEL_NAMES)}, or an ONNX file")
         require("output", self.output, Path(self.output).suffix == ".onnx", "a path that ends in .onnx")
-        require("int8", self.int8, not self.int8 or self.model == BUNDLED, f"false, or --model {BUNDLED}")
+        require(
+            "int8",
+            self.int8,
+            not self.int8 or bool(named_weights(self.model)),
+            f"false, or --model {' or '.join(MODEL_NAMES)}",
+        )
 
 
 def adapt(config: AdaptConfig) -> bool:
@@ -85,7 +90,8 @@ def adapt(config: AdaptConfig) -> bool:
     output = Path(config.output)
     check_folder_is_writable(output.parent)
     require_modules("matplotlib", "jinja2")  # which make the report at the end
-    model = open_adaptable(bundled_model() if config.model == BUNDLED else Path(config.model))
+    weights = named_weights(config.model)
+    model = open_adaptable(bundled_model(weights=weights) if weights else Path(config.model))
     if output.exists() and output.samefile(model.path):
         raise ParameterError(f"--output {output} is the model itself", "choose another --output")
     pictures = read_pictures(config.data, model.spec.input_height)
@@ -125,7 +131,7 @@ def _write_models(
     expected = _densities(ending, contents[:_PARITY_PICTURES])
     written = [write_adapted(model, ending, spec, frames, expected, output)]
     if config.int8:
-        form = open_adaptable(bundled_model("int8"))
+        form = open_adaptable(bundled_model("int8", named_weights(config.model) or DEFAULT))
         form_spec = dataclasses.replace(spec, precision=form.spec.precision)
         path = output.with_stem(f"{output.stem}-int8")
         written.append(write_adapted(form, ending, form_spec, frames, expected, path))

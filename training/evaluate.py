@@ -45,7 +45,7 @@ from training.evaluation.scoring import GROUND_TRUTH, PEOPLE, Protocol, Referenc
 from training.evaluation.summary import scores_csv, summaries_csv, summarise, text_table, turned_csv
 from training.evaluation.turning import measure_turning
 from training.processes import in_threads
-from training.trained_models import BUNDLED, TrainedPredictor, read_predictor
+from training.trained_models import MODEL_NAMES, TrainedPredictor, named_weights, read_predictor
 
 Baseline = Literal[
     "uniform", "equator", "mean", "spectral_residual", "bms360", "prosal", "gbvs360", "people", "ground_truth"
@@ -63,7 +63,7 @@ class EvaluateConfig:
     """Folder for scores.csv, summary.csv, turned.csv and report.html."""
     models: tuple[str, ...] = ("bundled",)
     """Model files (.onnx, engines), saliency checkpoints, folders of maps named like the pictures, or names of
-    baselines; `bundled` is the bundled model."""
+    baselines; `bundled` and `permissive` are the bundled models."""
     prior_strengths: tuple[float, ...] = (1.0,)
     """Exponents of the model's own equator prior; each model is measured at each of them. 0 removes the prior."""
     baselines: tuple[Baseline, ...] = ("uniform", "equator", "mean", "spectral_residual", "bms360", "people")
@@ -248,7 +248,7 @@ def open_models(models: Sequence[str], prior_strengths: Sequence[float]) -> dict
 
 def _named_models(models: Iterable[str], prior_strengths: Sequence[float]) -> Iterator[tuple[str, Predict | MapFolder]]:
     for model in models:
-        if model != BUNDLED and is_map_folder(model):
+        if not named_weights(model) and is_map_folder(model):
             folder = MapFolder(model)
             yield folder.name, folder
             continue
@@ -262,10 +262,10 @@ def _read_predictor(model: str, strength: float) -> TrainedPredictor:
     try:
         return read_predictor(model, strength)
     except ModelError as error:
-        if model == BUNDLED or Path(model).exists():
+        if named_weights(model) or Path(model).exists():
             raise
         others = f"a model file, a checkpoint, a folder of maps, or one of {', '.join(_NOT_MODELS)}"
-        raise ModelError(error.found, f"pass {BUNDLED}, {others}") from None
+        raise ModelError(error.found, f"pass {', '.join(MODEL_NAMES)}, {others}") from None
 
 
 def _open_split(data: GazeConfig, config: EvaluateConfig) -> GazeSplit:

@@ -4,8 +4,8 @@ and export.
     python -m training.make_weights --gaze GAZE --panoramas PANORAMAS
     python -m training.make_weights --recipe permissive --gaze GAZE --panoramas PANORAMAS
 
-A recipe says on which data sets the model trains; each set has its folder below GAZE (docs/gaze_data.md). The recipe
-`BUNDLED` makes the files that the package has; the other one leaves the package as it is.
+A recipe says on which data sets the model trains; each set has its folder below GAZE (docs/gaze_data.md). The package
+has the files of every recipe.
 
 Every step is a command that can also be run by itself; `--dry_run true` prints them. Finished steps are skipped, and a
 training step continues from its newest checkpoint, so an interrupted run continues where it stopped. A recipe takes
@@ -23,32 +23,29 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import yaml
 
 from sal360.errors import TrainingError, one_line_errors
 from sal360.files import check_folder_is_writable, written_beside
-from sal360.weights import bundled_model
+from sal360.weights import DEFAULT, Form, Weights, bundled_model
 from training.checkpoint import newest_checkpoint
 from training.config import read_config, require, require_path
 from training.data.gaze.datasets import DATASETS, described
 from training.processes import end_with_parent
 
-Recipe = Literal["permissive", "all"]
 VERSION = "2.0.0"
 """Version of the weights that these steps make; each version has its own run folders."""
-BUNDLED: Recipe = "all"
-"""The recipe of the files in the package."""
 RECIPES = Path(__file__).parent / "recipes"
 
 
-def sets_of(recipe: Recipe) -> tuple[str, ...]:
+def sets_of(recipe: Weights) -> tuple[str, ...]:
     """The data sets of gaze on which a recipe trains, by their names in `DATASETS`."""
     return tuple(yaml.safe_load((RECIPES / f"photographs_{recipe}.yaml").read_text(encoding="utf-8"))["data"]["sets"])
 
 
-def licence_of(recipe: Recipe) -> str:
+def licence_of(recipe: Weights) -> str:
     """The licence of the weights, and which of the data sets of a recipe state none for their gaze."""
     silent = [DATASETS[name].title for name in sets_of(recipe) if DATASETS[name].licence != "MIT"]
     if not silent:
@@ -56,7 +53,7 @@ def licence_of(recipe: Recipe) -> str:
     return f"Apache-2.0; no licence stated for the gaze of {', '.join(silent)}"
 
 
-def trained_on(recipe: Recipe) -> str:
+def trained_on(recipe: Weights) -> str:
     """The training data in words, each set with what is known of its licence, as model files say it."""
     gaze = f"ImageNet (encoder), gaze on photographs of {described(sets_of(recipe))}"
     return f"{gaze}, shown plainly and on panoramas, and the model's maps of enlarged copies of these panoramas"
@@ -70,7 +67,7 @@ class MakeWeightsConfig:
     """Folder with a folder for each data set of photographs; with `dry_run` it may be left out."""
     panoramas: str = ""
     """Folder of panoramas without gaze; with `dry_run` it may be left out."""
-    recipe: Recipe = BUNDLED
+    recipe: Weights = DEFAULT
     """permissive: data sets under permissive licences; all: all data sets of photographs."""
     runs: str = f"runs/sal360-compact-{VERSION}"
     """Folder for the results; those of each recipe are in a folder with its name."""
@@ -201,20 +198,23 @@ class Calibrate:
 class Export:
     """A model file."""
 
-    name: str
+    form: Form
     checkpoint: str
-    precision: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.form}.onnx"
 
     def command(self, config: MakeWeightsConfig) -> list[str]:
         options = {
             "checkpoint": config.result(self.checkpoint),
             "panoramas": config.panoramas,
-            "name": "sal360-compact",
+            "name": bundled_model(weights=config.recipe).stem.replace("_", "-"),
             "version": VERSION,
             "trained_on": trained_on(config.recipe),
             "weights_license": licence_of(config.recipe),
-            "precision": self.precision,
+            "precision": self.form,
             "output": config.result(self.name),
             **self.options,
         }
@@ -225,7 +225,8 @@ class Export:
         return True  # the file names the revision of the code
 
 
-FILES = tuple(bundled_model(form) for form in ("fp32", "int8"))
+FORMS: tuple[Form, ...] = ("fp32", "int8")
+"""Both forms of the model; the package has a file of each."""
 STEPS: tuple[Step, ...] = (
     Train("photographs", seed=0),
     Teach("photographs.npz", "photographs", (384, 576, 768)),
@@ -233,9 +234,9 @@ STEPS: tuple[Step, ...] = (
     Train("tilted", 2, "photographs_tilted", "panoramas", "photographs.npz"),
     Average("average", ("panoramas", "tilted")),
     Calibrate("calibrated", "average", {"gain_nats": 0.36, "distance_deg": 14, "blur_deg": 2, "floor": 0.05}),
-    Export(FILES[0].name, "calibrated", "fp32"),
+    Export("fp32", "calibrated"),
     # int8 calibration uses each of the 62 panoramas once
-    Export(FILES[1].name, "calibrated", "int8", {"calibration_frames": 62}),
+    Export("int8", "calibrated", {"calibration_frames": 62}),
 )
 
 
@@ -247,7 +248,7 @@ def commands(config: MakeWeightsConfig) -> Iterator[tuple[Step, list[str]]]:
 
 
 def make_weights(config: MakeWeightsConfig) -> None:
-    """Run every step whose result is missing, then copy the model files of the recipe `BUNDLED` into the package.
+    """Run every step whose result is missing, then copy the model files into the package.
 
     Raises:
         TrainingError: a step failed; its own message gives the reason.
@@ -256,8 +257,7 @@ def make_weights(config: MakeWeightsConfig) -> None:
         named = replace(config, gaze=config.gaze or "GAZE", panoramas=config.panoramas or "PANORAMAS")
         print("\n".join(shlex.join(command) for _, command in commands(named)))
         return
-    if config.recipe == BUNDLED:
-        check_folder_is_writable(FILES[0].parent)
+    check_folder_is_writable(bundled_model().parent)
     for step, command in commands(config):
         if not step.runs_again and _is_done(Path(config.result(step.name))):
             print(f"{step.name}: done before")
@@ -268,13 +268,9 @@ def make_weights(config: MakeWeightsConfig) -> None:
                     f"the step {step.name} failed", "fix what its message says, then run this command again"
                 )
             print(f"{step.name}: {(time.monotonic() - begin_s) / 60:.1f} min", flush=True)
-    results = [Path(config.result(path.name)) for path in FILES]
-    if config.recipe != BUNDLED:
-        print("made " + " and ".join(map(str, results)))
-        return
-    for path, result in zip(FILES, results, strict=True):  # at the end: both name the revision of an unchanged tree
-        with written_beside(path) as temporary:
-            shutil.copyfile(result, temporary)
+    for form in FORMS:  # at the end: both name the revision of an unchanged tree
+        with written_beside(bundled_model(form, config.recipe)) as temporary:
+            shutil.copyfile(config.result(Export(form, "").name), temporary)
 
 
 def _is_done(result: Path) -> bool:

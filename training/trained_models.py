@@ -13,6 +13,7 @@ import torch
 from sal360.arrays import Density, Pixels
 from sal360.errors import ModelError, printable
 from sal360.predictor import Predictor
+from sal360.weights import DEFAULT, WEIGHTS, Weights, bundled_weights
 from training.checkpoint import BEST, load_weights, newest_checkpoint, read_header
 from training.config import config_from_dict
 from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
@@ -124,6 +125,14 @@ def read_content_model(checkpoint: str | Path, **changes: Any) -> DensityModel:
 
 
 BUNDLED = "bundled"
+"""The name of the default bundled model."""
+MODEL_NAMES = (BUNDLED, *(each for each in WEIGHTS if each != DEFAULT))
+"""The names of the bundled models."""
+
+
+def named_weights(model: str) -> Weights | None:
+    """The bundled weights that an option `models` or `model` names; None for a path."""
+    return DEFAULT if model == BUNDLED else bundled_weights(model)
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def read_predictor(model: str, prior_strength: float = 1.0) -> TrainedPredictor:
     """A saliency model by its name or path.
 
     Args:
-        model: "bundled", a model file, or a saliency checkpoint (folder or .safetensors).
+        model: one of `MODEL_NAMES`, a model file, or a saliency checkpoint (folder or .safetensors).
         prior_strength: exponent of the model's own equator prior; 1 keeps the prior, 0 removes it.
 
     Raises:
@@ -165,18 +174,18 @@ def read_content_predictor(model: str) -> TrainedPredictor:
 
 
 def _is_model_file(model: str) -> bool:
-    if model != BUNDLED and not Path(model).exists():
+    if not named_weights(model) and not Path(model).exists():
         raise ModelError(
             f"there is no model {model!r}",
-            f"pass {BUNDLED}, a model file, or the folder or file of a saliency checkpoint",
+            f"pass {', '.join(MODEL_NAMES)}, a model file, or the folder or file of a saliency checkpoint",
         )
-    return model == BUNDLED or (Path(model).is_file() and Path(model).suffix != ".safetensors")
+    return bool(named_weights(model)) or (Path(model).is_file() and Path(model).suffix != ".safetensors")
 
 
 def _file_predictor(model: str, prior_strength: float) -> TrainedPredictor:
-    # fp32: the bundled model's figures must not depend on the CPU
-    file, precision = ("", "fp32") if model == BUNDLED else (model, "auto")
-    predictor = Predictor(file, precision=precision, prior_strength=prior_strength)
+    weights = named_weights(model)
+    # fp32: the figures of bundled models must not depend on the CPU
+    predictor = Predictor(weights or model, precision="fp32" if weights else "auto", prior_strength=prior_strength)
     return TrainedPredictor(printable(Path(model).stem), predictor.spec.input_height, predictor.predict)
 
 

@@ -26,7 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Build the engine if it is missing, and print its path."""
     parser = CommandParser("build-engine [MODEL]", __doc__)
     add = parser.add_argument
-    add("model", nargs="?", default="", metavar="MODEL", help="ONNX file (default: the bundled model)")
+    add(
+        "model",
+        nargs="?",
+        default="",
+        metavar="MODEL",
+        help='ONNX file, or "permissive" (default: the bundled model of all data sets)',
+    )
     add("--device", default="auto", help="GPU that runs the engine: auto, cuda or cuda:N")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic precision of the model")
     add("--max-batch", type=int, default=1, metavar="N", help="maximum batch size")

@@ -130,7 +130,12 @@ def as_declared(settings: Settings, name: str) -> Callable[[str], float]:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options whose values `model_options` hands to a `Predictor`."""
     add = parser.add_argument_group("model").add_argument
-    add("--model", default="", metavar="FILE", help="model file (default: the bundled model)")
+    add(
+        "--model",
+        default="",
+        metavar="FILE",
+        help='model file, or "permissive" (default: the bundled model of all data sets)',
+    )
     add("--backend", choices=BACKEND_NAMES, default="auto", help="runtime")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("auto", *PRECISIONS), default="auto", help="arithmetic precision")

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from sal360.errors import ModelError, ParameterError
 from sal360.runtimes.backend import PRECISIONS, Backend
@@ -22,7 +21,8 @@ from sal360.runtimes.tensorrt.driver import cuda_device_count
 from sal360.runtimes.tensorrt.engine import SUFFIX as ENGINE
 from sal360.runtimes.torch_backend import TorchBackend
 from sal360.settings import Rule
-from sal360.weights import bundled_model
+from sal360.spec import no_model_file
+from sal360.weights import Form, bundled_model, bundled_weights
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def open_model(
     """Load a model file and get it ready to run.
 
     Args:
-        path: ONNX file, TensorRT engine or torch program that `training.export` wrote.
+        path: ONNX file, TensorRT engine or torch program that `training.export` wrote, or the name of a bundled model:
+            "all", "permissive", or "" for the default; see `sal360.weights`.
         backend: one of `BACKEND_NAMES`; "auto" takes the fastest runtime installed for the device and logs which.
         device: "cpu", "cuda", "cuda:N" or "auto"; "auto" takes CUDA if there is a GPU and a runtime for it.
         precision: "fp32", "fp16", "bf16", "int8" or "auto"; "auto" takes the fastest that the file and device allow.
@@ -115,19 +116,8 @@ def open_model(
     return opened
 
 
-def open_bundled_model(
-    *, backend: str = "auto", device: str = "auto", precision: str = "auto", threads: int = 0
-) -> Backend:
-    """Open the bundled model in the form that suits the machine; see `bundled_form`.
-
-    Arguments and exceptions are those of `open_model`.
-    """
-    chosen = select("", backend=backend, device=device, precision=precision)
-    return open_model(chosen.path, backend=backend, device=device, precision=precision, threads=threads)
-
-
 def select(path: str | Path = "", *, backend: str = "auto", device: str = "auto", precision: str = "auto") -> Selection:
-    """The file, the runtime and the device that `open_model` uses; an empty path stands for the bundled model.
+    """The file, the runtime and the device that `open_model` uses.
 
     Arguments and exceptions are those of `open_model`.
     """
@@ -135,17 +125,18 @@ def select(path: str | Path = "", *, backend: str = "auto", device: str = "auto"
     Rule(choices=("auto", *PRECISIONS)).check("precision", precision)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ParameterError(f"device is {device!r}", "set it to auto, cpu, cuda or cuda:N")
-    file = Path(path) if str(path) else bundled_model()
+    weights = bundled_weights(path)
+    file = bundled_model(weights=weights) if weights else Path(path)
     if not file.is_file():
-        raise ModelError(f"there is no model file {file}", "check the path; without a model, the bundled one is used")
+        raise no_model_file(file)
     row, device = _choose(file, backend, device, precision)
-    if not str(path):
-        file = bundled_model(bundled_form(row, device, precision))
+    if weights:
+        file = bundled_model(bundled_form(row, device, precision), weights)
     return Selection(file, row, device)
 
 
-def bundled_form(row: BackendRow, device: str, precision: str) -> Literal["fp32", "int8"]:
-    """Which of the two bundled files to open: the only place where int8 is chosen.
+def bundled_form(row: BackendRow, device: str, precision: str) -> Form:
+    """Which of the two files of bundled weights to open: the only place where int8 is chosen.
 
     int8 is opened when it is requested, and for precision "auto" when OpenVINO runs on an x86 CPU without bf16: int8
     takes .4 to .6 of the time of fp32 there (measured with AVX2; VNNI can only help). On a CPU with bf16, OpenVINO runs

@@ -136,7 +136,7 @@ def test_a_node_that_is_opening_its_model_leaves_nothing_in_shared_memory_either
     (tmp_path / "slow_node.py").write_text(
         "import sys, time\n"
         "from sal360 import predictor\n"
-        "predictor.open_bundled_model = lambda **_: time.sleep(600)\n"
+        "predictor.open_model = lambda *_, **_named: time.sleep(600)\n"
         "from sal360_ros.saliency_node import main\n"
         "sys.argv.insert(1, '--autostart')\n"
         "sys.exit(main())\n"

@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ import yaml
 
 from sal360.errors import ParameterError, TrainingError
 from sal360.spec import read_onnx_spec
-from sal360.weights import bundled_model
+from sal360.weights import WEIGHTS, bundled_model
 from training import make_weights
 from training.analyse import ANALYSES
 from training.average import AverageConfig
@@ -106,7 +105,7 @@ def test_every_step_of_make_weights_is_accepted_and_starts_from_what_came_before
         assert needs - {""} <= made, step.name
         assert result == f"runs/weights/{recipe}/{step.name}"
         made.add(result)
-    assert {f"runs/weights/{recipe}/{bundled_model(form).name}" for form in ("fp32", "int8")} <= made
+    assert {f"runs/weights/{recipe}/{form}.onnx" for form in make_weights.FORMS} <= made
     assert len({str(each.model) for each in trained}) == 1  # every stage has the same network
     for each in trained:
         licences = {DATASETS[name].licence for name in each.data.sets}
@@ -117,7 +116,8 @@ def test_every_step_of_make_weights_is_accepted_and_starts_from_what_came_before
             assert (DATASETS[name].title in settings.weights_license) == (DATASETS[name].licence != "MIT")
     assert settings.weights_license.startswith("Apache-2.0")
     assert make_weights.VERSION in MakeWeightsConfig.runs  # nothing of another version is taken for this one's
-    assert settings.version == make_weights.VERSION == read_onnx_spec(bundled_model()).version
+    assert settings.version == make_weights.VERSION == read_onnx_spec(bundled_model(weights=recipe)).version
+    assert settings.name == read_onnx_spec(bundled_model(weights=recipe)).name
 
 
 def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path, monkeypatch, capsys):
@@ -137,25 +137,30 @@ def test_make_weights_skips_what_is_done_and_stops_at_a_step_that_fails(tmp_path
     assert "average: done before" in capsys.readouterr().out
 
 
-def test_only_the_bundled_recipe_changes_the_files_of_the_package(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("recipe", WEIGHTS)
+def test_each_recipe_makes_its_own_files_of_the_package(tmp_path, monkeypatch, recipe):
     package = tmp_path / "package"
     package.mkdir()
-    monkeypatch.setattr(make_weights, "FILES", tuple(package / path.name for path in make_weights.FILES))
+    monkeypatch.setattr(
+        make_weights, "bundled_model", lambda *which, **named: package / bundled_model(*which, **named).name
+    )
 
     def run(command, **_):
         if command[2] == "training.export":
             output = Path(command[command.index("--output") + 1])
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(output.parent.name)
+            output.write_text(" ".join(command))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(make_weights.subprocess, "run", run)
-    other = next(name for name in get_args(make_weights.Recipe) if name != make_weights.BUNDLED)
-    make_weights.make_weights(MakeWeightsConfig(str(tmp_path), str(tmp_path), other, runs=str(tmp_path / "runs")))
-    assert not list(package.iterdir())
-    assert f"runs/{other}/{bundled_model().name}" in capsys.readouterr().out
-    make_weights.make_weights(MakeWeightsConfig(str(tmp_path), str(tmp_path), runs=str(tmp_path / "runs")))
-    assert {path.read_text() for path in package.iterdir()} == {make_weights.BUNDLED}
+    make_weights.make_weights(MakeWeightsConfig(str(tmp_path), str(tmp_path), recipe, runs=str(tmp_path / "runs")))
+    assert {path.name for path in package.iterdir()} == {
+        bundled_model(form, recipe).name for form in make_weights.FORMS
+    }
+    for form in make_weights.FORMS:
+        made_by = (package / bundled_model(form, recipe).name).read_text()
+        assert f"--precision {form}" in made_by
+        assert f"runs/{recipe}/" in made_by
 
 
 def test_the_plan_of_make_weights_is_printed_without_any_folder(capsys):

@@ -27,7 +27,7 @@ from training.evaluation.photograph_sets import (
 )
 from training.evaluation.scoring import COLUMNS
 from training.evaluation.summary import NAMES, bootstrap_interval, interval, markdown
-from training.trained_models import BUNDLED, TrainedPredictor, read_content_predictor, read_predictor
+from training.trained_models import TrainedPredictor, named_weights, read_content_predictor, read_predictor
 
 _COLUMNS = 768
 """Columns of the panorama for which the sizes of photographs are given."""
@@ -43,7 +43,7 @@ class SetScoresConfig:
     """Folder for sets.csv and sets.png."""
     models: tuple[str, ...] = ("bundled",)
     """Model files (.onnx, engines), saliency checkpoints, or folders of maps named like the photographs, with a
-    subfolder for each set or without; `bundled` is the bundled model."""
+    subfolder for each set or without; `bundled` and `permissive` are the bundled models."""
     content_alone: bool = True
     """Remove the equator prior and, from checkpoints, the calibration. Model files keep their calibration."""
     sizes_px: tuple[int, ...] = (384, 192)
@@ -83,7 +83,7 @@ def analyse_sets(config: SetScoresConfig) -> None:
         OSError: the results cannot be written.
     """
     read = read_content_predictor if config.content_alone else read_predictor
-    models = [read(each) for each in config.models if each == BUNDLED or not is_map_folder(each)]
+    models = [read(each) for each in config.models if named_weights(each) or not is_map_folder(each)]
     parts = open_parts(config.data)
     chosen = {name: (part.measured or part.training)[: config.limit or None] for name, part in parts.items()}
     maps = {name: _map_folders(name, parts[name], chosen[name], config) for name in parts}
@@ -114,7 +114,7 @@ def _map_folders(name: str, part: Parts, chosen: list[Photograph], config: SetSc
     """The folders of maps for one data set, by their names in the table."""
     folders: dict[str, MapFolder] = {}
     for path in config.models:
-        if path != BUNDLED and is_map_folder(path):
+        if not named_weights(path) and is_map_folder(path):
             if Path(path).resolve().name in folders:
                 found = f"two folders of maps have the name {Path(path).resolve().name}"
                 raise ParameterError(found, "rename one, or list each once in --models")

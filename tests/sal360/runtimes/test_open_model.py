@@ -19,7 +19,6 @@ from sal360.predictor import resize_frame
 from sal360.runtimes import (
     BACKEND_NAMES,
     onnxruntime_backend,
-    open_bundled_model,
     open_model,
     openvino_backend,
     selection,
@@ -28,7 +27,7 @@ from sal360.runtimes.onnxruntime_backend import OnnxRuntimeBackend
 from sal360.runtimes.openvino_backend import OpenVinoBackend
 from sal360.runtimes.tensorrt.engine import sha256
 from sal360.samples import bundled_panoramas
-from sal360.weights import bundled_model
+from sal360.weights import WEIGHTS, bundled_model
 
 CPU_BACKENDS = ("openvino", "onnxruntime")
 ALL_INSTALLED = all(importlib.util.find_spec(name) for name in CPU_BACKENDS)
@@ -89,8 +88,17 @@ def test_onnxruntime_serves_where_openvino_is_not_installed(tiny_model, without)
 def test_the_bundled_model_comes_in_the_form_that_suits_the_cpu(monkeypatch, best, form):
     monkeypatch.setattr(selection, "processor_has_bf16", lambda: best == "bf16")
     monkeypatch.setattr("platform.machine", lambda: "aarch64" if best == "fp32" else "x86_64")
-    with open_bundled_model() as backend:
+    with open_model("") as backend:
         assert (backend.name, backend.spec.precision) == ("openvino", form)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("form", ["fp32", "int8"])
+def test_bundled_weights_are_opened_by_their_name(form):
+    with open_model("permissive", precision=form) as named, open_model("", precision=form) as default:
+        assert (named.spec.name, named.spec.precision) == ("sal360-compact-permissive", form)
+        assert named.spec.weights_license == "Apache-2.0"
+        assert default.spec.name == "sal360-compact"
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -101,7 +109,7 @@ def test_the_bundled_model_comes_in_the_form_that_suits_the_cpu(monkeypatch, bes
 def test_the_request_decides_the_form_of_the_bundled_model(monkeypatch, asked, form):
     monkeypatch.setattr(selection, "processor_has_bf16", lambda: form == "int8")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    with open_bundled_model(**asked) as backend:
+    with open_model("", **asked) as backend:
         assert backend.spec.precision == form
 
 
@@ -109,7 +117,7 @@ def test_the_request_decides_the_form_of_the_bundled_model(monkeypatch, asked, f
 def test_the_bundled_int8_form_is_refused_on_a_gpu(monkeypatch):
     monkeypatch.setattr(selection.TensorRtBackend, "is_installed", classmethod(lambda *_: True))
     with pytest.raises(ModelError, match="int8 was requested on cuda:0, but the bundled int8 model is for CPUs"):
-        open_bundled_model(precision="int8")
+        open_model("", precision="int8")
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -136,15 +144,17 @@ def test_a_broken_openvino_gives_a_one_line_error_for_the_bundled_model_too(monk
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it raises
     monkeypatch.setattr(OpenVinoBackend, "is_installed", classmethod(lambda *_: True))
     with pytest.raises(ModelError, match="openvino is installed but cannot be imported"):
-        open_bundled_model()
+        open_model("")
 
 
-def test_both_forms_of_the_bundled_model_say_nearly_the_same():
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_both_forms_of_a_bundled_model_say_nearly_the_same(weights):
     frames = [
         resize_frame(cv2.imread(str(path))[..., ::-1], 384, 768) for path in sorted(bundled_panoramas().glob("*.jpg"))
     ]
     exact, quantised = (
-        open_model(bundled_model(form), backend="openvino", device="cpu", precision=form) for form in ("fp32", "int8")
+        open_model(bundled_model(form, weights), backend="openvino", device="cpu", precision=form)
+        for form in ("fp32", "int8")
     )
     with exact, quantised:
         assert quantised.spec == dataclasses.replace(exact.spec, precision="int8", parity=quantised.spec.parity)
