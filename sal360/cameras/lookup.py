@@ -558,19 +558,19 @@ def _reduced_frame(camera: Any, width: int) -> _ReducedFrame:
 
 def _beside(is_inside: Mask, is_chosen: Mask) -> _Beside:
     """The chosen pixels beside an area (rows, columns)."""
-    height, width = is_inside.shape
+    width = is_inside.shape[1]
     padded = np.pad(is_inside, 2)
-    numbers = np.arange(is_inside.size).reshape(height, width)
-    found, further = np.full(is_inside.shape, -1), np.full(is_inside.shape, -1)
+    rows, columns = np.nonzero(is_chosen & ~is_inside)
+    here = rows * width + columns
+    found, further = np.full(here.shape, -1), np.full(here.shape, -1)
     for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
-        is_next = padded[2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width]
-        is_second = padded[2 + 2 * dy : 2 + 2 * dy + height, 2 + 2 * dx : 2 + 2 * dx + width]
-        is_new = (found < 0) & is_next & ~is_inside
+        is_new = (found < 0) & padded[rows + 2 + dy, columns + 2 + dx]
+        is_second = padded[rows + 2 + 2 * dy, columns + 2 + 2 * dx]
         step = dy * width + dx
-        found = np.where(is_new, numbers + step, found)
-        further = np.where(is_new, np.where(is_second, numbers + 2 * step, numbers + step), further)
-    target = np.flatnonzero((found >= 0) & is_chosen)
-    return _Beside(target, found.ravel()[target], further.ravel()[target])
+        found = np.where(is_new, here + step, found)
+        further = np.where(is_new, np.where(is_second, here + 2 * step, here + step), further)
+    is_found = found >= 0
+    return _Beside(here[is_found], found[is_found], further[is_found])
 
 
 def _used_tiles(camera: Camera) -> Integers:
