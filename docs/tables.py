@@ -345,7 +345,7 @@ def sros2_policy() -> str:
         publish=[*(topic.name for topic in VIEWER_OUTPUTS), *_NODE_TOPICS],
         subscribe=[*frames, OUTPUTS[0].name, "/clock"],
         services=_PARAMETER_SERVICES,
-        requests=["saliency_node/get_parameters"],  # how the grids are computed
+        requests=["saliency_node/get_parameters"],  # how the maps and grids are made
     )
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <!-- Access control for SROS2, written by `python -m docs.tables`; see docs/security.md. If topics are remapped or the
@@ -386,7 +386,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "shared memory": lambda: parameters(SaliencyParameters(), names=("shm", "shm_readers")),
     "camera parameters": lambda: parameters(CameraParameters()),
     "viewer parameters": lambda: parameters(
-        ViewerParameters(), [name for name, _, _ in flatten(ViewerParameters()) if not name.startswith("camera.")]
+        ViewerParameters(),
+        [name for name, _, _ in flatten(ViewerParameters()) if not name.startswith(("camera.", "saliency."))],
     ),
     "launch arguments": launch_arguments,
     "topics": lambda: topics([*OUTPUTS, DIAGNOSTICS]),

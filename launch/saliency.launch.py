@@ -32,7 +32,7 @@ ARGUMENTS = {
     "model": ("", 'model file; empty, and not in the parameters file, or "permissive": a bundled model'),
     "device": ("", "auto, cpu, cuda or cuda:N"),
     "remap": ("", "more remappings, separated by spaces: front/image:=/front/camera rear/image:=/rear/camera"),
-    "params_file": (str(SHIPPED_PARAMETERS), "YAML file with the parameters of the node"),
+    "params_file": (str(SHIPPED_PARAMETERS), "YAML file with the parameters of the nodes"),
     "namespace": ("", "namespace of the node and its topics"),
     "camera": ("false", "true: also start a camera that plays camera_source"),
     "camera_source": (
@@ -82,9 +82,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         started.append(RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_end)))
     if is_true["camera"] or given["camera_source"]:
         camera_texts = {"source": given["camera_source"], "image_transport": given["image_transport"]}
-        parameters = [_texts(camera_texts, camera_texts)]
+        parameters = [given["params_file"], _texts(camera_texts, camera_texts)]
         started.append(Node(executable="panorama_camera", name="panorama_camera", parameters=parameters, **common))
-    if is_true["viewer"]:  # reads the parameters that it shares with the node: image_transport, camera
+    if is_true["viewer"]:  # reads the parameters that it shares with the node: image_transport, camera, saliency.layout
         parameters = [given["params_file"], _texts(given, ["image_transport"])]
         started.append(Node(executable="saliency_viewer", name="saliency_viewer", parameters=parameters, **common))
     return started

@@ -28,7 +28,7 @@ from sal360.sources.stream_address import StreamAddress, stream_address
 from sal360_ros.diagnostics import clock_trouble
 from sal360_ros.messages import image_message
 from sal360_ros.parameter_table import ParameterTable
-from sal360_ros.parameters import CameraParameters
+from sal360_ros.parameters import CameraParameters, SaliencyParameters, ViewerParameters
 from sal360_ros.qos import mismatch_logger, output_qos, overridable
 from sal360_ros.shared_memory import segment_bytes
 
@@ -56,7 +56,8 @@ class PanoramaCamera(Node):
     def __init__(self, name: str = "panorama_camera", **node_options: Any) -> None:
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **node_options)
         table = ParameterTable(self, CameraParameters())
-        table.warn_of_unknown(self.get_logger().warning)
+        others = {name for values in (SaliencyParameters(), ViewerParameters()) for name, _, _ in flatten(values)}
+        table.warn_of_unknown(self.get_logger().warning, others)
         self._values = table.read()
         is_raw = self._values.image_transport == "raw"
         topic = self.resolve_topic_name("image")

@@ -12,10 +12,8 @@ from functools import partial
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.subscription import Subscription
-from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from sal360.errors import ParameterError
@@ -261,7 +259,6 @@ def check_cameras(cameras: Mapping[str, SaliencyParameters]) -> None:
 def _check_camera(values: SaliencyParameters) -> None:
     check_model(values.camera)
     check_layout(values)
-    _check_topic("camera.info", values.camera.info)
     mount = parse_mount(values.mount)
     if mount.frame:
         check_tf2(mount.frame)
@@ -269,13 +266,3 @@ def _check_camera(values: SaliencyParameters) -> None:
         raise ParameterError(
             f"fuse is true, and mount is {values.mount!r}", "set mount to a quaternion or a tf2 frame, or fuse to false"
         )
-
-
-def _check_topic(parameter: str, topic: str) -> None:
-    try:
-        if topic:
-            validate_topic_name(topic)
-    except InvalidTopicNameException:
-        raise ParameterError(
-            f"{parameter} is {topic!r}, which is not the name of a topic", "correct it, as in front/camera_info"
-        ) from None

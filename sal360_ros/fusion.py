@@ -18,6 +18,7 @@ from sal360.predictor import add_front_prior
 from sal360.projection import Maps, remap_sphere, rotation_maps
 from sal360.sphere import solid_angles
 from sal360_ros.diagnostics import ThrottledWarnings, describe
+from sal360_ros.messages import frame_size
 from sal360_ros.parameters import SaliencyParameters
 from sal360_ros.shared_maps import SharedMaps
 from sal360_ros.stream import Answer, MapStream, PreparedFrame
@@ -35,6 +36,8 @@ class _Part(NamedTuple):
     """(h, w) 0 to 1."""
     picture: Pixels | None
     """(H, W, 3) uint8, blue, green, red; None if nobody looks."""
+    frame_height: int
+    """Rows of the camera's frame as it was sent."""
     arrival_ns: int
 
 
@@ -76,7 +79,9 @@ class Fusion:
         weighted = density * seen
         gaze, share = _mean(weighted), _mean(seen)
         if gaze > 0:
-            self._parts[camera] = _Part(density * np.float32(share / gaze), seen, picture, prepared.frame.arrival_ns)
+            message, arrival_ns = prepared.frame
+            scaled = density * np.float32(share / gaze)
+            self._parts[camera] = _Part(scaled, seen, picture, frame_size(message)[0], arrival_ns)
         self._newest = prepared.frame.message.header, answer
 
     def publish(self) -> None:
@@ -100,9 +105,10 @@ class Fusion:
         density = fused([part.density for part in parts], [part.seen for part in parts])
         density = add_front_prior(density, parameters.front_strength)
         density = self._maps.smoothed(density, answer.time_s, answer.orientation)
-        picture = _composed(parts)
-        height, width = picture.shape[:2]
-        prediction = Prediction(header, picture, "bgr", height, width, density, answer.orientation, answer.time_s, None)
+        height = max(part.frame_height for part in parts)
+        prediction = Prediction(
+            header, _composed(parts), "bgr", height, 2 * height, density, answer.orientation, answer.time_s, None
+        )
         self._maps.publish(prediction)
         self._maps.derive(prediction)
 

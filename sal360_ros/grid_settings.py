@@ -1,4 +1,4 @@
-"""How the saliency node computes its shading rates and QP offsets, asked from the node itself."""
+"""How the saliency node makes its maps, shading rates and QP offsets, asked from the node itself."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from rclpy.parameter import parameter_value_to_python
 from sal360.errors import Sal360Error
 from sal360.settings import flatten, with_values
 from sal360.viewer.scene import GridSettings
-from sal360_ros.parameters import SaliencyParameters
+from sal360_ros.parameters import CameraModel, SaliencyParameters
 
-_GROUPS = ("shading_rate", "qp_offset")
+_GROUPS = ("shading_rate", "qp_offset", "camera", "saliency")
+_COMMON = ("fuse",)  # which a camera of several does not have for itself
+_DEFAULTS = "the grids have default settings, and camera and layout are those of the viewer's own parameters"
 _ASK_S = 2.0
 """Time between two questions, because the parameters may change while the node runs."""
 
 
 class GridParameters:
-    """The parameters of the node that publishes the maps; until it answers, the viewer's defaults.
+    """The parameters of the node that publishes the maps; until it answers, none are known.
 
     Args:
         node: asks.
@@ -41,11 +43,45 @@ class GridParameters:
         self._asked_s = -math.inf
 
     def settings(self, frame_rows: int) -> GridSettings:
-        """The newest settings for frames with so many rows."""
+        """The newest settings for frames with so many rows; until the node answers, the viewer's defaults."""
         if self._values is None:
             return GridSettings()
         rates, offsets = self._values.shading_rate, self._values.qp_offset
         return GridSettings(rates, offsets, rates.height_px or frame_rows, offsets.height_px or frame_rows)
+
+    @property
+    def layout(self) -> str:
+        """The node's `saliency.layout` for these maps; "" until it answers."""
+        if self._values is None:
+            return ""
+        return "equirectangular" if self._is_fused else self._values.saliency.layout
+
+    def camera(self, image: str) -> CameraModel | None:
+        """The node's parameters of the camera of these frames.
+
+        Args:
+            image: topic of the frames, resolved, without /compressed.
+
+        Returns:
+            None until the node answers, for a fused map, and if the node takes its frames from another topic.
+        """
+        if self._values is None or self._is_fused or not self._takes(image):
+            return None
+        return self._values.camera
+
+    @property
+    def _is_fused(self) -> bool:
+        """Whether the map is that of several cameras."""
+        return self._values is not None and self._values.fuse and not self._prefixes[0]
+
+    def _takes(self, image: str) -> bool:
+        """Whether the node subscribes to these frames."""
+        found = [
+            f"{each.node_namespace.rstrip('/')}/{each.node_name}/get_parameters"
+            for topic in (image, f"{image}/compressed")
+            for each in self._node.get_subscriptions_info_by_topic(topic)
+        ]
+        return self._service in found
 
     def ask(self) -> None:
         """Ask the node if it is time to; returns at once."""
@@ -77,10 +113,10 @@ class GridParameters:
         try:
             self._client = self._node.create_client(GetParameters, service)
         except RuntimeError as error:  # access control that does not allow it
-            self._node.get_logger().warning(f"the grids have default settings: {service} cannot be asked ({error})")
+            self._node.get_logger().warning(f"{_DEFAULTS}: {service} cannot be asked ({error})")
 
     def _send(self) -> None:
-        names = [self._prefixes[0] + name for name in self._names]
+        names = [*(self._prefixes[0] + name for name in self._names), *_COMMON]
         self._asked = self._client.call_async(GetParameters.Request(names=names))
         self._asked.add_done_callback(self._take)
 
@@ -88,13 +124,14 @@ class GridParameters:
         if future.cancelled() or future.exception() is not None:
             return
         values = [parameter_value_to_python(each) for each in future.result().values]
-        if len(values) < len(self._names):  # rclpy answers nothing if one of the names is unknown
+        names = [*self._names, *_COMMON]
+        if len(values) < len(names):  # rclpy answers nothing if one of the names is unknown
             tried, *others = self._prefixes
             self._prefixes = [*others, tried]
             if tried:  # ask at once without the camera's name
                 self._asked_s = -math.inf
             return
         try:
-            self._values = with_values(SaliencyParameters(), dict(zip(self._names, values, strict=True)))
+            self._values = with_values(SaliencyParameters(), dict(zip(names, values, strict=True)))
         except Sal360Error as error:  # another program with parameters of these names
-            self._node.get_logger().warning(f"the grids have default settings: {error}", once=True)
+            self._node.get_logger().warning(f"{_DEFAULTS}: {error}", once=True)

@@ -117,10 +117,16 @@ class ParameterTable(Generic[AnySettings]):
             self._refused[name] = self._reason if self._reason and isinstance(default, tuple) else described
         self._reason = None
 
-    def warn_of_unknown(self, warn: Callable[[str], object]) -> None:
-        """Say, in one line each, which names that were given at the start are not parameters."""
+    def warn_of_unknown(self, warn: Callable[[str], object], others: Collection[str] = ()) -> None:
+        """Say, in one line each, which names that were given at the start are not parameters.
+
+        Args:
+            others: parameters of other nodes that read the same file, which are no mistakes, and neither are those of
+                their members.
+        """
         for unknown in self.unknown:
-            warn(f"there is no parameter {unknown}; `ros2 param list` shows the names")
+            if unknown not in others and unknown.partition(".")[2] not in others:
+                warn(f"there is no parameter {unknown}; `ros2 param list` shows the names")
 
     @property
     def current(self) -> AnySettings:

@@ -385,4 +385,9 @@ class ViewerParameters(Settings):
         unit="px",
         changes="start",
     )
-    camera: CameraSettings = field(default_factory=CameraSettings)
+    camera: CameraModel = field(default_factory=CameraModel)
+    saliency: LayoutSettings = field(default_factory=LayoutSettings)
+
+
+VIEWER_WIDE = ("host", "port", "token", "tls_certificate", "tls_key", "pictures")
+"""Parameters of `saliency_viewer` that have nothing to do with a camera."""

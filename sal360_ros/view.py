@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_topic_name import validate_topic_name
 from sensor_msgs.msg import CameraInfo
 
 from sal360.arrays import Floats, Pixels
@@ -31,6 +33,54 @@ class View(NamedTuple):
     """Of the frames."""
 
 
+class DescribedCamera:
+    """Makes the model of a camera from its parameters or its CameraInfo; keeps the last one.
+
+    Args:
+        info: returns the newest CameraInfo, or None; used if the parameters name its topic.
+    """
+
+    def __init__(self, info: Callable[[], CameraInfo | None]) -> None:
+        self._info = info
+        self._kept: tuple[object, Camera] | None = None  # what it was made from
+
+    def of(self, model: CameraModel, height: int, width: int) -> Camera:
+        """The camera of frames of this size, the same object as long as nothing changes.
+
+        Raises:
+            FrameError: the frame does not fit the camera, or no CameraInfo has arrived.
+        """
+        if not model.info:
+            settings = model.settings
+            return self._same((settings, height, width), lambda: open_camera(settings, height, width))
+        info = self._info()
+        if info is None:
+            raise FrameError(
+                f"no CameraInfo has arrived on {model.info} yet",
+                "start its publisher, or clear camera.info",
+                reason="camera_mismatch",
+            )
+        roi = info.roi
+        window = InfoWindow(roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)
+        key = (info.distortion_model, tuple(info.k), tuple(info.d), info.height, info.width, model.fov_deg, window)
+        camera = self._same(key, lambda: camera_from_info(*key))
+        check_info_size(camera, height, width)
+        return camera
+
+    def plain(self, height: int, width: int) -> Camera:
+        """That of whole equirectangular frames; their proportions are not checked."""
+        return self._same(("plain", height, width), lambda: EquirectangularCamera(height, width))
+
+    def _same(self, key: object, make: Callable[[], Camera]) -> Camera:
+        kept = self._kept  # another thread, which was abandoned, may change it
+        if kept is None or kept[0] != key:
+            try:
+                self._kept = kept = key, make()
+            except ParameterError as error:
+                raise FrameError(error.found, error.remedy, reason="camera_mismatch") from None
+        return kept[1]
+
+
 class CameraView:
     """Looks frames up for the network; keeps the tables of the last camera and levelling.
 
@@ -38,13 +88,12 @@ class CameraView:
 
     Args:
         height, width: of the network's pictures.
-        info: returns the newest CameraInfo, or None; used if the parameters name its topic.
+        info: as for `DescribedCamera`.
     """
 
     def __init__(self, height: int, width: int, info: Callable[[], CameraInfo | None]) -> None:
         self._height, self._width = height, width
-        self._info = info
-        self._camera: tuple[object, Camera] | None = None  # what it was made from
+        self._camera = DescribedCamera(info)
         self._layout: SourceLayout | None = None  # of that camera
         self._lookup: tuple[object, Lookup] | None = None
 
@@ -63,39 +112,13 @@ class CameraView:
             check_frame(height, width)
             if rotation is None:
                 return View(frame, None, None, EQUIRECTANGULAR)
-            camera = self._kept(("plain", frame.shape), lambda: EquirectangularCamera(*frame.shape[:2]))
-        elif model.info:
-            camera = self._described(model)
-            check_info_size(camera, height, width)
+            camera = self._camera.plain(*frame.shape[:2])
         else:
-            settings = model.settings
-            camera = self._kept((settings, height, width), lambda: open_camera(settings, height, width))
+            camera = self._camera.of(model, height, width)
         lookup = self._look_up(camera, rotation)
         if model.is_plain:
             return View(lookup(frame), lookup, None, EQUIRECTANGULAR)
         return View(lookup(frame), lookup, camera, self._layout_of(camera))
-
-    def _described(self, model: CameraModel) -> Camera:
-        info = self._info()
-        if info is None:
-            raise FrameError(
-                f"no CameraInfo has arrived on {model.info} yet",
-                "start its publisher, or clear camera.info",
-                reason="camera_mismatch",
-            )
-        roi = info.roi
-        window = InfoWindow(roi.x_offset, roi.y_offset, roi.width, roi.height, info.binning_x, info.binning_y)
-        key = (info.distortion_model, tuple(info.k), tuple(info.d), info.height, info.width, model.fov_deg, window)
-        return self._kept(key, lambda: camera_from_info(*key))
-
-    def _kept(self, key: object, make: Callable[[], Camera]) -> Camera:
-        kept = self._camera  # another thread, which was abandoned, may change it
-        if kept is None or kept[0] != key:
-            try:
-                self._camera = kept = key, make()
-            except ParameterError as error:
-                raise FrameError(error.found, error.remedy, reason="camera_mismatch") from None
-        return kept[1]
 
     def _layout_of(self, camera: Camera) -> SourceLayout:
         layout = self._layout
@@ -115,7 +138,7 @@ def check_model(model: CameraModel) -> None:
     """Refuse parameters of a camera that contradict each other.
 
     Raises:
-        ParameterError: they do, or a file cannot be read.
+        ParameterError: they do, a file cannot be read, or `info` is not the name of a topic.
     """
     if model.info:
         settings = dataclasses.replace(model.settings, fov_deg=CameraSettings.fov_deg)
@@ -125,5 +148,15 @@ def check_model(model: CameraModel) -> None:
                 f"camera.info is {model.info!r}, and camera.{others[0]} is {getattr(settings, others[0])!r}",
                 "set one of them; beside camera.info, only camera.fov_deg is used",
             )
+        _check_topic("camera.info", model.info)
         return
     check_camera(model.settings)
+
+
+def _check_topic(parameter: str, topic: str) -> None:
+    try:
+        validate_topic_name(topic)
+    except InvalidTopicNameException:
+        raise ParameterError(
+            f"{parameter} is {topic!r}, which is not the name of a topic", "correct it, as in front/camera_info"
+        ) from None

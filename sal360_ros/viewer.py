@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import OrderedDict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,26 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from sal360.arrays import Density
+from sal360.cameras import Camera, EquirectangularCamera
+from sal360.cameras.equirectangular import ASPECT_TOLERANCE
 from sal360.cameras.lookup import equirectangular_view
-from sal360.cameras.settings import kept_camera
 from sal360.density import as_density
 from sal360.errors import DataError, FrameError
 from sal360.images import read_map
+from sal360.outputs.layout import SourceLayout
 from sal360.outputs.targets import TargetSelector, find_peaks
 from sal360.viewer.scene import MAX_WIDTH, Scene
 from sal360.viewer.server import Address, SeenView, ViewerServer
 from sal360_ros.grid_settings import GridParameters
 from sal360_ros.messages import decode_frame, stamp_nanoseconds
 from sal360_ros.parameter_table import ParameterTable
-from sal360_ros.parameters import ViewerParameters
+from sal360_ros.parameters import VIEWER_WIDE, CameraModel, SaliencyParameters, ViewerParameters
 from sal360_ros.qos import input_qos, mismatch_logger, output_qos, overridable
+from sal360_ros.view import DescribedCamera, check_model
 
 _LOOK_S = 0.25
 """Time between two looks at whether anybody watches."""
@@ -52,11 +57,20 @@ class SaliencyViewer(Node):
     def __init__(self, name: str = "saliency_viewer", **node_options: Any) -> None:
         super().__init__(name, automatically_declare_parameters_from_overrides=True, **node_options)
         # the parameters file is that of the saliency node, so that names unknown here are no mistakes
-        self._values = ParameterTable(self, ViewerParameters()).read()
+        member = self._camera_name()
+        table = ParameterTable(self, ViewerParameters(), members=lambda _: [member], common=VIEWER_WIDE)
+        table.read()
+        self._values = table.of(member)
+        check_model(self._values.camera)
         self._frames: OrderedDict[int, Image | CompressedImage] = OrderedDict()
         self._numbers = itertools.count(1)
         self._selector = TargetSelector()
         self._grids = GridParameters(self, self.resolve_topic_name("saliency"))
+        self._info: CameraInfo | None = None
+        self._info_topic = ""
+        self._info_subscription: Any = None
+        self._camera = DescribedCamera(lambda: self._info)
+        self._layout: SourceLayout | None = None
         self._frame_id = ""
         self._trouble = ""
         self._last_s, self._has_frames, self._has_maps = 0.0, False, False
@@ -90,10 +104,17 @@ class SaliencyViewer(Node):
         self._server.close()  # before the publisher that its thread uses
         super().destroy_node()  # type: ignore[no-untyped-call]
 
+    def _camera_name(self) -> str:
+        """The name of the camera whose maps are shown, if it is one of several and has parameters under its name."""
+        name = self.resolve_topic_name("saliency").split("/")[-2]
+        is_camera = name not in {each.name for each in fields(SaliencyParameters)}
+        return name if name and is_camera and self.get_parameters_by_prefix(name) else ""
+
     def _follow_viewers(self) -> None:
         """Subscribe while somebody watches."""
         if self._server.wants_pictures():
             self._grids.ask()
+        self._follow_info(self._model().info if self._server.wants_pictures() else "")
         if self._server.wants_pictures() == bool(self._subscribed):
             if self._subscribed and time.monotonic() - self._last_s > _SILENCE_S:
                 self._say(self._what_is_missing())
@@ -112,6 +133,28 @@ class SaliencyViewer(Node):
             self._subscription(Image if is_raw else CompressedImage, topic, self._keep),
             self._subscription(Image, self.resolve_topic_name("saliency"), self._show),
         ]
+
+    def _follow_info(self, topic: str) -> None:
+        """Subscribe to the CameraInfo on this topic; "": to none."""
+        if topic == self._info_topic:
+            return
+        if self._info_subscription is not None:
+            self.destroy_subscription(self._info_subscription)
+        self._info, self._info_topic, self._info_subscription = None, topic, None
+        if not topic:
+            return
+        try:
+            self._info_subscription = self.create_subscription(CameraInfo, topic, self._on_info, input_qos())
+        except RuntimeError as error:  # access control that does not allow it
+            self.get_logger().warning(f"there is no CameraInfo, because {topic} cannot be subscribed to ({error})")
+
+    def _on_info(self, info: CameraInfo) -> None:
+        self._info = info
+
+    def _model(self) -> CameraModel:
+        """The camera as this node's parameters describe it or, if they do not, as the saliency node's do."""
+        own = self._values.camera
+        return own if own != CameraModel() else self._grids.camera(self.resolve_topic_name("image")) or own
 
     def _what_is_missing(self) -> str:
         image, saliency = (self.resolve_topic_name(each) for each in ("image", "saliency"))
@@ -169,11 +212,11 @@ class SaliencyViewer(Node):
 
     def _scene(self, message: Image, frame: Image | CompressedImage, stamp_s: float, captured_ns: int) -> Scene:
         pixels, channels = decode_frame(frame, max_pixels=self._values.max_pixels)
-        camera = kept_camera(self._values.camera, *pixels.shape[:2])
+        camera = self._camera.of(self._model(), *pixels.shape[:2])
         picture = equirectangular_view(camera, pixels, MAX_WIDTH)
         if channels == "rgb":
             picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8)
-        density = as_density(read_map(message), self.resolve_topic_name("saliency"))
+        density = self._density(message, camera)
         target = self._selector.update(find_peaks(density), stamp_s)
         # the time that passed since the stamp counts, if both clocks are the same
         age_ns = max(0, self.get_clock().now().nanoseconds - round(stamp_s * 1e9))
@@ -189,7 +232,33 @@ class SaliencyViewer(Node):
             self._grids.settings(pixels.shape[0]),
         )
 
+    def _density(self, message: Image, camera: Camera) -> Density:
+        """The map (h, w), equirectangular.
+
+        Raises:
+            DataError: it is no map, or has another layout than the parameters say.
+        """
+        topic = self.resolve_topic_name("saliency")
+        density = as_density(read_map(message), topic)
+        if (self._grids.layout or self._values.saliency.layout) == "source" and not _is_whole(camera):
+            if self._layout is None or self._layout.camera is not camera:
+                self._layout = SourceLayout(camera)
+            return as_density(self._layout.equirectangular(density), topic)
+        height, width = density.shape
+        if abs(width - 2 * height) > ASPECT_TOLERANCE * 2 * height:
+            raise DataError(
+                f"the map {topic} is {width} x {height}",
+                "if it has the layout of the camera's frames, give the viewer the node's saliency.layout and camera.…",
+                expected="a width of twice the height",
+            )
+        return density
+
     def _publish_view(self, view: SeenView) -> None:
         x, y, z, w = view.quaternion
         header = Header(frame_id=self._frame_id, stamp=self.get_clock().now().to_msg())
         self._views.publish(QuaternionStamped(header=header, quaternion=Quaternion(x=x, y=y, z=z, w=w)))
+
+
+def _is_whole(camera: Camera) -> bool:
+    """Whether frames are whole equirectangular ones, so that maps have that layout in any case."""
+    return isinstance(camera, EquirectangularCamera) and camera.is_plain

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from sal360.arrays import Density, Floats, Integers, Mask
+from sal360.arrays import Density, Floats, Integers, Mask, Reals
 from sal360.cameras.camera import Camera
 from sal360.cameras.stereo import StereoCamera
 from sal360.outputs.tiles import ErpTiles, TileGrid, tile_edges
-from sal360.sphere import vector_to_pixel
+from sal360.sphere import erp_directions, vector_to_pixel
 
 _STEP_PX = 1e-3
 """Distance over which the derivative of directions by pixels is taken."""
@@ -35,6 +36,8 @@ _INSIDE_PX = 1e-6
 """How far inside the frame a point on its edge is taken."""
 _SURVEY = 64
 """Points along each side of the picture at which the largest angle per pixel is looked for."""
+_FINER = 2
+"""Directions along each side of an equirectangular pixel that is looked up in a camera's map."""
 _POINTS_AT_ONCE = 1 << 17
 """Bounds the memory while the tables are made."""
 
@@ -98,6 +101,7 @@ class SourceLayout(Layout):
     def __init__(self, camera: Camera) -> None:
         self.camera = camera
         self._equal_tiles = lru_cache(4)(self._make_equal_tiles)
+        self._places = lru_cache(2)(self._make_places)
 
     def tiles(self, height: int, width: int, tile_px: int) -> CameraTiles:
         """Square tiles of the camera's picture, scaled to this size."""
@@ -129,6 +133,26 @@ class SourceLayout(Layout):
         A pixel is the density of the directions that its part of the picture shows, relative to uniform on the sphere.
         """
         return self.equal_tiles(*self.map_size(*density.shape)).average(density)
+
+    def equirectangular(self, values: Reals) -> Reals:
+        """A map (rows, columns) in the camera's layout as an equirectangular one (h, 2 h) with about as many pixels.
+
+        Returns:
+            float32, relative to the same as `values`; 0 where the camera sees nothing.
+        """
+        rows, columns, weights = self._places(*values.shape)
+        finer = (weights * values[rows, columns]).sum(axis=0)
+        size = finer.shape[1] // _FINER, finer.shape[0] // _FINER
+        return np.asarray(cv2.resize(finer, size, interpolation=cv2.INTER_AREA), np.float32)
+
+    def _make_places(self, rows: int, columns: int) -> tuple[Integers, Integers, Reals]:
+        """Pixels (V, h, w) of a map in the camera's layout, and their weights, for a finer equirectangular grid."""
+        camera = self.camera
+        height = _FINER * max(1, round(math.sqrt(rows * columns / 2)))
+        x, y, weights = camera.project(erp_directions(height, 2 * height))
+        across = np.floor((x + 0.5) * (columns / camera.width)).astype(np.int64)
+        down = np.floor((y + 0.5) * (rows / camera.height)).astype(np.int64)
+        return np.clip(down, 0, rows - 1), np.clip(across, 0, columns - 1), weights.astype(np.float32)
 
     def width_of(self, height: int) -> int:
         """Columns of a picture in the shape of the camera's."""

@@ -229,6 +229,7 @@ def test_two_cameras_of_a_rig_become_one_map(graph, make_camera, make_node, acti
     )  # fmt: skip
     front, rear = make_camera("front/image"), make_camera("rear/image")
     maps, targets = graph.received(Image, "saliency"), graph.received(PointCloud2, "saliency/targets")
+    offsets = graph.received(Image, "saliency/qp_offset")
     frame = front.frame(64, 128)
 
     def moved(columns):
@@ -243,7 +244,7 @@ def test_two_cameras_of_a_rig_become_one_map(graph, make_camera, make_node, acti
     def both():
         front.publish(frame)
         rear.publish(turned)
-        return len(maps) > 4 and len(targets) > 4
+        return len(maps) > 4 and len(targets) > 4 and offsets
 
     graph.wait_for(both, "fused maps")
     assert maps[-1].header.frame_id == "rig"
@@ -252,6 +253,7 @@ def test_two_cameras_of_a_rig_become_one_map(graph, make_camera, make_node, acti
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
     peak = find_peaks(found, PeakSettings(min_score=1.0)).directions[0]
     np.testing.assert_allclose(np.frombuffer(targets[-1].data, np.float32)[:3], peak, atol=0.05)
+    assert (offsets[-1].height, offsets[-1].width) == (4, 8)  # blocks of 16 for the frames' 64 rows
     graph.wait_for(lambda: "saliency.published" in graph.values(), "the counts of the fused map")
 
 

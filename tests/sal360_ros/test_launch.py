@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 from lifecycle_msgs.srv import GetState
@@ -53,6 +55,59 @@ def test_the_node_knows_what_the_launch_file_passes_to_it(repository, capsys, mo
     with pytest.raises(SystemExit):
         saliency_node.main()
     assert set(re.findall(r'"(--[a-z-]+)"', text)) <= set(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def started(repository, monkeypatch):
+    """Runs the launch file with these arguments; returns what each node was started with, by its name."""
+    nodes = {}
+
+    class Text:
+        def __init__(self, name):
+            self.name = name
+
+        def perform(self, context):
+            return context.get(self.name, "") or module["ARGUMENTS"][self.name][0]
+
+    def node(**values):
+        nodes[values["name"]] = values
+
+    stubs = {
+        "ament_index_python.packages": {"get_package_share_directory": lambda _: str(repository)},
+        "launch": {"LaunchContext": None, "LaunchDescription": None, "LaunchDescriptionEntity": None},
+        "launch.actions": dict.fromkeys(
+            ["DeclareLaunchArgument", "OpaqueFunction", "RegisterEventHandler", "Shutdown"]
+        ),
+        "launch.event_handlers": {"OnProcessExit": None},
+        "launch.events.process": {"ProcessExited": None},
+        "launch.substitutions": {"LaunchConfiguration": Text},
+        "launch_ros.actions": {"LifecycleNode": node, "Node": node},
+        "launch_ros.parameter_descriptions": {"ParameterValue": lambda value, value_type: value_type(value)},
+    }
+    for name, content in stubs.items():
+        stub = ModuleType(name)
+        vars(stub).update(content)
+        monkeypatch.setitem(sys.modules, name, stub)
+    module = runpy.run_path(str(repository / "launch" / "saliency.launch.py"))
+
+    def start(**arguments):
+        module["start"](arguments)
+        return nodes
+
+    return start
+
+
+def test_every_node_reads_the_parameters_file_and_arguments_have_priority(started, repository, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.touch()
+    shipped = str(repository / "config" / "saliency.yaml")
+    for given, expected in (({}, shipped), ({"params_file": str(mine)}, str(mine))):
+        nodes = started(camera_source="ride.mp4", viewer="true", image_transport="compressed", **given)
+        assert set(nodes) == {"saliency_node", "panorama_camera", "saliency_viewer"}
+        for each in nodes.values():
+            path, texts = each["parameters"]
+            assert (path, texts["image_transport"]) == (expected, "compressed")
+        assert nodes["panorama_camera"]["parameters"][1]["source"] == "ride.mp4"
 
 
 @pytest.mark.slow

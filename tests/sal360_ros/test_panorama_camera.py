@@ -203,6 +203,25 @@ def test_a_camera_that_waits_for_its_stream_ends_with_ctrl_c_at_once(live):
     assert "geheim" not in said + rest
 
 
+def test_the_parameters_file_of_the_saliency_node_can_have_a_section_for_the_camera(
+    graph, repository, tmp_path, picture
+):
+    """As the launch file gives it to both; the node's own parameters in it are no mistakes."""
+    shipped = (repository / "config" / "saliency.yaml").read_text()
+    section = f"source: '{picture}'\n    rate_hz: 7.0\n    stream.options: a=b\n    strem.timeout_s: 9.0\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        shipped
+        + "    front: {image_transport: raw, camera.model: fisheye}\n    port: 80\n"
+        + f"/**/panorama_camera:\n  ros__parameters:\n    {section}"
+    )
+    arguments = ["--ros-args", "--params-file", str(path)]
+    camera = graph.add(PanoramaCamera(context=graph.context, cli_args=arguments, namespace="/robot"))
+    assert (camera._values.rate_hz, camera._values.stream.options) == (7.0, "a=b")
+    graph.wait_for_line("there is no parameter strem.timeout_s;")
+    assert [line for line in graph.log if "there is no parameter" in line and "strem" not in line] == []
+
+
 def test_room_is_made_for_streams_without_opening_them(live):
     url = f"rtsp://127.0.0.1:{live.free_port()}/live"
     assert max_message_bytes({"source": url}) == 3 * 1920 * 3840

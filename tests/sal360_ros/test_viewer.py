@@ -16,9 +16,12 @@ from geometry_msgs.msg import QuaternionStamped
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 
-from sal360.errors import ParameterError
+from sal360.cameras import CameraSettings, open_camera
+from sal360.density import normalised
+from sal360.errors import DataError, FrameError, ParameterError
+from sal360.outputs.layout import SourceLayout
 from sal360.settings import flatten
 from sal360_ros.grid_settings import GridParameters
 from sal360_ros.messages import image_message, stamp_nanoseconds
@@ -151,7 +154,9 @@ def test_grids_have_the_parameters_of_the_node_that_publishes_the_maps(graph, vi
 def test_grids_of_one_of_several_cameras_have_its_own_parameters(graph, topic, tile_px):
     publisher = Node("saliency_node", context=graph.context, allow_undeclared_parameters=False)
     for name, value, _ in flatten(SaliencyParameters()):
-        if name.startswith(("shading_rate.", "qp_offset.")):
+        if name == "fuse":
+            publisher.declare_parameter(name, value)
+        elif name.startswith(("shading_rate.", "qp_offset.", "camera.", "saliency.")):
             publisher.declare_parameter(name, 32 if name == "shading_rate.tile_px" else value)
             publisher.declare_parameter(f"front.{name}", 8 if name == "shading_rate.tile_px" else value)
     publisher.create_publisher(Image, topic, 1)
@@ -190,6 +195,98 @@ def test_pages_say_what_does_not_arrive(graph, viewer, camera, monkeypatch):
         graph.wait_for(said, "the other line")
     finally:
         page.close()
+
+
+@pytest.fixture
+def make_viewer(graph):
+    """Makes a viewer with these parameters; dots in names as double underscores."""
+
+    def make(*remappings, **parameters):
+        values = {"port": 0, **{name.replace("__", "."): value for name, value in parameters.items()}}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        arguments = ["--ros-args", *(part for each in remappings for part in ("-r", each))]
+        return graph.add(SaliencyViewer(context=graph.context, parameter_overrides=overrides, cli_args=arguments))
+
+    return make
+
+
+def left_side():
+    """A density (24, 48) with its peak at azimuth 90°."""
+    azimuth, elevation = np.meshgrid(np.linspace(np.pi, -np.pi, 49)[:-1], np.linspace(np.pi / 2, -np.pi / 2, 24))
+    return normalised(np.exp(4 * np.cos(elevation) * np.cos(azimuth - np.pi / 2)).astype(np.float32))
+
+
+def test_a_map_in_the_layout_of_the_frames_is_shown_where_it_belongs(graph, make_viewer, camera):
+    viewer = make_viewer(camera__model="cubemap", saliency__layout="source")
+    frame, density = camera.frame(64, 96), left_side()
+    source = SourceLayout(open_camera(CameraSettings(model="cubemap"), 64, 96)).map(density)
+    scene = graph.call(viewer._scene, image_message(source, "32FC1", frame.header), frame, 1.0, 0)
+    assert np.corrcoef(cv2.resize(scene.density, (48, 24)).ravel(), density.ravel())[0, 1] > 0.99
+    assert scene.target.direction[1] > 0.9
+
+
+def test_a_map_whose_layout_nobody_names_is_refused_in_one_line(make_viewer, camera):
+    viewer, frame = make_viewer(camera__model="cubemap"), camera.frame(64, 96)
+    message = image_message(np.ones((16, 24), np.float32), "32FC1", frame.header)
+    with pytest.raises(DataError, match=r"the map /saliency is 24 x 16; .* give the viewer the node's saliency.layout"):
+        viewer._scene(message, frame, 1.0, 0)
+
+
+def test_the_node_that_publishes_the_maps_says_what_its_camera_and_its_layout_are(
+    graph, viewer, make_node, activate, make_viewer
+):
+    activate(make_node(camera__model="cubemap", saliency__layout="source"))
+    described = make_viewer(camera__model="eac")
+    for each in (viewer, described):
+        assert each._grids.layout == ""
+        graph.wait_for(lambda each=each: graph.call(each._grids.ask) or each._grids.layout == "source", "the answer")
+    graph.wait_for(lambda: viewer._model().model == "cubemap", "the node's subscription to be known")
+    assert viewer._grids.camera("/stitched") is None  # the node does not see these frames
+    assert described._model().model == "eac"
+
+
+def test_a_fused_map_is_equirectangular_and_of_no_camera():
+    asked, answer = GridParameters(None, "/saliency"), Future()
+    given = {name: value for name, value, _ in flatten(SaliencyParameters()) if name in {*asked._names, "fuse"}}
+    given |= {"fuse": True, "saliency.layout": "source", "camera.model": "cubemap"}
+    names = [*asked._names, "fuse"]
+    answer.set_result(
+        SimpleNamespace(values=[Parameter(each, value=given[each]).get_parameter_value() for each in names])
+    )
+    asked._take(answer)
+    assert asked.layout == "equirectangular"
+    assert asked.camera("/image") is None
+
+
+def test_parameters_under_the_name_of_a_camera_hold_for_its_viewer(make_viewer):
+    front = {"front__camera__model": "cubemap", "front__image_transport": "compressed", "camera__model": "eac"}
+    viewer = make_viewer("saliency:=front/saliency", "image:=front/image", **front)
+    assert (viewer._model().model, viewer._values.image_transport) == ("cubemap", "compressed")
+    assert make_viewer("saliency:=rear/saliency", **front)._model().model == "eac"
+
+
+def test_a_camera_info_describes_the_lens_for_the_viewer_too(graph, make_viewer, camera):
+    viewer, frame = make_viewer(camera__info="camera_info"), camera.frame(64, 64)
+    message = image_message(left_side(), "32FC1", frame.header)
+    with pytest.raises(FrameError, match="no CameraInfo has arrived on camera_info yet; start its publisher"):
+        viewer._scene(message, frame, 1.0, 0)
+    graph.call(viewer._follow_info, viewer._model().info)
+    publisher = graph.call(graph.node.create_publisher, CameraInfo, "camera_info", 10)
+    graph.wait_for(publisher.get_subscription_count, "the viewer to subscribe")
+    k = [20.0, 0.0, 31.5, 0.0, 20.0, 31.5, 0.0, 0.0, 1.0]
+    publisher.publish(CameraInfo(height=64, width=64, distortion_model="equidistant", k=k, d=[0.0] * 4))
+    graph.wait_for(lambda: viewer._info, "the CameraInfo")
+    picture = viewer._scene(message, frame, 1.0, 0).picture
+    row = picture[picture.shape[0] // 2]
+    assert row[0].max() == 0  # behind the camera
+    assert row[len(row) // 2].max() > 0
+    graph.call(viewer._follow_info, "")
+    assert viewer._info is None
+
+
+def test_contradictory_parameters_of_the_camera_end_the_start_in_one_line(make_viewer):
+    with pytest.raises(ParameterError, match=r"camera.info is 'camera_info', and camera.model is 'fisheye'; set one"):
+        make_viewer(camera__info="camera_info", camera__model="fisheye")
 
 
 def test_a_port_in_use_ends_the_start_in_one_line(graph, viewer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache, lru_cache
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -156,6 +157,20 @@ def test_a_pixel_of_the_map_is_the_density_of_its_direction(name: str) -> None:
     difference = np.abs(values - expected)[inside]
     assert np.quantile(difference, 0.95) < 0.02
     assert difference.max() < 0.25  # at the border a pixel is only partly picture
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_a_map_in_the_cameras_layout_is_turned_back(name: str) -> None:
+    camera = CAMERAS[name]
+    layout, density = SourceLayout(camera), scene()
+    found = layout.equirectangular(layout.map(density))
+    height, width = found.shape
+    assert (found.dtype, width) == (np.float32, 2 * height)
+    weights = camera.project(sphere.erp_directions(height, width)).weights.sum(axis=0)
+    expected = cv2.resize(density, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.quantile(np.abs(found - expected)[weights > 0.99], 0.95) < 0.1 * float(density.max())
+    blind = cv2.erode((weights == 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert not found[blind].any()
 
 
 @pytest.mark.parametrize(("size", "expected"), [((240, 480), (64, 128)), ((480, 480), (91, 91)), ((40, 80), (40, 80))])
