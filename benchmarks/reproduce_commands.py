@@ -16,6 +16,7 @@ With --folder, results are kept there, and a second call repeats only what has n
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import csv
 import importlib
@@ -50,7 +51,8 @@ from training.curves import read_curves
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs/reproduce.md"
-LIMIT_S = 1200.0
+LIMIT_S = 900.0
+"""Time after which a command counts as hanging."""
 STEPS_PER_EPOCH = 2  # of the 12 panoramas in batches of 6
 OUTLIVE_S = 120.0
 """Time in which the children of a command that was killed must have ended: a step, and its checkpoint."""
@@ -339,7 +341,10 @@ def _run_module(module: str, options: Sequence[str], folder: Path, log: Path, en
         os.dup2(file, stream)
     sys.modules.pop(module, None)  # it runs as __main__
     sys.argv = [module, *options]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # as at the end of a process that was not forked
 
 
 def tree(pid: int) -> list[psutil.Process]:
