@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from sal360.arrays import Pixels
-from sal360.cli.options import CommandParser, as_declared, in_range
+from sal360.cli.options import CommandParser, Useless, as_declared, in_range, refuse_useless
 from sal360.errors import Sal360Error, clean_end, require_modules
 from sal360.files import written_beside
 from sal360.images import decode_image, write_picture
+from sal360.sources.bag_files import is_bag
+from sal360.sources.stream_address import stream_address
 from sal360_ros.environment import check_environment, ros_start_errors
 from sal360_ros.parameters import CameraParameters
 from sal360_ros.shared_memory import keep_freed_memory, remember_segments, use_shared_memory_profile
@@ -36,6 +38,15 @@ class DemoError(Sal360Error):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns 0 when every part of it worked."""
     options = _parse(arguments)
+    is_live = stream_address(options.source) is not None
+    is_recorded = bool(options.source) and not is_live and is_bag(Path(options.source))
+    refuse_useless(
+        options,
+        [
+            Useless("without a bag", not is_recorded, "--topic"),
+            Useless("for a live stream, which has its own rate", is_live, "--rate"),
+        ],
+    )
     require_modules("av")  # which writes the overlay at the end
     output: Path = options.output
     output.mkdir(parents=True, exist_ok=True)

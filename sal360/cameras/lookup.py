@@ -586,14 +586,22 @@ def _used_tiles(camera: Camera) -> Integers:
     return tiles
 
 
+_MOST_ROWS = 384
+"""Of the directions in which a camera's resolution is looked for: half a degree apart."""
+
+
 def pixels_per_rad(camera: Camera) -> float:
     """Resolution of a camera's frames: the square root of the pixels per steradian, median over the directions."""
     return _resolution(camera)[0]
 
 
-def _resolution(camera: Camera) -> tuple[float, float]:
-    """Pixels per radian, and how many times finer the columns are than the rows; medians over the directions."""
-    directions = erp_directions(24, 48).reshape(-1, 3)  # (24, 48, 3) → (n, 3)
+def _resolution(camera: Camera, rows: int = 24) -> tuple[float, float]:
+    """Pixels per radian, and how many times finer the columns are than the rows; medians over the directions.
+
+    Args:
+        rows: of the directions; more are tried where the camera shows none of them.
+    """
+    directions = erp_directions(rows, 2 * rows).reshape(-1, 3)  # (rows, 2 rows, 3) → (n, 3)
     helper = np.where(np.abs(directions[:, 2:]) < 0.7, [0.0, 0, 1], [1.0, 0, 0])
     across = np.cross(helper, directions)
     across /= np.linalg.norm(across, axis=1, keepdims=True)
@@ -604,15 +612,16 @@ def _resolution(camera: Camera) -> tuple[float, float]:
     view = places[0].weights.argmax(axis=0)
     x, y, weights = (np.stack([_chosen(each[part], view) for each in places]) for part in range(3))
     area = np.abs((x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])) / small**2
-    # steps across a border of faces are longer than the frame is wide per radian
-    is_usual = (weights > 0).all(axis=0) & (area < (camera.width + camera.height) ** 2) & (area > 0)
+    slopes = [np.hypot(each[1] - each[0], each[2] - each[0]) / small for each in (x, y)]
+    # a step across a border of faces is a part of the frame long; a frame shows a thousandth of a radian at least
+    is_step = np.maximum(*slopes) > 1e3 * (camera.width + camera.height)
+    is_usual = (weights > 0).all(axis=0) & ~is_step & (area > 0)
     horizontal = np.linalg.norm(directions[:, :2], axis=1)  # share of the sphere of each direction
     order = np.argsort(area[is_usual])
     share = np.cumsum(horizontal[is_usual][order])
     if not len(share):
-        return 1.0, 1.0
+        return _resolution(camera, 4 * rows) if rows < _MOST_ROWS else (1.0, 1.0)
     fineness = math.sqrt(area[is_usual][order][np.searchsorted(share, share[-1] / 2)])
-    slopes = [np.hypot(each[1] - each[0], each[2] - each[0]) for each in (x, y)]
     level = is_usual & (horizontal > math.sqrt(0.5))  # equirectangular pixels are narrow near the poles
     chosen = level if level.any() else is_usual
     return fineness, float(np.median(slopes[0][chosen]) / np.median(slopes[1][chosen]))

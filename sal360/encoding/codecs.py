@@ -184,7 +184,7 @@ class EncoderSettings:
 
     Raises:
         ParameterError: a value is out of range, both a rate and a quality are given, or a further option replaces one
-            of these values.
+            of these values, or is replaced by them.
     """
 
     codec: Codec
@@ -219,11 +219,16 @@ class EncoderSettings:
         further = {*self.extra, *inner}
         for name, is_given, replacing in (
             ("preset", self.preset, {codec.preset_option}),
-            ("rate", self.bitrate, {"b", "bitrate"} | (quality if codec.quality_beats_rate else set())),
+            ("rate", self.bitrate, {"b", "bitrate"} | ({"qp", *quality} if codec.quality_beats_rate else set())),
             ("quality", self.quality is not None, quality),
         ):
             if is_given and (found := sorted(replacing & further)):
                 raise ParameterError(f"a {name} and the further option {found[0]} were given", "remove one of them")
+        if codec.quality_beats_rate and not self.bitrate and (found := sorted({"b", "qp"} & {*self.extra})):
+            raise ParameterError(
+                f"the further option {found[0]} has no effect beside the quality that {codec.name} always gets",
+                "set bit rate or quality instead",
+            )
 
     @property
     def chosen_quality(self) -> float:

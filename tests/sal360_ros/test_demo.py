@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
+from sal360.errors import ParameterError
+from sal360_ros import demo as command
 from sal360_ros.demo import _report
 from tests.bag_writer import BagWriter
 from tests.child_signals import sigint_of_children
@@ -32,6 +35,18 @@ def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,  # Ctrl-C reaches a whole process group, which must not be that of the tests
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (["--topic", "/image"], "--topic was given without a bag; remove it"),
+        (["rtsp://127.0.0.1/x", "--rate", "30"], "--rate was given for a live stream, which has its own rate"),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments: list[str], refused: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(refused)):
+        command.main(arguments)
 
 
 def read_until(process: subprocess.Popen[str], part: str) -> None:

@@ -108,6 +108,7 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         ("libvpx-vp9", {"preset": "5"}, {"cpu-used": "8"}, "a preset and the further option cpu-used"),
         ("libx264", {"bitrate": 5_000_000}, {"b": "3M"}, "a rate and the further option b"),
         ("libx264", {"bitrate": 5_000_000}, {"crf": "30"}, "a rate and the further option crf"),
+        ("libx264", {"bitrate": 5_000_000}, {"qp": "30"}, "a rate and the further option qp"),
         ("libx265", {"quality": 20}, {"x265-params": "psy-rd=1:crf=30"}, "a quality and the further option crf"),
         ("h264_nvenc", {"quality": 20}, {"cq": "30"}, "a quality and the further option cq"),
     ],
@@ -117,7 +118,15 @@ def test_further_options_do_not_replace_what_was_asked_for(
 ) -> None:
     with pytest.raises(ParameterError, match=f"^{message} were given; remove one of them$"):
         EncoderSettings(CODECS[codec], **values, extra=extra)
-    EncoderSettings(CODECS[codec], extra=extra)
+    if not {"b", "qp"} & {*extra}:
+        EncoderSettings(CODECS[codec], extra=extra)
+
+
+@pytest.mark.parametrize(("codec", "option"), [("libx264", "b"), ("libx265", "qp"), ("libsvtav1", "b")])
+def test_further_options_that_the_encoder_ignores_are_refused(codec: str, option: str) -> None:
+    with pytest.raises(ParameterError, match=f"option {option} has no effect beside the quality .* set bit rate or"):
+        EncoderSettings(CODECS[codec], extra={option: "30"})
+    EncoderSettings(CODECS["libvpx-vp9"], extra={"b": "3M"})  # a quality below a rate
 
 
 def test_a_quality_below_a_rate_is_allowed_where_both_count() -> None:
