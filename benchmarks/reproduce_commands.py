@@ -56,6 +56,8 @@ LIMIT_S = 900.0
 STEPS_PER_EPOCH = 2  # of the 12 panoramas in batches of 6
 OUTLIVE_S = 120.0
 """Time in which the children of a command that was killed must have ended: a step, and its checkpoint."""
+SHORTEST_S = 0.1
+"""Time into a run at which it is disturbed at the latest if it always ended earlier."""
 LOSS_TOLERANCE = 0.01  # between numbers of processes, in the first step
 
 # --- the commands of the page ---
@@ -476,6 +478,11 @@ class Trials:
             delay_s = self._random.uniform(0, 0.5) * undisturbed.seconds
             disturbance = Disturbance(number, delay_s, partial(self._has_begun, place, self._starts(place)))
             ended = self._runner.run(words, disturbance)
+            while not disturbance.has_met_it and delay_s > SHORTEST_S:  # it was faster than the undisturbed run
+                self._remove(place)
+                delay_s /= 2
+                disturbance = Disturbance(number, delay_s, partial(self._has_begun, place, 0))
+                ended = self._runner.run(words, disturbance)
             story.append(f"{number.name} {delay_s:.1f} s into the run, left step {_step(self._folder / place)}")
             if number == signal.SIGTERM and count == 1:  # torchrun reports a signal by a traceback
                 disturbance.judge(ended)
@@ -507,6 +514,8 @@ class Disturbance:
 
     def __init__(self, number: signal.Signals, delay_s: float, has_begun: Callable[[], bool] = lambda: True) -> None:
         self._number, self._delay_s, self._has_begun = number, delay_s, has_begun
+        self.has_met_it = False
+        """Whether the command was still running when the signal was sent."""
         self.trouble = ""
         """What was wrong with the end of the command; "" if nothing was."""
 
@@ -518,6 +527,7 @@ class Disturbance:
             time.sleep(0.02)
         started = tree(pid)[1:]
         if _is_alive(pid):
+            self.has_met_it = True
             os.kill(pid, self._number)
         _, left = psutil.wait_procs(started, timeout=OUTLIVE_S)
         if left and not _is_alive(pid):
