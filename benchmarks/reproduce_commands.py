@@ -632,8 +632,8 @@ def main(argv: Any = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the copies and of the times (default: %(default)d)"
     )
-    arguments = parser.parse_args(argv)
     with clean_end():
+        arguments = parser.parse_args(argv)
         if arguments.folder:
             arguments.folder.mkdir(parents=True, exist_ok=True)
             return run(arguments, arguments.folder.resolve())

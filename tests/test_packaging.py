@@ -12,7 +12,7 @@ from pathlib import Path
 from catkin_pkg.package import parse_package
 
 import sal360
-from sal360.weights import bundled_model
+from sal360.weights import WEIGHTS, bundled_model
 
 
 def test_package_xml_is_a_valid_ament_python_package(repository: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_installation_has_the_files_that_launch_and_run_look_for(repository: 
     assert os.access(prefix / "bin" / "sal360", os.X_OK)
     package = site_packages / "sal360"
     assert {path.name for path in package.glob("weights/*.onnx")} == {
-        bundled_model(form).name for form in ("fp32", "int8")
+        bundled_model(form, weights).name for form in ("fp32", "int8") for weights in WEIGHTS
     }
     assert list(package.glob("samples/*.jpg"))
     assert (package / "include" / "sal360.h").is_file()
