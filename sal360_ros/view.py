@@ -34,7 +34,7 @@ class View(NamedTuple):
 
 
 class DescribedCamera:
-    """Makes the model of a camera from its parameters or its CameraInfo; keeps the last one.
+    """Makes the model of a camera from its parameters or its CameraInfo; keeps the last one and its layout.
 
     Args:
         info: returns the newest CameraInfo, or None; used if the parameters name its topic.
@@ -43,6 +43,7 @@ class DescribedCamera:
     def __init__(self, info: Callable[[], CameraInfo | None]) -> None:
         self._info = info
         self._kept: tuple[object, Camera] | None = None  # what it was made from
+        self._layout: SourceLayout | None = None
 
     def of(self, model: CameraModel, height: int, width: int) -> Camera:
         """The camera of frames of this size, the same object as long as nothing changes.
@@ -80,6 +81,13 @@ class DescribedCamera:
                 raise FrameError(error.found, error.remedy, reason="camera_mismatch") from None
         return kept[1]
 
+    def layout_of(self, camera: Camera) -> SourceLayout:
+        """The layout of a camera's frames, the same object as long as the camera is the same."""
+        layout = self._layout
+        if layout is None or layout.camera is not camera:
+            self._layout = layout = SourceLayout(camera)
+        return layout
+
 
 class CameraView:
     """Looks frames up for the network; keeps the tables of the last camera and levelling.
@@ -94,7 +102,6 @@ class CameraView:
     def __init__(self, height: int, width: int, info: Callable[[], CameraInfo | None]) -> None:
         self._height, self._width = height, width
         self._camera = DescribedCamera(info)
-        self._layout: SourceLayout | None = None  # of that camera
         self._lookup: tuple[object, Lookup] | None = None
 
     def see(self, frame: Pixels, height: int, width: int, model: CameraModel, rotation: Floats | None) -> View:
@@ -118,13 +125,7 @@ class CameraView:
         lookup = self._look_up(camera, rotation)
         if model.is_plain:
             return View(lookup(frame), lookup, None, EQUIRECTANGULAR)
-        return View(lookup(frame), lookup, camera, self._layout_of(camera))
-
-    def _layout_of(self, camera: Camera) -> SourceLayout:
-        layout = self._layout
-        if layout is None or layout.camera is not camera:
-            self._layout = layout = SourceLayout(camera)
-        return layout
+        return View(lookup(frame), lookup, camera, self._camera.layout_of(camera))
 
     def _look_up(self, camera: Camera, rotation: Floats | None) -> Lookup:
         key = (camera, b"" if rotation is None else rotation.tobytes())

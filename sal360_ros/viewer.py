@@ -20,13 +20,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from sal360.arrays import Density
-from sal360.cameras import Camera, EquirectangularCamera
-from sal360.cameras.equirectangular import ASPECT_TOLERANCE
+from sal360.cameras import Camera
+from sal360.cameras.equirectangular import ASPECT_TOLERANCE, is_plain
 from sal360.cameras.lookup import equirectangular_view
 from sal360.density import as_density
 from sal360.errors import DataError, FrameError
 from sal360.images import read_map
-from sal360.outputs.layout import SourceLayout
 from sal360.outputs.targets import TargetSelector, find_peaks
 from sal360.viewer.scene import MAX_WIDTH, Scene
 from sal360.viewer.server import Address, SeenView, ViewerServer
@@ -70,7 +69,6 @@ class SaliencyViewer(Node):
         self._info_topic = ""
         self._info_subscription: Any = None
         self._camera = DescribedCamera(lambda: self._info)
-        self._layout: SourceLayout | None = None
         self._frame_id = ""
         self._trouble = ""
         self._last_s, self._has_frames, self._has_maps = 0.0, False, False
@@ -240,10 +238,8 @@ class SaliencyViewer(Node):
         """
         topic = self.resolve_topic_name("saliency")
         density = as_density(read_map(message), topic)
-        if (self._grids.layout or self._values.saliency.layout) == "source" and not _is_whole(camera):
-            if self._layout is None or self._layout.camera is not camera:
-                self._layout = SourceLayout(camera)
-            return as_density(self._layout.equirectangular(density), topic)
+        if (self._grids.layout or self._values.saliency.layout) == "source" and not is_plain(camera):
+            return as_density(self._camera.layout_of(camera).equirectangular(density), topic)
         height, width = density.shape
         if abs(width - 2 * height) > ASPECT_TOLERANCE * 2 * height:
             raise DataError(
@@ -257,8 +253,3 @@ class SaliencyViewer(Node):
         x, y, z, w = view.quaternion
         header = Header(frame_id=self._frame_id, stamp=self.get_clock().now().to_msg())
         self._views.publish(QuaternionStamped(header=header, quaternion=Quaternion(x=x, y=y, z=z, w=w)))
-
-
-def _is_whole(camera: Camera) -> bool:
-    """Whether frames are whole equirectangular ones, so that maps have that layout in any case."""
-    return isinstance(camera, EquirectangularCamera) and camera.is_plain

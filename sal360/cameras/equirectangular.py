@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sal360.arrays import Floats, Mask
-from sal360.cameras.camera import Projection, in_frame
+from sal360.cameras.camera import Camera, Projection, in_frame
 from sal360.errors import FrameError, ParameterError
 from sal360.projection import polar
 from sal360.sphere import angles_to_vector
@@ -159,6 +159,11 @@ def read_gpano(content: bytes) -> GPano | None:
             return None
         values[name] = int(match[1])
     return GPano(**values)
+
+
+def is_plain(camera: Camera) -> bool:
+    """Whether the pixels of a camera's frames are those of `sal360.sphere`, so that nothing has to be looked up."""
+    return isinstance(camera, EquirectangularCamera) and camera.is_plain
 
 
 def check_frame(height: int, width: int) -> None:

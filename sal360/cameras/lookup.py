@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sal360.arrays import Density, Floats, Integers, Mask, Pixels
 from sal360.cameras.camera import Camera
-from sal360.cameras.equirectangular import EquirectangularCamera
+from sal360.cameras.equirectangular import is_plain
 from sal360.density import normalised
 from sal360.errors import FrameError
 from sal360.projection import Maps, remap_sphere, rotation_maps
@@ -64,7 +64,7 @@ class Lookup:
         self.height, self.width = height, width
         self.rotation = rotation
         self._back_maps: dict[tuple[int, int], Maps] = {}  # by the size of the density
-        self._is_plain = isinstance(camera, EquirectangularCamera) and camera.is_plain and rotation is None
+        self._is_plain = is_plain(camera) and rotation is None
         if self._is_plain:
             self.seen: NDArray[np.float32] = np.ones((height, width), np.float32)
             """(height, width) 0 to 1, in upright axes: the part of each pixel that has a picture."""
@@ -258,7 +258,7 @@ def equirectangular_view(camera: Camera, frame: Pixels, max_width: int = 1 << 14
     Raises:
         FrameError: the frame has another size than the camera's.
     """
-    if isinstance(camera, EquirectangularCamera) and camera.is_plain:
+    if is_plain(camera):
         height, width = frame.shape[:2]
         if width <= max_width:
             return frame

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sal360.arrays import Density, Pixels
 from sal360.cameras.camera import Camera
-from sal360.cameras.equirectangular import EquirectangularCamera
+from sal360.cameras.equirectangular import is_plain
 from sal360.cameras.lookup import resize_frame
 from sal360.cameras.settings import CameraSettings, kept_camera
 from sal360.encoding.video_encoder import check_size
@@ -121,7 +121,7 @@ class Foveation:
         height = self._height_px or camera.height
         self.size = height, max(2, round(camera.width * height / camera.height))
         check_size(*self.size, self._name)
-        self.is_equirectangular = isinstance(camera, EquirectangularCamera) and camera.is_plain
+        self.is_equirectangular = is_plain(camera)
         self.layout = EQUIRECTANGULAR if self.is_equirectangular else SourceLayout(camera)
         return QpOffset(*self.size, self._settings, self.layout)
 
