@@ -242,7 +242,7 @@ def _start_loader(_worker: int) -> None:
     signal.signal(_END, lambda *_: os._exit(0))
 
 
-@atexit.register  # after multiprocessing's own function, so it comes before that
+@atexit.register  # registered after multiprocessing's own function, so it runs first
 def _end_loaders() -> None:
     """End the loader processes that are left: multiprocessing would send the SIGTERM that they ignore, and wait."""
     for child in multiprocessing.active_children():
