@@ -84,8 +84,9 @@ class LoopConfig:
     """Seed of everything random: initial weights, order of the data, views, negatives."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto uses GPUs if there are any."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the network; weights, loss and optimiser stay in float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Precision of the network; weights, loss and optimiser stay in float32. auto: bf16 where the device computes it
+    faster, else fp32."""
     channels_last: bool = True
     """Store pictures and weights in the channels-last memory format, which speeds up convolutions."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
@@ -226,6 +227,22 @@ def _require_gpus(accelerator: str, count: int) -> None:
     raise SettingError({"loop.accelerator": accelerator}, expected, options=True)
 
 
+def settled_precision(
+    precision: Literal["auto", "fp32", "bf16"], accelerator: Literal["auto", "cpu", "cuda"]
+) -> Literal["fp32", "bf16"]:
+    """The precision that is meant by `LoopConfig.precision` on this machine.
+
+    auto is bf16 on GPUs from compute capability 8.0 on, and on CPUs with instructions for it (AMX, AVX-512 BF16, Arm's
+    BF16). Others convert every number, and are several times slower than with float32.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has = torch.cpu.get_capabilities()
+    return "bf16" if any(has.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")) else "fp32"
+
+
 def make_fabric(config: LoopConfig) -> Fabric:
     """Devices and precision of this process, alone or as one of those that torchrun started.
 
@@ -246,7 +263,7 @@ def make_fabric(config: LoopConfig) -> Fabric:
         devices=local,
         num_nodes=world // local,
         strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if settled_precision(config.precision, config.accelerator) == "bf16" else "32-true",
     )
     fabric.launch()
     # all processes draw the same numbers, so the saved state of the first one serves all of them on resuming

@@ -39,6 +39,7 @@ from training.config import option_names, read_config, require, require_at_least
 from training.curves import Curve, read_curves
 from training.data.loader import steps_per_epoch
 from training.data.panoramas import PanoramaConfig, open_panoramas
+from training.loop import settled_precision
 from training.models.contrastive import AttentionName
 from training.processes import end_with_parent
 
@@ -72,8 +73,9 @@ class ReproduceConfig:
     """Panoramas per step."""
     accumulate: int = 1
     """Number of parts into which a batch is split, to save memory."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Precision of the network; weights, loss and optimiser stay in float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the network; weights, loss and optimiser stay in float32. auto: bf16 where the device computes it
+    faster, else fp32."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto uses a GPU if there is one."""
     workers: int = 4
@@ -432,6 +434,7 @@ def reproduce(config: ReproduceConfig) -> int:
     """
     output = Path(config.output)
     check_folder_is_writable(output)
+    config = replace(config, precision=settled_precision(config.precision, config.accelerator))
     if not config.data.cache:
         config = replace(config, data=replace(config.data, cache=str(output / "cache")))
     count = len(open_panoramas(config.data))

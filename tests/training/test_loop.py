@@ -24,7 +24,7 @@ from tests.child_signals import sigint_of_children
 from training import checkpoint, loop, trained_models
 from training.curves import Curves, read_curves, write_summary
 from training.data.loader import StepSampler, load, steps_per_epoch
-from training.loop import LoopConfig, Task, make_fabric, starting_point, train
+from training.loop import LoopConfig, Task, make_fabric, settled_precision, starting_point, train
 from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
 
 SAMPLES = 12
@@ -852,3 +852,34 @@ def test_a_full_disk_under_the_curves_prints_no_traceback(
         write()
     assert "Traceback" not in capfd.readouterr().err
     assert threading.excepthook is threading.__excepthook__
+
+
+@pytest.mark.parametrize("instructions", ["amx_bf16", "avx512_bf16", "bf16"])
+def test_automatic_precision_is_bf16_on_a_cpu_with_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, instructions: str
+) -> None:
+    names = dict.fromkeys(("avx2", "amx_bf16", "avx512_bf16"), False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: names | {instructions: True})
+    assert settled_precision("auto", "cpu") == "bf16"
+    assert settled_precision("fp32", "cpu") == "fp32"
+
+
+def test_automatic_precision_is_fp32_on_a_cpu_that_would_convert_every_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_f": True, "avx512_bf16": False})
+    assert settled_precision("auto", "cpu") == "fp32"
+    assert settled_precision("bf16", "cpu") == "bf16"
+    config = settings(tmp_path, precision="auto", steps=2)
+    assert make_fabric(config).strategy.precision.precision == "32-true"
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_automatic_precision_on_a_gpu_is_bf16_only_where_it_is_not_emulated(
+    monkeypatch: pytest.MonkeyPatch, native: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": not native})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert settled_precision("auto", "auto") == settled_precision("auto", "cuda") == expected
+    assert settled_precision("auto", "cpu") == ("fp32" if native else "bf16")
