@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sal360.errors import ModelError
+from sal360.weights import WEIGHTS
 
 METADATA_KEY = "sal360_spec"
 SPEC_VERSION = 1
@@ -200,7 +201,8 @@ def load_onnx(path: str | Path) -> Any:
 
 def no_model_file(path: Path) -> ModelError:
     """The error of a path that is not of a file."""
-    return ModelError(f"there is no model file {path}", "check the path; without a model, the bundled one is used")
+    bundled = " or ".join(WEIGHTS)
+    return ModelError(f"there is no model file {path}", f"check the path, or name a bundled model: {bundled}")
 
 
 def spec_of(model: Any, source: str) -> ModelSpec:

@@ -189,7 +189,10 @@ def test_a_command_that_is_stopped_leaves_no_unfinished_files(tmp_path, tiny_mod
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--model", "none.onnx"], "there is no model file none.onnx"),
+        (
+            ["--model", "permisive"],
+            "there is no model file permisive; check the path, or name a bundled model: all or permissive",
+        ),
         (["--threads", "-3"], "threads is -3"),
         (["--prior-strength", "-1"], "prior_strength is -1"),
         (["--front-strength", "5"], "argument --front-strength: 5 is not a value from 0 to 4"),
