@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -278,6 +278,40 @@ PAPER = {
 """The supplementary's figures for attention: γ after 250 epochs (of which encoder is not stated), Table 2, Figure 4."""
 
 
+class Claim(NamedTuple):
+    """What the supplementary says of the encoders with attention, as a row of `CLAIMS`."""
+
+    text: str
+    figure: Literal["gamma", "correlation", "change"]
+    """What it is about; of `change`, the mean over the layers."""
+    encoders: tuple[PaperEncoder, ...]
+    """Encoders that it takes."""
+    holds: Callable[..., bool]
+    """Whether it does, from the mean figure of each of them over the seeds."""
+
+
+CLAIMS = (
+    Claim("γ of ResNet50 reaches 8.0", "gamma", ("resnet50",), lambda resnet50: abs(resnet50) >= 8),
+    Claim("γ of VGG16 reaches 8.0", "gamma", ("vgg16",), lambda vgg16: abs(vgg16) >= 8),
+    Claim(
+        "the channels of ResNet50's latent correlate less than VGG16's",
+        *("correlation", ("resnet50", "vgg16")),
+        lambda resnet50, vgg16: resnet50 < vgg16,
+    ),
+    Claim(
+        "ResNet50's layers change by more than 2 on average after the early epoch",
+        *("change", ("resnet50",)),
+        lambda resnet50: resnet50 > 2,
+    ),
+    Claim(
+        "VGG16's layers change less than ResNet50's after the early epoch",
+        *("change", ("resnet50", "vgg16")),
+        lambda resnet50, vgg16: vgg16 < resnet50,
+    ),
+)
+"""The claims that the page judges."""
+
+
 def page(config: ReproduceConfig, count: int, found: Sequence[Findings], compared: dict[str, list[float]]) -> str:
     """The page, as Markdown: means over the seeds, with the sample standard deviation where there are several."""
     groups: dict[tuple[str, str], list[Findings]] = {(each.encoder, each.attention): [] for each in found}
@@ -306,7 +340,7 @@ def page(config: ReproduceConfig, count: int, found: Sequence[Findings], compare
     for (encoder, attention), runs in groups.items():
         shares = [_spread([each.retrieval[way] for each in runs]) for way in ("local", "guided", "global")]
         lines.append(f"| {encoder}, {attention} | {' | '.join(shares)} |")
-    lines += ["", *_remarks(config, found, compared)]
+    lines += ["", *_judged_claims(config, found), *_remarks(config, found, compared)]
     return "\n".join(lines) + "\n"
 
 
@@ -329,6 +363,30 @@ def _row(encoder: str, attention: str, runs: Sequence[Findings]) -> str:
         _spread([each.loss for each in runs]),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _judged_claims(config: ReproduceConfig, found: Sequence[Findings]) -> list[str]:
+    """A table of the claims about the encoders whose runs have got far enough, and whether they come out."""
+    rows = []
+    for claim in CLAIMS:
+        means = {encoder: _mean(found, encoder, claim.figure) for encoder in claim.encoders}
+        values = [value for value in means.values() if value is not None]
+        if len(values) == len(means):
+            here = ", ".join(f"{encoder} {value:.3f}" for encoder, value in means.items())
+            rows.append(f"| {claim.text} | {here} | {'yes' if claim.holds(*values) else 'no'} |")
+    if not rows:
+        return []
+    unfinished = any(each.epochs < config.epochs for each in found if each.attention == "self")
+    when = "so far; not all of these runs are finished" if unfinished else "at the end"
+    title = f"Claims of the paper about attention, and what came out {when}:"
+    return [title, "", "| claim | here | does it come out |", "|---|---|---|", *rows, ""]
+
+
+def _mean(found: Sequence[Findings], encoder: str, figure: str) -> float | None:
+    """The mean figure of the runs of an encoder with attention; None if none has it."""
+    values = [getattr(each, figure) for each in found if (each.encoder, each.attention) == (encoder, "self")]
+    known = [float(np.nanmean(value)) for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _remarks(config: ReproduceConfig, found: Sequence[Findings], compared: dict[str, list[float]]) -> list[str]:

@@ -105,6 +105,48 @@ def test_the_page_has_means_and_deviations_over_seeds(config: ReproduceConfig) -
     assert "the loss differs by 0.0500 on average and 0.1000 at most" in text
 
 
+@pytest.mark.parametrize(
+    ("figures", "rows"),
+    [
+        ({"resnet50": (-9.0, 0.1, [3.0, 2.0])}, {"γ of ResNet50": "yes", "ResNet50's layers": "yes"}),
+        (
+            {"resnet50": (0.5, 0.3, [1.0, float("nan")]), "vgg16": (8.0, 0.2, [1.25, 1.25])},
+            {
+                "γ of ResNet50": "no",
+                "γ of VGG16": "yes",
+                "the channels": "no",
+                "ResNet50's layers": "no",
+                "VGG16's layers": "no",
+            },
+        ),
+        ({"resnet50": (None, 0.1, None), "vgg16": (None, 0.3, None)}, {"the channels": "yes"}),
+    ],
+)
+def test_the_page_says_of_each_claim_whether_it_comes_out(
+    config: ReproduceConfig, figures: dict[str, tuple[float | None, float, list[float] | None]], rows: dict[str, str]
+) -> None:
+    retrieval = dict.fromkeys(("local", "guided", "global"), 0.5)
+    found = [
+        Findings(encoder, "self", 0, 3.0, gamma, correlation, retrieval, 4.0, change)
+        for encoder, (gamma, correlation, change) in figures.items()
+    ]
+    other = Findings("resnet50", "none", 0, 3.0, None, 0.9, retrieval, 4.0, [9.0])
+    lines = page(config, 4, [*found, other], {}).splitlines()
+    begin = lines.index("| claim | here | does it come out |") + 2
+    judged = itertools.takewhile(bool, lines[begin:])
+    assert [line.rpartition(" | ")[2] for line in judged] == [f"{answer} |" for answer in rows.values()]
+    for start in rows:
+        assert any(line.startswith(f"| {start}") for line in lines[begin:])
+    assert any("what came out at the end" in line for line in lines)
+
+
+def test_claims_are_not_judged_as_final_before_the_runs_are_finished(config: ReproduceConfig) -> None:
+    retrieval = dict.fromkeys(("local", "guided", "global"), 0.5)
+    text = page(config, 4, [Findings("resnet50", "self", 0, 2.0, 0.1, 0.1, retrieval, 4.0, None)], {})
+    assert "not all of these runs are finished" in text
+    assert "claim" not in page(config, 4, [Findings("vgg16", "none", 0, 3.0, None, 0.1, retrieval, 4.0, None)], {})
+
+
 WAITS = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); time.sleep(60)"
 
 
