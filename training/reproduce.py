@@ -237,6 +237,8 @@ class Findings:
     seed: int
     epochs: float
     """Passes over the panoramas that it has made."""
+    measured: float
+    """Passes after which correlation and retrieval were measured: a run that is stopped is not measured there."""
     gamma: float | None
     """γ of the attention, of its newest step."""
     correlation: float
@@ -262,6 +264,7 @@ def findings(run: Path, variant: Variant, per_epoch: int) -> Findings | None:
     return Findings(
         *variant,
         epochs=done / per_epoch,
+        measured=curves["latent/inter_map_correlation"][0][-1] / per_epoch,
         gamma=last.get("attention/gamma"),
         correlation=last["latent/inter_map_correlation"],
         retrieval={name: last[f"retrieval/{name}_top1"] for name in ("local", "guided", "global")},
@@ -356,7 +359,7 @@ def _row(encoder: str, attention: str, runs: Sequence[Findings]) -> str:
     cells = (
         f"{encoder}, {attention}",
         ", ".join(str(each.seed) for each in runs),
-        _range([each.epochs for each in runs]),
+        _epochs(runs),
         f"{_spread(gammas)}{paper['gamma']}" if gammas else "–",
         f"{_spread([each.correlation for each in runs])}{paper['correlation']}",
         change,
@@ -412,6 +415,12 @@ def _remarks(config: ReproduceConfig, found: Sequence[Findings], compared: dict[
 def _spread(values: Sequence[float]) -> str:
     mean = f"{np.mean(values):.3f}"
     return f"{mean} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else mean
+
+
+def _epochs(runs: Sequence[Findings]) -> str:
+    """The passes that runs have made, and those after which they were measured, if they were not at the end."""
+    made, measured = _range([each.epochs for each in runs]), _range([each.measured for each in runs])
+    return made if made == measured else f"{made}; correlation and retrieval at {measured}"
 
 
 def _range(values: Sequence[float]) -> str:

@@ -57,18 +57,20 @@ def test_the_runs_are_those_of_the_paper(config: ReproduceConfig, encoder: str, 
     assert settings.loop.resume == "auto"
 
 
+SMALL = ContrastiveConfig(encoder="compact", height=64)  # smaller files
+
+
 def small_run(run: Path, step: int, scale: float) -> None:
     """What training.pretrain leaves after `step` steps."""
     torch.manual_seed(0)
-    settings = ContrastiveConfig(encoder="compact", height=64)  # smaller files
-    model = ContrastiveModel(settings)
+    model = ContrastiveModel(SMALL)
     with torch.no_grad():
         for weights in model.encoder.parameters():
             weights.mul_(scale)
     with Curves(run, 0, enabled=True) as curves:
         values = {"loss": 5.0, "attention/gamma": 0.25, "latent/inter_map_correlation": 0.5}
         curves.write(step, values | {f"retrieval/{name}_top1": 0.75 for name in ("local", "guided", "global")})
-    save_checkpoint(run, step, model, "contrastive", settings, {}, keep=1)
+    save_checkpoint(run, step, model, "contrastive", SMALL, {}, keep=1)
 
 
 def test_runs_are_made_in_two_parts_kept_at_the_early_epoch_and_not_repeated(
@@ -99,7 +101,9 @@ def test_runs_are_made_in_two_parts_kept_at_the_early_epoch_and_not_repeated(
 
 def test_the_page_has_means_and_deviations_over_seeds(config: ReproduceConfig) -> None:
     retrieval = dict.fromkeys(("local", "guided", "global"), 0.5)
-    rows = [Findings("resnet50", "none", seed, 3.0, None, 0.1 + 0.1 * seed, retrieval, 4.0, None) for seed in (0, 1)]
+    rows = [
+        Findings("resnet50", "none", seed, 3.0, 3.0, None, 0.1 + 0.1 * seed, retrieval, 4.0, None) for seed in (0, 1)
+    ]
     text = page(config, 4, rows, {"fp32": [5.0, 4.0], "bf16": [5.1, 4.0]})
     assert "| resnet50, none | 0, 1 | 3 | – | 0.150 ± 0.071 | – | 4.000 ± 0.000 |" in text
     assert "the loss differs by 0.0500 on average and 0.1000 at most" in text
@@ -127,10 +131,10 @@ def test_the_page_says_of_each_claim_whether_it_comes_out(
 ) -> None:
     retrieval = dict.fromkeys(("local", "guided", "global"), 0.5)
     found = [
-        Findings(encoder, "self", 0, 3.0, gamma, correlation, retrieval, 4.0, change)
+        Findings(encoder, "self", 0, 3.0, 3.0, gamma, correlation, retrieval, 4.0, change)
         for encoder, (gamma, correlation, change) in figures.items()
     ]
-    other = Findings("resnet50", "none", 0, 3.0, None, 0.9, retrieval, 4.0, [9.0])
+    other = Findings("resnet50", "none", 0, 3.0, 3.0, None, 0.9, retrieval, 4.0, [9.0])
     lines = page(config, 4, [*found, other], {}).splitlines()
     begin = lines.index("| claim | here | does it come out |") + 2
     judged = itertools.takewhile(bool, lines[begin:])
@@ -142,9 +146,21 @@ def test_the_page_says_of_each_claim_whether_it_comes_out(
 
 def test_claims_are_not_judged_as_final_before_the_runs_are_finished(config: ReproduceConfig) -> None:
     retrieval = dict.fromkeys(("local", "guided", "global"), 0.5)
-    text = page(config, 4, [Findings("resnet50", "self", 0, 2.0, 0.1, 0.1, retrieval, 4.0, None)], {})
+    text = page(config, 4, [Findings("resnet50", "self", 0, 2.0, 2.0, 0.1, 0.1, retrieval, 4.0, None)], {})
     assert "not all of these runs are finished" in text
-    assert "claim" not in page(config, 4, [Findings("vgg16", "none", 0, 3.0, None, 0.1, retrieval, 4.0, None)], {})
+    assert "claim" not in page(config, 4, [Findings("vgg16", "none", 0, 3.0, 3.0, None, 0.1, retrieval, 4.0, None)], {})
+
+
+def test_a_run_that_was_stopped_says_when_its_figures_were_measured(config: ReproduceConfig) -> None:
+    run = Path(config.output) / "runs" / "resnet50_self_seed0"
+    small_run(run, 4, 1.0)
+    with Curves(run, 4, enabled=True) as curves:
+        curves.write(5, {"loss": 4.0, "attention/gamma": 0.5})
+    save_checkpoint(run, 6, ContrastiveModel(SMALL), "contrastive", SMALL, {}, keep=1)
+    found = module.findings(run, Variant("resnet50", "self", 0), 2)
+    assert found is not None
+    assert (found.epochs, found.measured, found.gamma) == (3.0, 2.0, 0.5)
+    assert "| resnet50, self | 0 | 3; correlation and retrieval at 2 | 0.500 (8.0) |" in page(config, 4, [found], {})
 
 
 WAITS = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); time.sleep(60)"
