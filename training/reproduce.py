@@ -515,7 +515,10 @@ def reproduce(config: ReproduceConfig) -> int:
         for variant in variants(config):
             train_variant(config, variant, per_epoch, supervisor)
     write_page(config, count, per_epoch, compared)
-    print(f"wrote {output / 'reproduction.md'}")
+    planned = variants(config)
+    finished = sum(steps_done(output / "runs" / each.name) >= config.epochs * per_epoch for each in planned)
+    continues = "; the same command continues with the others" if finished < len(planned) else ""
+    print(f"wrote {output / 'reproduction.md'}: {finished} of {len(planned)} runs are finished{continues}")
     return 128 + supervisor.signal if supervisor.signal else 0
 
 

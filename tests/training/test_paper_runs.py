@@ -74,7 +74,7 @@ def small_run(run: Path, step: int, scale: float) -> None:
 
 
 def test_runs_are_made_in_two_parts_kept_at_the_early_epoch_and_not_repeated(
-    config: ReproduceConfig, monkeypatch: pytest.MonkeyPatch
+    config: ReproduceConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[tuple[str, str]] = []
 
@@ -94,9 +94,12 @@ def test_runs_are_made_in_two_parts_kept_at_the_early_epoch_and_not_repeated(
     text = (Path(config.output) / "reproduction.md").read_text(encoding="utf-8")
     assert "| resnet50, self | 0 | 3 | 0.250 (8.0) | 0.500 (.107) | 2.000, 2.000 (more than 2 on average) |" in text
     assert "Not finished: resnet50_none_seed0 (1 epochs)" in text
+    said = "reproduction.md: 2 of 3 runs are finished; the same command continues with the others\n"
+    assert capsys.readouterr().out.endswith(said)
     del calls[:]
     reproduce(config)
     assert ("resnet50_self_seed0", "3") not in calls
+    assert capsys.readouterr().out.endswith("reproduction.md: 3 of 3 runs are finished\n")
 
 
 def test_the_page_has_means_and_deviations_over_seeds(config: ReproduceConfig) -> None:
