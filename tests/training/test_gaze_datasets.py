@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import types
+from collections import OrderedDict
 
 import av
 import cv2
@@ -162,7 +163,20 @@ IRREGULAR_SCANPATHS = [
     ("0,0.5,0.5,0\n0,0.2,0.5,300\n", [(0.5, 0.5), (0.2, 0.5)], [0, 1], "without a header row: 1"),
     (f"{HEADER}0,0.5,0.5,9\n1,0.2,0.5,3\n", [(0.5, 0.5), (0.2, 0.5)], [0, 0], "start before the one before: 1"),
 ]
-IDS = ["rounding", "nan", "cut first", "cut second", "no header", "clock"]
+IRREGULAR_SCANPATHS += [
+    ("0,5e-1,0.5,0\n1,0.2,0.5,9\n", [(0.5, 0.5), (0.2, 0.5)], [0, 0], "without a header row: 1"),
+    ("0,nan,0.5,0\n1,0.2,0.5,9\n", [(0.2, 0.5)], [0], "no numbers, left out: 1"),
+    (f"{HEADER}0,0.5,0.5,0\n0,,,0\n1,0.2,0.5,9\n", [(0.5, 0.5), (0.2, 0.5)], [0, 1], "no numbers, left out: 1"),
+    (f"{HEADER}0,0.5,0.5,0\n1,0.2,0.5,NA\n", [(0.5, 0.5), (0.2, 0.5)], [0, 0], "without a start time: 1"),
+    (f"{HEADER}0,0.5,0.5,0\n1,0.2,0.5,9\n1,0.2,0.5,9\n", [(0.5, 0.5), (0.2, 0.5)], [0, 0], "come twice, left out: 1"),
+    (f"{HEADER}0,0.5,0.5,9\n3,0.2,0.5,3\n", [(0.5, 0.5), (0.2, 0.5)], [0, 1], "people whose scanpath has no begin"),
+    (f"{HEADER}0,0.5,0.5,0\n3,0.2,0.5,9\n", [(0.5, 0.5), (0.2, 0.5)], [0, 0], "missing between others: 2"),
+    (f"{HEADER}0,0.5,0.5,0\n{HEADER}0,0.2,0.5,9\n", [(0.5, 0.5), (0.2, 0.5)], [0, 1], "come again, left out: 1"),
+]
+IDS = [
+    *("rounding", "nan", "cut first", "cut second", "no header", "clock"),
+    *("exponent first", "nan first", "empty first of a person", "no time", "twice", "cut later", "gap", "headers"),
+]
 
 
 @pytest.mark.parametrize(("text", "positions", "observer", "counted"), IRREGULAR_SCANPATHS, ids=IDS)
@@ -180,11 +194,82 @@ def test_irregular_scanpaths_are_used_and_counted_or_refused(salient360_root, te
         Salient360(salient360_root, "train", strict=True)[0]
 
 
-@pytest.mark.parametrize("row", ["0;0,5;0,5;0", "0\t0,5\t0,5\t0"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        *("0;0,5;0,5;0", "0\t0,5\t0,5\t0", "0 0.5 0.5 0", "0  0,5  0,5  0", '0,"0,5","0,5",0', '"0";"0,5";"0,5";"0"'),
+        *(
+            "0,0.5,0.5,0;",
+            "0,\t0.5,\t0.5,\t0",
+            "0;0,5;0,5;0;",
+            "0,0.5,0.5,0,",
+            " 0 , 5e-1 , .5 , 0 ",
+            "0,0.5,0.5,0,200",
+            "0,0.5,0.5,0\n,,,",
+        ),
+    ],
+)
 def test_decimal_commas_are_read_wherever_they_are(salient360_root, row):
     (salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt").write_text(f"{HEADER}{row}\n1,0.25,0.5,300\n")
     record = Salient360(salient360_root, "train", strict=True)[0]
     np.testing.assert_allclose(record.fixations, directions_of_positions([0.5, 0.25], [0.5, 0.5]), atol=1e-12)
+
+
+def test_columns_of_a_scanpath_are_found_by_their_names(salient360_root):
+    path = salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt"
+    path.write_text(",Idx,latitude,longitude,start timestamp\n0,0,0.25,0.5,9\n1,1,0.5,0.125,300\n")
+    fixations, observer, time_s = salient360.read_scanpaths(path)
+    np.testing.assert_allclose(fixations, directions_of_positions([0.5, 0.125], [0.25, 0.5]), atol=1e-12)
+    assert observer.tolist() == [0, 0]
+    assert time_s == pytest.approx([0.009, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("row", "found"), [("0,0,0,0,5,0", "malformed"), ("-1,0.5,0.5,0", "index -1"), ("0.5,0.5,0.5,0", "index 0.5")]
+)
+def test_rows_that_may_mean_something_else_are_refused(salient360_root, row, found):
+    path = salient360_root / "HE/Scanpaths/R/HEscanpath_1.txt"
+    path.write_text(f"{HEADER}{row}\n")
+    with pytest.raises(DataError, match=rf"line 2 of .* {found}"):
+        salient360.read_scanpaths(path)
+
+
+def test_check_names_every_file_that_training_would_refuse_or_leave_out(salient360_root, sitzmann_root):
+    maps = salient360_root / "HE/SalMaps"
+    (maps / "HEsalmap_98_2048x1024_32b.bin").write_bytes(bytes(4 * 2048 * 1024))
+    (maps / "HEsalmap_75_2048x1024_32b.bin").rename(maps / "HEsalmap_75_1024x2048_32b.bin")
+    (maps / "HEsalmap_1_2048x1024_32b.bin").rename(maps / "HESALMAP_1_2048X1024_32B.BIN")
+    (salient360_root / "Stimuli/P1_64x32.jpg").unlink()
+    write_picture(salient360_root / "Stimuli/P98_64x32.jpg")
+    write_picture(salient360_root / "Copies/P98_64x32.jpg")
+    (salient360_root / "HE/Scanpaths/L").rename(salient360_root / "HE/Scanpaths/left")
+    cv2.imwrite(str(salient360_root / "Stimuli/P75_64x32.jpg"), np.zeros((64, 64, 3), np.uint8))
+    report = salient360.inventory(salient360_root).report()
+    for each in (
+        "HEsalmap_98_2048x1024_32b.bin is zero everywhere",
+        "HEsalmap_75_1024x2048_32b.bin is 1024 x 2048",
+        "P1 has a map or scanpaths, but no picture",
+        "are both 98",
+        "P75_64x32.jpg is 64 x 64",
+        "HE scanpaths L: 3 of 85",
+        "HE saliency maps: 3 of 85",
+    ):
+        assert each in report
+    (sitzmann_root / "rotated/cubemap_0001.png").unlink()
+    (sitzmann_root / "data/seated_vr").rename(sitzmann_root / "data/sitting")
+    report = sitzmann.inventory(sitzmann_root).report()
+    assert "cubemap_0001 has runs vr, but no picture" in report
+    assert "runs in other folders than vr, seated_vr, browser, left out: 2" in report
+
+
+def test_maps_without_a_picture_are_counted_and_those_without_pixels_refused(salient360_root):
+    (salient360_root / "Stimuli/P98_64x32.jpg").unlink()
+    assert Salient360(salient360_root, "validation").left_out == "maps without a picture: 1"
+    assert Salient360(salient360_root, "train").left_out == ""
+    path = salient360_root / "HEsalmap_2_0x0_32b.bin"
+    path.touch()
+    with pytest.raises(DataError, match="no size in its name"):
+        read_density(path)
 
 
 def test_maps_of_the_head_and_scanpaths_of_the_left_eye_are_options(salient360_root):
@@ -291,6 +376,34 @@ def test_irregular_runs_are_used_and_counted_or_refused(sitzmann_root):
         assert each in counted
     with pytest.raises(DataError, match=r"cubemap_0000\.pck has positions beyond"):
         Sitzmann(sitzmann_root, strict=True)[0]
+
+
+def test_times_that_are_lost_are_nan_and_runs_without_a_fixation_are_counted(sitzmann_root):
+    path = sitzmann_root / "data/vr/cubemap_0000.pck"
+    lost, dates, none = (sitzmann_run([[0.25, 0.5], [0.5, 0.5]], repeats=1) for _ in range(3))
+    lost["timestamp"] = np.array([7.0, np.inf])
+    dates["timestamp"] = np.array(["2017-01-01T00:00:00", "2017-01-01T00:00:02"], "M8[ns]")
+    none["timestamp"] = None
+    write_runs(path, [lost, dates, none, sitzmann_run([[0, 0]]), {**lost, "gaze_fixations": None}])
+    irregular = sitzmann.Irregular()
+    fixations, observer, time_s = read_runs(path, irregular)
+    assert observer.tolist() == [0, 0, 1, 1, 2, 2]
+    assert time_s.tolist() == pytest.approx([0, np.nan, 0, 2, np.nan, np.nan], nan_ok=True)
+    assert np.isfinite(fixations).all()
+    for each in ("samples without a time: 1", "without fixations, left out: 2", "a time for each sample: 1"):
+        assert each in str(irregular)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize("container", [list, tuple, lambda runs: np.array([*runs, None], object)[:-1]])
+def test_runs_are_read_in_every_protocol_and_container(tmp_path, protocol, container):
+    path = tmp_path / "VR" / "sub" / "CUBEMAP_0000.PKL"
+    path.parent.mkdir(parents=True)
+    runs = [OrderedDict(sitzmann_run([[0.5, 0.5]])), sitzmann_run([[np.float32(0.25), 0.5]])]
+    path.write_bytes(pickle.dumps({"data": container(runs)}, protocol=protocol))
+    np.testing.assert_allclose(read_runs(path)[0], directions_of_positions([0.5, 0.25], [0.5, 0.5]), atol=1e-12)
+    write_picture(tmp_path / "cubemap_0000.png")
+    assert Sitzmann(tmp_path, panorama_height=32).names == ("cubemap_0000",)
 
 
 def test_runs_in_a_table_of_pandas_are_read_without_its_code(tmp_path, monkeypatch):
@@ -448,6 +561,70 @@ def test_frames_and_samples_that_the_eye_tracker_lost_are_left_out_and_counted(v
     config = GazeConfig(str(vr_eyetracking_root), dataset="vr_eyetracking", frame_step=3, strict=True)
     with pytest.raises(DataError, match=r"training part, has irregular data .frames without gaze: 1, lost samples: 3"):
         open_gaze(config, 32)
+
+
+def gaze_lines(*samples):
+    return "".join(f"frame,{frame},forward,0.5,0.5,eye,{x},{y}\n" for frame, x, y in samples)
+
+
+@pytest.mark.parametrize(
+    ("text", "frames", "x", "counted"),
+    [
+        (gaze_lines((-1, 0.1, 0.5), (0, 0.1, 0.5), (1, 0.25, 0.5)), [1], [0.25], "before the first frame of the video"),
+        (gaze_lines((3, "nan", "nan"), (3, 0.25, 0.5), (3, 0.5, 0.5)), [3], [0.25], "came before, left out: 2"),
+        (gaze_lines((3, "", ""), (4, 0.25, 0.5)), [3, 4], [np.nan, 0.25], ""),
+        (gaze_lines((3, "inf", 0.5), (4, 0.25, 0.5)), [3, 4], [np.nan, 0.25], ""),
+        ("frame,number,forward,x,y,eye,x,y\r\n" + gaze_lines((3, 0.25, 0.5)), [3], [0.25], "header row: 1"),
+        ("frame 3 forward 0.5 0.5 eye 0.25 0.5 \n", [3], [0.25], ""),
+        (gaze_lines((3, 0.25, 0.5)).encode("utf-16-le").decode("latin-1"), [3], [0.25], ""),
+    ],
+)
+def test_files_of_gaze_are_used_as_far_as_possible(tmp_path, text, frames, x, counted):
+    path = tmp_path / "001.txt"
+    path.write_text(text, encoding="latin-1")
+    irregular = vr_eyetracking.Irregular()
+    found, directions = vr_eyetracking.read_gaze(path, irregular)
+    assert found.tolist() == frames
+    y = np.where(np.isnan(x), np.nan, 0.5)
+    np.testing.assert_allclose(directions, directions_of_positions(x, y), atol=1e-12)
+    assert counted in str(irregular)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["frame,1,forward,0.5,0.5,eye,0,1,0,5\n", "frame,1,eye,0.25,0.5,forward,0.5,0.5\n", gaze_lines((0, 0.5, 0.5))],
+)
+def test_lines_of_gaze_that_may_mean_something_else_are_refused(tmp_path, text):
+    path = tmp_path / "001.txt"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"line 1 of .*001\.txt"):
+        vr_eyetracking.read_gaze(path)
+
+
+def test_check_names_what_the_split_sheet_and_the_folders_of_people_leave_out(vr_eyetracking_root):
+    root = vr_eyetracking_root
+    (root / "Gaze_txt_files/p007").rename(root / "Gaze_txt_files/P7")
+    (root / "Gaze_txt_files/p001").rename(root / "Gaze_txt_files/somebody")
+    path = root / "Gaze_txt_files/P7/004._2017-10-13-10-28_ori_0.txt"
+    path.write_text(gaze_lines(*((frame, 0.5, 0.5) for frame in range(1, 7))))  # half of the 12 frames
+    data = VrEyeTracking(root, "train", frame_step=3)
+    assert data.names == ("004/3", "004/6")
+    assert data[0].observer.tolist() == [7]
+    assert "frames without gaze: 2" in data.left_out
+    write_sheet(root / "train_test_set.xlsx", {"Train_set": [4], "test_set ": ["017._2017-10.mp4", "12,0"]})
+    report = vr_eyetracking.inventory(root).report()
+    for each in (
+        "video 017 of the split sheet is missing",
+        "video 012 of the split sheet is missing",
+        "videos that the split sheet does not list, left out: 1 (first: 210)",
+        "files outside the folders of people (p001, p002, …), left out: 2",
+        "frames without gaze, left out: 6",
+    ):
+        assert each in report
+    write_sheet(root / "train_test_set.xlsx", {"train_set": [4, 210], "test_set": [210]})
+    assert "videos in both splits: 210" in vr_eyetracking.inventory(root).report()
+    with pytest.raises(DataError, match="videos in both splits: 210"):
+        VrEyeTracking(root, "train")
 
 
 def test_irregular_gaze_of_videos_is_used_and_counted_or_refused(vr_eyetracking_root, monkeypatch, capsys):
@@ -670,6 +847,7 @@ def test_the_table_of_data_sets_is_what_the_settings_offer():
     "text",
     [
         "\ufeff" + HEADER + "\n0,0.5,0.5,0\n\n1,0.25,0.0,300\n",
+        "sep=,\r\n" + HEADER + "0,0.5,0.5,0\r\n1,0.25,0.0,300\r\n,,,\r\n",
         HEADER.replace(",", ";") + "0;0,5;0,5;0\n1;0,25;0,0;300\n",
     ],
 )

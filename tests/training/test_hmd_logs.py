@@ -220,3 +220,83 @@ def test_the_command_writes_scanpaths_and_a_picture(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["hmd_logs", *options, "--strict", "true"])
     assert one_line_errors(hmd_logs.main) == 2
     assert "a.csv has samples that the tracker lost" in capsys.readouterr().err
+
+
+def test_gaze_that_was_lost_for_long_is_not_a_fixation(tmp_path, monkeypatch, capsys):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    header, rows = rows_of(log)
+    for row in rows[65:175]:  # almost all of the second and third target
+        row[5:8] = ["0.1", "0.2", "0.9"]
+        row[9] = "False"  # the right eye; what stands there is old
+    for row in rows[20:30]:
+        row[5:8] = [""] * 3  # a blink is bridged
+    write_rows(log, header, rows)
+    time_s, directions = read_hmd_log(log)
+    lost = np.isnan(directions).any(axis=1)
+    assert 0.8 < lost.mean() * time_s[-1] < 1.0
+    found = detect_fixations(time_s, directions)
+    expected = directions_of_positions(*TARGETS[[0, 3]].T)
+    assert np.degrees(angular_distance(found.directions, expected)).max() < 0.5
+    monkeypatch.setattr(sys, "argv", ["hmd_logs", "--logs", f"[{log}]", "--output", str(tmp_path / "out")])
+    assert one_line_errors(hmd_logs.main) == 0
+    assert "gaps of more than 0.5 s, left out: 1" in capsys.readouterr().out
+    assert read_hmd_log(log, eye="right")[0].shape == time_s.shape
+
+
+def test_a_log_of_the_other_eye_alone_says_so(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=True)
+    log.write_text(log.read_text().replace("rightGazeDir", "leftGazeDir"))
+    with pytest.raises(DataError, match=r"log\.csv has the left eye alone; choose it with --eye left"):
+        read_hmd_log(log)
+    assert len(detect_fixations(*read_hmd_log(log, eye="left")).start_s) == 4
+
+
+def test_a_clock_that_leaps_repeats_or_steps_back_costs_as_few_samples_as_possible(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    expected = read_hmd_log(log)[1]
+    header, rows = rows_of(log)
+    first, *stamps = [int(row[0]) for row in rows]
+    rows[100][0] = str(10**15)  # would be a recording of years
+    write_rows(log, header, [*rows[:150], rows[149], *rows[150:]])
+    irregular = hmd_logs.Irregular()
+    found = read_hmd_log(log, irregular=irregular)[1]
+    assert np.degrees(angular_distance(found, expected)).max() < 1
+    assert "at the time of another one, left out: 1" in str(irregular)
+    assert "clock steps back, left out: 1" in str(irregular)
+    rows[100][0] = str(stamps[99])
+    rows[-1][0] = str(10**15)
+    write_rows(log, header, rows)
+    with pytest.raises(DataError, match=r"the timestamps of .*log\.csv jump"):
+        read_hmd_log(log)
+    rows[-1][0] = str(stamps[-1])
+    slow = [[str(first + 16_000 * (i // 2)), *row[1:]] for i, row in enumerate(rows)]  # each stamp twice
+    write_rows(log, header, slow)
+    assert len(detect_fixations(*read_hmd_log(log)).start_s) == 4
+
+
+def test_decimal_commas_between_commas_are_refused(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    header, *rows = log.read_text().splitlines()
+    log.write_text(header + "\n" + "\n".join(row.replace(".", ",") for row in rows) + "\n")
+    with pytest.raises(DataError, match=r"line 2 of .*log\.csv is malformed"):
+        read_hmd_log(log)
+
+
+def test_head_angles_that_may_be_radians_are_counted(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=True)
+    header, rows = rows_of(log)
+    for row in rows:
+        row[2:5] = [str(np.radians(float(each))) for each in row[2:5]]
+    write_rows(log, header, rows)
+    irregular = hmd_logs.Irregular()
+    read_hmd_log(log, irregular=irregular)
+    assert "may be radians" in str(irregular)
+
+
+def test_a_log_that_is_too_short_is_named(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    header, rows = rows_of(log)
+    for count in (1, 10):
+        write_rows(log, header, rows[:count])
+        with pytest.raises(DataError, match=r"log\.csv has [16] valid samples; expected at least 9"):
+            read_hmd_log(log)

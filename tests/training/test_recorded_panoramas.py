@@ -168,6 +168,7 @@ def test_viewings_may_have_several_numbers(write: Write) -> None:
     [
         ({}, "neither maps nor gaze"),
         (GAZE | {"lat_rad": np.array([0.0, 2.0, 0.0])}, r"row 1 .* latitude 2"),
+        (GAZE | {"t_s": np.array([0.0, np.inf, np.nan])}, "row 1 .* infinite time"),
         (GAZE | {"lon_rad": np.array([0.0, np.nan, 0.0])}, r"row 1 .* longitude nan"),
         (GAZE | {"image": np.array([0, 2, 0])}, "panoramas without a name"),
         (GAZE | {"observer": np.array([1])}, "incomplete gaze"),

@@ -1,7 +1,7 @@
 """Check whether a copy of a gaze data set is complete: python -m training.data.check DATASET ROOT.
 
-Counts the files, pairs them by identity, and looks at each: pictures and maps for their end or size, scanpaths and
-runs for their values. What is irregular, but can be used, is counted. Exit status 0: complete; 1: not complete, or
+Counts the files, pairs them by identity, and looks at each: pictures for their end and shape, maps, scanpaths and runs
+for their values. What is irregular, but can be used, is counted. Exit status 0: complete; 1: not complete, or
 irregular with --strict; 2: there is no such folder.
 """
 

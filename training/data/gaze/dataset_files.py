@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -34,11 +35,20 @@ def require_folder(root: str | Path) -> Path:
 
 
 def files_by_identity(
-    root: Path, pattern: re.Pattern[str], identity: Callable[[re.Match[str], Path], Identity]
+    root: Path,
+    pattern: re.Pattern[str],
+    identity: Callable[[re.Match[str], Path], Identity],
+    problems: list[str] | None = None,
 ) -> dict[Identity, Path]:
     """All files below `root` whose whole name matches, by the identity that `identity` derives from match and path.
 
     Hidden files and folders are left out.
+
+    Args:
+        root: the folder.
+        pattern: of the names.
+        identity: what a file is about.
+        problems: gets a line for each file that has the identity of another one; None: that is an error.
 
     Raises:
         DataError: two files have the same identity.
@@ -49,9 +59,12 @@ def files_by_identity(
         if match is None or not path.is_file() or any(map(is_hidden, path.relative_to(root).parts)):
             continue
         key = identity(match, path)
-        if key in found:
-            raise DataError(f"{found[key]} and {path} are both {key}", "remove one of them")
-        found[key] = path
+        first = found.setdefault(key, path)
+        both = f"{first} and {path} are both {key}"
+        if first is not path and problems is None:
+            raise DataError(both, "remove one of them")
+        if first is not path and problems is not None:
+            problems.append(both)
     return found
 
 
@@ -132,37 +145,110 @@ class Lines(NamedTuple):
         """Those after the first `count`."""
         return Lines(self.numbers[count:], self.texts[count:])
 
+    def without(self, text: str) -> Lines:
+        """Those that are not `text`."""
+        kept = [each != text for each in self.texts]
+        return Lines(list(compress(self.numbers, kept)), list(compress(self.texts, kept)))
+
 
 def read_lines(path: Path) -> Lines:
-    """The non-empty lines of a table, as data sets publish or spreadsheets save it: UTF-8 or UTF-16, with commas, or
-    with semicolons or tabs and decimal commas, which only some of the lines may have."""
+    """The non-empty lines of a table, as data sets publish or spreadsheets save it: UTF-8 or UTF-16, columns separated
+    by commas, or by semicolons, tabs or spaces with decimal commas, which only some of the lines may have; cells may
+    be in quotation marks. A line of separators alone is empty."""
     content = path.read_bytes()
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    lines = [(number, line) for number, line in enumerate(content.decode(encoding, "replace").splitlines(), 1)]
-    lines = [(number, _with_commas(line)) for number, line in lines if line.strip()]
-    return Lines([number for number, _ in lines], [line for _, line in lines])
+    lines = enumerate(content.decode(_encoding(content), "replace").splitlines(), 1)
+    filled = [(number, _with_commas(line)) for number, line in lines if line.strip(_BETWEEN)]
+    if filled and filled[0][1].lower().startswith("sep="):  # tells a spreadsheet the separator
+        del filled[0]
+    return Lines([number for number, _ in filled], [line for _, line in filled])
+
+
+def _encoding(content: bytes) -> str:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if 0 in content[:2]:  # half of a character of UTF-16 without a byte order mark
+        return "utf-16-be" if content[0] == 0 else "utf-16-le"
+    return "utf-8-sig"
+
+
+_BETWEEN = ' ,;"\t\v\f\u00a0'
+_RARE = re.compile(r'[;"\s]')
+_QUOTED = re.compile(r'"([^"]*)"')
+_SPACE_AFTER_COMMA = re.compile(r",\s+")
+_SPACED = re.compile(r"[^,\s]+(,\d+)?(\s+[^,\s]+(,\d+)?)+")
 
 
 def _with_commas(line: str) -> str:
-    separator = ";" if ";" in line else "\t" if "\t" in line.strip() else ","
-    return line if separator == "," else line.replace(",", ".").replace(separator, ",")
+    if "," in line and not _RARE.search(line):
+        return line
+    line = _QUOTED.sub(lambda cell: cell[1].replace(",", "."), line)
+    inner = line.strip("; \t")  # separators at the end of a line may be others than those between its columns
+    if ";" in inner:
+        return line.replace(",", ".").replace(";", ",")
+    if "\t" in _SPACE_AFTER_COMMA.sub(",", inner):
+        return line.strip(" ").replace(",", ".").replace("\t", ",")
+    if _SPACED.fullmatch(inner):
+        return ",".join(cell.replace(",", ".") for cell in inner.split())
+    return inner
 
 
-def read_numbers(path: Path, lines: Lines, columns: Sequence[int], expected: str) -> Floats:
-    """The numbers in some columns, from 0, of lines of a table: (n, len(columns)).
+def is_header(line: str) -> bool:
+    """Whether no cell of a line of a table is a number."""
+    return not any(map(_is_number, line.split(",")))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+_NO_NUMBER = {"", "-", "na", "n/a", "#n/a", "null", "none", "-nan", "nan(ind)", "-nan(ind)", "1.#qnan", "-1.#ind"}
+"""Cells of a missing number, as spreadsheets, databases, pandas and C on Windows write it, besides "nan"."""
+
+
+def read_numbers(path: Path, lines: Lines, columns: Sequence[int], expected: str, width: int | None = None) -> Floats:
+    """The numbers in some columns, from 0, of lines of a table: (n, len(columns)), NaN where a cell has none.
+
+    Args:
+        path: the file, for errors.
+        lines: its lines.
+        columns: the columns.
+        expected: says what a line has, for errors.
+        width: the number of columns that a line has at most, for one with more may have decimal commas between commas.
+            Empty ones at its end do not count.
 
     Raises:
-        DataError: naming the first line without such numbers; `expected` says what a line has.
+        DataError: naming the first line without such numbers.
     """
 
     def parse(rows: list[str]) -> Floats:
+        if width is not None and any(row.count(",") >= width for row in rows):
+            raise ValueError("more columns")
         return np.loadtxt(rows, delimiter=",", usecols=columns, ndmin=2, comments=None)
 
+    if not lines.texts:
+        return np.zeros((0, len(columns)))
     try:
-        return parse(lines.texts) if lines.texts else np.zeros((0, len(columns)))
+        return parse(lines.texts)
     except ValueError:
-        where = next(f"line {number} of {path}" for number, row in zip(*lines, strict=True) if not _parses(parse, row))
-        raise DataError(f"{where} is malformed", "correct it, or copy the file again", expected=expected) from None
+        rows = [_filled(row, width) for row in lines.texts]
+    try:
+        return parse(rows)
+    except ValueError:
+        where = next(number for number, row in zip(lines.numbers, rows, strict=True) if not _parses(parse, row))
+        found = f"line {where} of {path} is malformed"
+        raise DataError(found, "correct it, or copy the file again", expected=expected) from None
+
+
+def _filled(row: str, width: int | None) -> str:
+    """A line with "nan" in the cells without a number, and without empty columns beyond the last."""
+    cells = [cell.strip() for cell in row.split(",")]
+    while width is not None and len(cells) > width and not cells[-1]:
+        cells.pop()
+    return ",".join("nan" if cell.lower() in _NO_NUMBER else cell for cell in cells)
 
 
 def _parses(parse: Callable[[list[str]], object], row: str) -> bool:

@@ -20,7 +20,9 @@ in those logs, so only gaze can be compared.
 
 from __future__ import annotations
 
+import math
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +50,12 @@ _TIME = ("ocutimestamp", "oculots")
 _EYE = ("{eye}eyedirection", "{eye}gazedir")
 _QUATERNION = tuple(f"camerarotation.{axis}" for axis in "xyzw")
 _EULER = ("cam_yaw", "cam_pitch", "cam_roll")
+_OTHER: dict[Eye, Eye] = {"left": "right", "right": "left"}
 _SECONDS = (1.0, 1e-3, 1e-6, 1e-9)  # units that timestamps may have
 _SMOOTHING = 9  # samples of the quadratic Savitzky-Golay filter over the velocity
+_MOSTLY_GAPS = 100  # times as long as its samples: the clock of such a recording was set
+_BRIDGED_S = 0.5  # gaze is interpolated in shorter gaps, such as blinks
+_FLAGS = {"left": ("vall", "lval"), "right": ("valr", "rval")}  # whether the tracker saw the eye
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +114,9 @@ def read_hmd_log(
 ) -> tuple[Floats, Floats]:
     """Gaze on the sphere at a constant rate.
 
-    The eye's direction is interpolated by a cubic spline, the head's rotation by slerp; invalid samples (zeros or NaN)
-    are bridged.
+    The eye's direction is interpolated by a cubic spline, the head's rotation by slerp; invalid samples (zeros, NaN,
+    or flagged as such by the tracker) are bridged for up to 0.5 s. Samples out of the order of time are left out, as
+    few as possible.
 
     Args:
         path: CSV file with one header row.
@@ -118,7 +125,7 @@ def read_hmd_log(
         irregular: counts what is irregular in the log.
 
     Returns:
-        Time (n,) seconds since the first sample, and unit vectors (n, 3) in body axes.
+        Time (n,) seconds since the first sample, and unit vectors (n, 3) in body axes, NaN in longer gaps.
 
     Raises:
         DataError: the file is missing, of an unknown layout, or has too few valid samples.
@@ -126,31 +133,103 @@ def read_hmd_log(
     path, irregular = Path(path), irregular or Irregular()
     names = _header(path)
     time_column = _one_of(path, names, _TIME)
-    eye_name = _one_of(path, names, tuple(name.format(eye=eye) + ".x" for name in _EYE))[:-2]
+    eye_name = _eye_column(path, names, eye)
     is_euler = _EULER[0] in names
     head_columns = [_one_of(path, names, (name,)) for name in (_EULER if is_euler else _QUATERNION)]
     columns = [time_column, *(f"{eye_name}.{axis}" for axis in "xyz"), *head_columns]
-    table = _read_columns(path, [names.index(_one_of(path, names, (name,))) for name in columns])
-    table = table[np.isfinite(table[:, 0])]
+    table = _read_columns(path, [names.index(_one_of(path, names, (name,))) for name in columns], width=len(names))
+    table[_is_flagged(path, names, eye), 1:4] = np.nan
+    stamps = table[:, 0]
+    kept = _increasing(stamps)
+    table = table[kept]
     time_s, in_head, head = _seconds(table[:, 0], path), table[:, 1:4], table[:, 4:]
     valid = np.isfinite(table).all(axis=1) & (in_head != 0).any(axis=1)
     valid &= is_euler | (head != 0).any(axis=1)  # a quaternion of zeros is no rotation
-    irregular.note("samples that the tracker lost, bridged", int((~valid).sum()), path)
-    irregular.note("samples before which the clock steps back, left out", int((np.diff(time_s) < 0).sum()), path)
-    latest = np.maximum.accumulate(time_s)
-    valid &= np.diff(latest, prepend=-1) > 0  # stamps may repeat, and go back where a clock was set
     fresh = valid & np.append((np.diff(in_head, axis=0) != 0).any(axis=1), True)  # the tracker repeats old samples
-    if fresh.sum() < _SMOOTHING:
-        raise DataError(
-            f"{path} has {fresh.sum()} valid samples", "leave this log out", expected=f"at least {_SMOOTHING}"
-        )
-    at = np.linspace(0, latest[-1], int(latest[-1] * rate_hz))
+    at = np.linspace(0, time_s[-1], int(time_s[-1] * rate_hz))
+    _require_samples(path, min(int(fresh.sum()), len(at)))
+    in_gap = _note_gaps(time_s, valid, at, irregular, path)
+    _note_clock(stamps, kept, irregular, path)
+    irregular.note(_UNIT, int(is_euler and _may_be_radians(head[valid])), path)
     gaze = CubicSpline(time_s[fresh], in_head[fresh])(np.clip(at, time_s[fresh][0], time_s[fresh][-1]))
     posed = _posed_samples(head, valid)
     rotation = Rotation.from_euler("YXZ", head[posed], degrees=True) if is_euler else Rotation.from_quat(head[posed])
     turned = Slerp(time_s[posed], rotation)(np.clip(at, time_s[posed][0], time_s[posed][-1])).apply(gaze)
+    turned[in_gap] = np.nan
     right, up, forward = turned.T / np.linalg.norm(turned, axis=1)
     return at, np.stack([-right, forward, -up if is_euler else up], axis=1)
+
+
+_LOST = "samples that the tracker lost, bridged"
+_GAPS = f"gaps of more than {_BRIDGED_S:g} s, left out"
+_UNIT = "logs whose head angles may be radians; they are read as degrees"
+
+
+def _may_be_radians(angles: Floats) -> bool:
+    """Whether the head turned, but no angle (n, 3) is larger than a full turn in radians."""
+    return bool(np.ptp(angles, axis=0).max() > 0 and np.abs(angles).max() <= 2 * np.pi)
+
+
+def _is_flagged(path: Path, names: Sequence[str], eye: Eye) -> Mask:
+    """In which rows (n,) the tracker says that it did not see the eye."""
+    rows = read_lines(path).beyond(1).texts
+    column = next((names.index(name) for name in _FLAGS[eye] if name in names), None)
+    flags = np.zeros(len(rows), bool)
+    if column is None:
+        return flags
+    for row, text in enumerate(rows):
+        cells = [cell.strip().lower() for cell in text.split(",")]
+        while len(cells) > len(names) and not cells[-1]:
+            cells.pop()
+        place = column - len(names)  # from the end, because some logs lack a comma before it
+        flag = cells[place] if len(cells) >= -place else ""
+        flags[row] = flag == "0" or flag.endswith("false")
+    return flags
+
+
+def _increasing(stamps: Floats) -> Integers:
+    """Indices of the most stamps (n,) that are finite and increase; at the others, the clock stands or was set."""
+    ends: list[float] = []  # of the increasing series of each length, the smallest last stamp
+    last, before = list[int](), list[int]()  # the index of that stamp; the index before each in its series
+    for i, stamp in enumerate(stamps.tolist()):
+        if not math.isfinite(stamp):
+            before.append(-1)
+            continue
+        length = bisect_left(ends, stamp)
+        before.append(last[length - 1] if length else -1)
+        if ends[length : length + 1] != [stamp]:
+            ends[length : length + 1], last[length : length + 1] = [stamp], [i]
+    kept = list[int]()
+    i = last[-1] if last else -1
+    while i >= 0:
+        kept.append(i)
+        i = before[i]
+    return np.array(kept[::-1], dtype=np.int64)
+
+
+def _note_clock(stamps: Floats, kept: Integers, irregular: Irregular, path: Path) -> None:
+    """Count the samples that have no place in the order of time."""
+    left_out = np.delete(stamps, kept)
+    irregular.note("samples without a time, left out", int((~np.isfinite(left_out)).sum()), path)
+    left_out = left_out[np.isfinite(left_out)]
+    repeats = int(np.isin(left_out, stamps[kept]).sum())
+    irregular.note("samples at the time of another one, left out", repeats, path)
+    irregular.note("samples before which the clock steps back, left out", len(left_out) - repeats, path)
+
+
+def _note_gaps(time_s: Floats, valid: Mask, at: Floats, irregular: Irregular, path: Path) -> Mask:
+    """Which of the times `at` (m,) are in a gap that is too long to be bridged; counts these gaps and lost samples."""
+    known = time_s[valid]
+    is_long = np.diff(known, prepend=0, append=time_s[-1]) > _BRIDGED_S
+    lost = time_s[~valid]
+    irregular.note(_LOST, int((~is_long[np.searchsorted(known, lost)]).sum()), path)
+    irregular.note(_GAPS, int(is_long.sum()), path)
+    return np.asarray(is_long[np.searchsorted(known, at)])
+
+
+def _require_samples(path: Path, count: int) -> None:
+    if count < _SMOOTHING:
+        raise DataError(f"{path} has {count} valid samples", "leave this log out", expected=f"at least {_SMOOTHING}")
 
 
 def _posed_samples(head: Floats, valid: Mask) -> Integers:
@@ -176,7 +255,7 @@ def detect_fixations(
 
     Args:
         time_s: (n,) seconds, increasing.
-        directions: unit vectors (n, 3).
+        directions: unit vectors (n, 3); NaN, which is in no fixation, where gaze was lost.
         criterion: maximum speed and minimum duration of a fixation.
 
     Raises:
@@ -185,11 +264,15 @@ def detect_fixations(
     if len(time_s) < _SMOOTHING:
         raise ParameterError(f"the recording has {len(time_s)} samples", f"pass at least {_SMOOTHING}")
     speed = angular_distance(directions[1:], directions[:-1]) / np.diff(time_s)
-    speed = savgol_filter(np.append(speed, speed[0]), _SMOOTHING, 2)
+    speed = np.append(speed, speed[0])
+    for first, end in np.flatnonzero(np.diff(np.isfinite(speed), prepend=False, append=False)).reshape(-1, 2):
+        window = min(_SMOOTHING, end - first - (end - first + 1) % 2)  # odd
+        speed[first:end] = savgol_filter(speed[first:end], window, min(2, window - 1))
     still = speed <= np.deg2rad(criterion.threshold_deg_s)
     for i in range(1, len(still) - 1):
         if still[i] != still[i - 1] and still[i] != still[i + 1]:
             still[i] = still[i - 1]
+    still &= np.isfinite(directions).all(axis=1)
     edges = np.flatnonzero(np.diff(still, prepend=False, append=False))
     means, starts, durations = [], [], []
     for first, end in edges.reshape(-1, 2):  # (2 · fixations,) → (fixations, 2): first sample, one past the last
@@ -223,6 +306,14 @@ def _header(path: Path) -> list[str]:
     return [name.strip().lower() for name in "".join(read_lines(path).texts[:1]).split(",")]
 
 
+def _eye_column(path: Path, names: Sequence[str], eye: Eye) -> str:
+    """The name of the columns of an eye, without its axis."""
+    own, other = ([name.format(eye=each) + ".x" for name in _EYE] for each in (eye, _OTHER[eye]))
+    if set(other) & set(names) and not set(own) & set(names):
+        raise DataError(f"{path} has the {_OTHER[eye]} eye alone", f"choose it with --eye {_OTHER[eye]}")
+    return _one_of(path, names, own)[:-2]
+
+
 def _one_of(path: Path, names: Sequence[str], candidates: Sequence[str]) -> str:
     for candidate in candidates:
         if candidate in names:
@@ -233,20 +324,24 @@ def _one_of(path: Path, names: Sequence[str], candidates: Sequence[str]) -> str:
     )
 
 
-def _read_columns(path: Path, columns: list[int], header_rows: int = 1) -> Floats:
+def _read_columns(path: Path, columns: list[int], header_rows: int = 1, width: int | None = None) -> Floats:
     if not path.is_file():
         raise DataError(f"{path} does not exist", "check the path")
     rows = read_lines(path).beyond(header_rows)
     if not rows.texts:
         raise DataError(f"{path} has no rows", "copy the file again")
     # only these columns, because some logs lack a comma further right
-    return read_numbers(path, rows, columns, "numbers in every row")
+    return read_numbers(path, rows, columns, "numbers in every row", width)
 
 
 def _seconds(stamps: Floats, path: Path) -> Floats:
-    """Seconds since the first stamp: the unit is the one in which samples are 1 to 50 ms apart."""
-    since_first = stamps - stamps[:1]
-    step = np.median(np.diff(since_first)) if len(stamps) > 1 else np.nan
+    """Seconds since the first of increasing stamps: the unit is the one in which samples are 1 to 50 ms apart."""
+    _require_samples(path, len(stamps))
+    since_first = stamps - stamps[0]
+    step = float(np.median(np.diff(stamps)))
+    if since_first[-1] > _MOSTLY_GAPS * step * len(stamps):
+        found = f"the timestamps of {path} jump by {np.diff(stamps).max():g}"
+        raise DataError(found, "correct or remove these lines", expected=f"steps near {step:g}, their median")
     for unit_s in _SECONDS:
         if 1e-3 <= step * unit_s <= 0.05:
             in_seconds: Floats = since_first * unit_s
@@ -276,6 +371,7 @@ def write_fixations(config: HmdLogsConfig) -> list[Scanpath]:
         time_s, directions = read_hmd_log(log, eye=config.eye, rate_hz=config.rate_hz, irregular=irregular)
         gaze.append(directions)
         scanpaths.append(detect_fixations(time_s, directions, criterion))
+        irregular.note("logs without fixations", int(len(scanpaths[-1].start_s) == 0), log)
         share = scanpaths[-1].duration_s.sum() / time_s[-1]
         print(printable(f"{log}: {len(scanpaths[-1].start_s)} fixations, {share:.0%} of {time_s[-1]:.1f} s"))
     if irregular.counts:
@@ -311,7 +407,8 @@ def draw_fixations(gaze: Sequence[Floats], scanpaths: Sequence[Scanpath], panora
     for number, (directions, scanpath) in enumerate(zip(gaze, scanpaths, strict=True)):
         hue = np.array([[[180 * number // len(scanpaths), 255, 255]]], np.uint8)
         colour = tuple(int(each) for each in cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0])
-        column, row = nearest_pixel(directions, height, width)
+        seen = directions[np.isfinite(directions).all(axis=1)]
+        column, row = nearest_pixel(seen, height, width)
         picture[row, column] = colour
         for (u, v), took in zip(
             np.stack(vector_to_pixel(scanpath.directions, height, width), 1), scanpath.duration_s, strict=True

@@ -23,7 +23,7 @@ from sal360.ground_truth import GazeRecord
 from sal360.projection import Sample
 from sal360.sphere import angles_to_vector
 from training.config import require_at_least, require_between
-from training.data.gaze.dataset_files import Inventory, check_picture, require_folder
+from training.data.gaze.dataset_files import Inventory, require_folder
 from training.data.gaze.frame_cache import FrameCache
 from training.data.gaze.photographs import COPY_AGAIN, LARGEST_MAP_VALUE, read_table, stimulus
 from training.data.gaze.records import GazeRecords, mean_over_cells
@@ -151,6 +151,9 @@ def _check_directions(table: Mapping[str, NDArray[Any]], index: Path) -> None:
             COPY_AGAIN,
             expected="radians, latitude from −π/2 to π/2",
         )
+    if "t_s" in table and np.isinf(table["t_s"]).any():
+        row = int(np.flatnonzero(np.isinf(table["t_s"]))[0])
+        raise DataError(f"row {row} of {index} has an infinite time", COPY_AGAIN, expected="seconds, or NaN")
 
 
 def inventory(root: str | Path) -> Inventory:
@@ -165,7 +168,7 @@ def inventory(root: str | Path) -> Inventory:
         what, _, count = records.left_out.partition(": ")
         found.irregular.note(what, int(count), root)
     for path in records.paths:
-        found.try_file(partial(check_picture, path))
+        found.try_file(partial(read_panorama, path, 1))
     found.count("panoramas", len(records), 0)
     return found
 

@@ -16,15 +16,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sal360.arrays import Density, Floats, Integers
+from sal360.arrays import Density, Floats, Integers, Mask
 from sal360.density import HEADSET_SIGMA_DEG, as_density
 from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
 from training.data.gaze.dataset_files import (
     Inventory,
     Irregular,
-    check_picture,
+    Lines,
     files_by_identity,
+    is_header,
     off_panorama,
     read_lines,
     read_numbers,
@@ -43,10 +44,14 @@ FIRST_VALIDATION = 75
 """P75 to P98 are the 24 pictures that the paper most likely validates on; those before are for training."""
 SPLITS = ("train", "validation", "all")
 _PICTURE = re.compile(r"P(\d+)_(\d+)x(\d+)\.jpe?g", re.IGNORECASE)
-_MAP = re.compile(r"(HE|H)salmap_(\d+)_\d+x\d+_\d+b\.bin")
-_MAP_SIZE = re.compile(r".*_(\d+)x(\d+)(?:x(\d+))?_(16|32|64)b\.bin")
-_SCANPATH = re.compile(r"(HE|H)scanpath_(\d+)\.txt")
+_MAP = re.compile(r"(HE|H)salmap_(\d+)_\d+x\d+_\d+b\.bin", re.IGNORECASE)
+_MAP_SIZE = re.compile(r".*_(\d+)x(\d+)(?:x(\d+))?_(16|32|64)b\.bin", re.IGNORECASE)
+_SCANPATH = re.compile(r"(HE|H)scanpath_(\d+)\.txt", re.IGNORECASE)
 _COLUMNS = "index, longitude, latitude, start"
+_NAMES = (("idx", "index"), ("lon",), ("lat",), ("start", "time"))
+"""How the names of these columns may begin, in the header."""
+_EYES = {"l": "L", "left": "L", "r": "R", "right": "R"}
+"""Eye by name of the folder."""
 
 
 class Salient360(GazeRecords):
@@ -85,12 +90,17 @@ class Salient360(GazeRecords):
             raise DataError(found, "check the path", expected="pictures named P{n}_{W}x{H}.jpg")
         self._maps = {number: path for (of, number), path in maps.items() if of == movement}
         self._scanpaths = {
-            number: path for (of, number, by), path in scanpaths.items() if of == movement and by in (eye, "")
+            number: path
+            for chosen in ("", eye)  # where there are both, those of the eye
+            for (of, number, by), path in scanpaths.items()
+            if of == movement and by == chosen
         }
         require_files(self._maps, ids, f"{movement} saliency maps", self._root)
         if movement == "HE" or self._scanpaths:
             require_files(self._scanpaths, ids, f"{movement} scanpaths", self._root)
         self.names = tuple(f"P{each}" for each in ids)
+        alone = len(set(in_split(self._maps, split)) - set(ids))
+        self.left_out = f"maps without a picture: {alone}" if alone else ""
 
     def read(self, index: int) -> GazeRecord:
         number = int(self.names[index][1:])
@@ -145,16 +155,18 @@ def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating[Any]]]:
     """(frames, height, width, dtype) from the name, checked against the file's size.
 
     Raises:
-        DataError: the file is missing, has another name or another size.
+        DataError: the file is missing, has another name or another size, or is not twice as wide as high.
     """
     match = _MAP_SIZE.fullmatch(path.name)
-    if match is None:
+    width, height, frames, bits = (int(each or 1) for each in match.groups()) if match else (0, 0, 0, 0)
+    if width * height * frames == 0:
         raise DataError(
             f"{path} has no size in its name",
             "restore its name",
-            expected="name_{width}x{height}[x{frames}]_{bits}b.bin",
+            expected="name_{width}x{height}[x{frames}]_{bits}b.bin with 16, 32 or 64 bits",
         )
-    width, height, frames, bits = (int(each or 1) for each in match.groups())
+    if not 1.9 * height <= width <= 2.1 * height:
+        raise DataError(f"the map {path} is {width} x {height}", "copy it again", expected="twice as wide as high")
     dtype = np.dtype(f"<f{bits // 8}")
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the data set again", expected="a saliency map")
@@ -179,37 +191,88 @@ def read_scanpaths(path: Path, irregular: Irregular | None = None) -> tuple[Floa
     irregular = irregular or Irregular()
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the data set again", expected="scanpaths")
-    lines = read_lines(path)
-    has_header = re.match(r"[\s\d.,+-]*$", "".join(lines.texts[:1])) is None
-    irregular.note("scanpaths without a header row", int(not has_header), path)
-    rows = lines.beyond(int(has_header))
-    table = read_numbers(path, rows, (0, 1, 2, 3), _COLUMNS)
-    lost = ~np.isfinite(table).all(axis=1)
+    rows, columns = _rows(path, irregular)
+    table = read_numbers(path, rows, columns, _COLUMNS)
+    again = _repeats(table)
+    irregular.note("fixations that come twice, left out", int(again.sum()), path)
+    numbers, table = np.asarray(rows.numbers, dtype=np.int64)[~again], table[~again]
+    _check_indices(path, numbers, table[:, 0])
+    lost = ~np.isfinite(table[:, :3]).all(axis=1)
     irregular.note("fixations that are no numbers, left out", int(lost.sum()), path)
-    numbers, table = np.asarray(rows.numbers)[~lost], table[~lost]
-    outside = off_panorama(table[:, 1:3], irregular, path)
+    outside = off_panorama(table[:, 1:3], irregular, path) & ~lost
     if outside.any():
         raise DataError(
             f"line {numbers[outside][0]} of {path} is outside the panorama",
             "copy it again",
             expected="positions from 0 to 1",
         )
-    if len(table) == 0:
+    if lost.all():
         raise DataError(f"{path} has no fixations", "copy it again", expected="whole scanpaths")
-    index, start_s = table[:, 0], table[:, 3] / 1000
+    start_s = np.where(np.isfinite(table[:, 3]), table[:, 3] / 1000, np.nan)
+    irregular.note("fixations without a start time", int((np.isnan(start_s) & ~lost).sum()), path)
+    observer = np.full(len(table), -1)
+    counted = np.isfinite(table[:, 0])  # a lost fixation may be the first of a person
+    observer[counted] = _people(table[counted, 0], start_s[counted], irregular, path)
+    table = table[~lost]
+    return directions_of_positions(table[:, 1], table[:, 2]), observer[~lost], start_s[~lost]
+
+
+def _rows(path: Path, irregular: Irregular) -> tuple[Lines, tuple[int, ...]]:
+    """The lines of fixations, and the columns of index, longitude, latitude and start.
+
+    Without a header that names them, they are the first four.
+
+    Raises:
+        DataError: a line has more columns than the header and no decimal point: it has decimal commas between commas.
+    """
+    lines = read_lines(path)
+    header = lines.texts[0] if lines.texts and is_header(lines.texts[0]) else ""
+    irregular.note("scanpaths without a header row", int(bool(lines.texts) and not header), path)
+    rows = lines.without(header)
+    irregular.note("header rows that come again, left out", len(lines.texts) - len(rows.texts) - bool(header), path)
+    names = [name.strip().lower() for name in header.split(",")]
+    columns = [next((i for i, name in enumerate(names) if name.startswith(each)), -1) for each in _NAMES]
+    is_named = min(columns) >= 0
+    width = len(names) if is_named else len(columns) + 1  # with the duration
+    for number, text in zip(*rows, strict=True):
+        if "." not in text and text.rstrip(", ").count(",") >= width:
+            found = f"line {number} of {path} is malformed"
+            raise DataError(found, "write decimal points, or semicolons between columns", expected=_COLUMNS)
+    return rows, tuple(columns) if is_named else (0, 1, 2, 3)
+
+
+def _check_indices(path: Path, numbers: Integers, index: Floats) -> None:
+    """Refuse indices that are no whole numbers from 0; NaN is lost."""
+    is_none = np.isfinite(index) & ((index < 0) | (index % 1 != 0))
+    if is_none.any():
+        found = f"line {numbers[is_none][0]} of {path} has the index {index[is_none][0]:g}"
+        raise DataError(found, "correct it, or copy the file again", expected="whole numbers from 0")
+
+
+def _people(index: Floats, start_s: Floats, irregular: Irregular, path: Path) -> Integers:
+    """The number of the person of each fixation, (n,), from the indices, which begin again with each person."""
     irregular.note("scanpaths whose first person has no beginning", int(index[0] != 0), path)
-    starts = np.append(True, index[1:] <= index[:-1])  # of the next person, whose own first fixation may be missing
-    irregular.note("people whose scanpath has no beginning", int((starts[1:] & (index[1:] != 0)).sum()), path)
-    back = ~starts[1:] & (np.diff(start_s) < 0)
-    irregular.note("fixations that start before the one before", int(back.sum()), path)
-    return directions_of_positions(table[:, 1], table[:, 2]), np.cumsum(starts) - 1, start_s
+    step, is_back = np.diff(index), np.diff(start_s) < 0
+    # where the next person's first fixations are missing, the index may be larger, but the time is smaller
+    begins = (step <= 0) | (step > 1) & is_back
+    irregular.note("people whose scanpath has no beginning", int((begins & (index[1:] != 0)).sum()), path)
+    irregular.note("fixations that are missing between others", int((step - 1)[~begins].sum()), path)
+    irregular.note("fixations that start before the one before", int((~begins & is_back).sum()), path)
+    return np.cumsum(np.append(False, begins))
+
+
+def _repeats(table: Floats) -> Mask:
+    """Which fixations (n, 4) are the one before again; equal first ones may be those of two people."""
+    again = np.zeros(len(table), bool)
+    again[1:] = (table[1:] == table[:-1]).all(axis=1) & (table[1:, 0] > 0)
+    return again
 
 
 def inventory(root: str | Path) -> Inventory:
     """The contents of a copy: every picture needs its HE map and scanpaths."""
     folder = require_folder(root)
-    pictures, maps, scanpaths = _index(folder)
     found = Inventory()
+    pictures, maps, scanpaths = _index(folder, found.problems)
     found.count("pictures", len(pictures), IMAGES)
     for movement in ("HE", "H"):
         of_movement = [number for of, number in maps if of == movement]
@@ -219,23 +282,29 @@ def inventory(root: str | Path) -> Inventory:
         of_eye = [number for of, number, by in scanpaths if of == "HE" and by == eye]
         found.count(f"HE scanpaths {eye}".rstrip(), len(of_eye), IMAGES)
         found.problems += [f"P{n} lacks its HE scanpaths {eye}".rstrip() for n in sorted(set(pictures) - set(of_eye))]
+    alone = {number for _, number in maps} | {number for _, number, _ in scanpaths}
+    found.problems += [f"P{n} has a map or scanpaths, but no picture" for n in sorted(alone - set(pictures))]
     for path in pictures.values():
-        found.try_file(partial(check_picture, path))
+        found.try_file(partial(read_panorama, path, 1))
     for path in maps.values():
-        found.try_file(partial(map_shape, path))
+        found.try_file(partial(read_density, path))
     for path in scanpaths.values():
         found.try_file(partial(read_scanpaths, path, found.irregular))
     return found
 
 
-def _index(root: Path) -> tuple[dict[int, Path], dict[tuple[str, int], Path], dict[tuple[str, int, str], Path]]:
+def _index(
+    root: Path, problems: list[str] | None = None
+) -> tuple[dict[int, Path], dict[tuple[str, int], Path], dict[tuple[str, int, str], Path]]:
     """Pictures by number, maps by movement and number, scanpaths by movement, number and eye ("" if not by eye)."""
 
     def eye_of(path: Path) -> str:
-        return path.parent.name if path.parent.name in ("L", "R") else ""
+        return _EYES.get(path.parent.name.lower(), "")
 
     return (
-        files_by_identity(root, _PICTURE, lambda match, _: int(match[1])),
-        files_by_identity(root, _MAP, lambda match, _: (match[1], int(match[2]))),
-        files_by_identity(root, _SCANPATH, lambda match, path: (match[1], int(match[2]), eye_of(path))),
+        files_by_identity(root, _PICTURE, lambda match, _: int(match[1]), problems),
+        files_by_identity(root, _MAP, lambda match, _: (match[1].upper(), int(match[2])), problems),
+        files_by_identity(
+            root, _SCANPATH, lambda match, path: (match[1].upper(), int(match[2]), eye_of(path)), problems
+        ),
     )

@@ -23,7 +23,6 @@ from sal360.ground_truth import GazeRecord
 from training.data.gaze.dataset_files import (
     Inventory,
     Irregular,
-    check_picture,
     files_by_identity,
     off_panorama,
     require_files,
@@ -38,8 +37,8 @@ PANORAMAS = 22
 CONDITIONS = ("vr", "seated_vr", "browser")
 SIGMA_DEG = 1.0
 """Blur of a fixation in the authors' own maps, degrees."""
-_PICTURE = re.compile(r"(cubemap_\d{4})\.png")
-_RUNS = re.compile(r"(?:cubemap_)?(\d{1,4})\.pck")
+_PICTURE = re.compile(r"(cubemap_\d{4})\.png", re.IGNORECASE)
+_RUNS = re.compile(r"(?:cubemap_)?(\d{1,4})\.(?:pck|pkl|pickle)", re.IGNORECASE)
 
 
 class Sitzmann(GazeRecords):
@@ -94,7 +93,7 @@ def read_runs(path: Path, irregular: Irregular | None = None) -> tuple[Floats, I
 
     Each run's `gaze_fixations` (samples, 2) contains, for every sample, the position of its fixation as fractions of
     the panorama's width and height, or zeros or NaN; consecutive equal rows are one fixation. Times are NaN in runs
-    without `timestamp`, and in those whose clock steps back.
+    without `timestamp`, in those whose clock steps back, and in samples whose stamp is not finite.
 
     Args:
         path: the file.
@@ -111,10 +110,10 @@ def read_runs(path: Path, irregular: Irregular | None = None) -> tuple[Floats, I
     directions, observers, times = [], [], []
     for number, run in enumerate(runs):
         positions, stamps = _fields(run, f"run {number} of {path}")
-        irregular.note("runs without fixations, left out", int(positions.size == 0), path)
-        if positions.size == 0:
-            continue
         is_seen = (positions != 0).any(axis=1) & np.isfinite(positions).all(axis=1)
+        irregular.note("runs without fixations, left out", int(not is_seen.any()), path)
+        if not is_seen.any():
+            continue
         starts = np.append(True, (positions[1:] != positions[:-1]).any(axis=1)) & is_seen
         if off_panorama(positions[starts], irregular, path).any():
             raise DataError(
@@ -125,13 +124,13 @@ def read_runs(path: Path, irregular: Irregular | None = None) -> tuple[Floats, I
         directions.append(directions_of_positions(*positions[starts].T))
         observers.append(np.full(int(starts.sum()), number))
         times.append(_starts_s(stamps, len(positions), path, irregular)[starts])
-    if sum(len(each) for each in directions) == 0:
+    if not directions:
         raise DataError(f"{path} has no fixations in any run", "copy it again", expected="gaze_fixations (n, 2)")
     return np.concatenate(directions), np.concatenate(observers), np.concatenate(times)
 
 
 def _fields(run: Any, where: str) -> tuple[Floats, Floats]:
-    """Positions (n, 2), or (0,) if a run has none, and time stamps (n,), or (0,)."""
+    """Positions (n, 2) and time stamps (n,); n is 0 for those that a run does not have."""
     try:
         positions = _real(run["gaze_fixations"])
         stamps = _real(run["timestamp"]).ravel() if "timestamp" in run else np.zeros(0)
@@ -142,7 +141,7 @@ def _fields(run: Any, where: str) -> tuple[Floats, Floats]:
     if positions.size and (positions.ndim != 2 or positions.shape[1] != 2):
         found = f"{where} has gaze_fixations of shape {positions.shape}"
         raise DataError(found, "copy it again", expected="(samples, 2)")
-    return positions, stamps
+    return positions.reshape(-1, 2), stamps
 
 
 def _starts_s(stamps: Floats, count: int, path: Path, irregular: Irregular) -> Floats:
@@ -151,40 +150,62 @@ def _starts_s(stamps: Floats, count: int, path: Path, irregular: Irregular) -> F
     irregular.note("runs without a time for each sample", int(len(stamps) != count), path)
     if len(stamps) != count:
         return unknown
-    back = bool((np.diff(stamps) < 0).any())
+    is_known = np.isfinite(stamps)
+    irregular.note("samples without a time", int((~is_known).sum()), path)
+    known = stamps[is_known]
+    back = bool((np.diff(known) < 0).any())
     irregular.note("runs whose clock steps back, used without times", int(back), path)
-    return unknown if back else stamps - stamps[0]
+    if not back and len(known):
+        unknown[is_known] = known - known[0]
+    return unknown
 
 
 def _real(values: object) -> Floats:
-    array = np.asarray(values)
+    """Numbers, or seconds; none of None."""
+    array = np.zeros(0) if values is None else np.asarray(values)
     if array.dtype.kind == "c":  # NumPy would drop the imaginary parts
         raise TypeError("complex numbers")
+    if array.dtype.kind in "mM":
+        seconds = (array - array[:1]) / np.timedelta64(1, "s")
+        return np.asarray(seconds, dtype=float)
     return array.astype(float)
 
 
 def inventory(root: str | Path) -> Inventory:
     """The contents of a copy: every panorama needs its runs in each condition."""
     folder = require_folder(root)
-    pictures, runs = _index(folder)
     found = Inventory()
+    pictures, runs = _index(folder, found.problems)
     found.count("panoramas", len(pictures), PANORAMAS)
     for condition in CONDITIONS:
         names = [name for of, name in runs if of == condition]
         found.count(f"runs {condition}", len(names), PANORAMAS)
         found.problems += [f"{name} lacks its runs {condition}" for name in sorted(set(pictures) - set(names))]
+        found.problems += [
+            f"{name} has runs {condition}, but no picture" for name in sorted(set(names) - set(pictures))
+        ]
     for path in pictures.values():
-        found.try_file(partial(check_picture, path))
-    for path in runs.values():
-        found.try_file(partial(read_runs, path, found.irregular))
+        found.try_file(partial(read_panorama, path, 1))
+    for (condition, _), path in runs.items():
+        elsewhere = f"runs in other folders than {', '.join(CONDITIONS)}, left out"
+        found.irregular.note(elsewhere, int(condition not in CONDITIONS), path)
+        if condition in CONDITIONS:
+            found.try_file(partial(read_runs, path, found.irregular))
     return found
 
 
-def _index(root: Path) -> tuple[dict[str, Path], dict[tuple[str, str], Path]]:
-    """Pictures by name, runs by condition and name."""
+def _index(root: Path, problems: list[str] | None = None) -> tuple[dict[str, Path], dict[tuple[str, str], Path]]:
+    """Pictures by name, runs by condition, or by folder if it is that of no condition, and name."""
+
+    def condition_of(path: Path) -> str:
+        folders = [path.parent.name.lower(), *(each.name.lower() for each in path.relative_to(root).parents)]
+        return next((each for each in folders if each in CONDITIONS), str(path.parent))
+
     return (
-        files_by_identity(root, _PICTURE, lambda match, _: match[1]),
-        files_by_identity(root, _RUNS, lambda match, path: (path.parent.name, f"cubemap_{int(match[1]):04d}")),
+        files_by_identity(root, _PICTURE, lambda match, _: match[1].lower(), problems),
+        files_by_identity(
+            root, _RUNS, lambda match, path: (condition_of(path), f"cubemap_{int(match[1]):04d}"), problems
+        ),
     )
 
 
@@ -205,14 +226,19 @@ class _Kept:
 class _ArraysOnly(pickle.Unpickler):
     """Accepts only the names that numpy arrays and scalars need, in numpy's old and new modules, and `_Kept`."""
 
-    _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-    _NAMES = ("_reconstruct", "scalar", "ndarray", "dtype")
+    _MODULES = (
+        *("numpy", "numpy.core.multiarray", "numpy._core.multiarray"),
+        *("numpy.core.numeric", "numpy._core.numeric"),
+    )
+    _NAMES = ("_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer")
 
     def find_class(self, module: str, name: str) -> Any:
         if module in self._MODULES and name in self._NAMES:
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         if (module, name) == ("_codecs", "encode"):  # how Python 2 writes bytes; it has no effects
             return super().find_class(module, name)
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
         if name == "bytes" and module in ("__builtin__", "builtins"):  # those of an empty array
             return bytes
         if module.partition(".")[0] == "pandas" or (module, name) in _PLAIN_PARTS:
@@ -232,8 +258,10 @@ _PLAIN_PARTS = {
 def _runs_in(found: Any) -> list[Any]:
     """The runs in an unpickled file: its `data`, or every dictionary of a run in the parts of a table."""
     data = found.get("data") if isinstance(found, dict) else found
-    if isinstance(found, dict) and isinstance(data, list):
-        return data
+    if isinstance(data, np.ndarray) and data.dtype == object:
+        data = data.ravel().tolist()
+    if isinstance(data, (list, tuple)):
+        return list(data)
     runs: list[Any] = []
     waiting, seen = [data] if isinstance(data, _Kept) else [], set[int]()
     while waiting:

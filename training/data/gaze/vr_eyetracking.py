@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -30,6 +30,8 @@ from training.data.gaze.dataset_files import (
     Inventory,
     Irregular,
     files_by_identity,
+    first_of,
+    is_header,
     off_panorama,
     read_lines,
     read_numbers,
@@ -47,9 +49,13 @@ SPLITS = ("train", "test", "all")
 SPLIT_SHEET = "train_test_set.xlsx"
 """The split of 134 training and 74 test videos comes with the data set, in this file."""
 AFTER_END = "samples after the end of the video, left out"
+BEFORE_FIRST = "samples before the first frame of the video, left out"
 _VIDEO = re.compile(r"(\d{3}).*\.(mp4|avi|mkv|mov)", re.IGNORECASE)
-_GAZE = re.compile(r"(\d{3}).*\.txt")
-_OBSERVER = re.compile(r"p(\d{3})")
+_GAZE = re.compile(r"(\d{3}).*\.txt", re.IGNORECASE)
+_OBSERVER = re.compile(r"p(\d+)", re.IGNORECASE)
+_EYE_FIRST = re.compile(r"([^,]*,){2}\s*eye\s*,", re.IGNORECASE)
+_FIELDS = 8
+_PANORAMIC = "twice as wide as high"
 
 
 class VrEyeTracking(GazeRecords):
@@ -80,7 +86,7 @@ class VrEyeTracking(GazeRecords):
     ) -> None:
         folder, irregular = require_folder(root), Irregular(strict)
         self.sigma_deg, self._map_height = sigma_deg, map_height
-        self._videos, files = _index(folder)
+        self._videos, files = _index(folder, irregular)
         ids = in_split(folder, self._videos, split)
         require_files(self._videos, ids, "videos", folder)
         require_files(files, ids, "folders of gaze", folder)
@@ -92,7 +98,7 @@ class VrEyeTracking(GazeRecords):
         if not self._keys:
             raise DataError(f"{root} has no frames of the split {split}", "check the path", expected="videos with gaze")
         self.names = tuple(f"{video:03d}/{frame}" for video, frame in self._keys)
-        frames = sum(int(gaze.last_frame) // frame_step for gaze in self._gaze.values())
+        frames = sum(gaze.frames // frame_step for gaze in self._gaze.values())
         lost = sum(gaze.lost for gaze in self._gaze.values())
         if lost or frames > len(self._keys):
             self.left_out = f"frames without gaze: {frames - len(self._keys)}, lost samples: {lost}"
@@ -120,12 +126,29 @@ def in_split(root: Path, numbers: Iterable[int], split: str) -> list[int]:
     """The video numbers of a split, sorted: all, or those in the data set's sheet.
 
     Raises:
-        DataError: the sheet is missing or malformed.
+        DataError: the sheet is missing or malformed, or has a video in both splits.
         ParameterError: there is no such split.
     """
     if split not in SPLITS:
         raise ParameterError(f"VR-EyeTracking has no split {split!r}", f"choose one of {', '.join(SPLITS)}")
-    return sorted(numbers if split == "all" else read_first_column(root / SPLIT_SHEET, f"{split}_set"))
+    if split == "all":
+        return sorted(numbers)
+    sheet = _split_sheet(root)
+    train, test = (set(read_first_column(sheet, f"{part}_set")) for part in ("train", "test"))
+    if train & test:
+        found = f"{sheet} has videos in both splits: {first_of(sorted(train & test))}"
+        raise DataError(found, "copy it again", expected="each video in one of them")
+    return sorted(train if split == "train" else test)
+
+
+def _split_sheet(root: Path, problems: list[str] | None = None) -> Path:
+    """The file with the split, in any folder; where it should be if there is none."""
+    path = root / SPLIT_SHEET
+    if path.is_file():
+        return path
+    name = re.compile(re.escape(SPLIT_SHEET), re.IGNORECASE)
+    found = files_by_identity(root, name, lambda *_: "the split sheet", problems)
+    return next(iter(found.values()), path)
 
 
 def read_first_column(path: Path, sheet: str) -> list[int]:
@@ -141,13 +164,16 @@ def read_first_column(path: Path, sheet: str) -> list[int]:
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and extensions that openpyxl ignores
-            rows = list(load_workbook(file, read_only=True, data_only=True)[sheet].iter_rows(max_col=1))
+            book = load_workbook(file, read_only=True, data_only=True)
+            named = [name for name in book.sheetnames if name.strip().lower() == sheet.lower()]
+            rows = list(book[named[0] if len(named) == 1 else sheet].iter_rows(max_col=1))
     except Exception as error:  # openpyxl passes on exceptions of zip, XML and its own
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read ({reason})", "copy it again", expected=f"a sheet {sheet}") from None
     cells = [str(row[0].value).strip() for row in rows if row and row[0].value is not None]
-    # spreadsheets store some numbers as text, and whole ones as 3.0
-    numbers = [cell.removesuffix(".0") for cell in cells if re.fullmatch(r"-?[\d.]+", cell)]
+    # spreadsheets store some numbers as text, and whole ones as 3.0 or 3,0; some lists have names of files
+    cells = [re.sub(r"(?<=^\d{3})[._].*\D.*$|[.,]0+$", "", cell) for cell in cells]
+    numbers = [cell for cell in cells if re.fullmatch(r"-?[\d.,]*\d[\d.,]*", cell)]
     for each in numbers:
         if not each.isdecimal():
             raise DataError(f"sheet {sheet} of {path} has the number {each}", "copy it again", expected=_NUMBERS)
@@ -168,8 +194,8 @@ class _Gaze(NamedTuple):
     """(n,)"""
     direction: Floats
     """Unit vectors (n, 3)."""
-    last_frame: int
-    """The last frame of the video for which there is gaze."""
+    frames: int
+    """Number of frames of the video."""
     lost: int
     """Number of samples of those frames that the eye tracker lost."""
 
@@ -177,18 +203,17 @@ class _Gaze(NamedTuple):
 def _read_every(files: dict[int, Path], frame_step: int, video: Path, irregular: Irregular) -> _Gaze:
     frames, observers, directions, lost = [], [], [], 0
     gaze = {person: read_gaze(path, irregular) for person, path in sorted(files.items())}
-    last_frame = max(int(frame.max(initial=0)) for frame, _ in gaze.values())
-    last_frame = min(last_frame, frames_of(video, last_frame))
+    total = frames_of(video, max(int(frame.max(initial=0)) for frame, _ in gaze.values()))
     for person, (frame, direction) in gaze.items():
-        irregular.note(AFTER_END, int((frame > last_frame).sum()), files[person])
-        sampled = (frame % frame_step == 0) & (frame <= last_frame)
+        irregular.note(AFTER_END, int((frame > total).sum()), files[person])
+        sampled = (frame % frame_step == 0) & (frame <= total)
         is_seen = np.isfinite(direction).all(axis=1)
         lost += int((sampled & ~is_seen).sum())
         sampled &= is_seen
         frames.append(frame[sampled])
         observers.append(np.full(int(sampled.sum()), person))
         directions.append(direction[sampled])
-    return _Gaze(np.concatenate(frames), np.concatenate(observers), np.concatenate(directions), last_frame, lost)
+    return _Gaze(np.concatenate(frames), np.concatenate(observers), np.concatenate(directions), total, lost)
 
 
 def read_gaze(path: Path, irregular: Irregular | None = None) -> tuple[Integers, Floats]:
@@ -205,37 +230,54 @@ def read_gaze(path: Path, irregular: Irregular | None = None) -> tuple[Integers,
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the data set again")
     lines = read_lines(path)
-    table = read_numbers(path, lines, (1, 6, 7), "eight fields per line")
+    has_header = bool(lines.texts) and is_header(lines.texts[0])
+    irregular.note("recordings with a header row", int(has_header), path)
+    lines = lines.beyond(int(has_header))
+    numbers, expected = np.asarray(lines.numbers, dtype=np.int64), "frame, number, forward, x, y, eye, x, y"
+    head_last = next((number for number, text in zip(*lines, strict=True) if _EYE_FIRST.match(text)), 0)
+    if head_last:
+        raise DataError(f"line {head_last} of {path} is malformed", "put the head before the eye", expected=expected)
+    table = read_numbers(path, lines, (1, 6, 7), expected, _FIELDS)
     irregular.note("recordings without a line, left out", int(len(table) == 0), path)
-    number = table[:, 0]
-    is_frame = (number >= 1) & (number < 2**31) & (number % 1 == 0)  # NaN is none
-    if not is_frame.all():
-        first = int(np.flatnonzero(~is_frame)[0])
-        found = f"line {lines.numbers[first]} of {path} has the frame number {number[first]:g}"
-        raise DataError(found, "copy it again", expected="whole numbers from 1")
+    _check_frame_numbers(path, numbers, table[:, 0])
     position = table[:, 1:]
-    position[(position == 0).all(axis=1)] = np.nan  # some trackers write a lost sample as zeros instead of NaN
-    outside = off_panorama(position, irregular, path) & np.isfinite(position).all(axis=1)
+    is_lost = ~np.isfinite(position).all(axis=1) | (position == 0).all(axis=1)  # some trackers write zeros for NaN
+    position[is_lost] = np.nan
+    outside = off_panorama(position, irregular, path) & ~is_lost
     if outside.any():
-        line = lines.numbers[int(np.flatnonzero(outside)[0])]
-        raise DataError(f"line {line} of {path} has gaze outside the panorama", "copy it again", expected="0 to 1")
-    frame = number.astype(np.int64)
-    kept = np.sort(np.unique(frame, return_index=True)[1])  # where a clock was set, a frame comes again
+        found = f"line {numbers[outside][0]} of {path} has gaze outside the panorama"
+        raise DataError(found, "copy it again", expected="0 to 1")
+    frame = table[:, 0].astype(np.int64)
+    irregular.note(BEFORE_FIRST, int((frame < 1).sum()), path)
+    # where a clock was set, a frame comes again: its first sample that is not lost is used
+    seen_first = np.argsort(is_lost, kind="stable")
+    kept = np.sort(seen_first[np.unique(frame[seen_first], return_index=True)[1]])
     irregular.note("samples on a frame that came before, left out", len(frame) - len(kept), path)
+    kept = kept[frame[kept] >= 1]
     return frame[kept], directions_of_positions(position[kept, 0], 1 - position[kept, 1])
 
 
-def frames_of(path: Path, wanted: int) -> int:
-    """Number of frames of a video, or a smaller one that is at least `wanted`.
+def _check_frame_numbers(path: Path, lines: Integers, number: Floats) -> None:
+    """Refuse numbers that are not whole, and those from 0, which may be one too small or before the first frame."""
+    lowest = -(2**31) if np.nanmin(number, initial=1) < 0 else 1  # a recording may begin before its video
+    is_frame = (number >= lowest) & (number < 2**31) & (number % 1 == 0)  # NaN is none
+    if not is_frame.all():
+        found = f"line {lines[~is_frame][0]} of {path} has the frame number {number[~is_frame][0]:g}"
+        remedy = "add 1 to all numbers if they count from 0, else remove the line"
+        raise DataError(found, remedy, expected="whole numbers from 1")
 
-    They are counted, which reads the whole file, only where the container states fewer than `wanted`.
+
+def frames_of(path: Path, wanted: int) -> int:
+    """Number of frames of a video.
+
+    They are counted, which reads the whole file, only where the container states none, or fewer than `wanted`.
 
     Raises:
         DataError: the file is not a video.
     """
     with _video_stream(path) as (_, stream):
         stated = int(stream.frames)
-    return stated if stated >= wanted else len(_places(str(path)))
+    return stated if stated >= max(wanted, 1) else len(_places(str(path)))
 
 
 class _Place(NamedTuple):
@@ -266,7 +308,7 @@ def read_video_frame(path: str | Path, index: int) -> Pixels:
         raise DataError(f"frame {index + 1} of {path} cannot be decoded", "copy it again")
     if not is_panoramic(frame):
         found = f"the frames of {path} are {frame.shape[1]} x {frame.shape[0]}"
-        raise DataError(found, "convert the video", expected="twice as wide as high")
+        raise DataError(found, "convert the video", expected=_PANORAMIC)
     return np.ascontiguousarray(frame[:, :, ::-1])
 
 
@@ -285,13 +327,15 @@ def _video_stream(path: str | Path) -> Iterator[tuple[InputContainer, av.VideoSt
 
 
 def check_video(path: Path) -> None:
-    """Raise a DataError if a file is not a video, or is cut short."""
+    """Raise a DataError if a file is not a video of panoramas, or is cut short."""
     if is_cut(path):
         raise DataError(f"{path} is cut short", "copy it again")
     if is_damaged(path):
         raise DataError(f"{path} is damaged", "copy it again")
-    with _video_stream(path):
-        pass
+    with _video_stream(path) as (_, stream):
+        width, height = sorted((stream.width, stream.height), reverse=True)  # it may be turned
+    if height and not is_panoramic(np.broadcast_to(np.uint8(0), (height, width))):
+        raise DataError(f"the frames of {path} are {width} x {height}", "convert the video", expected=_PANORAMIC)
 
 
 @lru_cache(maxsize=8)
@@ -313,11 +357,12 @@ def _places(path: str) -> tuple[_Place, ...]:
 def inventory(root: str | Path) -> Inventory:
     """The contents of a copy: every video and its gaze, of which 31 people should have looked at each."""
     folder = require_folder(root)
-    videos, gaze = _index(folder)
     found = Inventory()
+    videos, gaze = _index(folder, found.irregular, found.problems)
     found.count("videos", len(videos), VIDEOS)
     found.count("videos with gaze", len(gaze), VIDEOS)
-    found.count("split sheet", int((folder / SPLIT_SHEET).is_file()), 1)
+    found.count("split sheet", int(_split_sheet(folder, found.problems).is_file()), 1)
+    found.try_file(partial(_compare_with_sheet, folder, videos, found))
     found.problems += [f"video {each:03d} has no gaze" for each in sorted(set(videos) - set(gaze))]
     found.problems += [f"gaze of {each:03d} has no video" for each in sorted(set(gaze) - set(videos))]
     for video, files in sorted(gaze.items()):
@@ -342,26 +387,38 @@ def _collect_frames(path: Path, seen: list[Integers], irregular: Irregular) -> N
     seen.append(frame[known])
 
 
+def _compare_with_sheet(root: Path, videos: Mapping[int, Path], found: Inventory) -> None:
+    """Name the videos that the split has and the copy lacks, and count those that it does not have."""
+    if not _split_sheet(root).is_file():
+        return  # counted
+    listed = {*in_split(root, (), "train"), *in_split(root, (), "test")}
+    found.problems += [f"video {each:03d} of the split sheet is missing" for each in sorted(listed - set(videos))]
+    others = sorted(set(videos) - listed)
+    found.irregular.note("videos that the split sheet does not list, left out", len(others), first_of(others))
+
+
 def _compare_with_video(video: Path, seen: Sequence[Integers], irregular: Irregular) -> None:
-    """Count gaze after the end of a video, and frames without gaze before it ends."""
+    """Count gaze after the end of a video, and frames without gaze."""
     frames = np.concatenate([*seen, np.zeros(0, np.int64)])
-    last = int(frames.max(initial=0))
-    shown = frames <= frames_of(video, last)
+    total = frames_of(video, int(frames.max(initial=0)))
+    shown = frames <= total
     irregular.note(AFTER_END, int((~shown).sum()), video)
-    frames = frames[shown]
-    irregular.note("frames without gaze, left out", int(frames.max(initial=0)) - len(np.unique(frames)), video)
+    irregular.note("frames without gaze, left out", total - len(np.unique(frames[shown])), video)
 
 
-def _index(root: Path) -> tuple[dict[int, Path], dict[int, dict[int, Path]]]:
+def _index(
+    root: Path, irregular: Irregular, problems: list[str] | None = None
+) -> tuple[dict[int, Path], dict[int, dict[int, Path]]]:
     """Videos by number; gaze files by number of the video, then of the observer."""
 
-    def owner(match: re.Match[str], path: Path) -> tuple[int, int]:
+    def owner(match: re.Match[str], path: Path) -> tuple[int, int | Path]:
         person = _OBSERVER.fullmatch(path.parent.name)
-        return (int(match[1]), int(person[1])) if person else (-1, hash(path))
+        return (int(match[1]), int(person[1])) if person else (int(match[1]), path)
 
-    videos = files_by_identity(root, _VIDEO, lambda match, _: int(match[1]))
+    videos = files_by_identity(root, _VIDEO, lambda match, _: int(match[1]), problems)
     gaze: dict[int, dict[int, Path]] = {}
-    for (video, person), path in files_by_identity(root, _GAZE, owner).items():
-        if video >= 0:
+    for (video, person), path in files_by_identity(root, _GAZE, owner, problems).items():
+        irregular.note("files outside the folders of people (p001, p002, …), left out", int(person == path), path)
+        if isinstance(person, int):
             gaze.setdefault(video, {})[person] = path
     return videos, gaze
