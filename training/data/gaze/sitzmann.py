@@ -162,13 +162,13 @@ def _starts_s(stamps: Floats, count: int, path: Path, irregular: Irregular) -> F
 
 def _real(values: object) -> Floats:
     """Numbers, or seconds; none of None."""
-    array = np.zeros(0) if values is None else np.asarray(values)
+    array: Any = np.zeros(0) if values is None else np.asarray(values)
     if array.dtype.kind == "c":  # NumPy would drop the imaginary parts
         raise TypeError("complex numbers")
     if array.dtype.kind in "mM":
         seconds = (array - array[:1]) / np.timedelta64(1, "s")
         return np.asarray(seconds, dtype=float)
-    return array.astype(float)
+    return np.asarray(array, dtype=float)
 
 
 def inventory(root: str | Path) -> Inventory:
