@@ -43,7 +43,7 @@ def average(config: AverageConfig) -> SaliencyModel:
         load_weights(checkpoint, model, kind="saliency")
         states.append({name: value.clone() for name, value in model.state_dict().items()})
     model.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
-    origin = joined(*(read_header(each).origin for each in config.checkpoints))
+    origin = joined(*(read_header(each).learnt_from for each in config.checkpoints))
     save_checkpoint(config.output, header.step, model, "saliency", model.config, {}, origin=origin)
     return model
 

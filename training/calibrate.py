@@ -171,7 +171,7 @@ def main() -> None:
         )
         settings = calibrate(contents, model, config)
     save_checkpoint(
-        config.output, header.step, model, "saliency", settings, {}, origin=joined(header.origin, [PANORAMAS])
+        config.output, header.step, model, "saliency", settings, {}, origin=joined(header.learnt_from, [PANORAMAS])
     )
     print(f"temperature {settings.calibration.temperature:.3f}, prior scale {settings.prior.scale_deg:.2f} degrees")
 

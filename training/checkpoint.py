@@ -172,6 +172,12 @@ class Origin(NamedTuple):
 
 IMAGENET = Origin("ImageNet, by the weights in the encoder's package", "Apache-2.0")
 PANORAMAS = Origin("panoramas without gaze", "their own")
+UNRECORDED = Origin("data that an older checkpoint does not record", "not known")
+
+
+def origin_of_file(path: str | Path) -> Origin:
+    """The origin of weights of another project in a file, of which nothing else is known."""
+    return Origin(f"weights of {Path(path).name}", "none stated")
 
 
 def joined(*origins: Iterable[Origin]) -> tuple[Origin, ...]:
@@ -194,6 +200,11 @@ class CheckpointHeader:
     origin: tuple[Origin, ...] = ()
     """From what the weights were learnt, over all runs that led to them; empty: an older checkpoint, which says
     nothing."""
+
+    @property
+    def learnt_from(self) -> tuple[Origin, ...]:
+        """The origin as checkpoints repeat it that are made from this one: `UNRECORDED` if it says nothing."""
+        return self.origin or (UNRECORDED,)
 
 
 def save_checkpoint(
@@ -299,6 +310,18 @@ def plain_settings(config: Any) -> dict[str, Any]:
     """A dataclass or mapping as JSON returns it: dicts, lists, strings and numbers."""
     plain = dict(config) if isinstance(config, Mapping) else dataclasses.asdict(config)
     settings: dict[str, Any] = json.loads(json.dumps(plain))
+    return settings
+
+
+def flat_settings(config: Any) -> dict[str, Any]:
+    """A dataclass as `plain_settings`, with the fields of nested dataclasses under names such as "views.height"."""
+    settings = {}
+    for name, value in plain_settings(config).items():
+        part = getattr(config, name)
+        if dataclasses.is_dataclass(part):
+            settings |= {f"{name}.{field}": each for field, each in flat_settings(part).items()}
+        else:
+            settings[name] = value
     return settings
 
 

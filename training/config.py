@@ -108,7 +108,13 @@ def process_count(variable: str) -> int:
 
 def is_first_process() -> bool:
     """Whether this process is the first of those that torchrun started, or runs alone."""
-    return os.environ.get("RANK", "0") == "0"
+    return process_number() == 0
+
+
+def process_number() -> int:
+    """The number of this process among those that torchrun started, from 0."""
+    text = os.environ.get("RANK", "0")
+    return int(text) if text.isdecimal() else 0
 
 
 def is_started_by_torchrun() -> bool:

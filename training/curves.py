@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
+import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from sal360.errors import require_modules
@@ -77,9 +79,15 @@ class Curves:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach() * weight
 
-    def write_means(self, done: int, learning_rate: float) -> None:
-        """Write the means since the last point, and the speed, as a point at `done` steps."""
-        values = {name: float(total) / self._steps for name, total in self._sums.items()}
+    def write_means(self, done: int, learning_rate: float, fabric: Fabric) -> None:
+        """Write the means since the last point over all processes, and the speed, as a point at `done` steps.
+
+        All processes call it.
+        """
+        sums = torch.stack([torch.as_tensor(total, dtype=torch.float64).cpu() for total in self._sums.values()])
+        if fabric.world_size > 1:  # each process knows the losses of its share
+            sums = cast(Tensor, fabric.all_reduce(sums.to(fabric.device))).cpu()
+        values = {name: total / self._steps for name, total in zip(self._sums, sums.tolist(), strict=True)}
         values["optimiser/learning_rate"] = learning_rate
         values["speed/images_per_s"] = self._images / self._step_s
         values["speed/waiting_for_data"] = self._waiting_s / self._step_s

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from sal360.errors import ModelError, ParameterError, one_line_errors, printable, require_modules
 from sal360.files import check_folder_is_writable, write_text
+from sal360.ground_truth import GazeRecord
 from training.config import (
     option_names,
     read_config,
@@ -77,7 +78,7 @@ class EvaluateConfig:
     """Measure on every fold in turn, each with priors fitted to the others; for data sets without a published split.
     The models are not retrained: one that was trained on OSIE has seen all folds except one."""
     limit: int = 0
-    """Maximum number of records to measure, spread evenly over the data set; 0 measures all."""
+    """Maximum number of records to measure, of all folds together, spread evenly over them; 0 measures all."""
     prior_limit: int = PRIOR_LIMIT
     """Maximum number of training records to which the equator prior and the mean map are fitted."""
     panorama_height: int = 512
@@ -85,7 +86,7 @@ class EvaluateConfig:
     fov_deg: float = 100.0
     """Field of view of the longer side of photographs on the panoramas, degrees."""
     turned: int = 12
-    """Number of records on which models also see the panorama rolled and pitched; 0 skips this test."""
+    """Number of records, spread evenly, on which models also see the panorama rolled and pitched; 0 skips this test."""
     examples: int = 6
     """Number of records, spread evenly, whose maps the report shows side by side."""
     cases: int = 3
@@ -158,7 +159,7 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     folders = [each for each in opened.values() if isinstance(each, MapFolder)]
     splits = [_open_split(data, config) for data in _folds(config)]
     known = [*splits[0].training.names, *splits[0].measuring.names]
-    splits = [split._replace(measuring=_spread(split.measuring, config.limit)) for split in splits]
+    splits = _limited(splits, config.limit)
     for folder in folders:
         folder.pair(known, [name for split in splits for name in split.measuring.names])
         if folder.unused:
@@ -168,7 +169,7 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     scene_of, remark = _scenes(parts)
     resampled = [f"{each.name}: {each.resampled}" for each in folders if each.resampled]
     unused = [f"{each.name}: {each.unused}" for each in folders if each.unused]
-    turned = measure_turning(models, parts[0].records[: config.turned]) if models else []
+    turned = measure_turning(models, _to_turn(parts[0].records, config.turned)) if models else []
     summaries = summarise(scores, config.draws, config.seed, scene_of)
     scenes = _count(len(set(scene_of.values())), "scene")
     report = render_report(
@@ -273,9 +274,26 @@ def _open_split(data: GazeConfig, config: EvaluateConfig) -> GazeSplit:
         return open_gaze(data, config.panorama_height, config.fov_deg)
 
 
-def _spread(records: GazeRecords, limit: int) -> GazeRecords:
-    """At most `limit` records, spread evenly over all; 0 takes all."""
-    return GazeSubset(records, spread(len(records), limit or len(records)))
+def _limited(splits: Sequence[GazeSplit], limit: int) -> list[GazeSplit]:
+    """The splits with at most `limit` records to measure in all, spread evenly; 0: all.
+
+    Splits that keep none are left out.
+    """
+    if not limit:
+        return list(splits)
+    limited, first = [], 0
+    chosen = spread(sum(len(split.measuring) for split in splits), limit)
+    for split in splits:
+        own = [i - first for i in chosen if first <= i < first + len(split.measuring)]
+        first += len(split.measuring)
+        if own:
+            limited.append(split._replace(measuring=GazeSubset(split.measuring, own)))
+    return limited
+
+
+def _to_turn(records: GazeRecords, count: int) -> list[GazeRecord]:
+    """The records on which models see the panorama turned: neighbours are often frames of one video."""
+    return [records[i] for i in spread(len(records), count)]
 
 
 def _fitted(split: GazeSplit, opened: Mapping[str, Predict | MapFolder], config: EvaluateConfig) -> Part:

@@ -25,7 +25,7 @@ from sal360.arrays import Density, Pixels
 from sal360.errors import ParameterError, one_line_errors
 from sal360.files import written_beside
 from sal360.spec import ModelSpec
-from training.checkpoint import git_revision, read_header
+from training.checkpoint import read_header
 from training.config import option_names, read_config, require, require_between, require_path, require_together
 from training.exporting.graphs import (
     ExportedModel,
@@ -53,8 +53,8 @@ class ExportConfig:
     """Folder for the files, or path of the .onnx file; engines are written beside it."""
     name: str = ""
     """Name of the model; empty: its encoder and the name of its run."""
-    version: str = "1.0.0"
-    """Version of the weights."""
+    version: str = ""
+    """Version of the weights; empty: the step of the checkpoint, such as step-1200."""
     trained_on: str = ""
     """Training data, in words; empty: what the runs that led to the checkpoint learnt from."""
     weights_license: str = ""
@@ -193,16 +193,17 @@ def export(config: ExportConfig) -> list[Path]:
 
 
 def named_after_run(config: ExportConfig) -> ExportConfig:
-    """The settings with a name, training data and a licence: those that are not given come from the checkpoint.
+    """The settings with name, version, training data and licence: those that are not given come from the checkpoint.
 
     Raises:
         CheckpointError: it is missing, broken or does not hold a saliency model.
     """
-    origin = read_header(config.checkpoint, kind="saliency").origin
-    data = "; ".join(f"{each.data} ({each.licence})" for each in origin)
+    header = read_header(config.checkpoint, kind="saliency")
+    data = "; ".join(f"{each.data} ({each.licence})" for each in header.origin)
     return replace(
         config,
         name=config.name or name_of_run(config.checkpoint),
+        version=config.version or f"step-{header.step}",
         trained_on=config.trained_on or data or "not recorded in the checkpoint",
         weights_license=config.weights_license
         or (f"none stated; learnt from {data}" if data else "none stated; training data not recorded"),
@@ -231,7 +232,7 @@ def describe(exported: ExportedModel, config: ExportConfig) -> ModelSpec:
         trained_on=config.trained_on,
         weights_license=config.weights_license,
         precision=config.precision,
-        git_revision=git_revision(),
+        git_revision=read_header(config.checkpoint).git_revision,
         prior_log_rows=tuple(model.prior_log_rows[:, 0].tolist()),
     )
 

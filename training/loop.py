@@ -13,7 +13,7 @@ import math
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from sal360.errors import CheckpointError, TrainingError
@@ -55,7 +56,7 @@ from training.config import (
     require_seed,
     require_together,
 )
-from training.curves import Curves
+from training.curves import Curves, read_curves
 from training.data.loader import require_whole_parts
 from training.ema import MovingAverage
 from training.loggers import LoggerName, Tracker, open_tracker, require_logger
@@ -156,6 +157,10 @@ class Task(ABC):
     """From what the weights are learnt, with what is known of the licences; checkpoints and model files repeat it."""
     mean_sizes: Tensor | None = None
     """The mean of `sizes` over all parts of the step's batch, in all processes; the loop sets it before `losses`."""
+    of_start: ClassVar[tuple[str, ...]] = ()
+    """Settings of the model that concern only the weights of a new run, so that they may change on resuming."""
+    comparable: Mapping[str, float] | None = None
+    """The last figures as the evaluations before measured theirs, if the last one measures more; else None."""
 
     @property
     def trained(self) -> nn.Module:
@@ -314,7 +319,7 @@ def _train(
     steps = config.steps or config.epochs * task.steps_per_epoch
     first_process = fabric.global_rank == 0
     model, optimiser = _set_up(task, config, optimiser_config, fabric)
-    to_match = settings_to_match(task, config, optimiser_config)
+    to_match = settings_to_match(task, config, optimiser_config, fabric.world_size)
     average = MovingAverage(task.model, config.ema)
     best = BestWeights(config, is_new=checkpoint is None)
     start = restore_run(checkpoint, task, optimiser, to_match, steps, average) if checkpoint else 0
@@ -347,7 +352,7 @@ def _train(
                 if any(due):
                     check.require_finite(config)
                 if due.point:
-                    curves.write_means(done, rate)
+                    curves.write_means(done, rate, fabric)
                     bar.set_postfix(loss=f"{curves.last['loss']:.4g}", refresh=False)
                 if due.evaluation or due.checkpoint:
                     _check_weights(task.trained, done, config)
@@ -386,7 +391,7 @@ def _measure(task: Task, fabric: Fabric, done: int, average: MovingAverage, curv
     values = _evaluate(task, fabric, done, average)
     curves.write(done, values)
     if fabric.global_rank == 0:
-        best.offer(task, done, values, average)
+        best.offer(task, done, task.comparable or values, average)
 
 
 class BestWeights:
@@ -398,6 +403,7 @@ class BestWeights:
 
     Raises:
         CheckpointError: the run kept the best by another figure so far.
+        SettingError: the run has not measured the figure so far.
     """
 
     def __init__(self, config: LoopConfig, *, is_new: bool) -> None:
@@ -408,6 +414,14 @@ class BestWeights:
                 f"{Path(self._run) / BEST} holds the weights with the {self._figure.is_best} of {self._figure.name}",
                 f"set --loop.best_by {self._figure.name} and --loop.best_is {self._figure.is_best}, or rename it",
             )
+        if self._name and not is_new:  # else the next evaluation would notice it, and the steps before it be lost
+            measured = [name for name, (steps, _) in read_curves(config.run).items() if steps[0] == 0]
+            self._require_measured(measured or [self._name])  # files of curves may have been removed
+
+    def _require_measured(self, names: Collection[str]) -> None:
+        if self._name not in names:
+            expected = f"one of the figures that are measured: {', '.join(names) or 'none'}"
+            raise SettingError({"loop.best_by": self._name}, expected, options=True)
 
     def offer(self, task: Task, done: int, values: Mapping[str, float], average: MovingAverage) -> None:
         """Keep the averaged weights after `done` steps if `values`, measured with them, are the best so far.
@@ -418,9 +432,7 @@ class BestWeights:
         """
         if not self._name:
             return
-        if self._name not in values:
-            expected = f"one of the figures that are measured: {', '.join(values) or 'none'}"
-            raise SettingError({"loop.best_by": self._name}, expected, options=True)
+        self._require_measured(values)
         figure = BestFigure(self._name, self._is_best, float(values[self._name]))
         if math.isnan(figure.value) or (self._figure and not figure.is_better_than(self._figure)):
             return
@@ -590,15 +602,24 @@ def starting_point(config: LoopConfig) -> Path | None:
     return newest
 
 
-def settings_to_match(task: Task, config: LoopConfig, optimiser_config: OptimiserConfig) -> dict[str, Any]:
+def settings_to_match(
+    task: Task, config: LoopConfig, optimiser_config: OptimiserConfig, processes: int
+) -> dict[str, Any]:
     """Settings that must be the same when a run is resumed: model, samples, task and kind of optimiser."""
+    model = {name: value for name, value in plain_settings(task.config).items() if name not in task.of_start}
     sampling: dict[str, Any] = {
         "seed": config.seed,
         "batch_size": config.batch_size,
         "steps_per_epoch": task.steps_per_epoch,
         "ema": config.ema,
     }
-    return {**plain_settings(task.config), **sampling, **task.settings_to_match(), "optimiser": optimiser_config.name}
+    if any(isinstance(part, _BatchNorm) and part.training for part in task.trained.modules()):
+        apart = 1 if config.sync_batchnorm else processes
+        sampling[_OF_STATISTICS] = config.batch_size // (config.accumulate * apart)
+    return {**model, **sampling, **task.settings_to_match(), "optimiser": optimiser_config.name}
+
+
+_OF_STATISTICS = "samples in batch statistics (loop.accumulate, loop.sync_batchnorm)"
 
 
 def save_run(
@@ -661,6 +682,14 @@ def _broken_state_is_named(checkpoint: Path) -> Iterator[None]:
         ) from None
 
 
+def _earlier(before: Mapping[str, Any], name: str, value: Any) -> Any:
+    """A setting of the earlier start; `value`, that of now, if it did not exist then."""
+    group, _, field = name.rpartition(".")
+    if name in before or not isinstance(before.get(group), Mapping):
+        return before.get(name, value)
+    return before[group].get(field, value)  # older checkpoints have "data.placement" as a whole
+
+
 def restore_run(
     checkpoint: Path,
     task: Task,
@@ -686,12 +715,14 @@ def restore_run(
         # settings that did not exist when that run was started get their defaults
         before = {**state["same"], **plain_settings(config_from_dict(type(task.config), header.config))}
         for name, value in to_match.items():
-            if before.get(name, value) != value:  # old checkpoints may lack a setting
+            earlier = _earlier(before, name, value)
+            if earlier != value:
                 raise CheckpointError(
-                    f"{checkpoint} belongs to a run with {name} {before[name]}",
+                    f"{checkpoint} belongs to a run with {name} {earlier}",
                     "resume with the settings and data of that run, or start a new run with another --loop.run",
                     expected=f"{value}, as set now",
                 )
+        task.origin = header.origin or task.origin  # options that concern a start may be missing now
         if header.step >= steps:
             return header.step
         settings = [

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,20 +24,31 @@ from torch import Tensor, nn
 
 from sal360.arrays import Pixels
 from sal360.errors import CheckpointError, one_line_errors, printable
-from training.checkpoint import IMAGENET, PANORAMAS, Origin, joined, load_weights, plain_settings, read_header
+from training.checkpoint import (
+    IMAGENET,
+    PANORAMAS,
+    Origin,
+    joined,
+    load_weights,
+    origin_of_file,
+    plain_settings,
+    read_header,
+)
 from training.config import SettingError, option_names, read_config, require_at_least, require_together, write_config
 from training.contrastive_loss import ContrastiveObjective, ObjectiveConfig
 from training.curves import write_summary
+from training.data.gaze.records import summary_of
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.data.panoramas import PanoramaConfig, PanoramaViews, open_panoramas
 from training.data.shards import ShardedViews, open_shards
+from training.data.taught_maps import names_below
 from training.data.views import ViewConfig, ViewPair
 from training.loop import LoopConfig, Task, make_fabric, starting_point, train
 from training.models.contrastive import ContrastiveConfig, ContrastiveModel, SelfAttention
 from training.models.encoders import encoder_kind
 from training.optimiser import OptimiserConfig
 from training.pictures import write_views
-from training.processes import first_process_does
+from training.processes import errors_once, first_process_does
 from training.retrieval import Retrieval
 
 
@@ -90,6 +101,8 @@ class Source:
     """This process's share of the panoramas of the retrieval evaluation, (H, W, 3) RGB each."""
     readers: int = 0
     """Number of loader processes among which shards are divided; 0: the batches do not depend on it."""
+    contents: str = ""
+    """The panoramas in words that change when they do, wherever their folder is."""
 
 
 def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
@@ -112,7 +125,8 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
 
         some = shards.first(config.retrieval_panoramas, config.data.height)[fabric.global_rank :: fabric.world_size]
         readers = sharded(0, 0).lanes * fabric.world_size
-        return Source(len(shards), sharded(0, 0).steps_per_epoch, sharded_batches, some, readers)
+        contents = summary_of([f"{name} {count}" for name, count in zip(shards.names, shards.counts, strict=True)])
+        return Source(len(shards), sharded(0, 0).steps_per_epoch, sharded_batches, some, readers, contents)
 
     panoramas = first_process_does(fabric, lambda: open_panoramas(config.data))
     count = len(panoramas)
@@ -132,16 +146,18 @@ def open_views(config: PretrainConfig, fabric: Fabric) -> Source:
 
     chosen = torch.linspace(0, count - 1, min(count, config.retrieval_panoramas)).round().int().tolist()
     some = [panoramas[i] for i in chosen[fabric.global_rank :: fabric.world_size]]
+    contents = summary_of(names_below(config.data.root, panoramas.paths))
     with option_names("loop"):
-        return Source(count, steps_per_epoch(count, loop.batch_size), batches, some)
+        return Source(count, steps_per_epoch(count, loop.batch_size), batches, some, contents=contents)
 
 
 class PretrainTask(Task):
     """The paper's contrastive training (Section 3)."""
 
     kind: ClassVar[str] = "contrastive"
+    of_start: ClassVar[tuple[str, ...]] = ("weights_file",)
 
-    def __init__(self, config: PretrainConfig, source: Source, fabric: Fabric) -> None:
+    def __init__(self, config: PretrainConfig, source: Source, fabric: Fabric, *, resumes: bool = False) -> None:
         share = config.loop.batch_size // (fabric.world_size * config.loop.accumulate)
         if share < 2:
             raise SettingError(
@@ -151,14 +167,13 @@ class PretrainTask(Task):
             )
         self.settings, self.source, self.fabric = config, source, fabric
         self.config, self.steps_per_epoch = config.model, source.steps_per_epoch
-        self.model: ContrastiveModel = ContrastiveModel(config.model)
+        # a checkpoint of the run brings the weights and their origin
+        model = replace(config.model, pretrained=False, weights_file="") if resumes else config.model
+        self.model: ContrastiveModel = ContrastiveModel(model)
         self.objective = ContrastiveObjective(source.count, config.objective, seed=config.loop.seed, fabric=fabric).to(
             fabric.device
         )
-        before = config.weights or config.encoder_weights
-        start = IMAGENET if encoder_kind(config.model.encoder).packaged else Origin("weights of a file", "none stated")
-        learnt = read_header(before).origin if before else (start,) * config.model.pretrained
-        self.origin = joined(learnt, [PANORAMAS])
+        self.origin = joined(() if resumes else _origin_of_start(config), [PANORAMAS])
         place = {"rank": fabric.global_rank, "world": fabric.world_size}
         self.retrieval = Retrieval(source.for_evaluation, config.views, config.loop.seed, **place)
         self._embedded: list[tuple[Tensor, Tensor]] = []  # updates the memory bank after the step
@@ -211,13 +226,13 @@ class PretrainTask(Task):
 
     def state_dict(self) -> dict[str, Any]:
         """The memory bank, Z and the generator of the negatives."""
-        return self.objective.state_dict()
+        return {**self.objective.state_dict(), "panoramas": self.source.contents}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore them.
 
         Raises:
-            CheckpointError: the run had another number of panoramas, so the entries of its memory do not match.
+            CheckpointError: the run had other panoramas, so the entries of its memory do not match.
         """
         if (count := len(state["memory"])) != self.source.count:
             raise CheckpointError(
@@ -225,7 +240,22 @@ class PretrainTask(Task):
                 "resume with the data of that run, or start a new run with --weights and another --loop.run",
                 expected=f"{self.source.count}, as --data.root has now",
             )
-        self.objective.load_state_dict(state)
+        bank = dict(state)
+        if (contents := bank.pop("panoramas", "")) and contents != self.source.contents:  # an older run has no names
+            raise CheckpointError(
+                "the checkpoint belongs to a run on as many panoramas with other names",
+                "resume with the data of that run, or start a new run with --weights and another --loop.run",
+            )
+        self.objective.load_state_dict(bank)
+
+
+def _origin_of_start(config: PretrainConfig) -> tuple[Origin, ...]:
+    """From what the weights were learnt with which a new run starts."""
+    if before := config.weights or config.encoder_weights:
+        return read_header(before).learnt_from
+    if not config.model.pretrained:
+        return ()
+    return (IMAGENET if encoder_kind(config.model.encoder).packaged else origin_of_file(config.model.weights_file),)
 
 
 def main() -> None:
@@ -234,7 +264,7 @@ def main() -> None:
     checkpoint = starting_point(config.loop)
     fabric = make_fabric(config.loop)
     source = open_views(config, fabric)
-    task = PretrainTask(config, source, fabric)
+    task = PretrainTask(config, source, fabric, resumes=checkpoint is not None)
     if config.weights and not checkpoint:
         load_weights(config.weights, task.model, kind=task.kind)
     if config.encoder_weights and not checkpoint:
@@ -247,4 +277,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    sys.exit(one_line_errors(errors_once(main)))

@@ -1,4 +1,4 @@
-"""What the processes of one training do together: measure in shares, wait for the first one, and stop at the same step.
+"""What the processes of one training do together: measure in shares, wait, report errors, and stop at the same step.
 
 A process that waits for another in one of torch's collectives is killed after 30 minutes. Nothing here waits for more
 than a part of a piece of work, however long the whole takes.
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
@@ -21,6 +22,9 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from tqdm import tqdm
+
+from sal360.errors import Sal360Error
+from training.config import is_started_by_torchrun, process_number
 
 Result = TypeVar("Result")
 
@@ -107,6 +111,27 @@ def first_process_does(fabric: Fabric, work: Callable[[], Result]) -> Result:
     failed = future.exception() is not None
     fabric.broadcast((not failed, None if failed else future.result()))
     return future.result()
+
+
+def errors_once(main: Callable[[], int | None]) -> Callable[[], int | None]:
+    """A command's `main` for several processes: an error that all of them find is reported by one.
+
+    The others wait before they report it. Meanwhile torchrun, which has seen the first one end, ends them; if only one
+    process failed, its error is reported a little later.
+    """
+
+    def run() -> int | None:
+        try:
+            return main()
+        except (Sal360Error, OSError, ImportError, MemoryError):
+            if (rank := process_number()) and is_started_by_torchrun():
+                time.sleep(min(_WAIT_S + _WAIT_LONGER_S * rank, _WAIT_AT_MOST_S))
+            raise
+
+    return run
+
+
+_WAIT_S, _WAIT_LONGER_S, _WAIT_AT_MOST_S = 2.0, 0.3, 20.0
 
 
 def end_with_parent() -> None:

@@ -5,8 +5,9 @@
 ResNet50 and VGG16, each with attention, without, and with average pooling, 250 epochs of
 training/recipes/pretrain_paper.yaml, by three seeds. Every run is a `python -m training.pretrain` in
 OUTPUT/runs, and its checkpoint of epoch 10 is kept for Figure 4. Ctrl-C, SIGTERM and the end of the budget leave a
-checkpoint; the same command continues there. OUTPUT gets reproduction.md, the page, with its pictures, and the same
-numbers as reproduction.json; what has not been trained yet is listed on it.
+checkpoint; the same command continues there. OUTPUT/runs/made_with.json says with what all of them were made, so that
+another batch size or other panoramas are refused there. OUTPUT gets reproduction.md, the page, with its pictures, and
+the same numbers as reproduction.json; what has not been trained yet is listed on it.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import yaml
 
-from sal360.errors import TrainingError, one_line_errors
-from sal360.files import check_folder_is_writable, write_text
+from sal360.errors import CheckpointError, TrainingError, one_line_errors
+from sal360.files import check_folder_is_writable, write_text, written_beside
 from training.analysis.change import encoder_tensors, layer_changes
 from training.analysis.embedding import EmbeddingConfig, analyse_embedding
 from training.analysis.panoramas import AnalysedConfig
@@ -37,16 +39,20 @@ from training.analysis.results import ENCODER_COLOURS, new_figure, save_figure
 from training.checkpoint import newest_checkpoint, read_header
 from training.config import option_names, read_config, require, require_at_least, require_path, require_seed
 from training.curves import Curve, read_curves
+from training.data.gaze.records import summary_of
 from training.data.loader import steps_per_epoch
-from training.data.panoramas import PanoramaConfig, open_panoramas
+from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
+from training.data.taught_maps import names_below
 from training.loop import settled_precision
 from training.models.contrastive import AttentionName
+from training.pretrain import PretrainConfig
 from training.processes import end_with_parent
 
 PaperEncoder = Literal["resnet50", "vgg16"]
 RECIPE = Path(__file__).parent / "recipes" / "pretrain_paper.yaml"
 _VGG = ("--model.encoder", "vgg16", "--optimiser.schedule", "step", "--optimiser.step_epochs", "[120]")
-_EARLY = "epoch10.safetensors"
+_MADE_WITH = "made_with.json"
+_PAPER_EPOCHS = 250
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class ReproduceConfig:
     """Kinds of attention to train each encoder with; Figures 4 and 5 are about self."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; all runs of the first come before those of the second."""
-    epochs: int = 250
+    epochs: int = _PAPER_EPOCHS
     """Number of passes over the panoramas in each run."""
     early_epochs: int = 10
     """Number of passes after which the weights are kept for Figure 4."""
@@ -196,17 +202,22 @@ class Supervisor:
 def train_variant(config: ReproduceConfig, variant: Variant, per_epoch: int, supervisor: Supervisor) -> None:
     """Train a run to its end, or as far as the budget goes, and keep its weights of the early epoch."""
     run = Path(config.output) / "runs" / variant.name
-    early = run / _EARLY
+    early = early_weights(config, run)
     for epochs in (config.early_epochs, config.epochs):
         if steps_done(run) < epochs * per_epoch and not supervisor.run(
             command(config, variant, run, "--loop.epochs", str(epochs))
         ):
             return
-        if not early.exists():
-            newest = newest_checkpoint(run)
-            assert newest is not None
-            shutil.copyfile(newest / "model.safetensors", early.with_suffix(".part"))
-            early.with_suffix(".part").rename(early)
+        newest = newest_checkpoint(run)
+        # a run that was beyond this epoch before has other weights now: then there is no Figure 4 of it
+        if newest and not early.exists() and steps_done(run) == config.early_epochs * per_epoch:
+            with written_beside(early) as temporary:
+                shutil.copyfile(newest / "model.safetensors", temporary)
+
+
+def early_weights(config: ReproduceConfig, run: Path) -> Path:
+    """The file with the weights of a run after the early epoch."""
+    return run / f"epoch{config.early_epochs}.safetensors"
 
 
 def steps_done(run: Path) -> int:
@@ -219,12 +230,13 @@ def compare_precisions(config: ReproduceConfig, variant: Variant, supervisor: Su
     """The losses of the first steps of a run in fp32 and in bf16, from the same weights with the same batches."""
     losses = {}
     for precision in ("fp32", "bf16"):
-        run = Path(config.output) / "runs" / f"compared_{precision}"
+        run = Path(config.output) / "runs" / f"compared_{variant.name}_{precision}"
         steps = ("--loop.epochs", "0", "--loop.steps", str(config.compare_steps))
         chosen = command(replace(config, precision=precision), variant, run, *steps)
         if steps_done(run) < config.compare_steps and not supervisor.run(chosen):
             return {}
-        losses[precision] = read_curves(run)["loss"][1]
+        # an earlier call may have compared more steps, in one of them at least
+        losses[precision] = read_curves(run)["loss"][1][: config.compare_steps]
     return losses
 
 
@@ -237,40 +249,52 @@ class Findings:
     seed: int
     epochs: float
     """Passes over the panoramas that it has made."""
-    measured: float
-    """Passes after which correlation and retrieval were measured: a run that is stopped is not measured there."""
+    measured: float | None
+    """Passes after which correlation and retrieval were measured: a run that is stopped is not measured there. None of
+    the figures is known of a run whose curves were removed."""
     gamma: float | None
     """γ of the attention, of its newest step."""
-    correlation: float
-    """Mean correlation between the channels of the latent (Table 2)."""
+    correlation: float | None
+    """Mean correlation between the channels of the latent (Table 2); None if they are constant."""
     retrieval: dict[str, float]
     """Share of turned views that find their panorama, by the way in which they are embedded."""
-    loss: float
+    loss: float | None
     change: list[float] | None
     """Change of each layer from the early epoch to the newest (Figure 4)."""
 
 
-def findings(run: Path, variant: Variant, per_epoch: int) -> Findings | None:
-    """What a run shows so far; None before its first checkpoint."""
+def findings(run: Path, variant: Variant, per_epoch: int, early: Path | None = None) -> Findings | None:
+    """What a run shows so far; None before its first checkpoint.
+
+    Args:
+        run: its folder.
+        variant: which run it is.
+        per_epoch: steps of a pass over the panoramas.
+        early: from `early_weights`; None: there are none.
+    """
     newest = newest_checkpoint(run)
     if newest is None:
         return None
-    curves, early = read_curves(run), run / _EARLY
+    curves = read_curves(run)
     done = read_header(newest).step
     change = None
-    if early.exists() and read_header(early).step < done:
+    if early and early.exists() and read_header(early).step < done:
         change = list(layer_changes(encoder_tensors(str(early)), encoder_tensors(str(newest))).values())
-    last = {name: values[-1] for name, (_, values) in curves.items()}
+    last = {name: values[-1] for name, (_, values) in curves.items() if math.isfinite(values[-1])}
+    measured = curves.get("retrieval/local_top1")
     return Findings(
         *variant,
         epochs=done / per_epoch,
-        measured=curves["latent/inter_map_correlation"][0][-1] / per_epoch,
+        measured=measured[0][-1] / per_epoch if measured else None,
         gamma=last.get("attention/gamma"),
-        correlation=last["latent/inter_map_correlation"],
-        retrieval={name: last[f"retrieval/{name}_top1"] for name in ("local", "guided", "global")},
-        loss=last["loss"],
+        correlation=last.get("latent/inter_map_correlation"),
+        retrieval={name: last[f"retrieval/{name}_top1"] for name in _WAYS if f"retrieval/{name}_top1" in last},
+        loss=last.get("loss"),
         change=change,
     )
+
+
+_WAYS = ("local", "guided", "global")
 
 
 PAPER = {
@@ -315,15 +339,31 @@ CLAIMS = (
 """The claims that the page judges."""
 
 
-def page(config: ReproduceConfig, count: int, found: Sequence[Findings], compared: dict[str, list[float]]) -> str:
-    """The page, as Markdown: means over the seeds, with the sample standard deviation where there are several."""
+def page(
+    config: ReproduceConfig,
+    count: int,
+    found: Sequence[Findings],
+    compared: dict[str, list[float]],
+    precisions: Sequence[str] = (),
+) -> str:
+    """The page, as Markdown: means over the seeds, with the sample standard deviation where there are several.
+
+    Args:
+        config: the settings.
+        count: number of panoramas.
+        found: what the runs show.
+        compared: from `compare_precisions`.
+        precisions: those that the runs had, in this call or others; empty: that of the settings.
+    """
+    gallery = min(count, PretrainConfig.retrieval_panoramas)
     groups: dict[tuple[str, str], list[Findings]] = {(each.encoder, each.attention): [] for each in found}
     for each in found:
         groups[each.encoder, each.attention].append(each)
     lines = [
         "# The paper's pretraining, on these panoramas",
         "",
-        f"{count} panoramas, batches of {config.batch_size}, {config.epochs} epochs planned, {config.precision}. "
+        f"{count} panoramas, batches of {config.batch_size}, {config.epochs} epochs planned, "
+        f"{' and '.join(precisions or [config.precision])}. "
         "Means over seeds, ± sample standard deviation. The paper's figures are in brackets.",
         "",
         "| run | seeds | epochs | γ | inter-map correlation (Table 2) | change of a layer since epoch "
@@ -333,7 +373,7 @@ def page(config: ReproduceConfig, count: int, found: Sequence[Findings], compare
     lines += [_row(encoder, attention, runs) for (encoder, attention), runs in groups.items()]
     lines += [
         "",
-        f"Retrieval: share of turned views that find their own panorama among {count}; chance is {1 / count:.3f}. "
+        f"Retrieval: share of turned views that find their own panorama among {gallery}; chance is {1 / gallery:.3f}. "
         "local: the turned view is its own query; guided: the plain view is the query, as in training; global: without "
         "attention.",
         "",
@@ -341,7 +381,7 @@ def page(config: ReproduceConfig, count: int, found: Sequence[Findings], compare
         "|---|---|---|---|",
     ]
     for (encoder, attention), runs in groups.items():
-        shares = [_spread([each.retrieval[way] for each in runs]) for way in ("local", "guided", "global")]
+        shares = [_spread([each.retrieval.get(way) for each in runs]) for way in _WAYS]
         lines.append(f"| {encoder}, {attention} | {' | '.join(shares)} |")
     lines += ["", *_judged_claims(config, found), *_remarks(config, found, compared)]
     return "\n".join(lines) + "\n"
@@ -356,12 +396,13 @@ def _row(encoder: str, attention: str, runs: Sequence[Findings]) -> str:
         means, largest = [float(np.nanmean(each)) for each in changes], [float(np.nanmax(each)) for each in changes]
         change = f"{_spread(means)}, {_spread(largest)}{paper['change']}"
     gammas = [each.gamma for each in runs if each.gamma is not None]
+    correlations = [each.correlation for each in runs if each.correlation is not None]
     cells = (
         f"{encoder}, {attention}",
         ", ".join(str(each.seed) for each in runs),
         _epochs(runs),
         f"{_spread(gammas)}{paper['gamma']}" if gammas else "–",
-        f"{_spread([each.correlation for each in runs])}{paper['correlation']}",
+        f"{_spread(correlations)}{paper['correlation']}" if correlations else "–",
         change,
         _spread([each.loss for each in runs]),
     )
@@ -379,9 +420,12 @@ def _judged_claims(config: ReproduceConfig, found: Sequence[Findings]) -> list[s
             rows.append(f"| {claim.text} | {here} | {'yes' if claim.holds(*values) else 'no'} |")
     if not rows:
         return []
-    unfinished = any(each.epochs < config.epochs for each in found if each.attention == "self")
+    done = _done(found)
+    planned = [each for each in variants(config) if each.attention == "self"]
+    unfinished = any(done.get(each, 0) < config.epochs for each in planned)
     when = "so far; not all of these runs are finished" if unfinished else "at the end"
-    title = f"Claims of the paper about attention, and what came out {when}:"
+    fewer = f" of {config.epochs} epochs (the paper: {_PAPER_EPOCHS})" if config.epochs != _PAPER_EPOCHS else ""
+    title = f"Claims of the paper about attention, and what came out {when}{fewer}:"
     return [title, "", "| claim | here | does it come out |", "|---|---|---|", *rows, ""]
 
 
@@ -392,8 +436,13 @@ def _mean(found: Sequence[Findings], encoder: str, figure: str) -> float | None:
     return float(np.mean(known)) if known else None
 
 
+def _done(found: Sequence[Findings]) -> dict[Variant, float]:
+    """The passes that each run has made."""
+    return {Variant(each.encoder, each.attention, each.seed): each.epochs for each in found}
+
+
 def _remarks(config: ReproduceConfig, found: Sequence[Findings], compared: dict[str, list[float]]) -> list[str]:
-    done = {Variant(each.encoder, each.attention, each.seed): each.epochs for each in found}
+    done = _done(found)
     missing = [
         f"{each.name} ({done.get(each, 0):.0f} epochs)"
         for each in variants(config)
@@ -412,15 +461,19 @@ def _remarks(config: ReproduceConfig, found: Sequence[Findings], compared: dict[
     return lines
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(every: Sequence[float | None]) -> str:
+    values = [each for each in every if each is not None]
+    if not values:
+        return "–"
     mean = f"{np.mean(values):.3f}"
     return f"{mean} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else mean
 
 
 def _epochs(runs: Sequence[Findings]) -> str:
     """The passes that runs have made, and those after which they were measured, if they were not at the end."""
-    made, measured = _range([each.epochs for each in runs]), _range([each.measured for each in runs])
-    return made if made == measured else f"{made}; correlation and retrieval at {measured}"
+    made, known = _range([each.epochs for each in runs]), [each.measured for each in runs if each.measured is not None]
+    measured = f"at {_range(known)}" if known else "not known"
+    return made if known and made == _range(known) else f"{made}; correlation and retrieval {measured}"
 
 
 def _range(values: Sequence[float]) -> str:
@@ -462,20 +515,34 @@ def draw_changes(output: Path, found: Sequence[Findings]) -> None:
     save_figure(figure, output / "change.png", dpi=110)
 
 
-def write_page(config: ReproduceConfig, count: int, per_epoch: int, compared: dict[str, list[float]]) -> None:
+def write_page(
+    config: ReproduceConfig, made: MadeWith, count: int, per_epoch: int, compared: dict[str, list[float]]
+) -> None:
     """Write the page, its pictures and its numbers from what the runs have so far."""
     output = Path(config.output)
     runs = {each: output / "runs" / each.name for each in variants(config)}
-    found = [each for each in (findings(run, variant, per_epoch) for variant, run in runs.items()) if each]
-    text = page(config, count, found, compared)
+    early = {each: early_weights(config, run) for each, run in runs.items()}
+    shown = (findings(run, variant, per_epoch, early[variant]) for variant, run in runs.items())
+    found = [each for each in shown if each]
+    text = page(config, count, found, compared, made.precisions)
     if found:
         curves = {variant.name: read_curves(run) for variant, run in runs.items() if newest_checkpoint(run)}
         draw_curves(output, curves, per_epoch)
         draw_changes(output, found)
         text += "\n![γ, correlation and retrieval](curves.png)\n\n![Figure 4](change.png)\n"
         text += _embed(config, runs)
-    write_text(output / "reproduction.json", json.dumps({"panoramas": count, "runs": [asdict(each) for each in found]}))
+    numbers = {"panoramas": count, **asdict(made), "epochs": config.epochs, "runs": [asdict(each) for each in found]}
+    write_text(output / "reproduction.json", json.dumps(_without_nan(numbers)))
     write_text(output / "reproduction.md", text)
+
+
+def _without_nan(value: Any) -> Any:
+    """Plain values with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _embed(config: ReproduceConfig, runs: dict[Variant, Path]) -> str:
@@ -491,10 +558,73 @@ def _embed(config: ReproduceConfig, runs: dict[Variant, Path]) -> str:
     return "\n![Figure 5](embedding.png)\n"
 
 
+@dataclass(frozen=True)
+class MadeWith:
+    """With what all runs below an output were made, whichever call made them."""
+
+    batch_size: int
+    height: int
+    names: str
+    """The panoramas in words that change when they do."""
+    precisions: list[str] = field(default_factory=list)
+    """Precisions of the calls that trained."""
+
+
+def made_with(config: ReproduceConfig, panoramas: Panoramas, *, trains: bool) -> MadeWith:
+    """With what the runs are made, after a check that those of earlier calls were made with the same.
+
+    Args:
+        config: the settings, with the precision of this call.
+        panoramas: those that are there.
+        trains: whether this call has anything to train.
+
+    Raises:
+        CheckpointError: they were made with another batch size, or of other panoramas.
+        OSError: the record cannot be written.
+    """
+    folder = Path(config.output) / "runs"
+    names = summary_of(names_below(config.data.root, panoramas.paths))
+    now = MadeWith(config.batch_size, config.data.height, names, [config.precision])
+    before = _recorded(folder, names)
+    if before is None:
+        made = now
+    else:
+        for what, found, expected in (
+            ("--batch_size", before.batch_size, now.batch_size),
+            ("--data.height", before.height, now.height),
+            ("--data.root, of panoramas", before.names, now.names),
+        ):
+            if found != expected:
+                raise CheckpointError(
+                    f"the runs in {folder} were made with {what} {found}",
+                    "set it as it was, or another --output",
+                    expected=f"{expected}, as set now",
+                )
+        more = [each for each in now.precisions if trains and each not in before.precisions]
+        made = replace(now, precisions=[*before.precisions, *more])
+    write_text(folder / _MADE_WITH, json.dumps(asdict(made)) + "\n")
+    return made
+
+
+def _recorded(folder: Path, names: str) -> MadeWith | None:
+    """The record of earlier calls; that of a run's own settings where an older version made it; None without runs."""
+    if not any(newest_checkpoint(run) for run in folder.glob("*_seed*")):
+        return None
+    try:
+        return MadeWith(**json.loads((folder / _MADE_WITH).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
+        settings = [yaml.safe_load(each.read_text(encoding="utf-8")) for each in folder.glob("*_seed*/config.yaml")]
+    if not settings:
+        return None
+    precisions = sorted({each["loop"]["precision"] for each in settings})
+    return MadeWith(settings[0]["loop"]["batch_size"], settings[0]["data"]["height"], names, precisions)
+
+
 def reproduce(config: ReproduceConfig) -> int:
     """Train what is missing, write the page, and return 0, or 128 plus the signal that ended the work.
 
     Raises:
+        CheckpointError: the output has runs with another batch size, or of other panoramas.
         DataError, ParameterError: the panoramas are unusable, or fewer than a batch.
         TrainingError: a run failed.
         OSError: the page cannot be written.
@@ -504,19 +634,25 @@ def reproduce(config: ReproduceConfig) -> int:
     config = replace(config, precision=settled_precision(config.precision, config.accelerator))
     if not config.data.cache:
         config = replace(config, data=replace(config.data, cache=str(output / "cache")))
-    count = len(open_panoramas(config.data))
+    panoramas = open_panoramas(config.data)
+    count = len(panoramas)
     with option_names():
         per_epoch = steps_per_epoch(count, config.batch_size)
+    planned, whole = variants(config), config.epochs * per_epoch
+    made = made_with(config, panoramas, trains=any(steps_done(output / "runs" / each.name) < whole for each in planned))
     supervisor = Supervisor(config.budget)
     compared: dict[str, list[float]] = {}
     with supervisor.passing_on_signals():
-        if config.compare_steps:
-            compared = compare_precisions(config, variants(config)[0], supervisor)
-        for variant in variants(config):
-            train_variant(config, variant, per_epoch, supervisor)
-    write_page(config, count, per_epoch, compared)
-    planned = variants(config)
-    finished = sum(steps_done(output / "runs" / each.name) >= config.epochs * per_epoch for each in planned)
+        try:
+            if config.compare_steps:
+                compared = compare_precisions(config, planned[0], supervisor)
+            for variant in planned:
+                train_variant(config, variant, per_epoch, supervisor)
+        except TrainingError:
+            write_page(config, made, count, per_epoch, compared)  # of the runs before the one that failed
+            raise
+    write_page(config, made, count, per_epoch, compared)
+    finished = sum(steps_done(output / "runs" / each.name) >= whole for each in planned)
     continues = "; the same command continues with the others" if finished < len(planned) else ""
     print(f"wrote {output / 'reproduction.md'}: {finished} of {len(planned)} runs are finished{continues}")
     return 128 + supervisor.signal if supervisor.signal else 0

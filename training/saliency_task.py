@@ -14,9 +14,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from sal360.arrays import Density, Pixels
-from training.checkpoint import IMAGENET, Origin, joined, load_weights, plain_settings, read_header
+from training.checkpoint import IMAGENET, Origin, flat_settings, joined, load_weights, origin_of_file
 from training.config import is_first_process, option_names, require_together, write_config
 from training.data.loader import Samples, StepSampler, load, steps_per_epoch
+from training.data.taught_maps import taught_origin
 from training.loop import LoopConfig, Task
 from training.models.encoders import ENCODERS, encoder_kind
 from training.models.saliency_model import Frozen, SaliencyModel, SaliencyModelConfig
@@ -77,13 +78,14 @@ class SaliencyTask(Task):
         training: the samples to train on.
         fabric: the process's rank and device.
         contents: what the samples are made of, in words that change when the data do, wherever their folders are.
+        resumes: whether a checkpoint of the run brings the weights and their origin; the start is then not read.
 
     Raises:
         CheckpointError: the initial weights are missing or belong to another model.
     """
 
     kind: ClassVar[str] = "saliency"
-    folders: ClassVar[tuple[str, ...]] = ("root", "panoramas", "strict", "cache")
+    folders: ClassVar[tuple[str, ...]] = ("root", "panoramas", "scenes", "strict", "cache")
     """Settings of the data that may change when a run is resumed."""
 
     def __init__(
@@ -92,18 +94,13 @@ class SaliencyTask(Task):
         training: Samples,
         fabric: Fabric,
         contents: Mapping[str, str] = MappingProxyType({}),
+        *,
+        resumes: bool = False,
     ) -> None:
         self._config, self._training, self.fabric, self._contents = config, training, fabric, contents
-        from_imagenet = config.imagenet and not config.encoder_weights and encoder_kind(config.model.encoder).packaged
-        model = SaliencyModel(config.model, pretrained=from_imagenet, weights_file=config.weights_file)
-        if config.start:
-            load_weights(config.start, model, kind=self.kind)
-        elif config.encoder_weights:
-            load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
-        before = config.start or config.encoder_weights
-        of_file = (Origin(f"weights of {Path(config.weights_file).name}", "none stated"),) * bool(config.weights_file)
-        learnt = read_header(before).origin if before else (IMAGENET,) * from_imagenet + of_file
-        self.origin = joined(learnt, self.learnt_from())
+        model, learnt = (SaliencyModel(config.model), ()) if resumes else _started(config)
+        taught = taught_origin(config.data.taught) if config.data.taught else ()
+        self.origin = joined(learnt, taught, self.learnt_from())
         model.freeze(config.frozen)
         self.model: nn.Module = model
         self.config = config.model
@@ -116,9 +113,9 @@ class SaliencyTask(Task):
 
     def settings_to_match(self) -> Mapping[str, Any]:
         """What is trained on, its augmentation, and the loss. Folders may have moved."""
-        data = {name: value for name, value in plain_settings(self._config.data).items() if name not in self.folders}
+        data = {name: value for name, value in flat_settings(self._config.data).items() if name not in self.folders}
         data["taught"] = "given" if self._config.data.taught else "none"
-        settings = {"data": data | dict(self._contents), "loss": plain_settings(self._config.loss)}
+        settings = {"data": data | dict(self._contents), "loss": flat_settings(self._config.loss)}
         return {f"{part}.{name}": value for part, values in settings.items() for name, value in values.items()}
 
     def begin(self) -> None:
@@ -147,6 +144,23 @@ class SaliencyTask(Task):
             content = self.model(torch.from_numpy(frames).to(self.fabric.device).permute(0, 3, 1, 2)).float()
             density = torch.exp(content - content.amax(dim=(1, 2), keepdim=True)).cpu().numpy()
         return np.asarray(density / density.mean(axis=(1, 2), keepdims=True))
+
+
+def _started(config: SaliencyTrainingConfig) -> tuple[SaliencyModel, tuple[Origin, ...]]:
+    """The model with the weights from which a new run starts, and from what they were learnt.
+
+    Raises:
+        CheckpointError: the weights are missing or belong to another model.
+    """
+    from_imagenet = config.imagenet and not config.encoder_weights and encoder_kind(config.model.encoder).packaged
+    model = SaliencyModel(config.model, pretrained=from_imagenet, weights_file=config.weights_file)
+    if config.start:
+        return model, load_weights(config.start, model, kind="saliency").learnt_from
+    if config.encoder_weights:
+        header = load_weights(config.encoder_weights, model.encoder, kind="contrastive", part="encoder")
+        return model, header.learnt_from
+    of_file = (origin_of_file(config.weights_file),) * bool(config.weights_file)
+    return model, (IMAGENET,) * from_imagenet + of_file
 
 
 def print_figures(figures: Mapping[str, float]) -> None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from sal360.arrays import Pixels, Reals
 from sal360.errors import one_line_errors
 from sal360.files import check_folder_is_writable
+from training.checkpoint import joined, read_header
 from training.config import option_names, read_config, require, require_path
 from training.data.panoramas import PanoramaConfig, open_panoramas
 from training.data.taught_maps import average_to, names_below, write_taught
@@ -81,7 +82,7 @@ def teach(config: TeachConfig) -> dict[str, Reals]:
         for index, name in enumerate(names_below(config.panoramas, panoramas.paths)):
             taught = average_to(_mean_with_mirror_image(model, panoramas[index]), map_size)
             sums[name] = sums.get(name, 0) + taught / len(sizes)
-    write_taught(config.output, sums)
+    write_taught(config.output, sums, joined(*(read_header(each).learnt_from for each in config.checkpoints)))
     return sums
 
 

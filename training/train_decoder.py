@@ -23,6 +23,7 @@ from training.data.gaze.datasets import DATASETS, Gaze, GazeConfig, load_gaze
 from training.loop import make_fabric, starting_point, train
 from training.models.saliency_model import SaliencyModel
 from training.pictures import write_predictions
+from training.processes import errors_once
 from training.saliency_loss import parts_with_gaze, saliency_losses
 from training.saliency_task import SaliencyTask, SaliencyTrainingConfig, print_figures
 
@@ -52,13 +53,14 @@ class DecoderTask(SaliencyTask):
         config: the settings.
         gaze: the data to train on and to measure.
         fabric: the process's rank and device.
+        resumes: as for `SaliencyTask`.
 
     Raises:
         CheckpointError: the initial weights are missing or belong to another model.
     """
 
-    def __init__(self, config: TrainDecoderConfig, gaze: Gaze, fabric: Fabric) -> None:
-        super().__init__(config, gaze.training, fabric, gaze.contents)
+    def __init__(self, config: TrainDecoderConfig, gaze: Gaze, fabric: Fabric, *, resumes: bool = False) -> None:
+        super().__init__(config, gaze.training, fabric, gaze.contents, resumes=resumes)
         self.settings, self.gaze = config, gaze
 
     def learnt_from(self) -> Sequence[Origin]:
@@ -82,10 +84,13 @@ class DecoderTask(SaliencyTask):
         """Figures of the content on the measured part, and a picture of predictions."""
         loop = self.settings.loop
         is_last = done == (loop.steps or loop.epochs * self.steps_per_epoch)
-        figures = self.gaze.measure(self.predict, 0 if is_last else self.settings.measured)
+        some = self.settings.measured
+        if is_last and some and loop.best_by:
+            self.comparable = _named(self.gaze.measure(self.predict, some))
+        figures = self.gaze.measure(self.predict, 0 if is_last else some)
         if self.fabric.global_rank == 0:
             self._write_predictions(done)
-        return {f"measured/{name}": value for name, value in figures.items()}
+        return _named(figures)
 
     def _write_predictions(self, done: int) -> None:
         rows = []
@@ -93,6 +98,11 @@ class DecoderTask(SaliencyTask):
             frame, densities, _ = self.gaze.measuring[0, index]
             rows.append((frame, densities.sum(axis=0), self.predict(frame[None])[0]))
         write_predictions(Path(self.settings.loop.run) / "predictions" / f"step-{done:08d}.png", rows)
+
+
+def _named(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures by the names of their curves."""
+    return {f"measured/{name}": value for name, value in figures.items()}
 
 
 def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:
@@ -106,7 +116,7 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, float]:
     height = config.model.input_height
     with option_names("data"):
         gaze = load_gaze(config.data, height, SaliencyModel.map_size_of(config.model), config.loop.seed)
-    task = DecoderTask(config, gaze, fabric)
+    task = DecoderTask(config, gaze, fabric, resumes=checkpoint is not None)
     return train(task, config.loop, config.optimiser, fabric, checkpoint)
 
 
@@ -116,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    sys.exit(one_line_errors(errors_once(main)))

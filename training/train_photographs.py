@@ -25,12 +25,14 @@ from training.checkpoint import PANORAMAS, Origin
 from training.config import option_names, read_config, require_at_least, require_path
 from training.data.gaze.datasets import DATASETS
 from training.data.gaze.mixed_photographs import PhotographSets, PhotographSetsConfig, Sample
+from training.data.gaze.records import spread
 from training.evaluation.photograph_sets import centre_prior_of, lay_out, mean_figures, measure_set
 from training.evaluation.photographs import LONG_SIDE
 from training.loop import make_fabric, starting_point, train
 from training.models.saliency_model import Frozen, SaliencyModel
 from training.models.set_heads import SetHeads, in_planes
 from training.pictures import write_predictions
+from training.processes import errors_once
 from training.saliency_loss import parts_with_gaze, saliency_losses
 from training.saliency_task import SaliencyTask, SaliencyTrainingConfig, print_figures
 
@@ -81,6 +83,7 @@ class PhotographsTask(SaliencyTask):
         config: the settings.
         data: what to train on and to measure.
         fabric: the process's rank and device.
+        resumes: as for `SaliencyTask`.
 
     Raises:
         CheckpointError: the initial weights are missing or belong to another model.
@@ -88,8 +91,10 @@ class PhotographsTask(SaliencyTask):
 
     folders: ClassVar[tuple[str, ...]] = ("root", "panoramas", "measured", "cache")
 
-    def __init__(self, config: TrainPhotographsConfig, data: PhotographSets, fabric: Fabric) -> None:
-        super().__init__(config, data.training, fabric, data.contents)
+    def __init__(
+        self, config: TrainPhotographsConfig, data: PhotographSets, fabric: Fabric, *, resumes: bool = False
+    ) -> None:
+        super().__init__(config, data.training, fabric, data.contents, resumes=resumes)
         self.settings, self.data = config, data
         self._around = ContentWithHeads(self.model, SetHeads(len(data.names)) if config.set_heads else None)
 
@@ -133,7 +138,7 @@ class PhotographsTask(SaliencyTask):
         rows = []
         height = self.config.input_height
         for name, part in self.data.parts.items():
-            chosen = part.measured[: self.settings.data.measured]
+            chosen = [part.measured[i] for i in spread(len(part.measured), self.settings.data.measured)]
             if not chosen:
                 continue
             prior = centre_prior_of(part)
@@ -190,7 +195,7 @@ def train_photographs(config: TrainPhotographsConfig) -> dict[str, float]:
     height = config.model.input_height
     with option_names("data"):
         data = PhotographSets(config.data, height, SaliencyModel.map_size_of(config.model), config.loop.seed)
-    task = PhotographsTask(config, data, fabric)
+    task = PhotographsTask(config, data, fabric, resumes=checkpoint is not None)
     return train(task, config.loop, config.optimiser, fabric, checkpoint)
 
 
@@ -201,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    sys.exit(one_line_errors(errors_once(main)))

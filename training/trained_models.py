@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sal360.arrays import Density, Pixels
-from sal360.errors import ModelError, printable
+from sal360.errors import ModelError, ParameterError, printable
 from sal360.predictor import Predictor
 from sal360.weights import DEFAULT, WEIGHTS, Weights, bundled_weights
 from training.checkpoint import BEST, load_weights, newest_checkpoint, read_header
@@ -63,6 +63,18 @@ def checkpoint_name(path: str | Path) -> str:
     """Encoder, run folder and step of a checkpoint, for tables: "resnet50 first_run @250"."""
     header = read_header(path)
     return printable(f"{header.config.get('encoder', header.kind)} {_run_of(Path(path)).name} @{header.step}")
+
+
+def require_distinct(names: Sequence[str], option: str = "models") -> None:
+    """Refuse models of one name, whose figures tables could not tell apart.
+
+    Raises:
+        ParameterError: naming the option that lists them.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            remedy = f"rename a file or folder, or list each model once in --{option}"
+            raise ParameterError(f"two models have the name {name}", remedy)
 
 
 def name_of_run(path: str | Path) -> str:

@@ -277,6 +277,8 @@ def test_views_are_drawn(run: Run, panoramas: Path, tmp_path: Path) -> None:
         (["change", "--before=[a,b]", "--after=[a]", "--output=o"], "before is ('a', 'b') and after is ('a',)"),
         (["change", "--before=[nowhere]", "--after=[nowhere]", "--output=o"], "nowhere"),
         (["correlation", "--checkpoints=[]", "--data.root=d", "--output=o"], "checkpoints is empty"),
+        (["correlation", "--checkpoints=[a]", "--data.root=d", "--split=train", "--output=o"], "no training part"),
+        (["equator", "--data.root=d", "--data.fold=1", "--models=[a]", "--output=o"], "fold only for a data set"),
         (["views", "--data.root=nowhere", "--output=o"], "nowhere"),
         (["views", "--unknown=1"], "unknown"),
     ],
@@ -343,3 +345,21 @@ def test_names_are_drawn_as_they_are_whatever_is_in_them(
         ViewCoverageConfig(PanoramaConfig(str(tmp_path / "named"), 64), str(tmp_path / "out"), ViewConfig(height=64))
     )
     assert read_table(tmp_path / "out", "views")
+
+
+@pytest.mark.parametrize("analysis", ["correlation", "embedding", "equator"])
+def test_two_models_of_one_name_are_refused_because_the_table_could_not_tell_them_apart(
+    run: Run,
+    contrastive_run: Path,
+    saliency_run: Path,
+    panoramas: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    analysis: str,
+) -> None:
+    option, of = ("models", saliency_run) if analysis == "equator" else ("checkpoints", contrastive_run)
+    both = f"--{option}=[{of}/last,{of}]"
+    assert run([analysis, both, f"--data.root={panoramas}", f"--output={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "two models have the name compact" in error
+    assert f"list each model once in --{option}" in error

@@ -9,7 +9,7 @@ import torch
 
 from sal360.errors import CheckpointError, ParameterError
 from training.average import AverageConfig, average
-from training.checkpoint import load_state, load_weights, save_checkpoint
+from training.checkpoint import PANORAMAS, UNRECORDED, load_state, load_weights, read_header, save_checkpoint
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 
 CONFIG = SaliencyModelConfig(input_height=32, channels=8)
@@ -44,3 +44,10 @@ def test_an_average_is_not_hidden_behind_a_checkpoint_of_a_later_step(tmp_path: 
         save_checkpoint(tmp_path / name, step, SaliencyModel(CONFIG), "saliency", CONFIG, {})
     with pytest.raises(CheckpointError, match="step-00000005 exists"):
         average(AverageConfig((str(tmp_path / "run"), str(tmp_path / "run")), str(tmp_path / "mean")))
+
+
+def test_an_average_says_if_one_of_its_checkpoints_does_not_record_its_data(tmp_path: Path) -> None:
+    for name, origin in (("older", ()), ("newer", (PANORAMAS,))):
+        save_checkpoint(tmp_path / name, 1, SaliencyModel(CONFIG), "saliency", CONFIG, {}, origin=origin)
+    average(AverageConfig((str(tmp_path / "older"), str(tmp_path / "newer")), str(tmp_path / "mean")))
+    assert read_header(tmp_path / "mean").origin == (UNRECORDED, PANORAMAS)

@@ -284,18 +284,21 @@ def test_name_training_data_and_licence_come_from_the_run(checkpoints, tmp_path,
     monkeypatch.setattr(command, "_with_parity", lambda _, spec, *__, **___: spec)
     model = read_saliency_model(checkpoints["compact"])
     origin = [Origin("Salient360!, gaze on panoramas", "terms of its distributor"), IMAGENET]
-    save_checkpoint(tmp_path / "tuned", 9, model, "saliency", plain_settings(model.config), {}, origin=origin)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.checkpoint.git_revision", lambda: "of the training")
+        save_checkpoint(tmp_path / "tuned", 9, model, "saliency", plain_settings(model.config), {}, origin=origin)
     for run in (tmp_path / "tuned", tmp_path / "tuned/last", tmp_path / "tuned/step-00000009/model.safetensors"):
         path, *_ = command.export(ExportConfig(str(run), str(tmp_path / "models")))
         assert path.name == "compact-tuned-fp32.onnx"
         spec = specs[-1]
-        assert spec.name == "compact-tuned"
+        assert (spec.name, spec.version, spec.git_revision) == ("compact-tuned", "step-9", "of the training")
         learnt = "Salient360!, gaze on panoramas (terms of its distributor); ImageNet, by the weights"
         assert spec.trained_on.startswith(learnt)
         assert spec.weights_license.startswith(f"none stated; learnt from {learnt}")
-    given = ExportConfig("", "out", name="mine", trained_on="gaze of mine", weights_license="MIT")
+    given = ExportConfig("", "out", name="mine", version="2.1.0", trained_on="gaze of mine", weights_license="MIT")
     named = command.named_after_run(dataclasses.replace(given, checkpoint=str(checkpoints["vgg16"])))
     assert (named.name, named.trained_on, named.weights_license) == ("mine", "gaze of mine", "MIT")
+    assert named.version == "2.1.0"
     older = command.named_after_run(ExportConfig(str(checkpoints["resnet50"]), str(tmp_path)))
     assert older.name.startswith("resnet50")
     assert "not recorded" in older.trained_on

@@ -943,3 +943,11 @@ def test_a_file_that_cannot_be_read_is_one_of_the_problems_of_a_copy(salient360_
     monkeypatch.setattr(salient360, "read_scanpaths", refuse)
     problems = salient360.inventory(salient360_root).problems
     assert len([each for each in problems if each.startswith("no permission (")]) == 6
+
+
+@pytest.mark.parametrize("setting", ["fold", "split_seed"])
+def test_a_fold_of_a_data_set_with_a_published_split_is_refused(setting: str) -> None:
+    with pytest.raises(
+        ParameterError, match=rf"{setting} is 1 and dataset is 'salient360'; expected {setting} 0: only"
+    ):
+        GazeConfig("root", dataset="salient360", **{setting: 1})  # type: ignore[arg-type]

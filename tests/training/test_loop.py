@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sal360.errors import CheckpointError, ParameterError, TrainingError
+from sal360.errors import CheckpointError, ParameterError, TrainingError, one_line_errors
 from tests.child_signals import sigint_of_children
-from training import checkpoint, loop, trained_models
+from training import checkpoint, loop, processes, trained_models
 from training.curves import Curves, read_curves, write_summary
 from training.data.loader import StepSampler, load, steps_per_epoch
 from training.loop import LoopConfig, Task, make_fabric, settled_precision, starting_point, train
@@ -883,3 +883,95 @@ def test_automatic_precision_on_a_gpu_is_bf16_only_where_it_is_not_emulated(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     assert settled_precision("auto", "auto") == settled_precision("auto", "cuda") == expected
     assert settled_precision("auto", "cpu") == ("fp32" if native else "bf16")
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, {"accumulate": 4}])
+def test_a_run_is_only_resumed_with_the_same_batch_statistics(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run(settings(tmp_path, steps=1))
+    with pytest.raises(CheckpointError, match=r"samples in batch statistics \(loop\.accumulate, .*\) 4; expected [12]"):
+        run(settings(tmp_path, resume=True, **changes))
+
+
+def test_statistics_that_several_processes_do_not_share_are_other_ones(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    task = Regression(config)
+    alone = loop.settings_to_match(task, config, SGD, 1)
+    assert loop.settings_to_match(task, config, SGD, 2) == alone
+    apart = dataclasses.replace(config, sync_batchnorm=False)
+    assert loop.settings_to_match(task, apart, SGD, 1) == alone
+    assert loop.settings_to_match(task, apart, SGD, 2) != alone
+    task.model.eval()  # as frozen parts are
+    assert loop.settings_to_match(task, apart, SGD, 2) == loop.settings_to_match(task, config, SGD, 1)
+
+
+def test_a_group_of_settings_of_an_older_run_is_compared_field_by_field() -> None:
+    before = {"data.placement": {"roll_deg": 8.0}, "data.sets": {"osie": 1.0}}
+    assert loop._earlier(before, "data.placement.roll_deg", 3.0) == 8.0
+    assert loop._earlier(before, "data.placement.crop", 0.5) == 0.5  # a setting that came later
+    assert loop._earlier(before, "data.sets", {"ham": 1.0}) == {"osie": 1.0}
+
+
+class Started(Regression):
+    """Its encoder only says from what a new run starts."""
+
+    of_start = ("encoder",)
+
+
+def test_a_setting_of_the_start_may_change_on_resuming(tmp_path: Path) -> None:
+    run(settings(tmp_path, steps=1))
+    config = settings(tmp_path, steps=2, resume=True)
+    fabric, task = make_fabric(config), Started(config)
+    task.config = Tiny("moved")
+    train(task, config, SGD, fabric, starting_point(config))
+    assert checkpoint.read_header(tmp_path).config["encoder"] == "moved"
+
+
+def test_a_best_figure_that_is_not_measured_is_refused_before_a_run_continues(tmp_path: Path) -> None:
+    run_rising(settings(tmp_path, steps=2))
+    config = settings(tmp_path, steps=8, resume=True, best_by="measured/ccc")
+    fabric, task = make_fabric(config), Rising(config)
+    with pytest.raises(ParameterError, match=r"loop.best_by is 'measured/ccc'; expected .*: measured/cc, measured/kld"):
+        train(task, config, SGD, fabric, starting_point(config))
+    assert task.seen == 0
+    run_rising(settings(tmp_path, steps=4, resume=True, best_by="measured/cc"))
+    assert best_of(tmp_path)[0] in (3, 4)
+
+
+class BesideTwiceTheLoss(TwoProcesses):
+    """A process beside one with twice the loss."""
+
+    device = torch.device("cpu")
+
+
+def test_curves_are_means_over_all_processes(tmp_path: Path) -> None:
+    with Curves(tmp_path, 0, enabled=False) as curves:
+        for _ in range(2):
+            with curves.step(images=1):
+                curves.add({"loss": torch.tensor(1.0)}, 0.5)
+                curves.add({"loss": torch.tensor(3.0)}, 0.5)
+        curves.write_means(2, 0.1, BesideTwiceTheLoss())  # type: ignore[arg-type]
+    assert curves.last["loss"] == pytest.approx(3)
+
+
+def test_an_error_of_all_processes_is_reported_by_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> None:
+        raise ParameterError("batch_size is 5", "set 4 or 6")
+
+    def ended(seconds: float) -> None:
+        assert seconds > 1
+        raise SystemExit(143)  # by torchrun
+
+    monkeypatch.setattr(processes.time, "sleep", ended)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a test")
+    monkeypatch.setenv("RANK", "0")
+    assert one_line_errors(processes.errors_once(refused)) == 2
+    assert capsys.readouterr().err == "error: batch_size is 5; set 4 or 6\n"
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        one_line_errors(processes.errors_once(refused))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(processes.time, "sleep", lambda _: None)  # the first one did not fail
+    assert one_line_errors(processes.errors_once(refused)) == 2
+    assert "batch_size is 5" in capsys.readouterr().err

@@ -488,3 +488,19 @@ def test_a_bug_in_a_loader_process_is_not_called_too_little_memory() -> None:
     sampler = StepSampler(4, batch_size=2, seed=0, start=0, stop=2)
     with pytest.raises(RuntimeError, match="a bug"):
         list(load(Buggy(), sampler, 1))
+
+
+@pytest.mark.parametrize(("rank", "hidden"), [("0", None), ("1", True)])
+def test_only_the_first_process_shows_its_progress(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, hidden: bool | None
+) -> None:
+    shown = []
+
+    def bar(items: Any, *, disable: bool | None, **_: Any) -> Any:
+        shown.append(disable)
+        return items
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("training.data.panoramas.tqdm", bar)
+    open_panoramas(config(folder))
+    assert shown == [hidden]

@@ -6,6 +6,7 @@ import itertools
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from sal360.errors import TrainingError
+from sal360.errors import CheckpointError, TrainingError
 from training import reproduce as module
 from training.checkpoint import save_checkpoint
 from training.config import read_config
@@ -189,3 +190,131 @@ def test_a_signal_is_passed_on_to_the_run() -> None:
 def test_a_run_that_fails_ends_everything() -> None:
     with pytest.raises(TrainingError, match="status 3"):
         Supervisor(0).run([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+@pytest.fixture
+def trained(config: ReproduceConfig, monkeypatch: pytest.MonkeyPatch) -> ReproduceConfig:
+    """Settings of which the one run is finished."""
+
+    def run(_: Supervisor, arguments: list[str]) -> bool:
+        value = dict(itertools.pairwise(arguments))
+        epochs = int(value["--loop.epochs"])
+        small_run(Path(value["--loop.run"]), 4 * epochs // int(value["--loop.batch_size"]), float(epochs))
+        return True
+
+    monkeypatch.setattr(Supervisor, "run", run)
+    monkeypatch.setattr(module, "analyse_embedding", lambda _: None)
+    config = replace(config, attentions=("self",), precision="fp32")
+    assert reproduce(config) == 0
+    return config
+
+
+def text_of(config: ReproduceConfig) -> str:
+    return (Path(config.output) / "reproduction.md").read_text(encoding="utf-8")
+
+
+def test_runs_of_another_batch_size_or_of_other_panoramas_are_not_taken_for_these(trained: ReproduceConfig) -> None:
+    """Three steps of a batch of 2 and one of a batch of 4 are different numbers of epochs."""
+    with pytest.raises(
+        CheckpointError, match=r"were made with --batch_size 2; expected 4, as set now; .*another --out"
+    ):
+        reproduce(replace(trained, batch_size=4))
+    Path(trained.data.root, "0.png").rename(Path(trained.data.root, "a.png"))
+    with pytest.raises(CheckpointError, match=r"were made with --data.root, of panoramas 4 \(.*; expected 4 \("):
+        reproduce(trained)
+
+
+def test_runs_of_an_older_version_are_recognised_by_their_own_settings(trained: ReproduceConfig) -> None:
+    runs = Path(trained.output) / "runs"
+    (runs / "made_with.json").unlink()
+    settings = "loop: {batch_size: 2, precision: bf16}\ndata: {height: 64}\n"
+    (runs / "resnet50_self_seed0" / "config.yaml").write_text(settings)
+    with pytest.raises(CheckpointError, match="--batch_size 2; expected 4"):
+        reproduce(replace(trained, batch_size=4))
+    reproduce(trained)
+    assert "3 epochs planned, bf16." in text_of(trained)
+
+
+def test_the_page_names_the_precisions_in_which_the_runs_were_trained(trained: ReproduceConfig) -> None:
+    other = replace(trained, precision="bf16")
+    reproduce(other)  # nothing is left to train
+    assert "3 epochs planned, fp32." in text_of(trained)
+    reproduce(replace(other, epochs=6))
+    assert "6 epochs planned, fp32 and bf16." in text_of(trained)
+
+
+def test_a_run_has_no_change_since_an_epoch_whose_weights_were_not_kept(trained: ReproduceConfig) -> None:
+    assert "| 2.000, 2.000 (more than 2 on average) |" in text_of(trained)
+    reproduce(replace(trained, early_epochs=2))
+    assert "change of a layer since epoch 2" in text_of(trained)
+    assert "| 0.500 (.107) | – |" in text_of(trained)
+    reproduce(replace(trained, early_epochs=2, epochs=6))
+    assert "| 0.500 (.107) | – |" in text_of(trained)
+
+
+def test_another_encoder_is_compared_in_runs_of_its_own(config: ReproduceConfig) -> None:
+    compared = []
+
+    class Noting(Supervisor):
+        def run(self, arguments: Sequence[str]) -> bool:
+            compared.append(dict(itertools.pairwise(arguments))["--loop.run"])
+            return False
+
+    for encoder in ("resnet50", "vgg16"):
+        module.compare_precisions(replace(config, compare_steps=2), Variant(encoder, "self", 0), Noting(0))
+    assert len(set(compared)) == 2
+
+
+def test_precisions_are_compared_over_the_steps_of_this_call(config: ReproduceConfig) -> None:
+    variant = Variant("resnet50", "self", 0)
+    for precision, steps in (("fp32", 4), ("bf16", 2)):
+        run = Path(config.output) / "runs" / f"compared_{variant.name}_{precision}"
+        with Curves(run, 0, enabled=True) as curves:
+            for step in range(1, steps + 1):
+                curves.write(step, {"loss": float(step)})
+        save_checkpoint(run, steps, ContrastiveModel(SMALL), "contrastive", SMALL, {}, keep=1)
+    losses = module.compare_precisions(replace(config, compare_steps=2), variant, Supervisor(0))
+    assert losses == {"fp32": [1.0, 2.0], "bf16": [1.0, 2.0]}
+
+
+def test_a_run_without_curves_or_with_a_constant_latent_is_on_the_page(trained: ReproduceConfig) -> None:
+    run = Path(trained.output) / "runs" / "resnet50_self_seed0"
+    with Curves(run, 6, enabled=True) as curves:
+        curves.write(7, {"latent/inter_map_correlation": float("nan")})
+    reproduce(trained)
+    assert "| resnet50, self | 0 | 3 | 0.250 (8.0) | – | 2.000, 2.000 (more than 2 on average) | 5.000 |" in text_of(
+        trained
+    )
+    assert "NaN" not in (Path(trained.output) / "reproduction.json").read_text(encoding="utf-8")
+    for events in run.glob("events.*"):
+        events.unlink()
+    reproduce(trained)
+    assert "| resnet50, self | 0 | 3; correlation and retrieval not known | – | – | 2.000" in text_of(trained)
+    assert "| resnet50, self | – | – | – |" in text_of(trained)
+
+
+def test_claims_are_not_final_while_a_seed_has_not_begun_or_after_fewer_epochs_than_the_papers(
+    config: ReproduceConfig,
+) -> None:
+    found = [Findings("resnet50", "self", 0, 3.0, 3.0, 0.1, 0.1, {}, 4.0, None)]
+    assert "so far; not all of these runs are finished" in page(replace(config, seeds=(0, 1)), 4, found, {})
+    assert "at the end of 3 epochs (the paper: 250):" in page(config, 4, found, {})
+    whole = [replace(found[0], epochs=250.0)]
+    assert "at the end:" in page(replace(config, epochs=250), 4, whole, {})
+
+
+def test_the_chance_of_retrieval_is_that_of_the_panoramas_that_it_looks_among(config: ReproduceConfig) -> None:
+    assert "their own panorama among 512; chance is 0.002" in page(config, 5000, [], {})
+
+
+def test_the_page_shows_the_runs_before_one_that_fails(
+    trained: ReproduceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise TrainingError("a run ended with status 2", "correct it")
+
+    monkeypatch.setattr(Supervisor, "run", fail)
+    (Path(trained.output) / "reproduction.md").unlink()
+    with pytest.raises(TrainingError):
+        reproduce(replace(trained, seeds=(0, 1)))
+    assert "Not finished: resnet50_self_seed1 (0 epochs)" in text_of(trained)

@@ -327,3 +327,14 @@ def test_a_run_on_shards_is_not_resumed_with_other_readers_which_get_other_batch
     assert command(*options, "--loop.steps=1", "--loop.workers=1") == 0
     assert command(*options, "--loop.steps=2", "--loop.workers=2", "--loop.resume=true") == 2
     assert "a run with readers of shards 1; expected 2" in capsys.readouterr().err
+
+
+def test_a_run_is_not_resumed_with_another_panorama(
+    command: Callable[..., int], panoramas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whose place in the memory bank is that of the one before."""
+    assert command("--loop.steps=1") == 0
+    others = shutil.copytree(panoramas, tmp_path / "others")
+    (others / "0.png").rename(others / "a.png")
+    assert command("--loop.resume=true", "--loop.steps=2", f"--data.root={others}") == 2
+    assert "as many panoramas with other names" in capsys.readouterr().err

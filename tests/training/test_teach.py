@@ -14,10 +14,10 @@ import torch
 
 from sal360.arrays import Reals
 from sal360.errors import DataError, ParameterError
-from training.checkpoint import save_checkpoint
+from training.checkpoint import IMAGENET, UNRECORDED, Origin, save_checkpoint
 from training.data.gaze.datasets import GazeConfig
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
-from training.data.taught_maps import names_below, read_taught, write_taught
+from training.data.taught_maps import names_below, read_taught, taught_origin, write_taught
 from training.models.prior import row_weights
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
 from training.teach import TeachConfig, teach
@@ -187,3 +187,13 @@ def test_the_taught_map_turns_with_its_panorama_and_leaves_the_photographs_out()
             columns.add(int(shown.argmax()))
     assert bright > 5
     assert len(columns) > 3
+
+
+def test_maps_say_from_what_their_models_learnt(panoramas: Path, checkpoints: tuple[str, ...], tmp_path: Path) -> None:
+    gaze = Origin("HAM, gaze on photographs", "none stated")
+    save_checkpoint(tmp_path / "known", 1, SaliencyModel(MODEL), "saliency", MODEL, {}, origin=[gaze, IMAGENET])
+    output = tmp_path / "taught.npz"
+    maps = teach(TeachConfig((str(tmp_path / "known"), checkpoints[0]), str(panoramas), str(output), heights=(64,)))
+    assert taught_origin(output) == (gaze, IMAGENET, UNRECORDED)
+    write_taught(output, maps)
+    assert "does not record" in taught_origin(output)[0].data

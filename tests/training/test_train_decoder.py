@@ -17,8 +17,8 @@ import torch
 from sal360.arrays import Density, Mask, Pixels
 from sal360.errors import CheckpointError, DataError, ParameterError
 from training.average import AverageConfig, average
-from training.checkpoint import IMAGENET, PANORAMAS, read_header
-from training.data.gaze.datasets import Gaze, GazeConfig, Predict
+from training.checkpoint import IMAGENET, PANORAMAS, UNRECORDED, Origin, read_header, save_checkpoint
+from training.data.gaze.datasets import Gaze, GazeConfig, PhotographGaze, Predict
 from training.data.gaze.placed_photographs import PlacementConfig
 from training.data.loader import Key
 from training.data.taught_maps import write_taught
@@ -282,3 +282,66 @@ def test_pictures_are_written_under_names_that_are_not_utf8_or_refused(
     with pytest.raises(OSError, match="No space left"):
         write(path, contents)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+OTHERS = Origin("gaze of others", "CC-BY-4.0")
+
+
+def test_taught_maps_are_learnt_from_what_their_models_learnt_from_and_other_maps_are_other_data(
+    tiny: TrainDecoderConfig, tmp_path: Path
+) -> None:
+    taught = _taught_maps(tiny, tmp_path)
+    with np.load(taught) as archive:
+        maps = dict(archive)
+    write_taught(taught, maps, [OTHERS])
+    tiny = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, taught=str(taught)))
+    train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
+    assert OTHERS in read_header(tiny.loop.run).origin
+    maps["0.png"][0] += 1
+    write_taught(taught, maps, [OTHERS])
+    with pytest.raises(CheckpointError, match=r"a run with data\.taught maps 2 "):
+        train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=2, resume=True)))
+
+
+@pytest.mark.parametrize("still_named", [True, False])
+def test_a_resumed_run_needs_no_start_and_keeps_its_origin(
+    tiny: TrainDecoderConfig, tmp_path: Path, still_named: bool
+) -> None:
+    start = tmp_path / "start"
+    save_checkpoint(start, 1, SaliencyModel(tiny.model), "saliency", tiny.model, {}, origin=[OTHERS])
+    started = dataclasses.replace(tiny, start=str(start), loop=dataclasses.replace(tiny.loop, steps=1))
+    train_decoder(started)
+    start.rename(tmp_path / "moved")
+    loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
+    train_decoder(dataclasses.replace(started if still_named else tiny, loop=loop))
+    header = read_header(tiny.loop.run)
+    assert header.step == 2
+    assert header.origin == (OTHERS, ("OSIE, gaze on photographs", "MIT"), PANORAMAS)
+
+
+def test_a_start_that_does_not_record_its_data_is_not_taken_for_one_without_any(
+    tiny: TrainDecoderConfig, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "older", 1, SaliencyModel(tiny.model), "saliency", tiny.model, {})
+    loop = dataclasses.replace(tiny.loop, steps=1)
+    train_decoder(dataclasses.replace(tiny, start=str(tmp_path / "older"), loop=loop))
+    assert read_header(tiny.loop.run).origin[0] == UNRECORDED
+
+
+def test_a_setting_of_a_part_of_the_data_is_named_alone(tiny: TrainDecoderConfig) -> None:
+    train_decoder(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1)))
+    placement = dataclasses.replace(tiny.data.placement, roll_deg=3.0)
+    loop = dataclasses.replace(tiny.loop, steps=2, resume=True)
+    with pytest.raises(CheckpointError, match=r"a run with data\.placement\.roll_deg 8\.0; expected 3\.0"):
+        train_decoder(dataclasses.replace(tiny, loop=loop, data=dataclasses.replace(tiny.data, placement=placement)))
+
+
+def test_the_best_weights_are_chosen_by_figures_of_the_same_photographs(
+    tiny: TrainDecoderConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last evaluation measures all of them, on which the figure may be lower."""
+    rising = iter((0.1, 0.2))
+    monkeypatch.setattr(PhotographGaze, "measure", lambda _, __, limit=0: {"cc": next(rising) if limit else -1.0})
+    loop = dataclasses.replace(tiny.loop, steps=1, best_by="measured/cc")
+    assert train_decoder(dataclasses.replace(tiny, loop=loop, measured=1))["measured/cc"] == -1
+    assert read_header(Path(tiny.loop.run) / "best").step == 1

@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,17 +19,19 @@ from torch import nn
 
 from sal360.errors import CheckpointError, ParameterError
 from sal360.sphere import erp_directions
-from training.analysis.set_scores import SetScoresConfig, analyse_sets
+from training.analysis.set_scores import SetScoresConfig, _chosen, analyse_sets
 from training.checkpoint import load_state, read_header, read_tensors, save_checkpoint
 from training.data.gaze.datasets import GazeConfig
 from training.data.gaze.mixed_photographs import (
     MixedPhotographs,
     MixingConfig,
+    Parts,
     PhotographSets,
     PhotographSetsConfig,
     open_parts,
 )
 from training.data.gaze.placed_photographs import PlacementConfig
+from training.data.taught_maps import write_taught
 from training.ema import MovingAverage
 from training.evaluate import EvaluateConfig, evaluate
 from training.evaluation.photograph_sets import (
@@ -388,3 +391,34 @@ def test_the_settings_that_both_kinds_of_samples_share_keep_their_own_defaults()
         for name in shared | defaults:
             with pytest.raises(ParameterError, match=f"^{name} is "):
                 dataclasses.replace(config, **{name: -1})
+
+
+def test_the_photographs_that_are_measured_are_spread_over_their_set(
+    tiny: TrainPhotographsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[list[str]] = []
+
+    def measure(_: Any, photographs: Any, *__: Any, **___: Any) -> Any:
+        chosen.append([each.name for each in photographs])
+        return np.zeros((len(photographs), len(COLUMNS)))
+
+    monkeypatch.setattr("training.train_photographs.measure_set", measure)
+    mixing = dataclasses.replace(tiny.data.mixing, mean_photographs=1.0)
+    data = dataclasses.replace(tiny.data, leave_out="eyecrowd", measured=2, mixing=mixing)
+    train_photographs(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, steps=1), data=data))
+    assert chosen[-1] == ["1000.jpg", "1004.jpg"]
+    photographs = open_parts(data)["eyecrowd"].measured
+    for training, measured in (([], photographs), (photographs, [])):
+        assert [each.name for each in _chosen(Parts(training, measured), 3)] == ["1000.jpg", "1002.jpg", "1004.jpg"]
+        assert len(_chosen(Parts(training, measured), 0)) == 5
+
+
+def test_other_taught_maps_are_other_data(tiny: TrainPhotographsConfig, tmp_path: Path) -> None:
+    size = SaliencyModel.map_size_of(tiny.model)
+    path = tmp_path / "taught.npz"
+    data = dataclasses.replace(tiny.data, taught=str(path))
+    contents = []
+    for value in (1, 1, 2):
+        write_taught(path, {name: np.full(size, value, np.float32) for name in ("0.png", "1.png")})
+        contents.append(PhotographSets(data, 64, size, 0).contents["taught maps"])
+    assert contents[0] == contents[1] != contents[2]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.analysis.panoramas import AnalysedConfig, AnalysedPanoramas, Split, open_analysed
+from training.analysis.panoramas import AnalysedConfig, AnalysedPanoramas, Split, open_analysed, require_has_split
 from training.analysis.results import new_figure, write_results
 from training.config import require, require_at_least, require_path
 from training.data.views import resize, to_planes
 from training.latent_correlation import inter_map_correlation
 from training.models.layers import normalise
-from training.trained_models import TrainedEncoder, read_encoder
+from training.trained_models import TrainedEncoder, read_encoder, require_distinct
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class CorrelationConfig:
         require_path("output", self.output, "a folder")
         require_at_least("limit", self.limit, 0)
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
+        require_has_split(self)
 
 
 _TOGETHER = 16
@@ -66,6 +67,7 @@ def analyse_correlation(config: CorrelationConfig) -> None:
         CheckpointError, DataError, OSError: a checkpoint or the panoramas cannot be read, or the results not written.
     """
     encoders = [read_encoder(path) for path in config.checkpoints]
+    require_distinct([encoder.name for encoder in encoders], "checkpoints")
     panoramas = open_analysed(config.data, config.split, [encoder.height for encoder in encoders], config.limit)
     rows: list[dict[str, Any]] = []
     measured: dict[str, list[float]] = {}

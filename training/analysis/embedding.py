@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 from sal360.arrays import Density
 from sal360.errors import ParameterError
-from training.analysis.panoramas import AnalysedConfig, AnalysedPanoramas, Split, open_analysed
+from training.analysis.panoramas import AnalysedConfig, AnalysedPanoramas, Split, open_analysed, require_has_split
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.config import require, require_at_least, require_path, require_seed
 from training.data.panoramas import Panoramas
 from training.data.views import ViewConfig, ViewPair, resize, to_planes
-from training.trained_models import TrainedEncoder, read_encoder
+from training.trained_models import TrainedEncoder, read_encoder, require_distinct
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class EmbeddingConfig:
         require_path("output", self.output, "a folder")
         require_at_least("limit", self.limit, 0)
         require("checkpoints", self.checkpoints, len(self.checkpoints) > 0, "at least one checkpoint")
+        require_has_split(self)
         require_at_least("turned_views", self.turned_views, 0)
         require_at_least("perplexity", self.perplexity, 0)
         require_seed("seed", self.seed)
@@ -101,6 +102,7 @@ def analyse_embedding(config: EmbeddingConfig) -> None:
         OSError: the results cannot be written.
     """
     encoders = [read_encoder(path) for path in config.checkpoints]
+    require_distinct([encoder.name for encoder in encoders], "checkpoints")
     panoramas = open_analysed(config.data, config.split, [encoder.height for encoder in encoders], config.limit)
     embeddings = [embed_views(encoder, panoramas, config) for encoder in encoders]
     shape = embeddings[0].shape[:2]  # (panoramas, views)

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from sal360.arrays import Density, Floats
 from sal360.metrics import kld
-from training.analysis.panoramas import AnalysedConfig, Split, open_analysed
+from training.analysis.panoramas import AnalysedConfig, Split, open_analysed, require_has_split
 from training.analysis.results import ENCODER_COLOURS, new_figure, write_results
 from training.config import option_names, require, require_at_least, require_between, require_path
 from training.models.prior import PriorConfig, equator_log_rows, row_elevations_deg
-from training.trained_models import read_predictor
+from training.trained_models import read_predictor, require_distinct
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class EquatorConfig:
         require_path("output", self.output, "a folder")
         require_at_least("limit", self.limit, 0)
         require("models", self.models, len(self.models) > 0, "at least one model")
+        require_has_split(self)
         require_between("prior_strength", self.prior_strength, 0, 4)
 
 
@@ -68,6 +69,7 @@ def analyse_equator(config: EquatorConfig) -> None:
     """
     with option_names(strength="prior_strength"):
         models = [read_predictor(model, config.prior_strength) for model in config.models]
+    require_distinct([model.name for model in models])
     panoramas = open_analysed(config.data, config.split, [model.height for model in models], config.limit)
     figure = new_figure(11, 4.5)
     boxes, profiles = figure.subplots(1, 2)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sal360.arrays import Pixels
-from training.config import option_names, require, require_at_least, require_between, require_seed
+from training.config import (
+    option_names,
+    require,
+    require_at_least,
+    require_between,
+    require_seed,
+    require_together,
+)
 from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
 from training.data.gaze.records import GazeRecords, spread
 from training.data.panoramas import PanoramaConfig, Panoramas
@@ -34,6 +41,9 @@ class AnalysedConfig(PanoramaConfig):
     """Data sets without a published split: the fold that validates, from 0."""
     split_seed: int = 0
     """Seed of the random folds."""
+    scenes: str = ""
+    """Panoramas in the form of `gaze.npz`: CSV file with the columns name and scene, as in training; empty: as that
+    file says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +52,20 @@ class AnalysedConfig(PanoramaConfig):
         require_at_least("folds", self.folds, 2)
         require_between("fold", self.fold, 0, self.folds - 1)
         require_seed("split_seed", self.split_seed)
+        used = DATASETS[self.dataset].settings if self.dataset else ()
+        for name in ("fold", "split_seed", "scenes"):
+            fits = name in used or getattr(self, name) == getattr(AnalysedConfig, name)
+            require_together(self, (name, "dataset"), fits, f"{name} only for a data set that has it")
+
+
+def require_has_split(config: Any) -> None:
+    """Refuse the training part of a folder, which would be all of it.
+
+    Args:
+        config: the settings of an analysis, with `split` and `data`.
+    """
+    fits = bool(config.data.dataset) or config.split != "train"
+    require_together(config, ("split", "data.dataset"), fits, "a data set, because a folder has no training part")
 
 
 @dataclass(frozen=True)
@@ -96,6 +120,7 @@ def open_analysed(config: AnalysedConfig, split: Split, heights: Sequence[int], 
             folds=config.folds,
             fold=config.fold,
             split_seed=config.split_seed,
+            scenes=config.scenes,
         )
         opened = open_gaze(gaze, height)
     parts = {"validation": (opened.measuring,), "train": (opened.training,)}.get(split, opened[:2])

@@ -23,7 +23,13 @@ from training.evaluation.photographs import (
     measure_photographs,
 )
 from training.evaluation.summary import NAMES, bootstrap_interval, interval, markdown
-from training.trained_models import TrainedPredictor, open_large_enough, read_content_predictor, read_predictor
+from training.trained_models import (
+    TrainedPredictor,
+    open_large_enough,
+    read_content_predictor,
+    read_predictor,
+    require_distinct,
+)
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,16 @@ def analyse_photographs(config: PhotographScoresConfig) -> None:
         ModelError, CheckpointError, DataError: a model, the photographs or the panoramas cannot be read.
         OSError: the results cannot be written.
     """
+    read = read_content_predictor if config.content_alone else read_predictor
+    models = [read(name) for name in config.models]
+    require_distinct([model.name for model in models])
     measured, others = photograph_parts(config.data)
     centre = centre_prior(others)
     figures: dict[str, Floats] = {  # each (n, 3)
         f"centre prior of the other {len(others)}": np.array([measure_in_plane(centre, each) for each in measured]),
         "one person, predicted by the others": np.array([measure_one_person(each) for each in measured]),
     }
-    for name in config.models:
-        model = read_content_predictor(name) if config.content_alone else read_predictor(name)
+    for model in models:
         figures[model.name] = _measure(model, measured, config)
 
     print(markdown(_table(figures, [each.name for each in measured], config)))

@@ -17,6 +17,7 @@ from training.analysis.results import new_figure, write_results
 from training.config import require, require_at_least, require_path, require_seed
 from training.data.gaze.mixed_photographs import Parts, PhotographSetsConfig, open_parts
 from training.data.gaze.photographs import Photograph
+from training.data.gaze.records import spread
 from training.evaluation.map_folders import MapFolder, is_map_folder
 from training.evaluation.photograph_sets import (
     centre_prior_of,
@@ -27,7 +28,13 @@ from training.evaluation.photograph_sets import (
 )
 from training.evaluation.scoring import COLUMNS
 from training.evaluation.summary import NAMES, bootstrap_interval, interval, markdown
-from training.trained_models import TrainedPredictor, named_weights, read_content_predictor, read_predictor
+from training.trained_models import (
+    TrainedPredictor,
+    named_weights,
+    read_content_predictor,
+    read_predictor,
+    require_distinct,
+)
 
 _COLUMNS = 768
 """Columns of the panorama for which the sizes of photographs are given."""
@@ -49,7 +56,7 @@ class SetScoresConfig:
     sizes_px: tuple[int, ...] = (384, 192)
     """Longer sides of the photographs on a panorama of 768 columns, pixels."""
     limit: int = 0
-    """Max number of photographs of each data set; 0: all."""
+    """Maximum number of photographs of each data set, spread evenly; 0: all."""
     draws: int = 10_000
     """Number of bootstrap samples for the 95 % intervals."""
     seed: int = 0
@@ -85,7 +92,8 @@ def analyse_sets(config: SetScoresConfig) -> None:
     read = read_content_predictor if config.content_alone else read_predictor
     models = [read(each) for each in config.models if named_weights(each) or not is_map_folder(each)]
     parts = open_parts(config.data)
-    chosen = {name: (part.measured or part.training)[: config.limit or None] for name, part in parts.items()}
+    require_distinct([model.name for model in models])
+    chosen = {name: _chosen(part, config.limit) for name, part in parts.items()}
     maps = {name: _map_folders(name, parts[name], chosen[name], config) for name in parts}
     rows = []
     for name, part in parts.items():
@@ -102,6 +110,12 @@ def analyse_sets(config: SetScoresConfig) -> None:
         axes.invert_yaxis()
         axes.set_title(NAMES[metric])
     write_results(config.output, "sets", list(_records(rows)), figure)
+
+
+def _chosen(part: Parts, limit: int) -> list[Photograph]:
+    """The photographs that are measured."""
+    photographs = part.measured or part.training
+    return [photographs[i] for i in spread(len(photographs), limit or len(photographs))]
 
 
 def _row(of: str, predictor: str, photographs: list[Photograph], maps: Sequence[Density], prior: Density) -> _Row:

@@ -239,7 +239,8 @@ def _decode_all(paths: Sequence[Path], height: int) -> Iterator[tuple[Path, Pixe
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV releases the interpreter lock while decoding
         found = pool.map(decode, paths)
-        yield from tqdm(found, total=len(paths), desc="panoramas", unit="file", leave=False, disable=None)
+        hidden = None if is_first_process() else True
+        yield from tqdm(found, total=len(paths), desc="panoramas", unit="file", leave=False, disable=hidden)
 
 
 def _fingerprint(paths: Sequence[Path], config: PanoramaConfig) -> str:

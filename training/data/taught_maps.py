@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,42 @@ from numpy.typing import NDArray
 from sal360.arrays import Density, Reals
 from sal360.errors import DataError
 from sal360.files import written_beside
+from training.checkpoint import Origin
+
+_ORIGIN = "learnt from"
+"""Name of the entry that is no map; panoramas have suffixes."""
+_NOT_RECORDED = Origin("maps of models that an older file does not record", "not known")
 
 
-def write_taught(path: str | Path, maps: Mapping[str, Reals]) -> None:
-    """Write densities (h, w), by the names of their panoramas, to one .npz file, completely or not at all."""
+def write_taught(path: str | Path, maps: Mapping[str, Reals], origin: Sequence[Origin] = ()) -> None:
+    """Write densities (h, w), by the names of their panoramas, to one .npz file, completely or not at all.
+
+    `origin` is that of the models which predicted them.
+    """
     arrays: dict[str, Any] = {name: density.astype(np.float32) for name, density in maps.items()}
+    if origin:
+        arrays[_ORIGIN] = np.array(json.dumps(origin))
     with written_beside(path) as temporary:
         np.savez_compressed(temporary, **arrays)
+
+
+def taught_origin(path: str | Path) -> tuple[Origin, ...]:
+    """From what the models learnt whose maps these are; what learns from the maps learns from it too.
+
+    Args:
+        path: file that `read_taught` has read.
+    """
+    with np.load(path) as archive:
+        entries = json.loads(str(archive[_ORIGIN])) if _ORIGIN in archive.files else ()
+    return tuple(Origin(*map(str, each)) for each in entries) or (_NOT_RECORDED,)
+
+
+def summary_of_maps(maps: Sequence[Density]) -> str:
+    """The number of maps and a hash of their values, to notice that they have changed."""
+    digest = hashlib.sha256()
+    for density in maps:
+        digest.update(np.ascontiguousarray(density).tobytes())
+    return f"{len(maps)} ({digest.hexdigest()[:8]})"
 
 
 def read_taught(path: str | Path, names: Sequence[str], map_size: tuple[int, int]) -> list[Density]:

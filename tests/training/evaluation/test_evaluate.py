@@ -21,6 +21,7 @@ from training.data.gaze import salient360
 from training.data.gaze.datasets import GazeConfig, open_gaze
 from training.data.gaze.photographs import PhotographRecords
 from training.data.gaze.photographs_with_fixations import read_photographs
+from training.data.gaze.records import GazeRecords, GazeSplit
 from training.evaluate import EvaluateConfig
 from training.evaluation.scoring import score
 from training.evaluation.turning import TURNS_DEG, measure_turning
@@ -282,3 +283,32 @@ def test_the_bundled_model_is_measured_by_its_name(salient360_root, tmp_path):
     scores = command.evaluate(config_of(salient360_root, tmp_path, **settings))
     bundled = next(each for each in scores if each.model == "bundled")
     assert bundled.values["auc_judd"] > 0.5
+
+
+class Numbered(GazeRecords):
+    """Records that are their numbers."""
+
+    sigma_deg = 3.0
+
+    def __init__(self, first, count):
+        self.names = tuple(str(first + i) for i in range(count))
+
+    def read(self, index):
+        return self.names[index]
+
+
+def test_a_limit_is_that_of_all_folds_together_and_spread_over_them():
+    splits = [GazeSplit(Numbered(0, 1), Numbered(first, 4), "") for first in (0, 4, 8)]
+    for limit, expected in (
+        (0, [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9", "10", "11"]]),
+        (99, [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9", "10", "11"]]),
+        (3, [["0"], ["5"], ["11"]]),
+        (2, [["0"], ["11"]]),
+    ):
+        assert [list(split.measuring.names) for split in command._limited(splits, limit)] == expected
+
+
+def test_turned_panoramas_are_spread_over_all():
+    assert command._to_turn(Numbered(0, 9), 3) == ["0", "4", "8"]
+    assert command._to_turn(Numbered(0, 2), 12) == ["0", "1"]
+    assert command._to_turn(Numbered(0, 2), 0) == []

@@ -55,7 +55,7 @@ from training.data.gaze.sitzmann import SIGMA_DEG, Condition, Sitzmann
 from training.data.gaze.vr_eyetracking import VrEyeTracking
 from training.data.loader import Key
 from training.data.panoramas import PanoramaConfig, open_panoramas
-from training.data.taught_maps import names_below, read_taught
+from training.data.taught_maps import names_below, read_taught, summary_of_maps
 from training.evaluation.photographs import FIGURES, measure_photographs
 from training.processes import in_shares
 
@@ -428,7 +428,7 @@ class GazeConfig:
         require_together(self, ("taught", "dataset"), not self.taught or "taught" in used, expected)
         only = "a table of scenes only for panoramas in the form of gaze.npz"
         require_together(self, ("scenes", "dataset"), not self.scenes or "scenes" in used, only)
-        for name in ("movement", "eye", "condition", "sigma_deg", "frame_step"):
+        for name in ("fold", "split_seed", "movement", "eye", "condition", "sigma_deg", "frame_step"):
             default = getattr(GazeConfig, name)
             others = [row.title for row in DATASETS.values() if name in row.settings]
             fits = name in used or getattr(self, name) == default
@@ -543,6 +543,8 @@ class PhotographGaze(Gaze):
         photographs = summary_of([each.name for each in others])
         self.contents = {"photographs": photographs, "panoramas": summary_of(names)}
         taught = read_taught(config.taught, names, map_size) if config.taught else None
+        if taught:
+            self.contents |= {"taught maps": summary_of_maps(taught)}
 
         def place(photographs: Sequence[Photograph], taught: Sequence[Density] | None) -> PlacedPhotographs:
             pictures = [photograph.read(config.picture_width) for photograph in photographs]

@@ -35,7 +35,7 @@ from training.data.gaze.placed_photographs import (
 from training.data.gaze.records import split_folds, summary_of
 from training.data.loader import Key
 from training.data.panoramas import PanoramaConfig, open_panoramas
-from training.data.taught_maps import names_below, read_taught
+from training.data.taught_maps import names_below, read_taught, summary_of_maps
 from training.data.views import scale_colours
 from training.models.set_heads import CELLS
 
@@ -103,7 +103,7 @@ class PhotographSetsConfig:
     taught: str = ""
     """File of `training.teach` with maps of the panoramas, learnt where no photograph lies; or empty."""
     measured: int = 40
-    """Maximum number of photographs of each data set that are measured while a model trains."""
+    """Maximum number of photographs of each data set, evenly spread, that are measured while a model trains."""
     mixing: MixingConfig = field(default_factory=MixingConfig)
     """How photographs are augmented and placed on panoramas."""
 
@@ -409,6 +409,9 @@ class PhotographSets:
         """What the samples are made of, to be compared on resuming."""
         for name, part in self.parts.items():
             self.contents[name] = summary_of([each.name for each in part.training])
+        taught = read_taught(config.taught, names, map_size) if config.taught else None
+        if taught:
+            self.contents["taught maps"] = summary_of_maps(taught)
         used = {name: part.training for name, part in self.parts.items() if part.training}
         self.names = tuple(used)
         self.training = MixedPhotographs(
@@ -420,5 +423,5 @@ class PhotographSets:
             seed,
             picture_px=config.picture_px,
             cache=config.cache,
-            taught=read_taught(config.taught, names, map_size) if config.taught else None,
+            taught=taught,
         )

@@ -26,6 +26,7 @@ from sal360.errors import DataError, ParameterError
 from sal360.ground_truth import GazeRecord
 from sal360.sources.video import open_container, upright
 from sal360.sources.video_completeness import is_cut, is_damaged
+from training.config import is_first_process
 from training.data.gaze.dataset_files import (
     Inventory,
     Irregular,
@@ -90,9 +91,10 @@ class VrEyeTracking(GazeRecords):
         ids = in_split(folder, self._videos, split)
         require_files(self._videos, ids, "videos", folder)
         require_files(files, ids, "folders of gaze", folder)
+        hidden = None if is_first_process() else True
         self._gaze = {
             video: _read_every(files[video], frame_step, self._videos[video], irregular)
-            for video in tqdm(ids, desc="gaze", unit="video", leave=False, disable=None)
+            for video in tqdm(ids, desc="gaze", unit="video", leave=False, disable=hidden)
         }
         self._keys = [(video, int(frame)) for video, gaze in self._gaze.items() for frame in np.unique(gaze.frame)]
         if not self._keys:
