@@ -315,7 +315,7 @@ def plain_settings(config: Any) -> dict[str, Any]:
 
 def flat_settings(config: Any) -> dict[str, Any]:
     """A dataclass as `plain_settings`, with the fields of nested dataclasses under names such as "views.height"."""
-    settings = {}
+    settings: dict[str, Any] = {}
     for name, value in plain_settings(config).items():
         part = getattr(config, name)
         if dataclasses.is_dataclass(part):
