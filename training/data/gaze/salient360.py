@@ -114,7 +114,7 @@ class Salient360(GazeRecords):
             fixations=fixations,
             observer=observer,
             time_s=time_s,
-            density=read_density(self._maps[number]),
+            density=_read_own_map(self._maps[number]),
         )
 
 
@@ -151,11 +151,19 @@ def read_density(path: str | Path, frame: int = 0) -> Density:
     return as_density(values.reshape(height, width), str(path))  # (height · width,) → (height, width)
 
 
+def _read_own_map(path: Path) -> Density:
+    """A map of the data set as a density; a DataError if it is not that of a panorama."""
+    _, height, width, _ = map_shape(path)
+    if not 1.9 * height <= width <= 2.1 * height:
+        raise DataError(f"the map {path} is {width} x {height}", "copy it again", expected="twice as wide as high")
+    return read_density(path)
+
+
 def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating[Any]]]:
     """(frames, height, width, dtype) from the name, checked against the file's size.
 
     Raises:
-        DataError: the file is missing, has another name or another size, or is not twice as wide as high.
+        DataError: the file is missing, has another name or another size.
     """
     match = _MAP_SIZE.fullmatch(path.name)
     width, height, frames, bits = (int(each or 1) for each in match.groups()) if match else (0, 0, 0, 0)
@@ -165,8 +173,6 @@ def map_shape(path: Path) -> tuple[int, int, int, np.dtype[np.floating[Any]]]:
             "restore its name",
             expected="name_{width}x{height}[x{frames}]_{bits}b.bin with 16, 32 or 64 bits",
         )
-    if not 1.9 * height <= width <= 2.1 * height:
-        raise DataError(f"the map {path} is {width} x {height}", "copy it again", expected="twice as wide as high")
     dtype = np.dtype(f"<f{bits // 8}")
     if not path.is_file():
         raise DataError(f"{path} does not exist", "copy the data set again", expected="a saliency map")
@@ -287,7 +293,7 @@ def inventory(root: str | Path) -> Inventory:
     for path in pictures.values():
         found.try_file(partial(read_panorama, path, 1))
     for path in maps.values():
-        found.try_file(partial(read_density, path))
+        found.try_file(partial(_read_own_map, path))
     for path in scanpaths.values():
         found.try_file(partial(read_scanpaths, path, found.irregular))
     return found
