@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import random
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ from training.checkpoint import (
 from training.config import (
     SettingError,
     config_from_dict,
+    is_first_process,
     is_started_by_torchrun,
     option_names,
     process_count,
@@ -263,6 +265,9 @@ def make_fabric(config: LoopConfig) -> Fabric:
     require_logger(config.logger)
     if is_started_by_torchrun():
         end_with_parent()
+    if not is_first_process():
+        warnings.simplefilter("ignore")  # the first one has the same warnings
+    warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.all_gather is deprecated")  # for Fabric
     fabric = Fabric(
         accelerator=config.accelerator,
         devices=local,

@@ -131,7 +131,9 @@ def errors_once(main: Callable[[], int | None]) -> Callable[[], int | None]:
     return run
 
 
-_WAIT_S, _WAIT_LONGER_S, _WAIT_AT_MOST_S = 2.0, 0.3, 20.0
+_WAIT_S, _WAIT_LONGER_S, _WAIT_AT_MOST_S = 15.0, 0.5, 40.0
+"""Long enough for the first process to end, which takes seconds on a busy machine; each process waits longer than the
+one before."""
 
 
 def end_with_parent() -> None:

@@ -457,3 +457,11 @@ def test_without_nncf_there_is_a_one_line_error(monkeypatch, exported):
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ModelError, match="NNCF, which int8 needs, cannot be imported"):
         quantise.quantise(exported("compact", "fp32") / "compact-fp32.onnx", panorama_frames("", 1, 64, turned=True))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, [0, 40]), (3, [0, 20, 40]), (7, [0, 10, 20, 30, 40, 0, 10])])
+def test_frames_for_calibration_are_spread_over_the_panoramas(tmp_path, count, expected):
+    for i in range(5):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((64, 128, 3), 10 * i, np.uint8))
+    frames = panorama_frames(str(tmp_path), count, 64, turned=False)
+    assert frames[:, 0, 0, 0].tolist() == expected

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -975,3 +976,17 @@ def test_an_error_of_all_processes_is_reported_by_the_first(
     monkeypatch.setattr(processes.time, "sleep", lambda _: None)  # the first one did not fail
     assert one_line_errors(processes.errors_once(refused)) == 2
     assert "batch_size is 5" in capsys.readouterr().err
+
+
+def test_all_processes_but_the_first_keep_their_warnings_to_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    make_fabric(settings(tmp_path))
+    warnings.warn("of a library", stacklevel=1)  # an error in these tests
+
+
+def test_the_first_process_keeps_its_warnings(tmp_path: Path) -> None:
+    make_fabric(settings(tmp_path))
+    with pytest.warns(UserWarning, match="of a library"):
+        warnings.warn("of a library", stacklevel=1)

@@ -23,10 +23,11 @@ from sal360.samples import bundled_panoramas
 from sal360.sources.pictures import pictures_in
 from sal360.spec import INPUT_NAME
 from sal360.sphere import random_rotation
+from training.data.gaze.records import spread
 
 
 def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed: int = 0) -> Pixels:
-    """Frames (count, height, 2 · height, 3) RGB from the pictures of a folder, used in turn.
+    """Frames (count, height, 2 · height, 3) RGB from the pictures of a folder: each in turn, or evenly spread ones.
 
     Args:
         folder: folder of panoramas; empty: the bundled ones.
@@ -40,10 +41,11 @@ def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed:
         FrameError: a picture cannot be decoded.
     """
     paths = pictures_in(Path(folder) if folder else bundled_panoramas())
+    chosen = [paths[i] for i in spread(len(paths), count)]  # neighbours are often frames of one video
     generator = np.random.default_rng(seed)
     frames = np.empty((count, height, 2 * height, 3), np.uint8)
     for index in range(count):
-        small = resize_frame(read_picture(paths[index % len(paths)]), height, 2 * height)
+        small = resize_frame(read_picture(chosen[index % len(chosen)]), height, 2 * height)
         frame = np.ascontiguousarray(small[..., ::-1])  # BGR → RGB
         frames[index] = rotate_erp(frame, random_rotation(generator)) if turned else frame
     return frames
