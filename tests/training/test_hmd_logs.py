@@ -243,6 +243,21 @@ def test_gaze_that_was_lost_for_long_is_not_a_fixation(tmp_path, monkeypatch, ca
     assert read_hmd_log(log, eye="right")[0].shape == time_s.shape
 
 
+def test_flags_of_the_tracker_are_words_or_digits_but_no_codes(tmp_path):
+    log = write_log(tmp_path / "log.csv", euler=False)
+    header, rows = rows_of(log)
+    for words in (("True", "False"), ("1", "0"), ("0", "4")):
+        for i, row in enumerate(rows):
+            row[9] = words[i in (50, 51, 52)]
+        write_rows(log, header, rows)
+        irregular = hmd_logs.Irregular()
+        read_hmd_log(log, irregular=irregular)
+        lost = 2 if words == ("0", "4") else 5  # two have no direction
+        assert f"bridged: {lost}" in str(irregular)
+    with pytest.raises(ParameterError, match="each log once"):
+        hmd_logs.HmdLogsConfig(logs=("a", "a"), output="out")
+
+
 def test_a_log_of_the_other_eye_alone_says_so(tmp_path):
     log = write_log(tmp_path / "log.csv", euler=True)
     log.write_text(log.read_text().replace("rightGazeDir", "leftGazeDir"))

@@ -93,6 +93,7 @@ class HmdLogsConfig:
 
     def __post_init__(self) -> None:
         require("logs", self.logs, len(self.logs) > 0, "at least one log")
+        require("logs", self.logs, len(set(self.logs)) == len(self.logs), "each log once")
         require_path("output", self.output, "a folder")
         require_between("rate_hz", self.rate_hz, 10, 2000)
         require_between("threshold_deg_s", self.threshold_deg_s, 1, 1000)
@@ -174,17 +175,18 @@ def _is_flagged(path: Path, names: Sequence[str], eye: Eye) -> Mask:
     """In which rows (n,) the tracker says that it did not see the eye."""
     rows = read_lines(path).beyond(1).texts
     column = next((names.index(name) for name in _FLAGS[eye] if name in names), None)
-    flags = np.zeros(len(rows), bool)
     if column is None:
-        return flags
-    for row, text in enumerate(rows):
+        return np.zeros(len(rows), bool)
+    flags = []
+    for text in rows:
         cells = [cell.strip().lower() for cell in text.split(",")]
         while len(cells) > len(names) and not cells[-1]:
             cells.pop()
         place = column - len(names)  # from the end, because some logs lack a comma before it
-        flag = cells[place] if len(cells) >= -place else ""
-        flags[row] = flag == "0" or flag.endswith("false")
-    return flags
+        flags.append(cells[place] if len(cells) >= -place else "")
+    if set(flags) == {"0", "1"}:  # some trackers have a code instead, of which 0 is the best
+        return np.array(flags) == "0"
+    return np.array([flag.endswith("false") for flag in flags], bool)
 
 
 def _increasing(stamps: Floats) -> Integers:
