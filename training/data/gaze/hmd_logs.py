@@ -185,7 +185,7 @@ def _is_flagged(path: Path, names: Sequence[str], eye: Eye) -> Mask:
         place = column - len(names)  # from the end, because some logs lack a comma before it
         flags.append(cells[place] if len(cells) >= -place else "")
     if set(flags) == {"0", "1"}:  # some trackers have a code instead, of which 0 is the best
-        return np.array(flags) == "0"
+        return np.array([flag == "0" for flag in flags], bool)
     return np.array([flag.endswith("false") for flag in flags], bool)
 
 
