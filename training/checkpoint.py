@@ -175,9 +175,18 @@ PANORAMAS = Origin("panoramas without gaze", "their own")
 UNRECORDED = Origin("data that an older checkpoint does not record", "not known")
 
 
+ORIGIN_KEY = "sal360_origin"
+"""Metadata of a .safetensors file with weights of another project: its `Origin` as JSON."""
+
+
 def origin_of_file(path: str | Path) -> Origin:
-    """The origin of weights of another project in a file, of which nothing else is known."""
-    return Origin(f"weights of {Path(path).name}", "none stated")
+    """The origin of weights of another project, as their file says it, or else by the file's name."""
+    named = Origin(f"weights of {Path(path).name}", "none stated")
+    if Path(path).suffix != ".safetensors":
+        return named
+    with _named_in_utf8(Path(path)) as name, safe_open(name, framework="pt") as opened:
+        text = (opened.metadata() or {}).get(ORIGIN_KEY)
+    return Origin(*map(str, json.loads(text))) if text else named
 
 
 def joined(*origins: Iterable[Origin]) -> tuple[Origin, ...]:

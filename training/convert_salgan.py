@@ -11,11 +11,13 @@ which are left out. It takes BGR from 0 to 255 without their mean; the encoders 
 mean and deviation. The first convolution makes up for the difference, exactly except at the picture's padded border.
 
 The file has the names of torchvision's VGG16, `features.0.weight`, `features.0.bias`, `features.2.weight` and so on, in
-float32. Weights of any other network of this shape can be used in such a file, .safetensors or a torch state dict.
+float32, and says in its metadata that they are SalGAN's. Weights of any other network of this shape can be used in such
+a file, .safetensors or a torch state dict.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +31,13 @@ from torchvision.models.vgg import cfgs
 from sal360.arrays import Floats
 from sal360.errors import CheckpointError, one_line_errors, printable
 from sal360.files import written_beside
+from training.checkpoint import ORIGIN_KEY, Origin
 from training.config import read_config, require_path
 from training.models.layers import IMAGENET_MEAN, IMAGENET_STD
 
 _MEAN_BGR = (103.939, 116.779, 123.68)
 """What SalGAN subtracts from its input."""
+_ORIGIN = Origin("SalGAN (Pan et al., 2017), gaze on photographs", "terms of its authors")
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def convert_file(config: ConvertSalganConfig) -> None:
         raise CheckpointError(f"{config.weights} cannot be read ({error})", "copy it again") from None
     tensors = convert(parameters, config.weights)
     with written_beside(config.output) as temporary:
-        temporary.write_bytes(save(tensors))
+        temporary.write_bytes(save(tensors, {ORIGIN_KEY: json.dumps(_ORIGIN)}))
     print(printable(f"wrote {config.output}: {len(tensors)} tensors"))
 
 

@@ -79,7 +79,9 @@ def require_distinct(names: Sequence[str], option: str = "models") -> None:
 
 def name_of_run(path: str | Path) -> str:
     """Encoder and run folder of a checkpoint, for the names of model files: "resnet50-first_run"."""
-    encoder, run = read_header(path).config.get("encoder", ""), printable(_run_of(Path(path)).name)
+    # a colon, as in timm:convnext_tiny, is not allowed in the file names of every system
+    encoder = str(read_header(path).config.get("encoder", "")).replace(":", "-")
+    run = printable(_run_of(Path(path)).name)
     return run if encoder and encoder in run else f"{encoder}-{run}".strip("-")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -27,6 +29,7 @@ from tests.bag_writer import BagWriter, mcap_bag
 from training import adapt as command
 from training.adapt import AdaptConfig
 from training.adapting import fit as fitting
+from training.adapting import pictures as reading
 from training.adapting.ending_family import EndingFamily, EndingNumbers, FixedEnding
 from training.adapting.fit import CANDIDATES, Examples, fit
 from training.adapting.model_file import open_adaptable, predict_contents, write_adapted
@@ -428,3 +431,14 @@ def test_a_folder_or_bags_are_needed_and_not_both() -> None:
     with pytest.raises(ParameterError, match="limit"):
         AdaptData(root="gaze", limit=1)
     assert AdaptConfig(AdaptData(root="gaze"), output="a.onnx").data.label == "gaze"
+
+
+@pytest.mark.parametrize(("bags", "limit", "expected"), [(2, 100, 50), (3, 10, 3), (8, 4, 1)])
+def test_a_limit_is_that_of_all_bags_together(monkeypatch, bags, limit, expected):
+    limits = []
+    recording = SimpleNamespace(damage={}, name="run")
+    monkeypatch.setattr(reading, "open_recording", lambda *_: contextlib.nullcontext(recording))
+    monkeypatch.setattr(reading, "RecordedGaze", lambda *_, **__: SimpleNamespace(unmatched=0))
+    monkeypatch.setattr(reading, "_of_recording", lambda _, __, each, *___: limits.append(each) or [])
+    list(reading._of_bags(AdaptData(bags=tuple(map(str, range(bags))), gaze=("/gaze",), limit=limit), 64, []))
+    assert limits == [expected] * min(bags, limit)

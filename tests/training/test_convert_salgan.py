@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torchvision.models.vgg import cfgs
 
 from sal360.errors import CheckpointError, ParameterError, one_line_errors
 from training import convert_salgan
+from training.checkpoint import origin_of_file
 from training.data.gaze.datasets import GazeConfig
 from training.loop import LoopConfig
 from training.models.encoders import build_encoder
@@ -87,3 +88,12 @@ def test_a_start_from_a_file_is_an_option_of_decoder_training() -> None:
         dataclasses.replace(config, model=SaliencyModelConfig())
     with pytest.raises(ParameterError, match="a weights_file, or imagenet false"):
         dataclasses.replace(config, weights_file="")
+
+
+def test_the_file_says_whose_weights_it_holds(converted: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "weights.safetensors"
+    renamed.write_bytes(converted.read_bytes())
+    assert origin_of_file(renamed).data.startswith("SalGAN")
+    save_file({"features.0.bias": torch.zeros(64)}, renamed)
+    assert origin_of_file(renamed) == ("weights of weights.safetensors", "none stated")
+    assert origin_of_file("runs/vgg16.pth") == ("weights of vgg16.pth", "none stated")

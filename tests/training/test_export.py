@@ -29,7 +29,7 @@ from training.export import ExportConfig
 from training.exporting import parity, quantise
 from training.exporting.quantise import panorama_frames
 from training.models.saliency_model import SaliencyModel, SaliencyModelConfig
-from training.trained_models import read_saliency_model
+from training.trained_models import name_of_run, read_saliency_model
 
 # the optimiser of onnxscript and NNCF's own parts
 pytestmark = [
@@ -299,6 +299,8 @@ def test_name_training_data_and_licence_come_from_the_run(checkpoints, tmp_path,
     named = command.named_after_run(dataclasses.replace(given, checkpoint=str(checkpoints["vgg16"])))
     assert (named.name, named.trained_on, named.weights_license) == ("mine", "gaze of mine", "MIT")
     assert named.version == "2.1.0"
+    save_checkpoint(tmp_path / "backbone", 1, model, "saliency", {"encoder": "timm:tokens"}, {})
+    assert name_of_run(tmp_path / "backbone") == "timm-tokens-backbone"
     older = command.named_after_run(ExportConfig(str(checkpoints["resnet50"]), str(tmp_path)))
     assert older.name.startswith("resnet50")
     assert "not recorded" in older.trained_on

@@ -138,8 +138,9 @@ def _of_dataset(data: AdaptData, height: int, left_out: list[str]) -> Iterator[_
 
 
 def _of_bags(data: AdaptData, height: int, left_out: list[str]) -> Iterator[_Found]:
-    each_limit = max(2, data.limit // len(data.bags))
-    for bag in data.bags:
+    bags = [data.bags[i] for i in spread(len(data.bags), data.limit)]
+    each_limit = data.limit // len(bags)
+    for bag in bags:
         with open_recording(Path(bag), data.topic, data.gaze) as recording:
             gaze = RecordedGaze(recording, data.gaze, tolerance_s=data.tolerance_s, convention=data.convention)
             yield from _of_recording(recording, gaze, each_limit, height, left_out)
