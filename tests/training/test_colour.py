@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sal360.arrays import Pixels
 from training.data.views import ViewConfig, jitter, scale_colours, shift_hue
 
-BYTE = 0.75
-"""Rounding to bytes, and the matrix product of bytes in fixed point."""
+BYTE = 0.5 + (3 * 255 + 1) / 2**11
+"""Rounding to a byte, and a matrix product of bytes whose coefficients OpenCV rounds to ten bits after the point."""
 
 
 def picture(seed: int = 0) -> Pixels:
