@@ -61,7 +61,7 @@ def test_every_command_of_the_page_is_found_and_is_accepted_when_it_is_short(
     others = {module.program(each) for each in found} - SETTINGS.keys()
     assert others == {"training.data.check", "training.convert_salgan", "make"}
     kinds = {module.kind(each) for each in found} - {""}
-    assert len(kinds) == 8  # three encoders, four kinds of decoder training, and the whole reproduction
+    assert len(kinds) == 9  # three encoders, five kinds of decoder training, and the whole reproduction
 
 
 def test_a_command_outside_of_code_is_not_overlooked(module: ModuleType) -> None:
