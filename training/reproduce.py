@@ -230,7 +230,7 @@ def compare_precisions(config: ReproduceConfig, variant: Variant, supervisor: Su
     """The losses of the first steps of a run in fp32 and in bf16, from the same weights with the same batches."""
     losses = {}
     for precision in ("fp32", "bf16"):
-        run = Path(config.output) / "runs" / f"compared_{variant.name}_{precision}"
+        run = Path(config.output) / "compared" / f"{variant.name}_{precision}"
         steps = ("--loop.epochs", "0", "--loop.steps", str(config.compare_steps))
         chosen = command(replace(config, precision=precision), variant, run, *steps)
         if steps_done(run) < config.compare_steps and not supervisor.run(chosen):

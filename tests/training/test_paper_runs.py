@@ -263,12 +263,13 @@ def test_another_encoder_is_compared_in_runs_of_its_own(config: ReproduceConfig)
     for encoder in ("resnet50", "vgg16"):
         module.compare_precisions(replace(config, compare_steps=2), Variant(encoder, "self", 0), Noting(0))
     assert len(set(compared)) == 2
+    assert not any(Path(each).parent.name == "runs" for each in compared)  # they are not runs of the page
 
 
 def test_precisions_are_compared_over_the_steps_of_this_call(config: ReproduceConfig) -> None:
     variant = Variant("resnet50", "self", 0)
     for precision, steps in (("fp32", 4), ("bf16", 2)):
-        run = Path(config.output) / "runs" / f"compared_{variant.name}_{precision}"
+        run = Path(config.output) / "compared" / f"{variant.name}_{precision}"
         with Curves(run, 0, enabled=True) as curves:
             for step in range(1, steps + 1):
                 curves.write(step, {"loss": float(step)})
