@@ -36,7 +36,7 @@ from training.config import (
     require_together,
 )
 from training.data.gaze.datasets import DATASETS, GazeConfig, open_gaze
-from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, spread
+from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, evenly, spread
 from training.data.gaze.scenes import scene_numbers
 from training.evaluation.baselines import PRIOR_LIMIT, fit_priors, open_baselines
 from training.evaluation.map_folders import MapFolder, is_map_folder
@@ -293,7 +293,7 @@ def _limited(splits: Sequence[GazeSplit], limit: int) -> list[GazeSplit]:
 
 def _to_turn(records: GazeRecords, count: int) -> list[GazeRecord]:
     """The records on which models see the panorama turned: neighbours are often frames of one video."""
-    return [records[i] for i in spread(len(records), count)]
+    return evenly(records, count)
 
 
 def _fitted(split: GazeSplit, opened: Mapping[str, Predict | MapFolder], config: EvaluateConfig) -> Part:

@@ -25,7 +25,7 @@ from training.checkpoint import PANORAMAS, Origin
 from training.config import option_names, read_config, require_at_least, require_path
 from training.data.gaze.datasets import DATASETS
 from training.data.gaze.mixed_photographs import PhotographSets, PhotographSetsConfig, Sample
-from training.data.gaze.records import spread
+from training.data.gaze.records import evenly
 from training.evaluation.photograph_sets import centre_prior_of, lay_out, mean_figures, measure_set
 from training.evaluation.photographs import LONG_SIDE
 from training.loop import make_fabric, starting_point, train
@@ -138,7 +138,7 @@ class PhotographsTask(SaliencyTask):
         rows = []
         height = self.config.input_height
         for name, part in self.data.parts.items():
-            chosen = [part.measured[i] for i in spread(len(part.measured), self.settings.data.measured)]
+            chosen = evenly(part.measured, self.settings.data.measured)
             if not chosen:
                 continue
             prior = centre_prior_of(part)

@@ -21,7 +21,7 @@ from sal360.replay.recording import Recording, open_recording
 from sal360.sphere import FRAME_CONVENTIONS
 from training.config import option_names, require, require_at_least, require_together
 from training.data.gaze.datasets import DATASETS, DatasetName, GazeConfig, open_gaze
-from training.data.gaze.records import spread
+from training.data.gaze.records import evenly, spread
 from training.data.gaze.scenes import read_scenes, scene_numbers
 
 
@@ -138,7 +138,7 @@ def _of_dataset(data: AdaptData, height: int, left_out: list[str]) -> Iterator[_
 
 
 def _of_bags(data: AdaptData, height: int, left_out: list[str]) -> Iterator[_Found]:
-    bags = [data.bags[i] for i in spread(len(data.bags), data.limit)]
+    bags = evenly(data.bags, data.limit)
     each_limit = data.limit // len(bags)
     for bag in bags:
         with open_recording(Path(bag), data.topic, data.gaze) as recording:
@@ -152,7 +152,7 @@ def _of_bags(data: AdaptData, height: int, left_out: list[str]) -> Iterator[_Fou
 def _of_recording(
     recording: Recording, gaze: RecordedGaze, limit: int, height: int, left_out: list[str]
 ) -> Iterator[_Found]:
-    chosen = {gaze.frames[i] for i in spread(len(gaze.frames), limit)}
+    chosen = set(evenly(gaze.frames, limit))
     frames = (frame for frame in recording.frames() if frame.index in chosen)
     for frame in tqdm(frames, total=len(chosen), desc=recording.name, unit="picture", disable=None):
         record = gaze.at(frame.index)

@@ -17,7 +17,7 @@ from training.analysis.results import new_figure, write_results
 from training.config import require, require_at_least, require_path, require_seed
 from training.data.gaze.mixed_photographs import Parts, PhotographSetsConfig, open_parts
 from training.data.gaze.photographs import Photograph
-from training.data.gaze.records import spread
+from training.data.gaze.records import evenly
 from training.evaluation.map_folders import MapFolder, is_map_folder
 from training.evaluation.photograph_sets import (
     centre_prior_of,
@@ -115,7 +115,7 @@ def analyse_sets(config: SetScoresConfig) -> None:
 def _chosen(part: Parts, limit: int) -> list[Photograph]:
     """The photographs that are measured."""
     photographs = part.measured or part.training
-    return [photographs[i] for i in spread(len(photographs), limit or len(photographs))]
+    return evenly(photographs, limit or len(photographs))
 
 
 def _row(of: str, predictor: str, photographs: list[Photograph], maps: Sequence[Density], prior: Density) -> _Row:

@@ -18,7 +18,7 @@ import numpy as np
 from sal360.arrays import Density, Floats, Pixels
 from training.data.gaze.mixed_photographs import Parts
 from training.data.gaze.photographs import Photograph
-from training.data.gaze.records import spread
+from training.data.gaze.records import evenly
 from training.evaluation.baselines import PRIOR_LIMIT
 from training.evaluation.photographs import centre_prior, count_in_plane, to_plane
 from training.evaluation.predictions import PictureTruth
@@ -143,4 +143,4 @@ def measure_people(photograph: Photograph, prior: Density) -> list[float]:
 def centre_prior_of(part: Parts, limit: int = PRIOR_LIMIT) -> Density:
     """The centre prior of a data set, from photographs that are not measured, if there are any; at most `limit`."""
     photographs = sorted(part.training or part.measured, key=lambda each: each.name)
-    return centre_prior([photographs[each] for each in spread(len(photographs), limit)])
+    return centre_prior(evenly(photographs, limit))

@@ -23,7 +23,7 @@ from sal360.samples import bundled_panoramas
 from sal360.sources.pictures import pictures_in
 from sal360.spec import INPUT_NAME
 from sal360.sphere import random_rotation
-from training.data.gaze.records import spread
+from training.data.gaze.records import evenly
 
 
 def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed: int = 0) -> Pixels:
@@ -41,7 +41,7 @@ def panorama_frames(folder: str, count: int, height: int, *, turned: bool, seed:
         FrameError: a picture cannot be decoded.
     """
     paths = pictures_in(Path(folder) if folder else bundled_panoramas())
-    chosen = [paths[i] for i in spread(len(paths), count)]  # neighbours are often frames of one video
+    chosen = evenly(paths, count)  # neighbours are often frames of one video
     generator = np.random.default_rng(seed)
     frames = np.empty((count, height, 2 * height, 3), np.uint8)
     for index in range(count):

@@ -245,10 +245,15 @@ def read_numbers(path: Path, lines: Lines, columns: Sequence[int], expected: str
 
 def _filled(row: str, width: int | None) -> str:
     """A line with "nan" in the cells without a number, and without empty columns beyond the last."""
+    return ",".join("nan" if cell.lower() in _NO_NUMBER else cell for cell in cells_of(row, width))
+
+
+def cells_of(row: str, width: int | None = None) -> list[str]:
+    """The cells of a line without the spaces around them, and without empty ones beyond the first `width`."""
     cells = [cell.strip() for cell in row.split(",")]
     while width is not None and len(cells) > width and not cells[-1]:
         cells.pop()
-    return ",".join("nan" if cell.lower() in _NO_NUMBER else cell for cell in cells)
+    return cells
 
 
 def _parses(parse: Callable[[list[str]], object], row: str) -> bool:

@@ -49,7 +49,16 @@ from training.data.gaze.frame_cache import FrameCache
 from training.data.gaze.panoramas_with_gaze import AugmentConfig, GazePanoramas, RecordedPanoramas
 from training.data.gaze.photographs import COPY_AGAIN, Photograph, PhotographRecords
 from training.data.gaze.placed_photographs import PlacedPhotographs, PlacementConfig
-from training.data.gaze.records import GazeRecords, GazeSplit, GazeSubset, split_folds, split_scenes, spread, summary_of
+from training.data.gaze.records import (
+    GazeRecords,
+    GazeSplit,
+    GazeSubset,
+    evenly,
+    split_folds,
+    split_scenes,
+    spread,
+    summary_of,
+)
 from training.data.gaze.salient360 import Eye, Movement, Salient360
 from training.data.gaze.sitzmann import SIGMA_DEG, Condition, Sitzmann
 from training.data.gaze.vr_eyetracking import VrEyeTracking
@@ -559,7 +568,7 @@ class PhotographGaze(Gaze):
 
         Without NSS if they have maps of gaze, but no fixations.
         """
-        kept = [self._kept[index] for index in spread(len(self._kept), limit or len(self._kept))]
+        kept = evenly(self._kept, limit or len(self._kept))
         figures = measure_photographs(predict, kept, self._backgrounds, fov_deg=self._fov_deg)
         known = np.isfinite(figures)
         return _means({name: figures[known[:, i], i] for i, name in enumerate(FIGURES)})

@@ -40,7 +40,7 @@ from sal360.files import check_folder_is_writable, write_text
 from sal360.images import write_picture
 from sal360.sphere import angular_distance, nearest_pixel, vector_to_angles, vector_to_pixel
 from training.config import read_config, require, require_between, require_path
-from training.data.gaze.dataset_files import Irregular, off_panorama, read_lines, read_numbers
+from training.data.gaze.dataset_files import Irregular, cells_of, off_panorama, read_lines, read_numbers
 from training.data.gaze.records import directions_of_positions
 from training.data.panoramas import read_panorama
 
@@ -179,11 +179,9 @@ def _is_flagged(path: Path, names: Sequence[str], eye: Eye) -> Mask:
         return np.zeros(len(rows), bool)
     flags = []
     for text in rows:
-        cells = [cell.strip().lower() for cell in text.split(",")]
-        while len(cells) > len(names) and not cells[-1]:
-            cells.pop()
+        cells = cells_of(text, len(names))
         place = column - len(names)  # from the end, because some logs lack a comma before it
-        flags.append(cells[place] if len(cells) >= -place else "")
+        flags.append(cells[place].lower() if len(cells) >= -place else "")
     if set(flags) == {"0", "1"}:  # some trackers have a code instead, of which 0 is the best
         return np.array([flag == "0" for flag in flags], bool)
     return np.array([flag.endswith("false") for flag in flags], bool)

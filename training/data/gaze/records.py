@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 import cv2
 import numpy as np
@@ -20,6 +20,8 @@ from sal360.density import resize_map
 from sal360.errors import DataError
 from sal360.ground_truth import GazeRecord
 from sal360.sphere import angles_to_vector, solid_angles
+
+Item = TypeVar("Item")
 
 
 class GazeRecords(Sequence[GazeRecord]):
@@ -92,6 +94,11 @@ class GazeSplit(NamedTuple):
 def spread(count: int, limit: int) -> list[int]:
     """Indices of at most `limit` of `count` things, spread evenly from the first to the last."""
     return np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)).tolist() if count else []
+
+
+def evenly(items: Sequence[Item], limit: int) -> list[Item]:
+    """At most `limit` of the items, spread evenly from the first to the last."""
+    return [items[index] for index in spread(len(items), limit)]
 
 
 def split_scenes(records: GazeRecords, folds: int, seed: int) -> tuple[list[Integers], str]:
