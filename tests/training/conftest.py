@@ -8,6 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from tensorboard.summary.writer import event_file_writer
+
+
+@pytest.fixture(autouse=True)
+def _files_of_curves_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two TensorBoard files of one process and second, a count at the end of the name says which is read first.
+
+    It sorts as text, 10 before 9, and a test can write both: here it keeps its number of digits.
+    """
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(10**6))
 
 
 @pytest.fixture
