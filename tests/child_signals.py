@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def sigint_of_children(handler: object = signal.default_int_handler) -> Iterator[None]:
-    """Start children with SIGINT ignored (SIG_IGN), or else at its default.
+    """Start children, or end this process, with SIGINT ignored (SIG_IGN), or else at its default.
 
     `nohup make test &` ignores SIGINT, and children inherit that. A handler is not inherited: exec resets it.
     """

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.child_signals import sigint_of_children
+
 # faulty_node.py is an executable of the node, which has its own end
 SCRIPTS = [
     each
@@ -33,7 +35,7 @@ def test_a_signal_ends_a_benchmark_in_one_line(
     monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", interrupted)
     try:
-        with pytest.raises(SystemExit) as ended:
+        with sigint_of_children(), pytest.raises(SystemExit) as ended:  # ignored by `nohup make test &`
             runpy.run_path(str(script), run_name="__main__")
     except ModuleNotFoundError as error:
         pytest.skip(f"{error.name} is not installed")
