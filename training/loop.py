@@ -66,6 +66,9 @@ from training.optimiser import OptimiserConfig, learning_rate, make_optimiser
 from training.processes import StopRequest, end_with_parent
 from training.sync_batchnorm import synchronise
 
+AcceleratorName = Literal["auto", "cpu", "cuda"]
+PrecisionName = Literal["auto", "fp32", "bf16"]
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -85,9 +88,9 @@ class LoopConfig:
     """Number of data-loading processes per training process; 0 loads in the training process."""
     seed: int = 0
     """Seed of everything random: initial weights, order of the data, views, negatives."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: AcceleratorName = "auto"
     """Device; auto uses GPUs if there are any."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    precision: PrecisionName = "fp32"
     """Precision of the network; weights, loss and optimiser stay in float32. auto: bf16 where the device computes it
     faster, else fp32."""
     channels_last: bool = True
@@ -234,9 +237,7 @@ def _require_gpus(accelerator: str, count: int) -> None:
     raise SettingError({"loop.accelerator": accelerator}, expected, options=True)
 
 
-def settled_precision(
-    precision: Literal["auto", "fp32", "bf16"], accelerator: Literal["auto", "cpu", "cuda"]
-) -> Literal["fp32", "bf16"]:
+def settled_precision(precision: PrecisionName, accelerator: AcceleratorName) -> Literal["fp32", "bf16"]:
     """The precision that is meant by `LoopConfig.precision` on this machine.
 
     auto is bf16 on GPUs from compute capability 8.0 on, and on CPUs with instructions for it (AMX, AVX-512 BF16, Arm's

@@ -43,7 +43,7 @@ from training.data.gaze.records import summary_of
 from training.data.loader import steps_per_epoch
 from training.data.panoramas import PanoramaConfig, Panoramas, open_panoramas
 from training.data.taught_maps import names_below
-from training.loop import settled_precision
+from training.loop import AcceleratorName, PrecisionName, settled_precision
 from training.models.contrastive import AttentionName
 from training.pretrain import PretrainConfig
 from training.processes import end_with_parent
@@ -79,10 +79,10 @@ class ReproduceConfig:
     """Panoramas per step."""
     accumulate: int = 1
     """Number of parts into which a batch is split, to save memory."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: PrecisionName = "auto"
     """Precision of the network; weights, loss and optimiser stay in float32. auto: bf16 where the device computes it
     faster, else fp32."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    accelerator: AcceleratorName = "auto"
     """Device; auto uses a GPU if there is one."""
     workers: int = 4
     """Number of data-loading processes."""
